@@ -1,0 +1,1 @@
+"""Device programs that write text: caches, sampling, loops. They know arrays only."""

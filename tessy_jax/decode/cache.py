@@ -1,0 +1,126 @@
+"""The key/value cache: contiguous slots per lane, in buckets, with rollback as a lower length.
+
+A lane's length says which slots are valid; what lies beyond is garbage that no query sees. Full-attention layers keep token
+p in slot p. Sliding-window layers keep it in slot p mod size, where size covers the window and `slack` tokens more, so
+that a chunk of up to `slack` tokens can be written, and up to `slack` tokens rolled back, before anything that a later
+query needs is overwritten.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from tessy_jax.models.attention import LayerCache
+from tessy_jax.models.config import ModelConfig
+from tessy_jax.sharding import Axes, Layout
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Slots:
+    """One layer's keys and values; `values` is None where the keys hold everything (latent attention)."""
+
+    keys: jax.Array  # [B, K, S, H]
+    values: jax.Array | None  # [B, K, S, H]
+
+    def append(
+        self, keys_BKTH: jax.Array, values_BKTH: jax.Array | None, lengths_B: jax.Array, counts_B: jax.Array
+    ) -> Slots:
+        """Writes the first counts_B tokens of each lane behind its lengths_B cached ones; the rest is dropped."""
+        B, _, T, _ = keys_BKTH.shape
+        size = self.keys.shape[2]
+        time_T = jnp.arange(T, dtype=jnp.int32)
+        slots_BT = jnp.where(time_T < counts_B[:, None], (lengths_B[:, None] + time_T) % size, size)
+        lanes_B1 = jnp.arange(B, dtype=jnp.int32)[:, None]
+
+        def write(old_BKSH: jax.Array, new_BKTH: jax.Array) -> jax.Array:
+            new_BTKH = new_BKTH.swapaxes(1, 2).astype(old_BKSH.dtype)
+            return old_BKSH.at[lanes_B1, :, slots_BT].set(new_BTKH, mode="drop", unique_indices=True)
+
+        values = None
+        if self.values is not None and values_BKTH is not None:
+            values = write(self.values, values_BKTH)
+        return Slots(write(self.keys, keys_BKTH), values)
+
+    def read(self) -> tuple[jax.Array, jax.Array | None]:
+        return self.keys, self.values
+
+    def positions(self, lengths_B: jax.Array) -> jax.Array:
+        """The position in each slot [B, S] when lengths_B tokens are cached: the largest one below the length that
+        belongs there; negative if there is none."""
+        size = self.keys.shape[2]
+        slots_S = jnp.arange(size, dtype=jnp.int32)
+        return slots_S + size * ((lengths_B[:, None] - 1 - slots_S) // size)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class KVCache:
+    """All layers of one model. lengths_B: tokens cached per lane."""
+
+    layers: tuple[Slots, ...]
+    lengths_B: jax.Array
+
+    def advanced(self, layers: Sequence[LayerCache], counts_B: jax.Array) -> KVCache:
+        return KVCache(tuple(layers), self.lengths_B + counts_B)  # type: ignore[arg-type]
+
+    def rolled_back(self, lengths_B: jax.Array) -> KVCache:
+        """With lower lengths; on sliding layers at most `slack` tokens lower than the longest the lane ever was."""
+        return replace(self, lengths_B=lengths_B)
+
+    @property
+    def capacity(self) -> int:
+        """Tokens that fit a lane."""
+        return max(layer.keys.shape[2] for layer in self.layers)
+
+
+def slots_shape(config: ModelConfig, lanes: int, capacity: int, window: int | None, slack: int) -> tuple[int, ...]:
+    """[B, K, S, H] of one layer's keys."""
+    size = capacity if window is None else min(capacity, window + slack)
+    if config.latent:
+        return (lanes, 1, size, config.latent.kv_rank + config.latent.rope_dim)
+    return (lanes, config.kv_heads, size, config.head_dim)
+
+
+def slots_axes(config: ModelConfig) -> Axes:
+    return ("lanes", None if config.latent else "kv_heads", None, None)
+
+
+def new_cache(
+    config: ModelConfig, lanes: int, capacity: int, *, slack: int, dtype: Any, layout: Layout | None = None
+) -> KVCache:
+    """An empty cache for `lanes` lanes of up to `capacity` tokens.
+
+    slack: the most tokens that one chunk appends, or that are rolled back at once.
+
+    Raises:
+        ShardingError: lanes that the mesh does not divide.
+    """
+    layout = layout or Layout()
+    layout.check({"lanes": (lanes, "the number of lanes")})
+
+    def zeros(window: int | None) -> jax.Array:
+        shape = slots_shape(config, lanes, capacity, window, slack)
+        return jnp.zeros(shape, dtype, device=layout.sharding(slots_axes(config)))
+
+    layers = tuple(Slots(zeros(w), None if config.latent else zeros(w)) for w in config.windows)
+    return KVCache(layers, jnp.zeros(lanes, jnp.int32, device=layout.sharding(("lanes",))))
+
+
+def grow(cache: KVCache, config: ModelConfig, capacity: int, *, slack: int) -> KVCache:
+    """The same tokens in a larger bucket. A sliding layer that is not full-sized yet has not wrapped, so its slots stay."""
+
+    def wider(old: jax.Array, window: int | None) -> jax.Array:
+        size = slots_shape(config, old.shape[0], capacity, window, slack)[2]
+        return jnp.pad(old, ((0, 0), (0, 0), (0, size - old.shape[2]), (0, 0)))
+
+    layers = tuple(
+        Slots(wider(layer.keys, w), None if layer.values is None else wider(layer.values, w))
+        for layer, w in zip(cache.layers, config.windows, strict=True)
+    )
+    return KVCache(layers, cache.lengths_B)

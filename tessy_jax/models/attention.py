@@ -1,0 +1,247 @@
+"""Attention: grouped queries with windows and sinks, and DeepSeek's multi-head latent attention.
+
+One function, `attend`, serves whole packed sequences and chunks on top of a cache: positions and segments say what a query
+sees, never the shape of an array. The cache itself belongs to `decode/`; here is only what attention asks of it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol, Self
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from tessy_jax.models.config import ModelConfig
+from tessy_jax.models.layers import Linear, RMSNorm, constant, rotate
+from tessy_jax.sharding import Layout
+
+QUERY_BLOCK = 512  # queries whose scores are held at once in sequences longer than this
+MASKED = -0.7 * float(jnp.finfo(jnp.float32).max)  # finite: a lane without any key must not produce NaN
+
+
+class LayerCache(Protocol):
+    """One layer's keys and values, as attention uses them."""
+
+    def append(
+        self, keys_BKTH: jax.Array, values_BKTH: jax.Array | None, lengths_B: jax.Array, counts_B: jax.Array
+    ) -> Self:
+        """Writes the first counts_B tokens of each lane behind its lengths_B cached ones."""
+        ...
+
+    def read(self) -> tuple[jax.Array, jax.Array | None]:
+        """Keys and values [B, K, S, H]; values are None where the keys hold all (latent attention)."""
+        ...
+
+    def positions(self, lengths_B: jax.Array) -> jax.Array:
+        """The position that each slot [B, S] holds when lengths_B tokens are cached; negative where none."""
+        ...
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one forward pass of T tokens knows beside its activations.
+
+    rotation: cos and sin [B, T, H/2]. segments_BT: documents of a packed sequence, 0 is padding; None with a cache.
+    lengths_B, counts_B: tokens cached before, and valid new ones; None without a cache.
+    """
+
+    positions_BT: jax.Array
+    rotation: tuple[jax.Array, jax.Array]
+    segments_BT: jax.Array | None = None
+    lengths_B: jax.Array | None = None
+    counts_B: jax.Array | None = None
+
+
+def attend(
+    q_BTKGH: jax.Array,
+    k_BKSH: jax.Array,
+    v_BKSH: jax.Array,
+    *,
+    scale: float,
+    q_positions_BT: jax.Array,
+    k_positions_BS: jax.Array,
+    q_segments_BT: jax.Array | None = None,
+    k_segments_BS: jax.Array | None = None,
+    window: int | jax.Array | None = None,
+    sinks_KG: jax.Array | None = None,
+) -> jax.Array:
+    """Causal softmax attention; scores, times `scale`, and softmax in float32.
+
+    A query sees keys at positions 0 … its own, of its own segment, and (with a window w) no further back than w − 1.
+    Negative key positions are empty slots. sinks_KG: a logit per head that takes part in the softmax and has no value
+    (GPT-OSS). Returns [B, T, K, G, H'] in v's dtype, H' being v's head dim.
+    """
+    T = q_BTKGH.shape[1]
+
+    def block(part: tuple[jax.Array, jax.Array, jax.Array | None]) -> jax.Array:
+        q, q_positions, q_segments = part
+        seen = (k_positions_BS[:, None, :] <= q_positions[:, :, None]) & (k_positions_BS[:, None, :] >= 0)
+        if window is not None:
+            seen &= k_positions_BS[:, None, :] > q_positions[:, :, None] - window
+        if q_segments is not None and k_segments_BS is not None:
+            seen &= k_segments_BS[:, None, :] == q_segments[:, :, None]
+        scores = jnp.einsum("btkgh,bksh->bkgts", q, k_BKSH, preferred_element_type=jnp.float32)
+        scores = jnp.where(seen[:, None, None], scores * scale, MASKED)
+        top = scores.max(axis=-1, keepdims=True)
+        if sinks_KG is not None:
+            sink = sinks_KG.astype(jnp.float32)[None, :, :, None, None]
+            top = jnp.maximum(top, sink)
+        weights = jnp.exp(scores - jax.lax.stop_gradient(top))
+        total = weights.sum(axis=-1, keepdims=True)
+        if sinks_KG is not None:
+            total += jnp.exp(sink - jax.lax.stop_gradient(top))
+        weights = (weights / total).astype(v_BKSH.dtype)
+        out = jnp.einsum("bkgts,bksh->btkgh", weights, v_BKSH, preferred_element_type=jnp.float32)
+        return out.astype(v_BKSH.dtype)
+
+    parts = (q_BTKGH, q_positions_BT, q_segments_BT)
+    if T <= QUERY_BLOCK or T % QUERY_BLOCK:
+        return block(parts)
+    count = T // QUERY_BLOCK
+    split = jax.tree.map(lambda x: x.reshape(x.shape[0], count, QUERY_BLOCK, *x.shape[2:]).swapaxes(0, 1), parts)
+    out = jax.lax.map(jax.checkpoint(block), split).swapaxes(0, 1)
+    return out.reshape(out.shape[0], T, *out.shape[3:])
+
+
+class Attention(nnx.Module):
+    """Grouped-query attention: optional biases, query/key norm (Qwen3), sinks and sliding windows (GPT-OSS)."""
+
+    def __init__(self, config: ModelConfig, layout: Layout, rngs: nnx.Rngs, dtype: Any) -> None:
+        N, K, H, D = config.heads, config.kv_heads, config.head_dim, config.embed
+        bias = config.qkv_bias
+        self.q = Linear(rngs, (D, N * H), ("embed", "heads"), dtype, bias)
+        self.k = Linear(rngs, (D, K * H), ("embed", "kv_heads"), dtype, bias)
+        self.v = Linear(rngs, (D, K * H), ("embed", "kv_heads"), dtype, bias)
+        self.o = Linear(rngs, (N * H, D), ("heads", "embed"), dtype, config.out_bias)
+        self.q_norm = RMSNorm(H, config.eps, dtype) if config.qk_norm else None
+        self.k_norm = RMSNorm(H, config.eps, dtype) if config.qk_norm else None
+        self.sinks = constant((N,), ("heads",), dtype, 0.0) if config.sinks else None
+        self.config = config
+        self.layout = layout
+
+    def __call__(
+        self, x_BTD: jax.Array, step: Step, window: int | jax.Array | None, cache: LayerCache | None
+    ) -> tuple[jax.Array, LayerCache | None]:
+        c, layout = self.config, self.layout
+        B, T, _ = x_BTD.shape
+        K, H = c.kv_heads, c.head_dim
+        q = self.q(x_BTD).reshape(B, T, c.heads, H)
+        k = self.k(x_BTD).reshape(B, T, K, H)
+        v = self.v(x_BTD).reshape(B, T, K, H)
+        if self.q_norm is not None and self.k_norm is not None:
+            q, k = self.q_norm(q), self.k_norm(k)
+        q, k = rotate(q, step.rotation), rotate(k, step.rotation)
+        q_BTKGH = q.reshape(B, T, K, c.heads // K, H)
+        q_BTKGH = layout.constrain(q_BTKGH, "lanes", None, "kv_heads", None, None)
+        k_BKTH = layout.constrain(k.swapaxes(1, 2), "lanes", "kv_heads", None, None)
+        v_BKTH = layout.constrain(v.swapaxes(1, 2), "lanes", "kv_heads", None, None)
+        sinks = None if self.sinks is None else self.sinks[...].reshape(K, c.heads // K)
+        out, cache = _attend_step(q_BTKGH, k_BKTH, v_BKTH, step, window, cache, c.query_scale, sinks)
+        return self.o(out.reshape(B, T, c.heads * H)), cache
+
+
+class LatentAttention(nnx.Module):
+    """Multi-head latent attention (DeepSeek-V3): one compressed latent and one rotary key per token, for all heads.
+
+    Whole sequences expand the latent to keys and values. On a cache the expansion is absorbed into queries and outputs
+    instead, so that the cache holds kv_rank + rope_dim numbers per token and every head reads the same ones.
+    """
+
+    def __init__(self, config: ModelConfig, layout: Layout, rngs: nnx.Rngs, dtype: Any) -> None:
+        latent = config.latent
+        assert latent is not None
+        N, D, Q = config.heads, config.embed, latent.q_rank
+        bias = config.qkv_bias
+        heads = N * (latent.nope_dim + latent.rope_dim)
+        if Q is None:
+            self.q = Linear(rngs, (D, heads), ("embed", "heads"), dtype)
+        else:
+            self.q_a = Linear(rngs, (D, Q), ("embed", None), dtype, bias)
+            self.q_a_norm = RMSNorm(Q, 1e-6, dtype)
+            self.q_b = Linear(rngs, (Q, heads), (None, "heads"), dtype)
+        self.kv_a = Linear(rngs, (D, latent.kv_rank + latent.rope_dim), ("embed", None), dtype, bias)
+        self.kv_a_norm = RMSNorm(latent.kv_rank, 1e-6, dtype)
+        self.kv_b = Linear(rngs, (latent.kv_rank, N * (latent.nope_dim + latent.v_dim)), (None, "heads"), dtype)
+        self.o = Linear(rngs, (N * latent.v_dim, D), ("heads", "embed"), dtype, config.out_bias)
+        self.config = config
+        self.latent = latent
+        self.layout = layout
+
+    def __call__(
+        self, x_BTD: jax.Array, step: Step, window: int | jax.Array | None, cache: LayerCache | None
+    ) -> tuple[jax.Array, LayerCache | None]:
+        c, m, layout = self.config, self.latent, self.layout
+        B, T, _ = x_BTD.shape
+        N, R = c.heads, m.kv_rank
+        q = self.q(x_BTD) if m.q_rank is None else self.q_b(self.q_a_norm(self.q_a(x_BTD)))
+        q = q.reshape(B, T, N, m.nope_dim + m.rope_dim)
+        q = layout.constrain(q, "lanes", None, "heads", None)
+        q_nope, q_rope = q[..., : m.nope_dim], rotate(q[..., m.nope_dim :], step.rotation, c.rope.interleaved)
+        latent_BTR, k_rope = jnp.split(self.kv_a(x_BTD), [R], axis=-1)
+        latent_BTR = self.kv_a_norm(latent_BTR)
+        k_rope = rotate(k_rope[:, :, None], step.rotation, c.rope.interleaved)
+
+        if cache is None:
+            kv = self.kv_b(latent_BTR).reshape(B, T, N, m.nope_dim + m.v_dim)
+            k_nope, v = jnp.split(kv, [m.nope_dim], axis=-1)
+            k = jnp.concatenate([k_nope, jnp.broadcast_to(k_rope, (B, T, N, m.rope_dim))], axis=-1)
+            q_BTKGH = jnp.concatenate([q_nope, q_rope], axis=-1)[:, :, :, None]
+            k_BKTH = layout.constrain(k.swapaxes(1, 2), "lanes", "heads", None, None)
+            v_BKTH = layout.constrain(v.swapaxes(1, 2), "lanes", "heads", None, None)
+            out, _ = _attend_step(q_BTKGH, k_BKTH, v_BKTH, step, window, None, c.query_scale)
+            return self.o(out.reshape(B, T, N * m.v_dim)), None
+
+        expand = self.kv_b.kernel[...].reshape(R, N, m.nope_dim + m.v_dim)
+        f32 = {"preferred_element_type": jnp.float32}
+        q_latent = jnp.einsum("btnh,rnh->btnr", q_nope, expand[..., : m.nope_dim], **f32).astype(q.dtype)
+        q_BTKGH = jnp.concatenate([q_latent, q_rope], axis=-1)[:, :, None]
+        keys_BKTH = jnp.concatenate([latent_BTR[:, :, None], k_rope], axis=-1).swapaxes(1, 2)
+        out, cache = _attend_step(q_BTKGH, keys_BKTH, None, step, window, cache, c.query_scale, value_dim=R)
+        out = jnp.einsum("btnr,rnh->btnh", out[:, :, 0], expand[..., m.nope_dim :], **f32).astype(q.dtype)
+        return self.o(out.reshape(B, T, N * m.v_dim)), cache
+
+
+def _attend_step(
+    q_BTKGH: jax.Array,
+    k_BKTH: jax.Array,
+    v_BKTH: jax.Array | None,
+    step: Step,
+    window: int | jax.Array | None,
+    cache: LayerCache | None,
+    scale: float,
+    sinks_KG: jax.Array | None = None,
+    value_dim: int | None = None,
+) -> tuple[jax.Array, LayerCache | None]:
+    """Attention over this step's own tokens, or over a cache that they are appended to first."""
+    if cache is None:
+        assert v_BKTH is not None
+        out = attend(
+            q_BTKGH,
+            k_BKTH,
+            v_BKTH,
+            q_positions_BT=step.positions_BT,
+            k_positions_BS=step.positions_BT,
+            q_segments_BT=step.segments_BT,
+            k_segments_BS=step.segments_BT,
+            window=window,
+            scale=scale,
+            sinks_KG=sinks_KG,
+        )
+        return out, None
+    assert step.lengths_B is not None
+    assert step.counts_B is not None
+    cache = cache.append(k_BKTH, v_BKTH, step.lengths_B, step.counts_B)
+    keys, values = cache.read()
+    out = attend(
+        q_BTKGH,
+        keys,
+        keys[..., :value_dim] if values is None else values,
+        q_positions_BT=step.positions_BT,
+        k_positions_BS=cache.positions(step.lengths_B + step.counts_B),
+        window=window,
+        scale=scale,
+        sinks_KG=sinks_KG,
+    )
+    return out, cache

@@ -1,0 +1,175 @@
+"""Reading safetensors folders slice by slice.
+
+The safetensors library maps whole files, which counts every page read against the process, and its NumPy side has no
+float8; so the (simple) format is read here: an 8-byte header length, a JSON header, the tensors' bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import ml_dtypes
+import numpy as np
+
+from tessy_jax.errors import CheckpointError
+
+Index = tuple[slice, ...]
+
+DTYPES: dict[str, Any] = {
+    "F64": np.float64,
+    "F32": np.float32,
+    "F16": np.float16,
+    "BF16": ml_dtypes.bfloat16,
+    "F8_E4M3": ml_dtypes.float8_e4m3fn,
+    "U8": np.uint8,
+    "I32": np.int32,
+    "I64": np.int64,
+}
+MAX_HEADER = 100 << 20
+
+
+class Source(Protocol):
+    """Something that gives the values of one parameter, slice by slice."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def read(self, index: Index) -> np.ndarray:
+        """The values at `index`: one slice of step 1 per dimension."""
+        ...
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One tensor in a safetensors file."""
+
+    name: str
+    file: Path
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+
+    def read(self, index: Index) -> np.ndarray:
+        dtype = np.dtype(DTYPES[self.dtype])
+        first, last, _ = index[0].indices(self.shape[0]) if self.shape else (0, 1, 1)
+        row = int(np.prod(self.shape[1:], dtype=np.int64)) * dtype.itemsize
+        size = (last - first) * row
+        data = np.fromfile(self.file, np.uint8, count=size, offset=self.offset + first * row)
+        if data.size != size:
+            raise CheckpointError(f"{self.file}: ends inside tensor {self.name}; fetch the file again")
+        rows = data.view(dtype).reshape((last - first, *self.shape[1:]) if self.shape else ())
+        return rows[(slice(None), *index[1:])] if self.shape else rows
+
+
+@dataclass(frozen=True)
+class Transposed:
+    """The last two dimensions swapped."""
+
+    inner: Source
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (*self.inner.shape[:-2], self.inner.shape[-1], self.inner.shape[-2])
+
+    def read(self, index: Index) -> np.ndarray:
+        return self.inner.read((*index[:-2], index[-1], index[-2])).swapaxes(-1, -2)
+
+
+@dataclass(frozen=True)
+class Stacked:
+    """Equal tensors along a new first dimension (experts, or layers)."""
+
+    parts: tuple[Source, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (len(self.parts), *self.parts[0].shape)
+
+    def read(self, index: Index) -> np.ndarray:
+        return np.stack([part.read(index[1:]) for part in self.parts[index[0]]])
+
+
+@dataclass(frozen=True)
+class EverySecond:
+    """Every second entry of the last dimension, from `offset` on (GPT-OSS interleaves gate and up)."""
+
+    inner: Source
+    offset: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (*self.inner.shape[:-1], self.inner.shape[-1] // 2)
+
+    def read(self, index: Index) -> np.ndarray:
+        first, last, _ = index[-1].indices(self.shape[-1])
+        return self.inner.read((*index[:-1], slice(2 * first, 2 * last)))[..., self.offset :: 2]
+
+
+def open_checkpoint(folder: Path) -> dict[str, Tensor]:
+    """Every tensor of a model folder (model.safetensors, or its index of shards), without reading their values.
+
+    Raises:
+        CheckpointError: no weights, a missing or truncated file, an index that names what its files do not hold.
+    """
+    index, single = folder / "model.safetensors.index.json", folder / "model.safetensors"
+    if not index.exists():
+        if not single.exists():
+            other = sorted(p.name for p in folder.glob("*.bin"))
+            hint = f"; {other[0]} is in PyTorch's format: save the model with transformers >= 5" if other else ""
+            raise CheckpointError(f"{folder}: neither model.safetensors nor model.safetensors.index.json is there{hint}")
+        return _read_header(single)
+    try:
+        where = json.loads(index.read_text("utf-8"))["weight_map"]
+        files = sorted(set(where.values()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{index}: is not a safetensors index ({error}); fetch the file again") from None
+    tensors: dict[str, Tensor] = {}
+    for file in files:
+        if not (folder / file).exists():
+            names = [name for name, place in where.items() if place == file]
+            raise CheckpointError(
+                f"{folder / file}: missing; {index.name} places {len(names)} tensors there, first {names[0]}; "
+                "fetch the missing shard"
+            )
+        tensors |= _read_header(folder / file)
+    for name, file in where.items():
+        if name not in tensors or tensors[name].file.name != file:
+            raise CheckpointError(f"{folder / file}: tensor {name} is not in it, {index.name} says it is; fetch both again")
+    return tensors
+
+
+def _read_header(file: Path) -> dict[str, Tensor]:
+    try:
+        size = file.stat().st_size
+        with file.open("rb") as handle:
+            start = handle.read(8)
+            length = struct.unpack("<Q", start)[0] if len(start) == 8 else MAX_HEADER
+            if 8 + length > size or length > MAX_HEADER:
+                raise CheckpointError(f"{file}: truncated inside its header ({size} bytes); fetch the file again")
+            header = json.loads(handle.read(length))
+    except (OSError, ValueError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(f"{file}: is not a safetensors file ({error}); fetch the file again") from None
+    tensors, end = {}, 0
+    for name, entry in header.items():
+        if name == "__metadata__":
+            continue
+        try:
+            dtype, shape, (first, last) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
+        except (KeyError, TypeError, ValueError):
+            raise CheckpointError(f"{file}: the header's entry of tensor {name} is torn; fetch the file again") from None
+        if dtype not in DTYPES:
+            raise CheckpointError(f"{file}: tensor {name} has dtype {dtype}; supported are {', '.join(DTYPES)}")
+        bytes_needed = int(np.prod(shape, dtype=np.int64)) * np.dtype(DTYPES[dtype]).itemsize
+        if last - first != bytes_needed:
+            raise CheckpointError(f"{file}: tensor {name} of shape {shape} has {last - first} bytes, not {bytes_needed}")
+        tensors[name] = Tensor(name, file, dtype, shape, 8 + length + first)
+        end = max(end, last)
+    if 8 + length + end != size:
+        raise CheckpointError(f"{file}: has {size} bytes, its header needs {8 + length + end}; fetch the file again")
+    return tensors

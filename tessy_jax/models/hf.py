@@ -1,0 +1,261 @@
+"""Hugging Face folders in: names, shapes and dtypes of a checkpoint to the parameters of a `Decoder`.
+
+One table maps our parameter paths to checkpoint names; loading reads it forwards, `export` backwards. Tensors stream one by
+one, and of each only the slices that this process's devices hold are read.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from tessy_jax.errors import CheckpointError, ConfigError
+from tessy_jax.models.checkpoint import EverySecond, Index, Source, Stacked, Tensor, Transposed, open_checkpoint
+from tessy_jax.models.config import ModelConfig, read_config
+from tessy_jax.models.quantized import SUPPORTED, BlockFp8, Mxfp4
+from tessy_jax.models.transformer import Decoder, runs
+from tessy_jax.sharding import Layout
+
+log = logging.getLogger(__name__)
+
+SAME, TRANSPOSED, PER_EXPERT, EVEN, ODD = "same", "transposed", "per expert", "even", "odd"
+
+
+class Rule(NamedTuple):
+    """Our path (a regular expression) → checkpoint name; form: how the checkpoint lays the values out."""
+
+    ours: str
+    theirs: str
+    form: str
+    families: tuple[str, ...] | None = None
+
+
+LAYER = r"layers\.(\d+)\."
+HF_LAYER = r"model.layers.\1."
+RULES = (
+    Rule(r"embed", "model.embed_tokens.weight", SAME),
+    Rule(r"norm\.scale", "model.norm.weight", SAME),
+    Rule(r"head\.kernel", "lm_head.weight", TRANSPOSED),
+    Rule(r"score\.kernel", "score.weight", TRANSPOSED),
+    Rule(r"score\.bias", "score.bias", SAME),
+    Rule(LAYER + r"attn_norm\.scale", HF_LAYER + "input_layernorm.weight", SAME),
+    Rule(LAYER + r"mlp_norm\.scale", HF_LAYER + "post_attention_layernorm.weight", SAME),
+    Rule(LAYER + r"attn\.kv_a\.kernel", HF_LAYER + "self_attn.kv_a_proj_with_mqa.weight", TRANSPOSED),
+    Rule(LAYER + r"attn\.kv_a\.bias", HF_LAYER + "self_attn.kv_a_proj_with_mqa.bias", SAME),
+    Rule(LAYER + r"attn\.(\w+)\.kernel", HF_LAYER + r"self_attn.\2_proj.weight", TRANSPOSED),
+    Rule(LAYER + r"attn\.(\w+)\.bias", HF_LAYER + r"self_attn.\2_proj.bias", SAME),
+    Rule(LAYER + r"attn\.(q_a|kv_a)_norm\.scale", HF_LAYER + r"self_attn.\2_layernorm.weight", SAME),
+    Rule(LAYER + r"attn\.(q|k)_norm\.scale", HF_LAYER + r"self_attn.\2_norm.weight", SAME),
+    Rule(LAYER + r"attn\.sinks", HF_LAYER + "self_attn.sinks", SAME),
+    Rule(LAYER + r"mlp\.router\.kernel", HF_LAYER + "mlp.router.weight", TRANSPOSED, ("gpt_oss",)),
+    Rule(LAYER + r"mlp\.router\.kernel", HF_LAYER + "mlp.gate.weight", TRANSPOSED),
+    Rule(LAYER + r"mlp\.router\.bias", HF_LAYER + "mlp.router.bias", SAME),
+    Rule(LAYER + r"mlp\.router\.correction", HF_LAYER + "mlp.gate.e_score_correction_bias", SAME),
+    Rule(LAYER + r"mlp\.gate", HF_LAYER + "mlp.experts.gate_up_proj", EVEN, ("gpt_oss",)),
+    Rule(LAYER + r"mlp\.up", HF_LAYER + "mlp.experts.gate_up_proj", ODD, ("gpt_oss",)),
+    Rule(LAYER + r"mlp\.down", HF_LAYER + "mlp.experts.down_proj", SAME, ("gpt_oss",)),
+    Rule(LAYER + r"mlp\.gate_bias", HF_LAYER + "mlp.experts.gate_up_proj_bias", EVEN),
+    Rule(LAYER + r"mlp\.up_bias", HF_LAYER + "mlp.experts.gate_up_proj_bias", ODD),
+    Rule(LAYER + r"mlp\.down_bias", HF_LAYER + "mlp.experts.down_proj_bias", SAME),
+    Rule(LAYER + r"mlp\.(gate|up|down)", HF_LAYER + r"mlp.experts.{expert}.\2_proj.weight", PER_EXPERT),
+    Rule(LAYER + r"mlp\.shared\.(\w+)\.kernel", HF_LAYER + r"mlp.shared_experts.\2_proj.weight", TRANSPOSED),
+    Rule(LAYER + r"mlp\.(\w+)\.kernel", HF_LAYER + r"mlp.\2_proj.weight", TRANSPOSED),
+    Rule(LAYER + r"mlp\.(\w+)\.bias", HF_LAYER + r"mlp.\2_proj.bias", SAME),
+)
+
+
+def checkpoint_name(path: str, family: str) -> tuple[str, str]:
+    """The checkpoint name and the form of a parameter, e.g. `layers.0.attn.q.kernel`."""
+    for rule in RULES:
+        match = re.fullmatch(rule.ours, path)
+        if match and (rule.families is None or family in rule.families):
+            return match.expand(rule.theirs), rule.form
+    raise AssertionError(f"no rule for parameter {path}")
+
+
+def parameter_paths(state: Any) -> list[tuple[tuple[Any, ...], nnx.Param]]:
+    """(path, parameter) of every parameter, in a stable order."""
+    return sorted(state.flat_state(), key=lambda item: tuple(str(part).zfill(6) for part in item[0]))
+
+
+def layer_paths(path: tuple[Any, ...], config: ModelConfig, stacked: bool) -> list[str]:
+    """The per-layer names of a parameter: itself, or one per layer that a stacked one holds."""
+    if not stacked or path[0] != "layers":
+        return [".".join(map(str, path))]
+    first, count, _ = runs(config)[path[1]]
+    return [".".join(map(str, ("layers", first + i, *path[2:]))) for i in range(count)]
+
+
+def abstract(config: ModelConfig, *, dtype: Any, layout: Layout | None = None, stacked: bool = False) -> Decoder:
+    """The decoder with shapes instead of arrays."""
+    return nnx.eval_shape(lambda: Decoder(config, nnx.Rngs(0), dtype=dtype, layout=layout, stacked=stacked))
+
+
+def load(
+    model: str | Path,
+    *,
+    dtype: Any = jnp.float32,
+    layout: Layout | None = None,
+    stacked: bool = False,
+) -> Decoder:
+    """A decoder with the weights of a Hugging Face folder or hub name, cast to dtype and placed on the layout's mesh.
+
+    Everything is checked before the first tensor is read: an error leaves nothing half-loaded.
+
+    Raises:
+        ConfigError: a config.json that cannot be run.
+        CheckpointError: weights that are missing, torn, of another shape than the configuration's, or unknown.
+        ShardingError: a mesh that does not divide the model.
+    """
+    folder = resolve(model)
+    config = read_config(folder)
+    layout = layout or Layout()
+    decoder = abstract(config, dtype=dtype, layout=layout, stacked=stacked)
+    sources = match_checkpoint(folder, config, decoder)
+    graph, state = nnx.split(decoder)
+    for path, parameter in parameter_paths(state):
+        value = _place(sources[path], parameter, layout)
+        parameter.set_value(value)
+    return nnx.merge(graph, state)
+
+
+def match_checkpoint(folder: Path, config: ModelConfig, decoder: Decoder) -> dict[tuple[Any, ...], Source]:
+    """For every parameter of the decoder, where its values come from; checked for completeness and shapes."""
+    tensors = open_checkpoint(folder)
+    raw = json.loads(config.raw)
+    find = _Finder(folder, tensors, config, raw.get("quantization_config") or {})
+    sources: dict[tuple[Any, ...], Source] = {}
+    for path, parameter in parameter_paths(nnx.state(decoder)):
+        parts = [find(name) for name in layer_paths(path, config, decoder.stacked)]
+        stacked = decoder.stacked and path[0] == "layers"
+        expected = tuple(parameter.shape[1:] if stacked else parameter.shape)
+        for part, name in zip(parts, layer_paths(path, config, decoder.stacked), strict=True):
+            if part.shape != expected:
+                tensor = checkpoint_name(name, config.family)[0]
+                raise CheckpointError(
+                    f"{folder}: tensor {tensor} gives shape {part.shape}, config.json asks for {expected}; "
+                    "config.json and weights are not of the same model"
+                )
+        sources[path] = Stacked(tuple(parts)) if stacked else parts[0]
+    unknown = sorted(name for name in tensors if name not in find.used and not find.ignorable(name))
+    if unknown:
+        raise CheckpointError(
+            f"{tensors[unknown[0]].file}: {len(unknown)} tensors have no place in the model of config.json, first "
+            f"{unknown[0]}; config.json and weights are not of the same model"
+        )
+    return sources
+
+
+class _Finder:
+    """From a parameter's name to its source in a checkpoint; remembers which tensors were asked for."""
+
+    def __init__(
+        self, folder: Path, tensors: Mapping[str, Tensor], config: ModelConfig, quantization: Mapping[str, Any]
+    ) -> None:
+        self.folder, self.tensors, self.config = folder, tensors, config
+        self.used: set[str] = set()
+        method = quantization.get("quant_method")
+        if method not in (None, *SUPPORTED):
+            raise ConfigError(
+                f"{folder / 'config.json'}: weights are quantised with {method!r}; supported are {', '.join(SUPPORTED)} "
+                "(or save the model dequantised)"
+            )
+        self.block = tuple(quantization.get("weight_block_size") or (128, 128))
+
+    def __call__(self, path: str) -> Source:
+        name, form = checkpoint_name(path, self.config.family)
+        if form == PER_EXPERT:
+            assert self.config.experts is not None
+            parts = [self.matrix(name.format(expert=e)) for e in range(self.config.experts.count)]
+            return Stacked(tuple(Transposed(part) for part in parts))
+        if f"{name}_blocks" in self.tensors:
+            packed = Mxfp4(self.tensor(f"{name}_blocks"), self.tensor(f"{name}_scales"))
+            packed.check()
+            return packed if form == SAME else EverySecond(packed, int(form == ODD))
+        if form == TRANSPOSED:
+            return Transposed(self.matrix(name))
+        source = self.tensor(name)
+        return source if form == SAME else EverySecond(source, int(form == ODD))
+
+    def tensor(self, name: str) -> Tensor:
+        if name not in self.tensors:
+            hint = "the weights are incomplete, or config.json is of another model; fetch the folder again"
+            if name == "lm_head.weight":
+                hint = "if the model ties its embeddings, set tie_word_embeddings in config.json"
+            raise CheckpointError(f"{self.folder}: tensor {name} is missing; {hint}")
+        self.used.add(name)
+        return self.tensors[name]
+
+    def matrix(self, name: str) -> Source:
+        tensor = self.tensor(name)
+        if len(tensor.shape) != 2:
+            raise CheckpointError(f"{tensor.file}: tensor {name} has shape {tensor.shape}, expected a matrix")
+        if tensor.dtype != "F8_E4M3":
+            return tensor
+        source = BlockFp8(tensor, self.tensor(f"{name}_scale_inv"), (int(self.block[0]), int(self.block[1])))
+        source.check()
+        return source
+
+    def ignorable(self, name: str) -> bool:
+        """Tensors that transformers leaves aside too: rotary tables, a tied head, DeepSeek's multi-token prediction."""
+        layer = re.match(r"model\.layers\.(\d+)\.", name)
+        extra = json.loads(self.config.raw).get("num_nextn_predict_layers") or 0
+        if layer and self.config.layers <= int(layer[1]) < self.config.layers + extra:
+            return True
+        return name.endswith("rotary_emb.inv_freq") or (name == "lm_head.weight" and self.config.tied)
+
+
+def _place(source: Source, parameter: nnx.Param, layout: Layout) -> jax.Array:
+    shape, dtype = tuple(parameter.shape), np.dtype(parameter.dtype)
+    sharding = layout.sharding(parameter.get_metadata()["axes"])
+
+    def read(index: Index) -> np.ndarray:
+        return np.ascontiguousarray(source.read(index)).astype(dtype, copy=False)
+
+    if sharding is None:
+        return jnp.asarray(read((slice(None),) * len(shape)))
+    held: dict[str, np.ndarray] = {}  # replicas share one read
+
+    def shard(index: Index | None) -> np.ndarray:
+        index = index or ()
+        if str(index) not in held:
+            held[str(index)] = read(index)
+        return held[str(index)]
+
+    return jax.make_array_from_callback(shape, sharding, shard, dtype=dtype)
+
+
+def resolve(model: str | Path, fetch: Callable[..., str] | None = None, weights: bool = True) -> Path:
+    """The folder of a model: a local path as it is, a hub name downloaded into the hub's own cache.
+
+    weights=False fetches the small files only. fetch: `huggingface_hub.snapshot_download` unless given.
+
+    Raises:
+        ConfigError: no such folder, and no such (or no reachable) model on the hub.
+    """
+    path = Path(model).expanduser()
+    if path.is_dir() or path.suffix == ".json":
+        return path
+    name = str(model)
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name) or name.startswith("."):
+        raise ConfigError(f"{name}: no such folder; give a Hugging Face model folder or a hub name like Qwen/Qwen3-8B")
+    if fetch is None:
+        from huggingface_hub import snapshot_download as fetch
+    patterns = ["*.json", "*.jinja", "*.txt", "tokenizer.model"] + (["*.safetensors"] if weights else [])
+    try:
+        return Path(fetch(name, allow_patterns=patterns))
+    except Exception as error:  # the hub client raises many kinds, also from the transport below it
+        reason = str(error).strip().splitlines()
+        raise ConfigError(
+            f"{name}: no such folder, and the hub gave {type(error).__name__} ({reason[0] if reason else ''}); check the "
+            "name and the network, or give a local folder"
+        ) from error

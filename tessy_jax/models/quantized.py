@@ -1,0 +1,90 @@
+"""Weights that are stored quantised, dequantised while they stream: MXFP4 (GPT-OSS) and block FP8 (DeepSeek-V3).
+
+Values equal transformers' dequantisation: MXFP4 passes through bfloat16, FP8 is multiplied in float32.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import ml_dtypes
+import numpy as np
+
+from tessy_jax.errors import CheckpointError
+from tessy_jax.models.checkpoint import Index, Tensor
+
+FP4_VALUES = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6], np.float32)
+MXFP4_GROUP = 32  # values that share one power-of-two scale
+SUPPORTED = ("mxfp4", "fp8")
+
+
+@dataclass(frozen=True)
+class Mxfp4:
+    """Expert weights [E, in, out] from blocks [E, out, groups, 16] (two values a byte, low half first) and exponents
+    [E, out, groups] with a bias of 127."""
+
+    blocks: Tensor
+    scales: Tensor
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        experts, out, groups, _ = self.blocks.shape
+        return (experts, groups * MXFP4_GROUP, out)
+
+    def check(self) -> None:
+        """Raises CheckpointError when blocks and scales do not belong together."""
+        if len(self.blocks.shape) != 4 or self.blocks.shape[3] * 2 != MXFP4_GROUP:
+            raise CheckpointError(
+                f"{self.blocks.file}: tensor {self.blocks.name} has shape {self.blocks.shape}, expected MXFP4 blocks "
+                f"[experts, out, groups, {MXFP4_GROUP // 2}]"
+            )
+        if self.scales.shape != self.blocks.shape[:3]:
+            raise CheckpointError(
+                f"{self.scales.file}: tensor {self.scales.name} has shape {self.scales.shape}, its blocks need "
+                f"{self.blocks.shape[:3]}"
+            )
+
+    def read(self, index: Index) -> np.ndarray:
+        experts, rows, columns = index
+        first, last, _ = rows.indices(self.shape[1])
+        groups = slice(first // MXFP4_GROUP, -(-last // MXFP4_GROUP))
+        packed = self.blocks.read((experts, columns, groups, slice(None)))
+        exponents = self.scales.read((experts, columns, groups)).astype(np.int32) - 127
+        values = np.empty((*packed.shape[:-1], MXFP4_GROUP), np.float32)
+        values[..., 0::2] = FP4_VALUES[packed & 0x0F]
+        values[..., 1::2] = FP4_VALUES[packed >> 4]
+        values = np.ldexp(values, exponents[..., None]).astype(ml_dtypes.bfloat16)
+        flat = values.reshape(*values.shape[:2], -1)
+        skip = first - groups.start * MXFP4_GROUP
+        return flat[..., skip : skip + last - first].swapaxes(1, 2)
+
+
+@dataclass(frozen=True)
+class BlockFp8:
+    """A matrix in float8 with one float32 factor per block; the last blocks of a dimension may be cut off."""
+
+    weight: Tensor
+    scales: Tensor
+    block: tuple[int, int]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.weight.shape
+
+    def check(self) -> None:
+        """Raises CheckpointError when the factors' grid does not cover the matrix."""
+        grid = tuple(-(-size // block) for size, block in zip(self.shape, self.block, strict=True))
+        if self.scales.shape != grid:
+            raise CheckpointError(
+                f"{self.scales.file}: tensor {self.scales.name} has shape {self.scales.shape}; blocks of {self.block} over "
+                f"{self.weight.name} of shape {self.shape} need {grid}"
+            )
+
+    def read(self, index: Index) -> np.ndarray:
+        values = self.weight.read(index).astype(np.float32)
+        factors = self.scales.read((slice(None), slice(None))).astype(np.float32)
+        rows, columns = (
+            np.arange(*part.indices(size)) // block
+            for part, size, block in zip(index, self.shape, self.block, strict=True)
+        )
+        return values * factors[np.ix_(rows, columns)]

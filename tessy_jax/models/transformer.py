@@ -1,0 +1,204 @@
+"""The decoder: one definition of a layer, driven two ways.
+
+`stacked=False` keeps parameters per layer and unrolls (decode: every layer has its own cache buffer). `stacked=True` keeps
+equal layers as one block whose parameters have a leading layer axis, and scans (training: compile time does not grow with
+depth). Both compute the same function; `stack` and `unstack` convert parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+from typing import Any, Protocol, Self
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from tessy_jax.models.attention import Attention, LatentAttention, LayerCache, Step
+from tessy_jax.models.config import ModelConfig
+from tessy_jax.models.layers import Linear, Mlp, RMSNorm, matmul, rotations, weight
+from tessy_jax.models.moe import Moe
+from tessy_jax.sharding import Layout
+
+FULL_ATTENTION = 1 << 30  # a window no sequence reaches, where windows differ within one scan
+
+
+class Cache(Protocol):
+    """All layers' keys and values with each lane's length, as the decoder uses them."""
+
+    @property
+    def layers(self) -> tuple[LayerCache, ...]: ...
+
+    @property
+    def lengths_B(self) -> jax.Array: ...
+
+    def advanced(self, layers: Sequence[LayerCache], counts_B: jax.Array) -> Self:
+        """With these layers and lengths grown by counts_B."""
+        ...
+
+
+class Block(nnx.Module):
+    """One layer: attention and feed-forward, each behind a norm and beside a residual."""
+
+    def __init__(self, config: ModelConfig, sparse: bool, layout: Layout, rngs: nnx.Rngs, dtype: Any) -> None:
+        attention = LatentAttention if config.latent else Attention
+        self.attn_norm = RMSNorm(config.embed, config.eps, dtype)
+        self.attn = attention(config, layout, rngs, dtype)
+        self.mlp_norm = RMSNorm(config.embed, config.eps, dtype)
+        self.mlp = Moe(config, layout, rngs, dtype) if sparse else Mlp(config, config.ffn, layout, rngs, dtype)
+        self.layout = layout
+
+    def __call__(
+        self, x_BTD: jax.Array, step: Step, window: int | jax.Array | None, cache: LayerCache | None
+    ) -> tuple[jax.Array, LayerCache | None]:
+        y, cache = self.attn(self.attn_norm(x_BTD), step, window, cache)
+        x_BTD = self.layout.constrain(x_BTD + y, "lanes", None, None)
+        x_BTD = x_BTD + self.mlp(self.mlp_norm(x_BTD))
+        return self.layout.constrain(x_BTD, "lanes", None, None), cache
+
+
+class Decoder(nnx.Module):
+    """A decoder-only transformer with a causal-LM or a token-classification head.
+
+    rngs seeds random parameters (a checkpoint replaces them, see `hf.load`). dtype: of parameters and activations.
+
+    Raises:
+        ShardingError: a dimension that the mesh does not divide.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        rngs: nnx.Rngs,
+        *,
+        dtype: Any = jnp.float32,
+        layout: Layout | None = None,
+        stacked: bool = False,
+    ) -> None:
+        layout = layout or Layout()
+        check_layout(config, layout)
+        self.embed = weight(rngs, (config.vocab, config.embed), ("vocab", "embed"), dtype)
+        if stacked:
+            blocks = [_stacked_block(config, sparse, count, layout, rngs, dtype) for _, count, sparse in runs(config)]
+        else:
+            blocks = [Block(config, sparse, layout, rngs, dtype) for sparse in config.sparse]
+        self.layers = nnx.List(blocks)
+        self.norm = RMSNorm(config.embed, config.eps, dtype)
+        if config.labels is not None:
+            self.score = Linear(rngs, (config.embed, config.labels), ("embed", None), dtype, bias=True)
+        elif not config.tied:
+            self.head = Linear(rngs, (config.embed, config.vocab), ("embed", "vocab"), dtype)
+        self.config = config
+        self.layout = layout
+        self.stacked = stacked
+
+    def __call__(
+        self,
+        tokens_BT: jax.Array,
+        *,
+        segments_BT: jax.Array | None = None,
+        cache: Cache | None = None,
+        counts_B: jax.Array | None = None,
+    ) -> tuple[jax.Array, Cache | None]:
+        """Hidden states [B, T, D] behind the last norm, and the cache with these tokens in it.
+
+        Whole sequences: `segments_BT` numbers the documents packed into a row from 1 on (0 is padding; default: one
+        document); attention and positions stay within a document. On a cache (T may be 1): lane b continues at its own
+        length, and only its first counts_B[b] tokens are valid (default: all); what comes back for the others is garbage.
+        """
+        B, T = tokens_BT.shape
+        config = self.config
+        lengths_B = None if cache is None else cache.lengths_B
+        if cache is None:
+            segments_BT = jnp.ones((B, T), jnp.int32) if segments_BT is None else segments_BT
+            positions_BT = segment_positions(segments_BT)
+        else:
+            counts_B = jnp.full(B, T, jnp.int32) if counts_B is None else counts_B
+            positions_BT = cache.lengths_B[:, None] + jnp.arange(T, dtype=jnp.int32)
+        step = Step(positions_BT, rotations(config.rope, positions_BT), segments_BT, lengths_B, counts_B)
+
+        x_BTD = jnp.take(self.embed[...], tokens_BT, axis=0)
+        x_BTD = self.layout.constrain(x_BTD, "lanes", None, None)
+        if self.stacked:
+            assert cache is None, "stacked parameters run whole sequences; unstack them to decode"
+            for (first, count, _), block in zip(runs(config), self.layers, strict=True):
+                x_BTD = _scan(block, x_BTD, step, config.windows[first : first + count])
+            return self.norm(x_BTD), None
+
+        layers: list[LayerCache] = []
+        for i, block in enumerate(self.layers):
+            x_BTD, layer = block(x_BTD, step, config.windows[i], None if cache is None else cache.layers[i])
+            layers.append(layer)
+        if cache is not None:
+            assert counts_B is not None
+            cache = cache.advanced(layers, counts_B)
+        return self.norm(x_BTD), cache
+
+    def logits(self, hidden_BTD: jax.Array) -> jax.Array:
+        """Scores in float32: [B, T, V] of a causal LM, [B, T, C] of a token classifier."""
+        if self.config.labels is not None:
+            return self.score(hidden_BTD).astype(jnp.float32)
+        kernel, contract = (self.embed[...], 1) if self.config.tied else (self.head.kernel[...], 0)
+        logits_BTV = matmul(hidden_BTD, kernel, contract, dtype=jnp.float32)
+        return self.layout.constrain(logits_BTV, "lanes", None, "vocab")
+
+
+def check_layout(config: ModelConfig, layout: Layout) -> None:
+    """Refuses a mesh that does not divide the model (ShardingError, with the remedy)."""
+    layout.check(
+        {"heads": (config.heads, "num_attention_heads"), "vocab": (config.vocab, "vocab_size")}
+        | {"embed": (config.embed, "hidden_size")}
+    )
+    if config.latent is None:
+        layout.check({"kv_heads": (config.kv_heads, "num_key_value_heads")})
+    if not all(config.sparse):
+        layout.check({"ffn": (config.ffn, "intermediate_size")})
+    if config.experts:
+        layout.check({"experts": (config.experts.count, "the number of experts")})
+        layout.check({"ffn": (config.experts.ffn, "the experts' intermediate size")})
+
+
+def segment_positions(segments_BT: jax.Array) -> jax.Array:
+    """Positions [B, T] that start at 0 in every run of equal segment numbers."""
+    index = jnp.arange(segments_BT.shape[1], dtype=jnp.int32)
+    starts = jnp.pad(segments_BT[:, 1:] != segments_BT[:, :-1], ((0, 0), (1, 0)), constant_values=True)
+    return index - jax.lax.cummax(jnp.where(starts, index, 0), axis=1)
+
+
+def runs(config: ModelConfig) -> list[tuple[int, int, bool]]:
+    """Consecutive layers with parameters of one shape, as (first layer, count, sparse)."""
+    result, first = [], 0
+    for sparse, group in groupby(config.sparse):
+        count = len(list(group))
+        result.append((first, count, sparse))
+        first += count
+    return result
+
+
+def _scan(block: Block, x_BTD: jax.Array, step: Step, windows: tuple[int | None, ...]) -> jax.Array:
+    graph, state = nnx.split(block)
+    same = len(set(windows)) == 1
+    window_L = None if same else jnp.asarray([FULL_ATTENTION if w is None else w for w in windows], jnp.int32)
+
+    def body(x: jax.Array, layer: tuple[Any, jax.Array | None]) -> tuple[jax.Array, None]:
+        params, window = layer
+        y, _ = nnx.merge(graph, params)(x, step, windows[0] if same else window, None)
+        return y, None
+
+    return jax.lax.scan(body, x_BTD, (state, window_L))[0]
+
+
+def _stacked_block(
+    config: ModelConfig, sparse: bool, count: int, layout: Layout, rngs: nnx.Rngs, dtype: Any
+) -> Block:
+    def init(key: jax.Array) -> Any:
+        return nnx.state(Block(config, sparse, layout, nnx.Rngs(params=key), dtype))
+
+    state = jax.vmap(init)(jax.random.split(rngs.params(), count))
+    block = nnx.eval_shape(lambda: Block(config, sparse, layout, nnx.Rngs(0), dtype))
+    nnx.update(block, state)
+    for _, variable in nnx.iter_graph(block):
+        if isinstance(variable, nnx.Param):
+            variable.set_metadata(axes=("layers", *variable.get_metadata()["axes"]))
+    return block
