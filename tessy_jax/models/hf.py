@@ -84,7 +84,7 @@ def checkpoint_name(path: str, family: str) -> tuple[str, str]:
 
 def parameter_paths(state: Any) -> list[tuple[tuple[Any, ...], nnx.Param]]:
     """(path, parameter) of every parameter, in a stable order."""
-    return sorted(state.flat_state(), key=lambda item: tuple(str(part).zfill(6) for part in item[0]))
+    return sorted(nnx.to_flat_state(state), key=lambda item: tuple(str(part).zfill(6) for part in item[0]))
 
 
 def layer_paths(path: tuple[Any, ...], config: ModelConfig, stacked: bool) -> list[str]:

@@ -1,0 +1,48 @@
+"""Eight virtual CPU devices, a compile cache, and the shared material."""
+
+import os
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
+
+jax.config.update("jax_compilation_cache_dir", str(ROOT / ".cache" / "xla"))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+jax.config.update("jax_default_matmul_precision", "highest")
+
+
+def _skip(reason: str) -> None:
+    if os.environ.get("TESSY_REQUIRE_SHARED") == "1":
+        pytest.fail(f"TESSY_REQUIRE_SHARED=1, but {reason}")
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of shared material (real prompts, tokenizers, the unpacker of real models)."""
+    folder = Path(os.environ.get("TESSY_SHARED", ROOT.parent / "shared"))
+    if not folder.is_dir():
+        _skip(f"the shared folder {folder} is absent; set TESSY_SHARED")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def real_models(shared: Path) -> Path:
+    """The folder that holds the two real models, unpacked once."""
+    import subprocess
+    import sys
+
+    folder = Path(os.environ.get("TESSY_REAL_MODELS", ROOT / ".cache" / "real_models"))
+    script = shared / "real_models" / "prepare.py"
+    if not all((folder / name / "tokenizer.json").exists() for name in ("smollm2", "qwen-coder-0.5b")):
+        folder.mkdir(parents=True, exist_ok=True)
+        done = subprocess.run([sys.executable, str(script), str(folder)], capture_output=True, text=True, check=False)
+        if done.returncode:
+            _skip(f"the real models cannot be unpacked: {done.stderr.strip()[-300:]}")
+    return folder

@@ -1,0 +1,162 @@
+"""Our decoder and transformers compute one function."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from flax import nnx
+from transformers import AutoModelForCausalLM, AutoModelForTokenClassification
+
+from tessy_jax.decode.cache import grow, new_cache
+from tessy_jax.models import hf
+from tessy_jax.models.export import export
+from tessy_jax.sharding import Layout, make_mesh, parse_mesh, put
+from tests.models.tiny import LANES, LENGTH, VARIANTS, hf_logits, reference, tokens
+
+TOLERANCE = 2e-4
+NAMES = sorted(VARIANTS)
+
+
+def layout_of(name: str, devices: int) -> Layout:
+    return Layout() if devices == 1 else Layout(make_mesh(parse_mesh(VARIANTS[name].mesh)))
+
+
+@jax.jit
+def whole(model, tokens_BT):
+    return model.logits(model(tokens_BT)[0])
+
+
+@jax.jit
+def step(model, tokens_BT, cache, counts_B):
+    hidden, cache = model(tokens_BT, cache=cache, counts_B=counts_B)
+    return model.logits(hidden), cache
+
+
+def assert_close(ours, theirs):
+    assert np.isfinite(theirs).all()
+    assert np.abs(theirs).max() > 1.0, "logits this small would agree whatever the model"
+    np.testing.assert_allclose(np.asarray(ours), theirs, rtol=0, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+@pytest.mark.parametrize("stacked", [False, True], ids=["unrolled", "stacked"])
+@pytest.mark.parametrize("name", NAMES)
+def test_whole_sequences_give_the_logits_of_transformers(name, stacked, devices):
+    layout = layout_of(name, devices)
+    model = hf.load(reference(name).folder, layout=layout, stacked=stacked)
+    assert_close(whole(model, put(tokens(), layout, ("lanes", None))), reference(name).logits)
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+@pytest.mark.parametrize("name", NAMES)
+def test_chunks_of_any_length_per_lane_and_single_tokens_give_the_logits_of_transformers(name, devices):
+    layout = layout_of(name, devices)
+    model = hf.load(reference(name).folder, layout=layout)
+    known = tokens()
+    ours = np.full(reference(name).logits.shape, np.nan, np.float32)
+    cache = new_cache(model.config, LANES, 128, slack=64, dtype=jnp.float32, layout=layout)
+    rng = np.random.default_rng(1)
+    lengths = np.zeros(LANES, int)
+
+    def feed(size, counts):
+        nonlocal cache, lengths
+        chunk = np.zeros((LANES, size), int)
+        for lane, count in enumerate(counts):
+            chunk[lane, :count] = known[lane, lengths[lane] : lengths[lane] + count]
+        logits, cache = step(model, put(chunk, layout, ("lanes", None)), cache, put(counts, layout, ("lanes",)))
+        for lane, count in enumerate(counts):
+            ours[lane, lengths[lane] : lengths[lane] + count] = np.asarray(logits)[lane, :count]
+        lengths = lengths + counts
+        np.testing.assert_array_equal(np.asarray(cache.lengths_B), lengths)
+
+    while lengths.min() < LENGTH - 12:
+        counts = np.minimum(rng.integers(0, 65, LANES), LENGTH - 12 - lengths)
+        while lengths.max() + 64 > cache.capacity:
+            cache = grow(cache, model.config, 2 * cache.capacity, slack=64)
+        feed(64, counts)
+    for _ in range(12):
+        feed(1, np.ones(LANES, int))
+    assert_close(ours, reference(name).logits)
+
+
+@pytest.mark.parametrize("name", ["gpt_oss-untied", "qwen2-untied", "deepseek_v3-untied"])
+def test_a_rollback_of_up_to_the_slack_leaves_no_trace(name):
+    model = hf.load(reference(name).folder)
+    known, slack, size = tokens(), 20, 20
+    cache = new_cache(model.config, LANES, LENGTH, slack=slack, dtype=jnp.float32)
+    rng = np.random.default_rng(2)
+    ours = np.full(reference(name).logits.shape, np.nan, np.float32)
+    lengths = np.zeros(LANES, int)
+    while lengths.min() < LENGTH:
+        keep = np.minimum(rng.integers(0, size + 1, LANES), LENGTH - lengths)
+        chunk = rng.integers(1, 300, (LANES, size))  # what is not kept is another text
+        for lane, count in enumerate(keep):
+            chunk[lane, :count] = known[lane, lengths[lane] : lengths[lane] + count]
+        room = np.minimum(size, LENGTH - lengths)
+        logits, cache = step(model, jnp.asarray(chunk), cache, jnp.asarray(room))
+        for lane, count in enumerate(keep):
+            ours[lane, lengths[lane] : lengths[lane] + count] = np.asarray(logits)[lane, :count]
+        lengths = lengths + keep
+        cache = cache.rolled_back(jnp.asarray(lengths, jnp.int32))
+    assert_close(ours, reference(name).logits)
+
+
+@pytest.mark.parametrize("stacked", [False, True], ids=["unrolled", "stacked"])
+@pytest.mark.parametrize("name", NAMES)
+def test_an_exported_model_gives_the_same_logits_in_transformers(name, stacked, tmp_path):
+    model = hf.load(reference(name).folder, stacked=stacked)
+    export(model, tmp_path / "out", shard_bytes=100_000)
+    assert (tmp_path / "out" / "model.safetensors.index.json").exists()
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32, attn_implementation="eager")
+    assert_close(hf_logits(theirs.eval()), reference(name).logits)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_token_classifier_gives_the_scores_of_transformers_and_survives_an_export(name, tmp_path):
+    labels = 3 if VARIANTS[name].tied else 2
+    expected = reference(name, labels)
+    model = hf.load(expected.folder)
+    assert model.config.labels == labels
+    assert_close(whole(model, jnp.asarray(tokens())), expected.logits)
+    export(model, tmp_path / "out")
+    theirs = AutoModelForTokenClassification.from_pretrained(
+        tmp_path / "out", dtype=torch.float32, attn_implementation="eager"
+    )
+    assert_close(hf_logits(theirs.eval()), expected.logits)
+
+
+@pytest.mark.parametrize("name", ["llama-untied", "gpt_oss-tied", "deepseek_v3-untied"])
+def test_documents_packed_into_one_row_do_not_see_each_other(name):
+    model = hf.load(reference(name).folder, stacked=True)
+    lengths = [100, 1, 300, 60]
+    row, segments = np.zeros((1, LENGTH), int), np.zeros((1, LENGTH), int)
+    start = 0
+    for i, length in enumerate(lengths):
+        row[0, start : start + length] = tokens()[i, :length]
+        segments[0, start : start + length] = i + 1
+        start += length
+    hidden, _ = model(jnp.asarray(row), segments_BT=jnp.asarray(segments))
+    ours = np.asarray(model.logits(hidden))[0]
+    start = 0
+    for i, length in enumerate(lengths):
+        assert_close(ours[start : start + length], reference(name).logits[i, :length])
+        start += length
+
+
+def test_long_whole_sequences_run_in_query_blocks_with_equal_results_and_gradients(monkeypatch):
+    from tessy_jax.models import attention
+
+    model = hf.load(reference("gpt_oss-untied").folder, stacked=True)
+    graph, state = nnx.split(model)
+
+    def loss(state):
+        merged = nnx.merge(graph, state)
+        return (merged.logits(merged(jnp.asarray(tokens()))[0]) ** 2).mean()
+
+    expected, expected_gradient = jax.value_and_grad(loss)(state)
+    monkeypatch.setattr(attention, "QUERY_BLOCK", 128)
+    value, gradient = jax.value_and_grad(loss)(state)
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+    for got, want in zip(jax.tree.leaves(gradient), jax.tree.leaves(expected_gradient), strict=True):
+        np.testing.assert_allclose(got, want, rtol=0, atol=2e-5 * max(1.0, float(np.abs(want).max())))
