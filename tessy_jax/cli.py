@@ -1,0 +1,150 @@
+"""The `tessy` command: parses, calls, turns errors into exit codes (0 done, 2 bad input or configuration, 1 else)."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tessy_jax import __version__
+from tessy_jax.errors import TessyError
+
+DTYPES = ("float32", "bfloat16")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line, whole."""
+    formatter = argparse.RawDescriptionHelpFormatter
+    top = argparse.ArgumentParser(
+        "tessy",
+        description="Teacher and student write SFT data together, on one device mesh.",
+        epilog="example: tessy inspect --model Qwen/Qwen3-8B\n`tessy COMMAND --help` shows every option with an example",
+        formatter_class=formatter,
+    )
+    top.add_argument("--version", action="version", version=f"tessy_jax {__version__}")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, summary: str, example: str, run: Any) -> argparse.ArgumentParser:
+        sub = commands.add_parser(
+            name, help=summary, description=summary, epilog=f"example:\n  {example}", formatter_class=formatter
+        )
+        sub.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        sub.set_defaults(run=run)
+        return sub
+
+    sub = command(
+        "inspect",
+        "Family, parameters, and bytes of weights and cache per token and per device, without loading weights.",
+        "tessy inspect --model openai/gpt-oss-120b --mesh tensor=8 --lanes 104 --context 40960",
+        inspect,
+    )
+    sub.add_argument("--model", required=True, help="Hugging Face folder, config.json, or hub name")
+    sub.add_argument("--mesh", default="", help="axes and sizes, e.g. tensor=8,data=2 (axes: data, fsdp, tensor, expert)")
+    sub.add_argument("--lanes", type=_positive, help="responses written at once (default: one per lane shard)")
+    sub.add_argument("--context", type=_positive, help="tokens per lane (default: the model's maximum)")
+    sub.add_argument("--dtype", choices=DTYPES, default="bfloat16", help="of weights and cache (default: bfloat16)")
+    sub.add_argument("--json", action="store_true", help="print one JSON object")
+
+    sub = command(
+        "generate",
+        "One model continues prompts, in batches.",
+        'tessy generate --model ./SmolLM2-135M-Instruct --chat --prompt "What is a monad?" --max-new-tokens 64',
+        generate,
+    )
+    sub.add_argument("--model", required=True, help="Hugging Face folder or hub name")
+    prompts = sub.add_mutually_exclusive_group(required=True)
+    prompts.add_argument("--prompt", help="one prompt")
+    prompts.add_argument("--prompts", type=Path, metavar="FILE", help="JSONL whose rows have a `prompt`")
+    sub.add_argument("--chat", action="store_true", help="put prompts into the chat template (else: continue raw text)")
+    sub.add_argument("--max-new-tokens", type=_positive, default=256, metavar="N", help="per prompt (default: 256)")
+    sub.add_argument("--temperature", type=_temperature, default=0.0, metavar="T", help="0 is greedy (default)")
+    sub.add_argument("--seed", type=_natural, default=0, metavar="S", help="of sampling (default: 0)")
+    sub.add_argument("--dtype", choices=DTYPES, default="bfloat16", help="of weights and cache (default: bfloat16)")
+    sub.add_argument("--mesh", default="", help="axes and sizes, e.g. tensor=2,data=4 (default: one device)")
+    sub.add_argument("--batch-size", type=_positive, default=8, metavar="N", help="prompts at once (default: 8)")
+    sub.add_argument("--output", type=Path, metavar="FILE.jsonl", help="write rows there instead of printing text")
+    return top
+
+
+def inspect(args: argparse.Namespace) -> None:
+    from tessy_jax.models import hf
+    from tessy_jax.models.plan import describe, plan
+    from tessy_jax.sharding import Layout, parse_mesh, plan_mesh
+
+    config = hf.read_config(hf.resolve(args.model, weights=False))
+    mesh = parse_mesh(args.mesh)
+    lanes = args.lanes or Layout(plan_mesh(mesh)).ways("lanes")
+    result = plan(config, dtype=args.dtype, mesh=mesh, lanes=lanes, context=args.context)
+    print(json.dumps({"model": args.model, **result}) if args.json else describe(args.model, result))
+
+
+def generate(args: argparse.Namespace) -> None:
+    from tessy_jax.sharding import Layout, make_mesh, parse_mesh
+    from tessy_jax.synthesis.generate import check_output, generate_rows, read_prompts, write_rows
+
+    if args.output is not None:
+        check_output(args.output)
+    rows = generate_rows(
+        args.model,
+        read_prompts(args.prompts) if args.prompts else [args.prompt],
+        chat=args.chat,
+        max_new_tokens=args.max_new_tokens,
+        temperature=args.temperature,
+        seed=args.seed,
+        dtype=args.dtype,
+        layout=Layout(make_mesh(parse_mesh(args.mesh))) if args.mesh else Layout(),
+        batch_size=args.batch_size,
+    )
+    if args.output is not None:
+        write_rows(rows, args.output)
+        print(f"{len(rows)} rows written to {args.output}")
+        return
+    for row in rows:
+        print(row["text"])
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
+
+
+def _natural(text: str) -> int:
+    if not text.isdecimal() or int(text) >= 1 << 32:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to 2^32 - 1")
+    return int(text)
+
+
+def _temperature(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 0")
+    return value
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; returns the exit code."""
+    args = parser().parse_args(argv)
+    try:
+        args.run(args)
+    except Exception as error:
+        if args.debug:
+            raise
+        known = isinstance(error, TessyError)
+        text = str(error) if known else f"{type(error).__name__}: {error} (--debug shows where)"
+        print(f"tessy {args.command}: {text}", file=sys.stderr)
+        return 2 if known else 1
+    except KeyboardInterrupt:
+        print(f"tessy {args.command}: interrupted", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

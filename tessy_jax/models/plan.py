@@ -1,0 +1,124 @@
+"""What a model weighs, worked out from its configuration alone: parameters, bytes of weights and of cache, per device."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from flax import nnx
+
+from tessy_jax.models.config import ModelConfig
+from tessy_jax.models.hf import abstract, parameter_paths
+from tessy_jax.models.transformer import check_layout
+from tessy_jax.sharding import Layout, plan_mesh
+
+
+def cached_numbers(config: ModelConfig) -> int:
+    """Numbers that one layer caches per token: keys and values of all heads, or DeepSeek's latent and rotary key."""
+    if config.latent:
+        return config.latent.kv_rank + config.latent.rope_dim
+    return 2 * config.kv_heads * config.head_dim
+
+
+def plan(
+    config: ModelConfig,
+    *,
+    dtype: Any,
+    mesh: Mapping[str, int] | None = None,
+    lanes: int = 1,
+    context: int | None = None,
+    slack: int = 128,
+) -> dict[str, Any]:
+    """Parameters, weight bytes and cache bytes of a model in a dtype, in all and per device of a mesh.
+
+    active: parameters that one token's forward pass multiplies with: the routed experts it uses, and of the two embedding
+    tables the output one (a lookup reads one row). GPT-OSS's published counts do the same; Qwen's add `embedding`.
+    kv.bytes_per_token: what a lane's cache grows by per token, i.e. full-attention layers; sliding-window layers hold
+    window_bytes_per_lane at most (window + slack slots) however long the lane is.
+
+    Raises:
+        ShardingError: a mesh that does not divide the model or the lanes.
+    """
+    sizes = dict(mesh or {})
+    layout = Layout(plan_mesh(sizes)) if sizes else Layout()
+    check_layout(config, layout)
+    layout.check({"lanes": (lanes, "the number of lanes")})
+    context = context or config.max_positions
+    itemsize = np.dtype(dtype).itemsize
+
+    total = active = embedding = weight_bytes = device_bytes = 0
+    for path, parameter in parameter_paths(nnx.state(abstract(config, dtype=dtype, stacked=True))):
+        axes, shape = parameter.get_metadata()["axes"], tuple(parameter.shape)
+        count = math.prod(shape)
+        total += count
+        weight_bytes += count * np.dtype(parameter.dtype).itemsize
+        device_bytes += math.prod(layout.shard_shape(shape, axes)) * np.dtype(parameter.dtype).itemsize
+        if path == ("embed",):
+            embedding = count
+        if "experts" in axes:
+            assert config.experts is not None
+            active += count * config.experts.active // config.experts.count
+        elif path != ("embed",) or (config.tied and config.labels is None):
+            active += count
+
+    per_layer = cached_numbers(config) * itemsize
+    full = sum(window is None for window in config.windows)
+    window_bytes = sum(min(context, w + slack) * per_layer for w in config.windows if w is not None)
+    kv_bytes = lanes * (context * full * per_layer + window_bytes)
+    kv_ways = layout.ways("lanes") * (1 if config.latent else layout.ways("kv_heads"))
+    devices = math.prod(sizes.values()) if sizes else 1
+    return {
+        "family": config.family,
+        "head": "causal-lm" if config.labels is None else f"token-classification ({config.labels} labels)",
+        "layers": config.layers,
+        "parameters": {"total": total, "active": active, "embedding": embedding},
+        "dtype": np.dtype(dtype).name,
+        "mesh": sizes,
+        "devices": devices,
+        "weights": {"bytes": weight_bytes, "bytes_per_device": device_bytes},
+        "kv": {
+            "bytes_per_token": full * per_layer,
+            "bytes_per_token_per_device": full * per_layer // (1 if config.latent else layout.ways("kv_heads")),
+            "window_bytes_per_lane": window_bytes,
+            "lanes": lanes,
+            "context": context,
+            "bytes": kv_bytes,
+            "bytes_per_device": kv_bytes // kv_ways,
+        },
+        "bytes_per_device": device_bytes + kv_bytes // kv_ways,
+    }
+
+
+def describe(model: str, result: Mapping[str, Any]) -> str:
+    """The plan as a short text for people."""
+    kv, weights, parameters = result["kv"], result["weights"], result["parameters"]
+    mesh = ", ".join(f"{axis}={size}" for axis, size in result["mesh"].items())
+    lines = [
+        ("model", f"{model} ({result['family']}, {result['layers']} layers, {result['head']})"),
+        ("parameters", f"{_count(parameters['total'])} total, {_count(parameters['active'])} active per token"),
+        ("devices", f"{result['devices']} ({mesh})" if mesh else "1"),
+        ("weights", f"{_bytes(weights['bytes'])} in {result['dtype']}, {_bytes(weights['bytes_per_device'])} per device"),
+        ("cache", f"{_bytes(kv['bytes_per_token'])} per token, {_bytes(kv['bytes_per_token_per_device'])} per device"),
+    ]
+    if kv["window_bytes_per_lane"]:
+        lines.append(("", f"and at most {_bytes(kv['window_bytes_per_lane'])} per lane in sliding-window layers"))
+    lines += [
+        ("", f"{_bytes(kv['bytes'])} for {kv['lanes']} lanes of {kv['context']} tokens, "
+             f"{_bytes(kv['bytes_per_device'])} per device"),
+        ("per device", f"{_bytes(result['bytes_per_device'])} of weights and cache"),
+    ]  # fmt: skip
+    return "\n".join(f"{name:<11} {value}" for name, value in lines)
+
+
+def _count(number: int) -> str:
+    return f"{number / 1e9:.2f}B" if number >= 1e9 else f"{number / 1e6:.2f}M"
+
+
+def _bytes(number: float) -> str:
+    for unit in ("B", "KiB", "MiB"):
+        if number < 1024:
+            return f"{number:.4g} {unit}"
+        number /= 1024
+    return f"{number:.2f} GiB"

@@ -1,0 +1,131 @@
+"""`tessy generate`: one model continues prompts, rows come out."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypedDict
+
+from tessy_jax.decode.generate import generate
+from tessy_jax.errors import ConfigError, DataError
+from tessy_jax.models import hf
+from tessy_jax.sharding import Layout
+from tessy_jax.text.tokenizer import Tokenizer
+
+
+class Row(TypedDict):
+    """One output row."""
+
+    prompt: str
+    text: str
+    token_ids: list[int]
+
+
+def read_prompts(file: Path) -> list[str]:
+    """The `prompt` of every row of a JSONL file; blank lines are passed over.
+
+    Raises:
+        DataError: naming file and line of what is not a JSON object with a non-empty string `prompt`.
+    """
+    try:
+        lines = file.read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{file}: cannot be read ({error}); give a JSONL file in UTF-8") from None
+    prompts = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise DataError(f"{file}:{number}: is not JSON ({error})") from None
+        prompt = row.get("prompt") if isinstance(row, dict) else None
+        if not isinstance(prompt, str) or not prompt:
+            found = f"keys {sorted(row)}" if isinstance(row, dict) else f"a {type(row).__name__}"
+            raise DataError(f"{file}:{number}: needs a non-empty string `prompt`, found {found}")
+        prompts.append(prompt)
+    if not prompts:
+        raise DataError(f"{file}: holds no rows")
+    return prompts
+
+
+def generate_rows(
+    model: str,
+    prompts: Sequence[str],
+    *,
+    chat: bool,
+    max_new_tokens: int,
+    temperature: float,
+    seed: int,
+    dtype: Any,
+    layout: Layout,
+    batch_size: int,
+) -> list[Row]:
+    """Continues every prompt; rows in the order of the prompts. What cannot run is refused before weights are loaded.
+
+    Raises:
+        ConfigError, CheckpointError, TokenizerError, ShardingError, DataError: see the message.
+    """
+    folder = hf.resolve(model)
+    config = hf.read_config(folder)
+    if config.labels is not None:
+        raise ConfigError(f"{folder}: is a token classifier; text needs a …ForCausalLM model")
+    tokenizer = Tokenizer(folder, config.vocab)
+    encode = tokenizer.encode_chat if chat else tokenizer.encode
+    encoded = [encode(prompt) for prompt in prompts]
+    for number, ids in enumerate(encoded, 1):
+        if not ids:
+            raise DataError(f"prompt {number}: has no tokens; give some text to continue")
+        if len(ids) + max_new_tokens > config.max_positions:
+            raise DataError(
+                f"prompt {number}: {len(ids)} tokens and {max_new_tokens} new ones exceed the model's "
+                f"{config.max_positions} positions; shorten it or lower --max-new-tokens"
+            )
+    decoder = hf.load(folder, dtype=dtype, layout=layout)
+    eos_ids = tokenizer.eos_ids()
+    order = sorted(range(len(encoded)), key=lambda i: len(encoded[i]))  # neighbours of like length share a bucket
+    rows: dict[int, Row] = {}
+    for start in range(0, len(order), batch_size):
+        batch = order[start : start + batch_size]
+        written = generate(
+            decoder,
+            [encoded[i] for i in batch],
+            max_new_tokens=max_new_tokens,
+            eos_ids=eos_ids,
+            temperature=temperature,
+            seed=seed,
+            samples=batch,
+        )
+        for i, (ids, _) in zip(batch, written, strict=True):
+            rows[i] = {"prompt": prompts[i], "text": tokenizer.decode(ids), "token_ids": ids}
+    return [rows[i] for i in range(len(encoded))]
+
+
+def check_output(file: Path) -> None:
+    """Refuses an output that could not be written, before any work is done.
+
+    Raises:
+        DataError: the folder is missing or not writable, or the name is a folder's.
+    """
+    if file.is_dir() or not file.parent.is_dir() or not os.access(file.parent, os.W_OK):
+        raise DataError(f"{file}: cannot be written; name a file in an existing, writable folder")
+
+
+def write_rows(rows: Sequence[Row], file: Path) -> None:
+    """JSONL that appears whole or not at all.
+
+    Raises:
+        DataError: the file cannot be written.
+    """
+    partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("w", encoding="utf-8") as handle:
+            handle.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+            handle.flush()
+            os.fsync(handle.fileno())
+        partial.replace(file)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise DataError(f"{file}: cannot be written ({error}); name a file in an existing, writable folder") from None

@@ -1,0 +1,72 @@
+"""A model's own tokenizer and chat template, with errors that name the file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tessy_jax.errors import TokenizerError
+
+
+class Tokenizer:
+    """The tokenizer in a Hugging Face model folder.
+
+    vocab: rows of the model's embedding; a tokenizer that gives larger ids is refused.
+
+    Raises:
+        TokenizerError: no tokenizer files, files that cannot be read, or more tokens than the model has.
+    """
+
+    def __init__(self, folder: Path, vocab: int) -> None:
+        from transformers import AutoTokenizer  # slow to import: only when text is needed
+
+        self.folder = folder
+        files = [name for name in ("tokenizer.json", "tokenizer.model", "vocab.json") if (folder / name).exists()]
+        if not files:
+            raise TokenizerError(f"{folder}: no tokenizer.json (nor tokenizer.model); fetch the model's tokenizer files")
+        try:
+            self.hf: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        except Exception as error:  # the libraries below raise anything from KeyError to a bare Exception
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise TokenizerError(f"{folder / files[0]}: cannot be read ({reason}); fetch the file again") from error
+        if len(self.hf) > vocab:
+            raise TokenizerError(
+                f"{folder / files[0]}: has {len(self.hf)} tokens, the model has {vocab}; tokenizer and weights are not of "
+                "the same model"
+            )
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of raw text, with whatever the tokenizer puts in front of a text."""
+        return list(self.hf(text)["input_ids"])
+
+    def encode_chat(self, text: str) -> list[int]:
+        """Token ids of one user message in the chat template, up to where the assistant's turn begins.
+
+        Raises:
+            TokenizerError: there is no chat template, or it fails.
+        """
+        if not self.hf.chat_template:
+            raise TokenizerError(f"{self.folder}: has no chat template; leave out --chat to continue raw text")
+        message = [{"role": "user", "content": text}]
+        try:
+            rendered = self.hf.apply_chat_template(message, add_generation_prompt=True, tokenize=False)
+        except Exception as error:  # templates are programs: they raise what they like
+            raise TokenizerError(f"{self.folder}: the chat template fails on a user message ({error})") from error
+        return list(self.hf(rendered, add_special_tokens=False)["input_ids"])
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Text without special tokens."""
+        return self.hf.decode(token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+    def eos_ids(self) -> list[int]:
+        """The tokens that end a turn: of generation_config.json, else config.json, else the tokenizer's own."""
+        for name in ("generation_config.json", "config.json"):
+            try:
+                value = json.loads((self.folder / name).read_text("utf-8")).get("eos_token_id")
+            except (OSError, ValueError):
+                continue
+            if value is not None:
+                return [int(v) for v in value] if isinstance(value, list) else [int(value)]
+        return [] if self.hf.eos_token_id is None else [int(self.hf.eos_token_id)]
