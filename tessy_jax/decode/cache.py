@@ -32,15 +32,15 @@ class Slots:
         self, keys_BKTH: jax.Array, values_BKTH: jax.Array | None, lengths_B: jax.Array, counts_B: jax.Array
     ) -> Slots:
         """Writes the first counts_B tokens of each lane behind its lengths_B cached ones; the rest is dropped."""
-        B, _, T, _ = keys_BKTH.shape
-        size = self.keys.shape[2]
+        size, T = self.keys.shape[2], keys_BKTH.shape[2]
         time_T = jnp.arange(T, dtype=jnp.int32)
         slots_BT = jnp.where(time_T < counts_B[:, None], (lengths_B[:, None] + time_T) % size, size)
-        lanes_B1 = jnp.arange(B, dtype=jnp.int32)[:, None]
 
         def write(old_BKSH: jax.Array, new_BKTH: jax.Array) -> jax.Array:
-            new_BTKH = new_BKTH.swapaxes(1, 2).astype(old_BKSH.dtype)
-            return old_BKSH.at[lanes_B1, :, slots_BT].set(new_BTKH, mode="drop", unique_indices=True)
+            new_BKTH = new_BKTH.astype(old_BKSH.dtype)
+            if T > 1 or old_BKSH.dtype.itemsize > 2:
+                return _scatter(old_BKSH, new_BKTH, slots_BT)
+            return jax.lax.platform_dependent(old_BKSH, new_BKTH, slots_BT, cpu=_select, default=_scatter)
 
         values = None
         if self.values is not None and values_BKTH is not None:
@@ -56,6 +56,19 @@ class Slots:
         size = self.keys.shape[2]
         slots_S = jnp.arange(size, dtype=jnp.int32)
         return slots_S + size * ((lengths_B[:, None] - 1 - slots_S) // size)
+
+
+def _scatter(old_BKSH: jax.Array, new_BKTH: jax.Array, slots_BT: jax.Array) -> jax.Array:
+    """Writes new tokens to their slots; a slot of S is none."""
+    lanes_B1 = jnp.arange(old_BKSH.shape[0], dtype=jnp.int32)[:, None]
+    return old_BKSH.at[lanes_B1, :, slots_BT].set(new_BKTH.swapaxes(1, 2), mode="drop", unique_indices=True)
+
+
+def _select(old_BKSH: jax.Array, new_BK1H: jax.Array, slots_B1: jax.Array) -> jax.Array:
+    """The same for one 16-bit token a lane on CPUs, where XLA widens a scatter to float32 and so copies the whole cache
+    twice in every step; one pass of a select costs half of that."""
+    hit_BS = jnp.arange(old_BKSH.shape[2], dtype=jnp.int32) == slots_B1
+    return jnp.where(hit_BS[:, None, :, None], new_BK1H, old_BKSH)
 
 
 @jax.tree_util.register_dataclass

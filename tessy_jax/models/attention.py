@@ -73,7 +73,7 @@ def attend(
     Negative key positions are empty slots. sinks_KG: a logit per head that takes part in the softmax and has no value
     (GPT-OSS). Returns [B, T, K, G, H'] in v's dtype, H' being v's head dim.
     """
-    T = q_BTKGH.shape[1]
+    B, T, K, G, H = q_BTKGH.shape
 
     def block(part: tuple[jax.Array, jax.Array, jax.Array | None]) -> jax.Array:
         q, q_positions, q_segments = part
@@ -82,7 +82,10 @@ def attend(
             seen &= k_positions_BS[:, None, :] > q_positions[:, :, None] - window
         if q_segments is not None and k_segments_BS is not None:
             seen &= k_segments_BS[:, None, :] == q_segments[:, :, None]
-        scores = jnp.einsum("btkgh,bksh->bkgts", q, k_BKSH, preferred_element_type=jnp.float32)
+        # heads of a group and time are one dimension M of plain batched products, which every backend has a kernel for
+        q_BKMH = q.transpose(0, 2, 3, 1, 4).reshape(B, K, -1, H)
+        scores = jnp.einsum("bkmh,bksh->bkms", q_BKMH, k_BKSH, preferred_element_type=jnp.float32)
+        scores = scores.reshape(B, K, G, -1, scores.shape[-1])
         scores = jnp.where(seen[:, None, None], scores * scale, MASKED)
         top = scores.max(axis=-1, keepdims=True)
         if sinks_KG is not None:
@@ -92,9 +95,9 @@ def attend(
         total = weights.sum(axis=-1, keepdims=True)
         if sinks_KG is not None:
             total += jnp.exp(sink - jax.lax.stop_gradient(top))
-        weights = (weights / total).astype(v_BKSH.dtype)
-        out = jnp.einsum("bkgts,bksh->btkgh", weights, v_BKSH, preferred_element_type=jnp.float32)
-        return out.astype(v_BKSH.dtype)
+        weights = (weights / total).astype(v_BKSH.dtype).reshape(B, K, -1, scores.shape[-1])
+        out = jnp.einsum("bkms,bksh->bkmh", weights, v_BKSH, preferred_element_type=jnp.float32)
+        return out.astype(v_BKSH.dtype).reshape(B, K, G, -1, out.shape[-1]).transpose(0, 3, 1, 2, 4)
 
     parts = (q_BTKGH, q_positions_BT, q_segments_BT)
     if T <= QUERY_BLOCK or T % QUERY_BLOCK:

@@ -1,0 +1,90 @@
+"""config.json of any transformers version is read as transformers reads it, or refused by name."""
+
+import dataclasses
+import json
+
+import pytest
+
+from tessy_jax.errors import ConfigError
+from tessy_jax.models.config import parse_config, read_config
+
+BASE = {
+    "model_type": "qwen3",
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "max_position_embeddings": 4096,
+}
+
+
+@pytest.mark.parametrize("name", ["type", "rope_type"])
+def test_the_rope_layouts_of_old_and_new_transformers_mean_the_same(name):
+    scaling = {"factor": 4.0, "original_max_position_embeddings": 1024, "beta_fast": 20}
+    old = parse_config({**BASE, "rope_theta": 5e5, "rope_scaling": {name: "yarn", **scaling}})
+    new = parse_config({**BASE, "rope_parameters": {"rope_type": "yarn", "rope_theta": 5e5, **scaling}})
+    assert dataclasses.replace(old, raw="") == dataclasses.replace(new, raw="")
+    assert old.rope.theta == 5e5
+    assert old.rope.kind == "yarn"
+
+
+def test_a_rope_scaling_of_null_is_the_default_rope():
+    rope = parse_config({**BASE, "rope_theta": 1e6, "rope_scaling": None}).rope
+    assert (rope.kind, rope.theta) == ("default", 1e6)
+
+
+def test_sliding_windows_come_from_layer_types_or_from_max_window_layers():
+    with_types = {"use_sliding_window": True, "sliding_window": 16, "layer_types": ["full_attention", "sliding_attention"] * 2}
+    assert parse_config({**BASE, **with_types}).windows == (None, 16, None, 16)
+    by_depth = {"use_sliding_window": True, "sliding_window": 16, "max_window_layers": 3}
+    assert parse_config({**BASE, **by_depth}).windows == (None, None, None, 16)
+    assert parse_config({**BASE, "sliding_window": 16}).windows == (None,) * 4
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"model_type": "qwen3_mo"}, ["qwen3_mo", "nearest: qwen3_moe"]),
+        ({"model_type": "mamba"}, ["mamba", "llama"]),
+        ({"hidden_act": "gelu"}, ["hidden_act", "gelu"]),
+        ({"hidden_size": None}, ["hidden_size", "missing"]),
+        ({"num_hidden_layers": "four"}, ["num_hidden_layers", "four"]),
+        ({"num_attention_heads": 3}, ["num_attention_heads 3", "num_key_value_heads 2"]),
+        ({"head_dim": 7}, ["7", "even"]),
+        ({"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}}, ["dynamic", "yarn"]),
+        ({"rope_scaling": {"rope_type": "linear"}}, ["linear", "factor"]),
+        ({"rope_scaling": {"rope_type": "llama3", "factor": 2.0}}, ["llama3", "low_freq_factor"]),
+        ({"rope_parameters": {"full_attention": {"rope_type": "default"}}}, ["layer type"]),
+        ({"partial_rotary_factor": 0.5}, ["partial_rotary_factor", "0.5"]),
+        ({"layer_types": ["full_attention"]}, ["layer_types", "1", "4"]),
+        ({"layer_types": ["linear_attention"] * 4}, ["linear_attention"]),
+        ({"layer_types": ["sliding_attention"] * 4}, ["sliding_window"]),
+        ({"architectures": ["Qwen3ForSequenceClassification"]}, ["Qwen3ForSequenceClassification"]),
+        ({"model_type": "qwen3_moe", "num_experts": 4, "num_experts_per_tok": 8}, ["8", "4"]),
+        ({"model_type": "deepseek_v3", "scoring_func": "softmax"}, ["scoring_func", "softmax"]),
+        ({"model_type": "deepseek_v3", "n_routed_experts": 6, "n_group": 4}, ["6", "4"]),
+    ],
+)
+def test_what_this_decoder_does_not_compute_is_refused_by_name(change, words):
+    with pytest.raises(ConfigError) as caught:
+        parse_config({**BASE, **change})
+    for word in words:
+        assert word in str(caught.value)
+
+
+@pytest.mark.parametrize("text", [None, "{", "[1]", '{"model_type": "gpt5"}'])
+def test_a_config_that_cannot_be_used_is_refused_naming_the_file(tmp_path, text):
+    if text is not None:
+        (tmp_path / "config.json").write_text(text)
+    with pytest.raises(ConfigError, match="config.json"):
+        read_config(tmp_path)
+
+
+def test_a_token_classifier_has_as_many_labels_as_the_config_names(tmp_path):
+    names = {"architectures": ["Qwen3ForTokenClassification"]}
+    assert parse_config({**BASE, **names}).labels == 2
+    (tmp_path / "config.json").write_text(json.dumps({**BASE, **names, "id2label": {"0": "a", "1": "b", "2": "c"}}))
+    assert read_config(tmp_path).labels == 3
