@@ -24,6 +24,9 @@ from tessy_jax.sharding import put
 
 CHUNK = 128
 SMALLEST_BUCKET = 64
+FEWEST_LANES = 2
+"""XLA's CPU backend multiplies a single bfloat16 row 15 times slower than two, and copies the cache of a single lane in
+every step; elsewhere an idle lane costs nothing, since a step reads the same weights for it."""
 
 
 @jax.tree_util.register_dataclass
@@ -132,10 +135,8 @@ def bucket(tokens: int) -> int:
 def _start(model: Decoder, prompts: Sequence[Sequence[int]], samples: Sequence[int], max_new_tokens: int) -> Lanes:
     layout = model.layout
     dtype = model.embed.dtype
-    # XLA's CPU backend multiplies a single bfloat16 row 15 times slower than two
-    least = 2 if dtype == jnp.bfloat16 else 1
     ways = layout.ways("lanes")
-    count = -(-max(len(prompts), least) // ways) * ways
+    count = -(-max(len(prompts), FEWEST_LANES) // ways) * ways
     longest = max(len(prompt) for prompt in prompts)
     capacity = bucket(longest + min(max_new_tokens, SMALLEST_BUCKET))
     tokens = np.zeros((count, capacity), np.int32)
