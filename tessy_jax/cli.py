@@ -71,10 +71,11 @@ def parser() -> argparse.ArgumentParser:
 
 def inspect(args: argparse.Namespace) -> None:
     from tessy_jax.models import hf
+    from tessy_jax.models.config import read_config
     from tessy_jax.models.plan import describe, plan
     from tessy_jax.sharding import Layout, parse_mesh, plan_mesh
 
-    config = hf.read_config(hf.resolve(args.model, weights=False))
+    config = read_config(hf.resolve(args.model, weights=False))
     mesh = parse_mesh(args.mesh)
     lanes = args.lanes or Layout(plan_mesh(mesh)).ways("lanes")
     result = plan(config, dtype=args.dtype, mesh=mesh, lanes=lanes, context=args.context)

@@ -143,9 +143,7 @@ class Layout:
             return body(*tokens, params, 0, jnp.float32(1.0))
         (expert,), (tensor,) = RULES["experts"], RULES["ffn"]
         # the embed dimension arrives whole: fsdp gathers it, as everywhere
-        specs = {
-            key: self.spec(tuple(a if a in ("experts", "ffn") else None for a in names)) for key, names in axes.items()
-        }
+        specs = {key: self.spec(tuple(a if a in ("experts", "ffn") else None for a in names)) for key, names in axes.items()}
         lanes = [PartitionSpec(RULES["lanes"], *(None,) * (x.ndim - 1)) for x in tokens]
 
         @partial(jax.shard_map, mesh=self.mesh, in_specs=(tuple(lanes), specs), out_specs=lanes[0])

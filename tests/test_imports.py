@@ -10,7 +10,13 @@ import tessy_jax
 ROOT = Path(tessy_jax.__file__).parent
 ROWS = ("errors", "config", "sharding", "records", "models", "text", "decode", "synthesis", "boundary", "train")
 ROWS += ("evaluate", "report", "mini", "cli")
-FORBIDDEN = {("train", "decode"), ("train", "synthesis"), ("decode", "text"), ("decode", "records"), ("decode", "config")}
+FORBIDDEN = {
+    ("train", "decode"),
+    ("train", "synthesis"),
+    ("decode", "text"),
+    ("decode", "records"),
+    ("decode", "config"),
+}
 
 
 def edges():
@@ -20,7 +26,9 @@ def edges():
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("tessy_jax."):
                 yield file, row, node.module.split(".")[1]
             names = [n.name for n in node.names] if isinstance(node, ast.Import) else [getattr(node, "module", "") or ""]
-            assert not (isinstance(node, ast.Import | ast.ImportFrom) and any(n.split(".")[0] == "torch" for n in names)), file
+            assert not (isinstance(node, ast.Import | ast.ImportFrom) and any(n.split(".")[0] == "torch" for n in names)), (
+                file
+            )
 
 
 def test_every_import_points_up():
@@ -32,6 +40,7 @@ def test_every_import_points_up():
 
 
 def test_loading_a_model_imports_neither_torch_nor_transformers():
-    code = "import sys, tessy_jax.models.export, tessy_jax.decode.generate; print('torch' in sys.modules, 'transformers' in sys.modules)"
+    code = "import sys, tessy_jax.models.export, tessy_jax.decode.generate\n"
+    code += "print('torch' in sys.modules, 'transformers' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False"]

@@ -150,7 +150,14 @@ def _start(model: Decoder, prompts: Sequence[Sequence[int]], samples: Sequence[i
         return put(x, layout, ("lanes", *(None,) * (x.ndim - 1)))
 
     cache = new_cache(model.config, count, capacity, slack=CHUNK, dtype=dtype, layout=layout)
-    return Lanes(*map(lane_put, (tokens, known, known + max_new_tokens, running, filled)), cache)
+    return Lanes(
+        tokens_BS=lane_put(tokens),
+        known_B=lane_put(known),
+        limit_B=lane_put(known + max_new_tokens),
+        running_B=lane_put(running),
+        samples_B=lane_put(filled),
+        cache=cache,
+    )
 
 
 def _grow(lanes: Lanes, config: ModelConfig) -> Lanes:

@@ -10,9 +10,7 @@ import jax
 import jax.numpy as jnp
 
 
-def position_keys(
-    seed: jax.Array, samples_B: jax.Array, attempts_B: jax.Array, positions_B: jax.Array
-) -> jax.Array:
+def position_keys(seed: jax.Array, samples_B: jax.Array, attempts_B: jax.Array, positions_B: jax.Array) -> jax.Array:
     """One key per lane: fold_in of sample, attempt and position, in this order, into the seed."""
 
     def one(sample: jax.Array, attempt: jax.Array, position: jax.Array) -> jax.Array:

@@ -24,9 +24,7 @@ MASKED = -0.7 * float(jnp.finfo(jnp.float32).max)  # finite: a lane without any 
 class LayerCache(Protocol):
     """One layer's keys and values, as attention uses them."""
 
-    def append(
-        self, keys_BKTH: jax.Array, values_BKTH: jax.Array | None, lengths_B: jax.Array, counts_B: jax.Array
-    ) -> Self:
+    def append(self, keys_BKTH: jax.Array, values_BKTH: jax.Array | None, lengths_B: jax.Array, counts_B: jax.Array) -> Self:
         """Writes the first counts_B tokens of each lane behind its lengths_B cached ones."""
         ...
 

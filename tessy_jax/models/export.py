@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,6 +34,9 @@ COPIED = (
 )
 
 
+ParameterPath = tuple[Any, ...]
+
+
 class _Item(NamedTuple):
     """One tensor of the folder: its name, size, and the function that fetches its values."""
 
@@ -41,7 +45,9 @@ class _Item(NamedTuple):
     fetch: Callable[[], np.ndarray]
 
 
-def export(decoder: Decoder, folder: str | Path, *, copy_from: str | Path | None = None, shard_bytes: int = SHARD_BYTES) -> None:
+def export(
+    decoder: Decoder, folder: str | Path, *, copy_from: str | Path | None = None, shard_bytes: int = SHARD_BYTES
+) -> None:
     """Writes config.json and safetensors (several with an index above shard_bytes) in the parameters' dtype.
 
     copy_from: a folder whose tokenizer and generation files come along. The folder appears by one rename after every byte
@@ -54,26 +60,26 @@ def export(decoder: Decoder, folder: str | Path, *, copy_from: str | Path | None
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise CheckpointError(f"{folder}: exists and is not empty; name a new folder or remove it")
     writes = jax.process_index() == 0
-    partial = folder.parent / f".{folder.name}.{os.getpid()}.partial"
+    staging = folder.parent / f".{folder.name}.{os.getpid()}.partial"
     try:
         if writes:
             folder.parent.mkdir(parents=True, exist_ok=True)
             for left_over in folder.parent.glob(f".{folder.name}.*.partial"):
                 shutil.rmtree(left_over)
-            partial.mkdir()
-        _write_tensors(decoder, partial, shard_bytes, writes)
+            staging.mkdir()
+        _write_tensors(decoder, staging, shard_bytes, writes)
         if writes:
-            _write_json(partial / "config.json", _config(decoder))
+            _write_json(staging / "config.json", _config(decoder))
             for name in COPIED:
                 source = None if copy_from is None else Path(copy_from) / name
                 if source is not None and source.exists():
-                    shutil.copyfile(source, partial / name)
-            for file in (*partial.iterdir(), partial):
+                    shutil.copyfile(source, staging / name)
+            for file in (*staging.iterdir(), staging):
                 _sync(file)
-            partial.rename(folder)
+            staging.rename(folder)
             _sync(folder.parent)
     except OSError as error:
-        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(staging, ignore_errors=True)
         if isinstance(error, CheckpointError):
             raise
         raise CheckpointError(f"{folder}: cannot be written ({error})") from error
@@ -105,51 +111,59 @@ def _write_tensors(decoder: Decoder, folder: Path, shard_bytes: int, writes: boo
         _write_json(folder / "model.safetensors.index.json", {"metadata": {"total_size": size}, "weight_map": index})
 
 
+class _Values:
+    """The parameters' values on the host; the last two fetched are kept, since several tensors come from one."""
+
+    def __init__(self, decoder: Decoder) -> None:
+        self.parameters = dict(parameter_paths(nnx.state(decoder)))
+        self.kept: dict[ParameterPath, np.ndarray] = {}
+
+    def __call__(self, path: ParameterPath, layer: int | None) -> np.ndarray:
+        if path not in self.kept:
+            if len(self.kept) > 1:
+                self.kept.clear()
+            x = self.parameters[path][...]
+            whole = x if x.is_fully_addressable else multihost_utils.process_allgather(x, tiled=True)
+            self.kept[path] = np.asarray(whole)
+        values = self.kept[path]
+        return values if layer is None else values[layer]
+
+    def same(self, path: ParameterPath, layer: int | None) -> np.ndarray:
+        return np.ascontiguousarray(self(path, layer))
+
+    def transposed(self, path: ParameterPath, layer: int | None) -> np.ndarray:
+        return np.ascontiguousarray(self(path, layer).T)
+
+    def expert(self, path: ParameterPath, layer: int | None, expert: int) -> np.ndarray:
+        return np.ascontiguousarray(self(path, layer)[expert].T)
+
+    def interleaved(self, path: ParameterPath, layer: int | None, odd: ParameterPath) -> np.ndarray:
+        pair = np.stack([self(path, layer), self(odd, layer)], axis=-1)
+        return pair.reshape(*pair.shape[:-2], -1)
+
+
 def _items(decoder: Decoder) -> Iterator[_Item]:
     """Every tensor of the folder, in an order that fetches each parameter once."""
-    config = decoder.config
-    parameters = dict(parameter_paths(nnx.state(decoder)))
-    last: dict[Any, np.ndarray] = {}
-
-    def host(path: tuple[Any, ...]) -> np.ndarray:
-        if path not in last:
-            if len(last) > 1:
-                last.clear()
-            x = parameters[path][...]
-            whole = x if x.is_fully_addressable else multihost_utils.process_allgather(x, tiled=True)
-            last[path] = np.asarray(whole)
-        return last[path]
-
-    for path, parameter in parameters.items():
+    config, values = decoder.config, _Values(decoder)
+    for path, parameter in values.parameters.items():
         names = layer_paths(path, config, decoder.stacked)
         stacked = decoder.stacked and path[0] == "layers"
         nbytes = parameter.size * np.dtype(parameter.dtype).itemsize // len(names)
         for i, name in enumerate(names):
             theirs, form = checkpoint_name(name, config.family)
-
-            def one(path: tuple[Any, ...] = path, i: int = i, stacked: bool = stacked) -> np.ndarray:
-                return host(path)[i] if stacked else host(path)
-
+            layer = i if stacked else None
             if form == PER_EXPERT:
                 assert config.experts is not None
                 for e in range(config.experts.count):
-                    yield _Item(
-                        theirs.format(expert=e),
-                        nbytes // config.experts.count,
-                        lambda one=one, e=e: np.ascontiguousarray(one()[e].T),
-                    )
+                    size = nbytes // config.experts.count
+                    yield _Item(theirs.format(expert=e), size, partial(values.expert, path, layer, e))
             elif form == TRANSPOSED:
-                yield _Item(theirs, nbytes, lambda one=one: np.ascontiguousarray(one().T))
-            elif form == EVEN:
+                yield _Item(theirs, nbytes, partial(values.transposed, path, layer))
+            elif form == EVEN:  # its odd half comes along
                 odd = (*path[:-1], path[-1].replace("gate", "up"))
-                other = lambda odd=odd, i=i, stacked=stacked: host(odd)[i] if stacked else host(odd)  # noqa: E731
-                yield _Item(theirs, 2 * nbytes, lambda one=one, other=other: _interleaved(one(), other()))
+                yield _Item(theirs, 2 * nbytes, partial(values.interleaved, path, layer, odd))
             elif form != ODD:
-                yield _Item(theirs, nbytes, lambda one=one: np.ascontiguousarray(one()))
-
-
-def _interleaved(even: np.ndarray, odd: np.ndarray) -> np.ndarray:
-    return np.stack([even, odd], axis=-1).reshape(*even.shape[:-1], -1)
+                yield _Item(theirs, nbytes, partial(values.same, path, layer))
 
 
 def _write_json(file: Path, value: Any) -> None:

@@ -249,7 +249,9 @@ def resolve(model: str | Path, fetch: Callable[..., str] | None = None, weights:
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", name) or name.startswith("."):
         raise ConfigError(f"{name}: no such folder; give a Hugging Face model folder or a hub name like Qwen/Qwen3-8B")
     if fetch is None:
-        from huggingface_hub import snapshot_download as fetch
+        from huggingface_hub import snapshot_download
+
+        fetch = snapshot_download
     patterns = ["*.json", "*.jinja", "*.txt", "tokenizer.model"] + (["*.safetensors"] if weights else [])
     try:
         return Path(fetch(name, allow_patterns=patterns))

@@ -99,7 +99,10 @@ def describe(model: str, result: Mapping[str, Any]) -> str:
         ("model", f"{model} ({result['family']}, {result['layers']} layers, {result['head']})"),
         ("parameters", f"{_count(parameters['total'])} total, {_count(parameters['active'])} active per token"),
         ("devices", f"{result['devices']} ({mesh})" if mesh else "1"),
-        ("weights", f"{_bytes(weights['bytes'])} in {result['dtype']}, {_bytes(weights['bytes_per_device'])} per device"),
+        (
+            "weights",
+            f"{_bytes(weights['bytes'])} in {result['dtype']}, {_bytes(weights['bytes_per_device'])} per device",
+        ),
         ("cache", f"{_bytes(kv['bytes_per_token'])} per token, {_bytes(kv['bytes_per_token_per_device'])} per device"),
     ]
     if kv["window_bytes_per_lane"]:

@@ -84,7 +84,6 @@ class BlockFp8:
         values = self.weight.read(index).astype(np.float32)
         factors = self.scales.read((slice(None), slice(None))).astype(np.float32)
         rows, columns = (
-            np.arange(*part.indices(size)) // block
-            for part, size, block in zip(index, self.shape, self.block, strict=True)
+            np.arange(*part.indices(size)) // block for part, size, block in zip(index, self.shape, self.block, strict=True)
         )
         return values * factors[np.ix_(rows, columns)]

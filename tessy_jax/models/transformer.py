@@ -189,9 +189,7 @@ def _scan(block: Block, x_BTD: jax.Array, step: Step, windows: tuple[int | None,
     return jax.lax.scan(body, x_BTD, (state, window_L))[0]
 
 
-def _stacked_block(
-    config: ModelConfig, sparse: bool, count: int, layout: Layout, rngs: nnx.Rngs, dtype: Any
-) -> Block:
+def _stacked_block(config: ModelConfig, sparse: bool, count: int, layout: Layout, rngs: nnx.Rngs, dtype: Any) -> Block:
     def init(key: jax.Array) -> Any:
         return nnx.state(Block(config, sparse, layout, nnx.Rngs(params=key), dtype))
 

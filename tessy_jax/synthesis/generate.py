@@ -11,6 +11,7 @@ from typing import Any, TypedDict
 from tessy_jax.decode.generate import generate
 from tessy_jax.errors import ConfigError, DataError
 from tessy_jax.models import hf
+from tessy_jax.models.config import read_config
 from tessy_jax.sharding import Layout
 from tessy_jax.text.tokenizer import Tokenizer
 
@@ -69,7 +70,7 @@ def generate_rows(
         ConfigError, CheckpointError, TokenizerError, ShardingError, DataError: see the message.
     """
     folder = hf.resolve(model)
-    config = hf.read_config(folder)
+    config = read_config(folder)
     if config.labels is not None:
         raise ConfigError(f"{folder}: is a token classifier; text needs a …ForCausalLM model")
     tokenizer = Tokenizer(folder, config.vocab)

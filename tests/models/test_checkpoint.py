@@ -132,7 +132,11 @@ BROKEN = [
     (truncate_shard, CheckpointError, ["safetensors: has", "bytes", "fetch"]),
     (empty_shard, CheckpointError, ["truncated", "fetch"]),
     (garble_header, CheckpointError, ["not a safetensors file", "fetch"]),
-    (cut_tensor, CheckpointError, ["model.layers.2.mlp.up_proj.weight", "(72, 79)", "(72, 80)", "not of the same model"]),
+    (
+        cut_tensor,
+        CheckpointError,
+        ["model.layers.2.mlp.up_proj.weight", "(72, 79)", "(72, 80)", "not of the same model"],
+    ),
     (drop_tensor, CheckpointError, ["model.layers.2.mlp.up_proj.weight", "not in it"]),
     (drop_weights, CheckpointError, ["neither model.safetensors nor"]),
     (garble_index, CheckpointError, ["index.json", "not a safetensors index"]),
@@ -207,7 +211,7 @@ def test_a_hub_name_is_fetched_and_a_failing_hub_is_a_clear_error():
     def fail(name, allow_patterns):
         raise OSError("no route to host\nmore")
 
-    with pytest.raises(ConfigError, match="Qwen/Qwen3-8B.*no route to host"):
+    with pytest.raises(ConfigError, match=r"Qwen/Qwen3-8B.*no route to host"):
         hf.resolve("Qwen/Qwen3-8B", fetch=fail)
     with pytest.raises(ConfigError, match="no such folder"):
         hf.resolve("./not/here", fetch=fail)

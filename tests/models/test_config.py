@@ -37,7 +37,11 @@ def test_a_rope_scaling_of_null_is_the_default_rope():
 
 
 def test_sliding_windows_come_from_layer_types_or_from_max_window_layers():
-    with_types = {"use_sliding_window": True, "sliding_window": 16, "layer_types": ["full_attention", "sliding_attention"] * 2}
+    with_types = {
+        "use_sliding_window": True,
+        "sliding_window": 16,
+        "layer_types": ["full_attention", "sliding_attention"] * 2,
+    }
     assert parse_config({**BASE, **with_types}).windows == (None, 16, None, 16)
     by_depth = {"use_sliding_window": True, "sliding_window": 16, "max_window_layers": 3}
     assert parse_config({**BASE, **by_depth}).windows == (None, None, None, 16)
@@ -79,7 +83,7 @@ def test_what_this_decoder_does_not_compute_is_refused_by_name(change, words):
 def test_a_config_that_cannot_be_used_is_refused_naming_the_file(tmp_path, text):
     if text is not None:
         (tmp_path / "config.json").write_text(text)
-    with pytest.raises(ConfigError, match="config.json"):
+    with pytest.raises(ConfigError, match=r"config\.json"):
         read_config(tmp_path)
 
 

@@ -84,7 +84,9 @@ def test_a_mesh_can_be_planned_without_its_devices_and_is_refused_where_it_does_
 
 def test_inspect_prints_one_json_object_or_a_text_and_reads_no_weights(capsys):
     path = str(CONFIGS / "gpt-oss-120b")
-    assert cli.main(["inspect", "--model", path, "--mesh", "tensor=8", "--lanes", "100", "--context", "40960", "--json"]) == 0
+    assert (
+        cli.main(["inspect", "--model", path, "--mesh", "tensor=8", "--lanes", "100", "--context", "40960", "--json"]) == 0
+    )
     result = json.loads(capsys.readouterr().out)
     assert result["kv"]["lanes"] == 100
     assert result["kv"]["bytes"] == 100 * (40960 * 36 * 1024 + 18 * (128 + 128) * 2048)

@@ -78,7 +78,11 @@ def test_mxfp4_weights_equal_those_of_transformers_to_the_bit(tmp_path):
         packed = torch.from_numpy(raw[f"{key}_blocks"]), torch.from_numpy(raw[f"{key}_scales"])
         theirs = convert_moe_packed_tensors(*packed).float().numpy()
         assert ours.shape == theirs.shape
-        for index in [(slice(None),) * 3, (slice(2, 5), slice(20, 75), slice(3, 31)), (slice(7, 8), slice(32, 64), slice(1, 2))]:
+        for index in [
+            (slice(None),) * 3,
+            (slice(2, 5), slice(20, 75), slice(3, 31)),
+            (slice(7, 8), slice(32, 64), slice(1, 2)),
+        ]:
             np.testing.assert_array_equal(ours.read(index).astype(np.float32), theirs[index])
 
 

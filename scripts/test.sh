@@ -1,0 +1,23 @@
+#!/usr/bin/env bash
+# The tests. Makes .venv if there is none, installs the package with its test extra, lints, checks types, runs the default
+# suite. Arguments go to pytest: `bash scripts/test.sh -m slow` runs the long tests (real models), naming files selects them.
+# PYTHON names the interpreter of a new environment (default: python3).
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+if [ ! -x .venv/bin/python ]; then
+  "${PYTHON:-python3}" -m venv .venv
+fi
+wanted=$(cat pyproject.toml scripts/test.sh | cksum)
+if [ "$(cat .venv/installed 2>/dev/null || true)" != "$wanted" ]; then
+  .venv/bin/python -m pip install --quiet --upgrade pip
+  .venv/bin/python -m pip install --quiet --editable '.[test]'
+  printf '%s' "$wanted" >.venv/installed
+fi
+
+if [ $# -eq 0 ]; then
+  .venv/bin/ruff check .
+  .venv/bin/ruff format --check .
+  .venv/bin/mypy
+fi
+exec .venv/bin/python -m pytest "$@"
