@@ -1,0 +1,40 @@
+"""What the documents show is what the commands print."""
+
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+
+from tessy_jax import cli
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def test_the_tables_of_configs_are_those_that_the_planner_makes():
+    spec = importlib.util.spec_from_file_location("plan_pairs", ROOT / "scripts" / "plan_pairs.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert module.BEGIN + module.tables() + module.END in (ROOT / "configs" / "README.md").read_text()
+
+
+def test_the_inspect_example_of_the_readme_is_its_output(capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    command, expected = re.search(r"\$ tessy (inspect .*?)\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL).groups()
+    assert cli.main(command.split()) == 0
+    assert capsys.readouterr().out == expected
+
+
+def test_every_option_that_the_readme_shows_exists():
+    shown = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", (ROOT / "README.md").read_text()))
+    subparsers = next(a for a in cli.parser()._actions if a.dest == "command").choices.values()
+    known = {option for sub in subparsers for action in sub._actions for option in action.option_strings}
+    assert shown <= known, shown - known
+    assert len(shown) > 5
+
+
+@pytest.mark.parametrize("name", ["LICENSE", "README.md", "pyproject.toml", "scripts/README.md", "configs/README.md"])
+def test_the_documents_are_there_and_name_no_machine(name):
+    text = (ROOT / name).read_text()
+    assert len(text) > 200
+    assert not re.search(r"(?<![\w.])/(work|root|home|tmp)/", text)
