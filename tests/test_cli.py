@@ -55,11 +55,12 @@ def test_arguments_that_cannot_be_meant_end_with_code_2(arguments, capsys):
 
 
 def test_rows_come_in_the_order_of_the_prompts_with_text_and_token_ids(folder, tmp_path, capsys):
-    prompts = ["the quick brown fox jumps", "a", "the lazy dog", "the quick"]
-    (tmp_path / "in.jsonl").write_text("".join(json.dumps({"prompt": p, "id": 1}) + "\n\n" for p in prompts))
+    prompts = ["the quick brown fox jumps", "a", "the lazy\u2028 dog", "naïve 狗 🐕"]
+    lines = [json.dumps({"prompt": p, "id": 1}, ensure_ascii=False) + "\r\n\n" for p in prompts]
+    (tmp_path / "in.jsonl").write_text("\ufeff" + "".join(lines), "utf-8", newline="")
     out = tmp_path / "out.jsonl"
     assert generate(folder, "--prompts", tmp_path / "in.jsonl", "--output", out, "--batch-size", 3) == 0
-    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    rows = [json.loads(line) for line in out.read_text("utf-8").split("\n")[:-1]]
     assert [row["prompt"] for row in rows] == prompts
     for row in rows:
         assert sorted(row) == ["prompt", "text", "token_ids"]
@@ -148,6 +149,11 @@ def row_without_prompt(folder, tmp_path):
     return ["--model", folder, "--prompts", tmp_path / "p.jsonl"], ["p.jsonl:2", "`prompt`", "text"]
 
 
+def surrogate(folder, tmp_path):
+    (tmp_path / "p.jsonl").write_text('{"prompt": "a"}\n{"prompt": "b\\ud800"}\n')
+    return ["--model", folder, "--prompts", tmp_path / "p.jsonl"], ["prompt 2", "surrogate"]
+
+
 def no_rows(folder, tmp_path):
     (tmp_path / "p.jsonl").write_text("\n")
     return ["--model", folder, "--prompts", tmp_path / "p.jsonl"], ["p.jsonl", "no rows"]
@@ -171,7 +177,7 @@ def classifier(folder, tmp_path):
 
 BAD = [
     broken_tokenizer, no_tokenizer, too_many_tokens, no_template, failing_template, no_tokens, too_long, torn_row,
-    row_without_prompt, no_rows, no_file, no_output_folder, large_mesh, classifier,
+    row_without_prompt, surrogate, no_rows, no_file, no_output_folder, large_mesh, classifier,
 ]  # fmt: skip
 
 

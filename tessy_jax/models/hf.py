@@ -146,12 +146,15 @@ def match_checkpoint(folder: Path, config: ModelConfig, decoder: Decoder) -> dic
                     "config.json and weights are not of the same model"
                 )
         sources[path] = Stacked(tuple(parts)) if stacked else parts[0]
-    unknown = sorted(name for name in tensors if name not in find.used and not find.ignorable(name))
+    unused = sorted(name for name in tensors if name not in find.used)
+    unknown = [name for name in unused if not find.ignorable(name)]
     if unknown:
         raise CheckpointError(
             f"{tensors[unknown[0]].file}: {len(unknown)} tensors have no place in the model of config.json, first "
             f"{unknown[0]}; config.json and weights are not of the same model"
         )
+    if unused:
+        log.info("%s: %d tensors left aside, as transformers does, first %s", folder, len(unused), unused[0])
     return sources
 
 
@@ -183,10 +186,11 @@ class _Finder:
             return packed if form == SAME else EverySecond(packed, int(form == ODD))
         if form == TRANSPOSED:
             return Transposed(self.matrix(name))
-        source = self.tensor(name)
+        source = self.plain(name)
         return source if form == SAME else EverySecond(source, int(form == ODD))
 
     def tensor(self, name: str) -> Tensor:
+        """A tensor of the checkpoint, of any dtype."""
         if name not in self.tensors:
             hint = "the weights are incomplete, or config.json is of another model; fetch the folder again"
             if name == "lm_head.weight":
@@ -195,12 +199,22 @@ class _Finder:
         self.used.add(name)
         return self.tensors[name]
 
+    def plain(self, name: str) -> Tensor:
+        """A tensor whose numbers are the values: integers and unscaled float8 are a quantisation we do not know."""
+        tensor = self.tensor(name)
+        if tensor.dtype not in ("F64", "F32", "F16", "BF16"):
+            raise CheckpointError(
+                f"{tensor.file}: tensor {name} has dtype {tensor.dtype}, expected a float; save the model dequantised"
+            )
+        return tensor
+
     def matrix(self, name: str) -> Source:
+        """A weight matrix, dequantised where it is block FP8."""
         tensor = self.tensor(name)
         if len(tensor.shape) != 2:
             raise CheckpointError(f"{tensor.file}: tensor {name} has shape {tensor.shape}, expected a matrix")
         if tensor.dtype != "F8_E4M3":
-            return tensor
+            return self.plain(name)
         source = BlockFp8(tensor, self.tensor(f"{name}_scale_inv"), (int(self.block[0]), int(self.block[1])))
         source.check()
         return source
@@ -226,7 +240,7 @@ def _place(source: Source, parameter: nnx.Param, layout: Layout) -> jax.Array:
     held: dict[str, np.ndarray] = {}  # replicas share one read
 
     def shard(index: Index | None) -> np.ndarray:
-        index = index or ()
+        assert index is not None
         if str(index) not in held:
             held[str(index)] = read(index)
         return held[str(index)]
@@ -254,7 +268,7 @@ def resolve(model: str | Path, fetch: Callable[..., str] | None = None, weights:
         fetch = snapshot_download
     patterns = ["*.json", "*.jinja", "*.txt", "tokenizer.model"] + (["*.safetensors"] if weights else [])
     try:
-        return Path(fetch(name, allow_patterns=patterns))
+        return Path(fetch(name, allow_patterns=patterns, ignore_patterns=["*/*"]))  # subfolders hold other formats
     except Exception as error:  # the hub client raises many kinds, also from the transport below it
         reason = str(error).strip().splitlines()
         raise ConfigError(

@@ -2,7 +2,7 @@
 
 `stacked=False` keeps parameters per layer and unrolls (decode: every layer has its own cache buffer). `stacked=True` keeps
 equal layers as one block whose parameters have a leading layer axis, and scans (training: compile time does not grow with
-depth). Both compute the same function; `stack` and `unstack` convert parameters.
+depth). Both compute the same function.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ class Decoder(nnx.Module):
         x_BTD = jnp.take(self.embed[...], tokens_BT, axis=0)
         x_BTD = self.layout.constrain(x_BTD, "lanes", None, None)
         if self.stacked:
-            assert cache is None, "stacked parameters run whole sequences; unstack them to decode"
+            assert cache is None, "stacked parameters run whole sequences; load the model unrolled to decode"
             for (first, count, _), block in zip(runs(config), self.layers, strict=True):
                 x_BTD = _scan(block, x_BTD, step, config.windows[first : first + count])
             return self.norm(x_BTD), None
@@ -157,6 +157,7 @@ def check_layout(config: ModelConfig, layout: Layout) -> None:
     if config.experts:
         layout.check({"experts": (config.experts.count, "the number of experts")})
         layout.check({"ffn": (config.experts.ffn, "the experts' intermediate size")})
+        layout.check({"ffn": (config.experts.shared_ffn, "the shared experts' intermediate size")})
 
 
 def segment_positions(segments_BT: jax.Array) -> jax.Array:

@@ -31,7 +31,7 @@ def read_prompts(file: Path) -> list[str]:
         DataError: naming file and line of what is not a JSON object with a non-empty string `prompt`.
     """
     try:
-        lines = file.read_text("utf-8").splitlines()
+        lines = file.read_text("utf-8-sig").split("\n")  # not splitlines: U+2028 may stand in a string
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{file}: cannot be read ({error}); give a JSONL file in UTF-8") from None
     prompts = []
@@ -75,6 +75,9 @@ def generate_rows(
         raise ConfigError(f"{folder}: is a token classifier; text needs a …ForCausalLM model")
     tokenizer = Tokenizer(folder, config.vocab)
     encode = tokenizer.encode_chat if chat else tokenizer.encode
+    for number, prompt in enumerate(prompts, 1):
+        if any(0xD800 <= ord(c) < 0xE000 for c in prompt):
+            raise DataError(f"prompt {number}: holds half of a surrogate pair, which is no text; remove it")
     encoded = [encode(prompt) for prompt in prompts]
     for number, ids in enumerate(encoded, 1):
         if not ids:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ class Tokenizer:
     """
 
     def __init__(self, folder: Path, vocab: int) -> None:
+        os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it warns that torch, which we do not need, is absent
         from transformers import AutoTokenizer  # slow to import: only when text is needed
 
         self.folder = folder

@@ -123,6 +123,10 @@ def unknown_type(folder):
     edit_config(folder, model_type="gpt2")
 
 
+def integers(folder):
+    rewrite(folder, lambda t: t.update({"model.layers.2.mlp.up_proj.weight": np.ones((80, 72), np.uint8)}))
+
+
 def unknown_quantisation(folder):
     edit_config(folder, quantization_config={"quant_method": "awq"})
 
@@ -143,6 +147,7 @@ BROKEN = [
     (fewer_layers, CheckpointError, ["model.layers.2", "no place", "not of the same model"]),
     (more_layers, CheckpointError, ["model.layers.3", "missing", "fetch"]),
     (wider, CheckpointError, ["mlp.", "(72, 80)", "(72, 96)"]),
+    (integers, CheckpointError, ["model.layers.2.mlp.up_proj.weight", "U8", "dequantised"]),
     (unknown_type, ConfigError, ["config.json", "gpt2", "supported"]),
     (unknown_quantisation, ConfigError, ["config.json", "awq", "mxfp4"]),
 ]
@@ -198,8 +203,9 @@ def test_a_missing_output_head_says_what_tying_would_need(tmp_path):
 def test_a_hub_name_is_fetched_and_a_failing_hub_is_a_clear_error():
     asked = []
 
-    def fetch(name, allow_patterns):
+    def fetch(name, allow_patterns, ignore_patterns):
         asked.append((name, allow_patterns))
+        assert ignore_patterns == ["*/*"]
         return str(reference("qwen2-tied").folder)
 
     assert hf.resolve("Qwen/Qwen3-8B", fetch=fetch) == reference("qwen2-tied").folder
@@ -208,7 +214,7 @@ def test_a_hub_name_is_fetched_and_a_failing_hub_is_a_clear_error():
     assert "*.safetensors" in asked[0][1]
     assert "*.safetensors" not in asked[1][1]
 
-    def fail(name, allow_patterns):
+    def fail(name, **_):
         raise OSError("no route to host\nmore")
 
     with pytest.raises(ConfigError, match=r"Qwen/Qwen3-8B.*no route to host"):
