@@ -195,12 +195,15 @@ class LatentAttention(nnx.Module):
             return self.o(out.reshape(B, T, N * m.v_dim)), None
 
         expand = self.kv_b.kernel[...].reshape(R, N, m.nope_dim + m.v_dim)
-        f32 = {"preferred_element_type": jnp.float32}
-        q_latent = jnp.einsum("btnh,rnh->btnr", q_nope, expand[..., : m.nope_dim], **f32).astype(q.dtype)
+        q_latent = jnp.einsum(
+            "btnh,rnh->btnr", q_nope, expand[..., : m.nope_dim], preferred_element_type=jnp.float32
+        ).astype(q.dtype)
         q_BTKGH = jnp.concatenate([q_latent, q_rope], axis=-1)[:, :, None]
         keys_BKTH = jnp.concatenate([latent_BTR[:, :, None], k_rope], axis=-1).swapaxes(1, 2)
         out, cache = _attend_step(q_BTKGH, keys_BKTH, None, step, window, cache, c.query_scale, value_dim=R)
-        out = jnp.einsum("btnr,rnh->btnh", out[:, :, 0], expand[..., m.nope_dim :], **f32).astype(q.dtype)
+        out = jnp.einsum(
+            "btnr,rnh->btnh", out[:, :, 0], expand[..., m.nope_dim :], preferred_element_type=jnp.float32
+        ).astype(q.dtype)
         return self.o(out.reshape(B, T, N * m.v_dim)), cache
 
 
