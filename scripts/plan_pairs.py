@@ -12,7 +12,8 @@ import sys
 from math import prod
 from pathlib import Path
 
-from tessy_jax.models.config import read_config
+from tessy_jax.decode.generate import CHUNK
+from tessy_jax.models.hf_config import read_config
 from tessy_jax.models.plan import plan
 from tessy_jax.sharding import parse_mesh
 
@@ -49,7 +50,7 @@ def model_table() -> str:
         "|---|---|---|---|---|---|---|",
     ]
     for folder in sorted((CONFIGS / "models").iterdir()):
-        p = plan(read_config(folder), dtype="bfloat16")
+        p = plan(read_config(folder), dtype="bfloat16", slack=CHUNK)
         total, active = (p["parameters"][key] / 1e9 for key in ("total", "active"))
         rows.append(
             f"| {folder.name} | {p['family']} | {total:.2f}B | {active:.2f}B | {gb(p['weights']['bytes'])} "
@@ -70,7 +71,14 @@ def pair_table() -> str:
             assert prod(sizes.values()) == int(count), text
             shards = sizes.get("data", 1) * sizes.get("fsdp", 1) * sizes.get("expert", 1)
             plans = [
-                plan(read_config(CONFIGS / "models" / name), dtype="bfloat16", mesh=sizes, lanes=shards, context=CONTEXT)
+                plan(
+                    read_config(CONFIGS / "models" / name),
+                    dtype="bfloat16",
+                    mesh=sizes,
+                    lanes=shards,
+                    context=CONTEXT,
+                    slack=CHUNK,
+                )
                 for name in (teacher, student, PREDICTOR, PREDICTOR)
             ]
             weights = sum(p["weights"]["bytes_per_device"] for p in plans)

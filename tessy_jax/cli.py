@@ -70,15 +70,16 @@ def parser() -> argparse.ArgumentParser:
 
 
 def inspect(args: argparse.Namespace) -> None:
+    from tessy_jax.decode.generate import CHUNK
     from tessy_jax.models import hf
-    from tessy_jax.models.config import read_config
+    from tessy_jax.models.hf_config import read_config
     from tessy_jax.models.plan import describe, plan
     from tessy_jax.sharding import Layout, parse_mesh, plan_mesh
 
     config = read_config(hf.resolve(args.model, weights=False))
     mesh = parse_mesh(args.mesh)
     lanes = args.lanes or Layout(plan_mesh(mesh)).ways("lanes")
-    result = plan(config, dtype=args.dtype, mesh=mesh, lanes=lanes, context=args.context)
+    result = plan(config, dtype=args.dtype, mesh=mesh, lanes=lanes, context=args.context, slack=CHUNK)
     print(json.dumps({"model": args.model, **result}) if args.json else describe(args.model, result))
 
 
@@ -138,7 +139,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.debug:
             raise
         known = isinstance(error, TessyError)
-        text = str(error) if known else f"{type(error).__name__}: {error} (--debug shows where)"
+        first = (str(error).strip().splitlines() or [""])[0]
+        text = str(error) if known else f"{type(error).__name__}: {first} (--debug shows where)"
         print(f"tessy {args.command}: {text}", file=sys.stderr)
         return 2 if known else 1
     except KeyboardInterrupt:

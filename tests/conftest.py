@@ -14,7 +14,6 @@ import pytest  # noqa: E402
 
 jax.config.update("jax_compilation_cache_dir", str(ROOT / ".cache" / "xla"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
-jax.config.update("jax_default_matmul_precision", "highest")
 
 
 def _skip(reason: str) -> None:

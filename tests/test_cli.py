@@ -90,6 +90,14 @@ def test_a_prompt_is_continued_raw_or_in_the_chat_template(folder, capsys, monke
     assert chat == "<|user|>the dog<|end|><|assistant|>"
 
 
+def test_an_output_that_is_a_link_stays_one(folder, tmp_path):
+    (tmp_path / "real.jsonl").write_text("old")
+    (tmp_path / "link.jsonl").symlink_to(tmp_path / "real.jsonl")
+    assert generate(folder, "--prompt", "the fox", "--output", tmp_path / "link.jsonl") == 0
+    assert (tmp_path / "link.jsonl").is_symlink()
+    assert json.loads((tmp_path / "real.jsonl").read_text())["prompt"] == "the fox"
+
+
 def test_a_mesh_gives_the_same_rows(folder, tmp_path):
     for name, mesh in (("one", ""), ("many", "tensor=2,data=4")):
         assert generate(folder, "--prompt", "the fox", "--output", tmp_path / name, "--mesh", mesh) == 0
@@ -167,6 +175,16 @@ def no_output_folder(folder, tmp_path):
     return ["--model", folder, "--prompt", "x", "--output", tmp_path / "no" / "o"], ["cannot be written", "folder"]
 
 
+def device_as_output(folder, tmp_path):
+    return ["--model", folder, "--prompt", "x", "--output", "/dev/null"], ["/dev/null", "not a regular file"]
+
+
+def garbled_generation_config(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "m")
+    (tmp_path / "m" / "generation_config.json").write_text("{")
+    return ["--model", tmp_path / "m", "--prompt", "x"], ["generation_config.json", "fetch"]
+
+
 def large_mesh(folder, tmp_path):
     return ["--model", folder, "--prompt", "x", "--mesh", "data=64"], ["data=64 needs 64 devices, 8 are there"]
 
@@ -177,7 +195,8 @@ def classifier(folder, tmp_path):
 
 BAD = [
     broken_tokenizer, no_tokenizer, too_many_tokens, no_template, failing_template, no_tokens, too_long, torn_row,
-    row_without_prompt, surrogate, no_rows, no_file, no_output_folder, large_mesh, classifier,
+    row_without_prompt, surrogate, no_rows, no_file, no_output_folder,
+    device_as_output, garbled_generation_config, large_mesh, classifier,
 ]  # fmt: skip
 
 

@@ -34,7 +34,8 @@ class Slots:
         """Writes the first counts_B tokens of each lane behind its lengths_B cached ones; the rest is dropped."""
         size, T = self.keys.shape[2], keys_BKTH.shape[2]
         time_T = jnp.arange(T, dtype=jnp.int32)
-        slots_BT = jnp.where(time_T < counts_B[:, None], (lengths_B[:, None] + time_T) % size, size)
+        # what is dropped goes to slots beyond the end, each to another, since a scatter wants its indices unique
+        slots_BT = jnp.where(time_T < counts_B[:, None], (lengths_B[:, None] + time_T) % size, size + time_T)
 
         def write(old_BKSH: jax.Array, new_BKTH: jax.Array) -> jax.Array:
             new_BKTH = new_BKTH.astype(old_BKSH.dtype)
@@ -59,7 +60,7 @@ class Slots:
 
 
 def _scatter(old_BKSH: jax.Array, new_BKTH: jax.Array, slots_BT: jax.Array) -> jax.Array:
-    """Writes new tokens to their slots; a slot of S is none."""
+    """Writes new tokens to their slots; slots from S on are none."""
     lanes_B1 = jnp.arange(old_BKSH.shape[0], dtype=jnp.int32)[:, None]
     return old_BKSH.at[lanes_B1, :, slots_BT].set(new_BKTH.swapaxes(1, 2), mode="drop", unique_indices=True)
 
@@ -85,11 +86,6 @@ class KVCache:
     def rolled_back(self, lengths_B: jax.Array) -> KVCache:
         """With lower lengths; on sliding layers at most `slack` tokens lower than the longest the lane ever was."""
         return replace(self, lengths_B=lengths_B)
-
-    @property
-    def capacity(self) -> int:
-        """Tokens that fit a lane."""
-        return max(layer.keys.shape[2] for layer in self.layers)
 
 
 def slots_shape(config: ModelConfig, lanes: int, capacity: int, window: int | None, slack: int) -> tuple[int, ...]:

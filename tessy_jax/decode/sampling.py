@@ -30,6 +30,9 @@ def sample(logits_BV: jax.Array, keys_B: jax.Array, temperature: jax.Array) -> j
         return jax.vmap(jax.random.categorical)(keys_B, logits_BV / temperature)
 
     def greedy() -> jax.Array:
-        return jnp.argmax(logits_BV, axis=-1)
+        # the first of the largest, as argmax, whose reduction of pairs XLA's CPU backend runs three times slower
+        largest = logits_BV == logits_BV.max(axis=-1, keepdims=True)
+        index = jnp.arange(logits_BV.shape[-1])
+        return jnp.where(largest, index, logits_BV.shape[-1] - 1).min(axis=-1)
 
     return jax.lax.cond(temperature > 0, draw, greedy).astype(jnp.int32)

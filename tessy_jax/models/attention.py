@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from tessy_jax.models.config import ModelConfig
-from tessy_jax.models.layers import Linear, RMSNorm, constant, rotate
+from tessy_jax.models.layers import Linear, RMSNorm, constant, product, rotate
 from tessy_jax.sharding import Layout
 
 QUERY_BLOCK = 512  # queries whose scores are held at once in sequences longer than this
@@ -82,7 +82,7 @@ def attend(
             seen &= k_segments_BS[:, None, :] == q_segments[:, :, None]
         # heads of a group and time are one dimension M of plain batched products, which every backend has a kernel for
         q_BKMH = q.transpose(0, 2, 3, 1, 4).reshape(B, K, -1, H)
-        scores = jnp.einsum("bkmh,bksh->bkms", q_BKMH, k_BKSH, preferred_element_type=jnp.float32)
+        scores = product("bkmh,bksh->bkms", q_BKMH, k_BKSH)
         scores = scores.reshape(B, K, G, -1, scores.shape[-1])
         scores = jnp.where(seen[:, None, None], scores * scale, MASKED)
         top = scores.max(axis=-1, keepdims=True)
@@ -94,16 +94,18 @@ def attend(
         if sinks_KG is not None:
             total += jnp.exp(sink - jax.lax.stop_gradient(top))
         weights = (weights / total).astype(v_BKSH.dtype).reshape(B, K, -1, scores.shape[-1])
-        out = jnp.einsum("bkms,bksh->bkmh", weights, v_BKSH, preferred_element_type=jnp.float32)
+        out = product("bkms,bksh->bkmh", weights, v_BKSH)
         return out.astype(v_BKSH.dtype).reshape(B, K, G, -1, out.shape[-1]).transpose(0, 3, 1, 2, 4)
 
     parts = (q_BTKGH, q_positions_BT, q_segments_BT)
-    if T <= QUERY_BLOCK or T % QUERY_BLOCK:
+    if T <= QUERY_BLOCK:
         return block(parts)
-    count = T // QUERY_BLOCK
+    count = -(-T // QUERY_BLOCK)
+    rest = count * QUERY_BLOCK - T
+    parts = jax.tree.map(lambda x: jnp.pad(x, ((0, 0), (0, rest), *((0, 0),) * (x.ndim - 2))), parts)
     split = jax.tree.map(lambda x: x.reshape(x.shape[0], count, QUERY_BLOCK, *x.shape[2:]).swapaxes(0, 1), parts)
     out = jax.lax.map(jax.checkpoint(block), split).swapaxes(0, 1)
-    return out.reshape(out.shape[0], T, *out.shape[3:])
+    return out.reshape(out.shape[0], count * QUERY_BLOCK, *out.shape[3:])[:, :T]
 
 
 class Attention(nnx.Module):
@@ -195,15 +197,11 @@ class LatentAttention(nnx.Module):
             return self.o(out.reshape(B, T, N * m.v_dim)), None
 
         expand = self.kv_b.kernel[...].reshape(R, N, m.nope_dim + m.v_dim)
-        q_latent = jnp.einsum(
-            "btnh,rnh->btnr", q_nope, expand[..., : m.nope_dim], preferred_element_type=jnp.float32
-        ).astype(q.dtype)
+        q_latent = product("btnh,rnh->btnr", q_nope, expand[..., : m.nope_dim]).astype(q.dtype)
         q_BTKGH = jnp.concatenate([q_latent, q_rope], axis=-1)[:, :, None]
         keys_BKTH = jnp.concatenate([latent_BTR[:, :, None], k_rope], axis=-1).swapaxes(1, 2)
         out, cache = _attend_step(q_BTKGH, keys_BKTH, None, step, window, cache, c.query_scale, value_dim=R)
-        out = jnp.einsum(
-            "btnr,rnh->btnh", out[:, :, 0], expand[..., m.nope_dim :], preferred_element_type=jnp.float32
-        ).astype(q.dtype)
+        out = product("btnr,rnh->btnh", out[:, :, 0], expand[..., m.nope_dim :]).astype(q.dtype)
         return self.o(out.reshape(B, T, N * m.v_dim)), cache
 
 

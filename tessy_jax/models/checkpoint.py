@@ -151,6 +151,8 @@ def _read_header(file: Path) -> dict[str, Tensor]:
             if 8 + length > size or length > MAX_HEADER:
                 raise CheckpointError(f"{file}: truncated inside its header ({size} bytes); fetch the file again")
             header = json.loads(handle.read(length))
+            if not isinstance(header, dict):
+                raise ValueError("its header is no JSON object")
     except (OSError, ValueError) as error:
         if isinstance(error, CheckpointError):
             raise

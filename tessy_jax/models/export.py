@@ -10,10 +10,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 from flax import nnx
-from jax.experimental import multihost_utils
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from tessy_jax.errors import CheckpointError
@@ -51,7 +50,7 @@ def export(
     """Writes config.json and safetensors (several with an index above shard_bytes) in the parameters' dtype.
 
     copy_from: a folder whose tokenizer and generation files come along. The folder appears by one rename after every byte
-    is on disk; a killed export leaves nothing under its name. With several processes all call this, the first writes.
+    is on disk; a killed export leaves nothing under its name. One process must hold all shards.
 
     Raises:
         CheckpointError: the folder exists and is not empty, or cannot be written.
@@ -59,40 +58,39 @@ def export(
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise CheckpointError(f"{folder}: exists and is not empty; name a new folder or remove it")
-    writes = jax.process_index() == 0
     staging = folder.parent / f".{folder.name}.{os.getpid()}.partial"
     try:
-        if writes:
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            for left_over in folder.parent.glob(f".{folder.name}.*.partial"):
-                shutil.rmtree(left_over)
-            staging.mkdir()
-        _write_tensors(decoder, staging, shard_bytes, writes)
-        if writes:
-            _write_json(staging / "config.json", _config(decoder))
-            for name in COPIED:
-                source = None if copy_from is None else Path(copy_from) / name
-                if source is not None and source.exists():
-                    shutil.copyfile(source, staging / name)
-            for file in (*staging.iterdir(), staging):
-                _sync(file)
-            staging.rename(folder)
-            _sync(folder.parent)
-    except OSError as error:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        for left_over in folder.parent.glob(f".{folder.name}.*.partial"):
+            shutil.rmtree(left_over)
+        staging.mkdir()
+        _write_tensors(decoder, staging, shard_bytes)
+        _write_json(staging / "config.json", _config(decoder))
+        for name in COPIED:
+            source = None if copy_from is None else Path(copy_from) / name
+            if source is not None and source.exists():
+                shutil.copyfile(source, staging / name)
+        for file in (*staging.iterdir(), staging):
+            _sync(file)
+        staging.rename(folder)
+        _sync(folder.parent)
+    except BaseException as error:
         shutil.rmtree(staging, ignore_errors=True)
-        if isinstance(error, CheckpointError):
-            raise
-        raise CheckpointError(f"{folder}: cannot be written ({error})") from error
+        if isinstance(error, OSError | SafetensorError) and not isinstance(error, CheckpointError):
+            raise CheckpointError(f"{folder}: cannot be written ({error}); make room or name another place") from error
+        raise
 
 
 def _config(decoder: Decoder) -> dict[str, Any]:
     raw = json.loads(decoder.config.raw)
     for outdated in ("quantization_config", "torch_dtype"):
         raw.pop(outdated, None)
+    if "num_nextn_predict_layers" in raw:
+        raw["num_nextn_predict_layers"] = 0  # multi-token prediction is not loaded, so it is not written
     return raw | {"dtype": str(np.dtype(decoder.embed.dtype))}
 
 
-def _write_tensors(decoder: Decoder, folder: Path, shard_bytes: int, writes: bool) -> None:
+def _write_tensors(decoder: Decoder, folder: Path, shard_bytes: int) -> None:
     shards: list[list[_Item]] = [[]]
     for item in _items(decoder):
         if shards[-1] and sum(other.nbytes for other in shards[-1]) + item.nbytes > shard_bytes:
@@ -103,10 +101,9 @@ def _write_tensors(decoder: Decoder, folder: Path, shard_bytes: int, writes: boo
         one = len(shards) == 1
         file = "model.safetensors" if one else f"model-{i + 1:05}-of-{len(shards):05}.safetensors"
         tensors = {item.name: item.fetch() for item in shard}
-        if writes:
-            save_file(tensors, folder / file, metadata={"format": "pt"})
+        save_file(tensors, folder / file, metadata={"format": "pt"})
         index |= dict.fromkeys(tensors, file)
-    if writes and len(shards) > 1:
+    if len(shards) > 1:
         size = sum(item.nbytes for shard in shards for item in shard)
         _write_json(folder / "model.safetensors.index.json", {"metadata": {"total_size": size}, "weight_map": index})
 
@@ -122,9 +119,7 @@ class _Values:
         if path not in self.kept:
             if len(self.kept) > 1:
                 self.kept.clear()
-            x = self.parameters[path][...]
-            whole = x if x.is_fully_addressable else multihost_utils.process_allgather(x, tiled=True)
-            self.kept[path] = np.asarray(whole)
+            self.kept[path] = np.asarray(self.parameters[path][...])
         values = self.kept[path]
         return values if layer is None else values[layer]
 

@@ -1,7 +1,7 @@
 """Hugging Face folders in: names, shapes and dtypes of a checkpoint to the parameters of a `Decoder`.
 
 One table maps our parameter paths to checkpoint names; loading reads it forwards, `export` backwards. Tensors stream one by
-one, and of each only the slices that this process's devices hold are read.
+one, and of each only the rows (in the checkpoint's order) that a shard of this process needs are read for it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from flax import nnx
 
 from tessy_jax.errors import CheckpointError, ConfigError
 from tessy_jax.models.checkpoint import EverySecond, Index, Source, Stacked, Tensor, Transposed, open_checkpoint
-from tessy_jax.models.config import ModelConfig, read_config
+from tessy_jax.models.config import ModelConfig
+from tessy_jax.models.hf_config import read_config
 from tessy_jax.models.quantized import SUPPORTED, BlockFp8, Mxfp4
 from tessy_jax.models.transformer import Decoder, runs
 from tessy_jax.sharding import Layout
@@ -131,6 +132,8 @@ def load(
 def match_checkpoint(folder: Path, config: ModelConfig, decoder: Decoder) -> dict[tuple[Any, ...], Source]:
     """For every parameter of the decoder, where its values come from; checked for completeness and shapes."""
     tensors = open_checkpoint(folder)
+    if config.tied:
+        _check_tie(tensors)
     raw = json.loads(config.raw)
     find = _Finder(folder, tensors, config, raw.get("quantization_config") or {})
     sources: dict[tuple[Any, ...], Source] = {}
@@ -153,9 +156,23 @@ def match_checkpoint(folder: Path, config: ModelConfig, decoder: Decoder) -> dic
             f"{tensors[unknown[0]].file}: {len(unknown)} tensors have no place in the model of config.json, first "
             f"{unknown[0]}; config.json and weights are not of the same model"
         )
-    if unused:
-        log.info("%s: %d tensors left aside, as transformers does, first %s", folder, len(unused), unused[0])
+    predicting = [name for name in unused if name.startswith("model.layers.")]
+    if predicting:
+        log.warning("%s: %d tensors of multi-token prediction are left aside, as transformers does", folder, len(predicting))
     return sources
+
+
+def _check_tie(tensors: Mapping[str, Tensor]) -> None:
+    """A tied model may store its head too, if that is the embedding."""
+    head, embed = tensors.get("lm_head.weight"), tensors.get("model.embed_tokens.weight")
+    if head is None or embed is None:
+        return
+    whole = (slice(None), slice(None))
+    if head.shape != embed.shape or not np.array_equal(head.read(whole), embed.read(whole)):
+        raise CheckpointError(
+            f"{head.file}: tensor lm_head.weight differs from model.embed_tokens.weight, but config.json ties them; set "
+            "tie_word_embeddings to false in config.json"
+        )
 
 
 class _Finder:

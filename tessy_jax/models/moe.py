@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from tessy_jax.models import layers
 from tessy_jax.models.config import Experts, ModelConfig
 from tessy_jax.models.layers import Mlp, constant, weight
 from tessy_jax.sharding import Axes, Layout
@@ -130,7 +131,7 @@ def _dense(
     weights_TE = (jax.nn.one_hot(ids_TA, E, dtype=jnp.float32) * weights_TA[..., None]).sum(axis=1)
 
     def product(equation: str, x: jax.Array, name: str) -> jax.Array:
-        y = jnp.einsum(equation, x, params[name], preferred_element_type=jnp.float32)
+        y = layers.product(equation, x, params[name])
         if f"{name}_bias" in params:
             y += params[f"{name}_bias"].astype(jnp.float32)[:, None] * (share if name == "down" else 1.0)
         return y
@@ -158,7 +159,9 @@ def _sorted(
     own = (expert < E)[:, None]
 
     def product(x: jax.Array, name: str) -> jax.Array:
-        y = jax.lax.ragged_dot(x, params[name], sizes_E, preferred_element_type=jnp.float32)
+        y = jax.lax.ragged_dot(
+            x, params[name], sizes_E, precision=layers.precision(x.dtype), preferred_element_type=jnp.float32
+        )
         if f"{name}_bias" in params:
             bias = params[f"{name}_bias"].astype(jnp.float32)[jnp.minimum(expert, E - 1)]
             y += bias * (share if name == "down" else 1.0)

@@ -29,14 +29,14 @@ def plan(
     mesh: Mapping[str, int] | None = None,
     lanes: int = 1,
     context: int | None = None,
-    slack: int = 128,
+    slack: int,
 ) -> dict[str, Any]:
     """Parameters, weight bytes and cache bytes of a model in a dtype, in all and per device of a mesh.
 
     active: parameters that one token's forward pass multiplies with: the routed experts it uses, and of the two embedding
     tables the output one (a lookup reads one row). GPT-OSS's published counts do the same; Qwen's add `embedding`.
     kv.bytes_per_token: what a lane's cache grows by per token, i.e. full-attention layers; sliding-window layers hold
-    window_bytes_per_lane at most (window + slack slots) however long the lane is.
+    window_bytes_per_lane at most (window + slack slots) however long the lane is. slack: see `decode.cache`.
 
     Raises:
         ShardingError: a mesh that does not divide the model or the lanes.

@@ -11,7 +11,7 @@ from typing import Any, TypedDict
 from tessy_jax.decode.generate import generate
 from tessy_jax.errors import ConfigError, DataError
 from tessy_jax.models import hf
-from tessy_jax.models.config import read_config
+from tessy_jax.models.hf_config import read_config
 from tessy_jax.sharding import Layout
 from tessy_jax.text.tokenizer import Tokenizer
 
@@ -87,8 +87,8 @@ def generate_rows(
                 f"prompt {number}: {len(ids)} tokens and {max_new_tokens} new ones exceed the model's "
                 f"{config.max_positions} positions; shorten it or lower --max-new-tokens"
             )
-    decoder = hf.load(folder, dtype=dtype, layout=layout)
     eos_ids = tokenizer.eos_ids()
+    decoder = hf.load(folder, dtype=dtype, layout=layout)
     order = sorted(range(len(encoded)), key=lambda i: len(encoded[i]))  # neighbours of like length share a bucket
     rows: dict[int, Row] = {}
     for start in range(0, len(order), batch_size):
@@ -111,18 +111,21 @@ def check_output(file: Path) -> None:
     """Refuses an output that could not be written, before any work is done.
 
     Raises:
-        DataError: the folder is missing or not writable, or the name is a folder's.
+        DataError: the folder is missing or not writable, or the name is that of a folder or a device.
     """
-    if file.is_dir() or not file.parent.is_dir() or not os.access(file.parent, os.W_OK):
+    if file.exists() and not file.is_file():
+        raise DataError(f"{file}: is not a regular file; name one, or leave out --output to print the text")
+    if not file.parent.is_dir() or not os.access(file.parent, os.W_OK):
         raise DataError(f"{file}: cannot be written; name a file in an existing, writable folder")
 
 
 def write_rows(rows: Sequence[Row], file: Path) -> None:
-    """JSONL that appears whole or not at all.
+    """JSONL that appears whole or not at all; a symbolic link keeps pointing to it.
 
     Raises:
         DataError: the file cannot be written.
     """
+    file = file.resolve()
     partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
     try:
         with partial.open("w", encoding="utf-8") as handle:

@@ -63,12 +63,21 @@ class Tokenizer:
         return self.hf.decode(token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
     def eos_ids(self) -> list[int]:
-        """The tokens that end a turn: of generation_config.json, else config.json, else the tokenizer's own."""
+        """The tokens that end a turn: of generation_config.json, else config.json, else the tokenizer's own.
+
+        Raises:
+            TokenizerError: one of the files is not JSON.
+        """
         for name in ("generation_config.json", "config.json"):
             try:
-                value = json.loads((self.folder / name).read_text("utf-8")).get("eos_token_id")
-            except (OSError, ValueError):
+                raw = json.loads((self.folder / name).read_text("utf-8"))
+            except FileNotFoundError:
                 continue
+            except (OSError, ValueError) as error:
+                raise TokenizerError(
+                    f"{self.folder / name}: cannot be read as JSON ({error}); fetch the file again"
+                ) from None
+            value = raw.get("eos_token_id") if isinstance(raw, dict) else None
             if value is not None:
                 return [int(v) for v in value] if isinstance(value, list) else [int(value)]
         return [] if self.hf.eos_token_id is None else [int(self.hf.eos_token_id)]

@@ -119,6 +119,10 @@ def wider(folder):
     edit_config(folder, intermediate_size=96)
 
 
+def list_header(folder):
+    shard_of(folder, "model.layers.2.mlp.up_proj.weight").write_bytes((3).to_bytes(8, "little") + b"[1]")
+
+
 def unknown_type(folder):
     edit_config(folder, model_type="gpt2")
 
@@ -132,6 +136,7 @@ def unknown_quantisation(folder):
 
 
 BROKEN = [
+    (list_header, CheckpointError, ["not a safetensors file", "fetch"]),
     (remove_shard, CheckpointError, ["safetensors: missing", "fetch"]),
     (truncate_shard, CheckpointError, ["safetensors: has", "bytes", "fetch"]),
     (empty_shard, CheckpointError, ["truncated", "fetch"]),
@@ -191,6 +196,27 @@ def test_tensors_that_transformers_leaves_aside_are_left_aside(tmp_path):
     tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = np.ones(4, np.float32)
     save_file(tensors, tmp_path / "model" / "model.safetensors")
     hf.load(tmp_path / "model")
+
+
+def test_a_head_that_differs_from_the_embedding_it_is_tied_to_is_refused(tmp_path):
+    shutil.copytree(reference("qwen2-tied").folder, tmp_path / "model")
+    tensors = load_file(tmp_path / "model" / "model.safetensors")
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"] + 1
+    save_file(tensors, tmp_path / "model" / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"lm_head\.weight differs.*tie_word_embeddings to false"):
+        hf.load(tmp_path / "model")
+
+
+def test_multi_token_prediction_is_left_aside_aloud(tmp_path, caplog):
+    shutil.copytree(reference("deepseek_v3-untied").folder, tmp_path / "model")
+    tensors = load_file(tmp_path / "model" / "model.safetensors")
+    tensors["model.layers.3.eh_proj.weight"] = np.ones((2, 2), np.float32)
+    save_file(tensors, tmp_path / "model" / "model.safetensors")
+    edit_config(tmp_path / "model", num_nextn_predict_layers=1)
+    model = hf.load(tmp_path / "model")
+    assert "1 tensors of multi-token prediction are left aside" in caplog.text
+    export(model, tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["num_nextn_predict_layers"] == 0
 
 
 def test_a_missing_output_head_says_what_tying_would_need(tmp_path):

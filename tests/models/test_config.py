@@ -4,9 +4,10 @@ import dataclasses
 import json
 
 import pytest
+from transformers import AutoConfig
 
 from tessy_jax.errors import ConfigError
-from tessy_jax.models.config import parse_config, read_config
+from tessy_jax.models.hf_config import parse_config, read_config
 
 BASE = {
     "model_type": "qwen3",
@@ -55,6 +56,16 @@ def test_sliding_windows_come_from_layer_types_or_from_max_window_layers():
         ({"model_type": "mamba"}, ["mamba", "llama"]),
         ({"hidden_act": "gelu"}, ["hidden_act", "gelu"]),
         ({"hidden_size": None}, ["hidden_size", "missing"]),
+        ({"rope_theta": "abc"}, ["rope_theta", "abc"]),
+        ({"rms_norm_eps": -1}, ["rms_norm_eps", "-1"]),
+        ({"rms_norm_eps": True}, ["rms_norm_eps", "True"]),
+        ({"layer_types": 3}, ["layer_types", "3", "list"]),
+        ({"rope_scaling": "yarn"}, ["rope_scaling", "object"]),
+        ({"rope_scaling": {"type": "yarn", "factor": "x"}}, ["factor", "'x'"]),
+        ({"architectures": ["Qwen3ForTokenClassification"], "num_labels": "a"}, ["num_labels", "'a'"]),
+        ({"model_type": "qwen3_moe", "decoder_sparse_step": 0}, ["decoder_sparse_step", "0"]),
+        ({"model_type": "deepseek_v3", "first_k_dense_replace": -1}, ["first_k_dense_replace", "-1"]),
+        ({"tie_word_embeddings": "yes"}, ["tie_word_embeddings", "yes"]),
         ({"num_hidden_layers": "four"}, ["num_hidden_layers", "four"]),
         ({"num_attention_heads": 3}, ["num_attention_heads 3", "num_key_value_heads 2"]),
         ({"head_dim": 7}, ["7", "even"]),
@@ -77,6 +88,27 @@ def test_what_this_decoder_does_not_compute_is_refused_by_name(change, words):
         parse_config({**BASE, **change})
     for word in words:
         assert word in str(caught.value)
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "qwen3_moe", "gpt_oss", "deepseek_v3"])
+@pytest.mark.parametrize("sliding", [False, True])
+def test_keys_that_are_left_out_mean_what_transformers_means_by_leaving_them_out(family, sliding):
+    """Our reading of a config.json with only the required keys equals our reading of what transformers makes of it."""
+    keys = {"vocab_size": 64, "hidden_size": 64, "intermediate_size": 48, "num_hidden_layers": 30, "num_attention_heads": 32}
+    bare = {"model_type": family, **keys}
+    if sliding and family.startswith("qwen"):
+        bare["use_sliding_window"] = True
+    theirs = AutoConfig.for_model(**bare).to_dict()
+    ours, full = parse_config(bare), parse_config({**theirs, "architectures": None})
+    skip = {"raw": "", "max_positions": 0}  # llama's 2048 is no limit of ours
+    assert dataclasses.replace(ours, **skip) == dataclasses.replace(full, **skip)
+
+
+def test_a_yarn_factor_that_is_left_out_is_the_ratio_of_the_lengths():
+    yarn = {"type": "yarn", "original_max_position_embeddings": 1024, "mscale": 1.0, "mscale_all_dim": 1.0}
+    config = parse_config({**BASE, "model_type": "deepseek_v3", "rope_scaling": yarn})
+    assert config.rope.factor == 4.0
+    assert config.query_scale > (128 + 64) ** -0.5
 
 
 @pytest.mark.parametrize("text", [None, "{", "[1]", '{"model_type": "gpt5"}'])

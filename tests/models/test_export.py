@@ -1,6 +1,7 @@
 """An exported folder is whole or not there."""
 
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -73,9 +74,21 @@ def test_a_disk_that_fails_leaves_nothing(tmp_path, monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(export_module, "save_file", full)
+    monkeypatch.setattr(export_module, "_sync", full)
     with pytest.raises(CheckpointError, match="No space left"):
         export(hf.load(reference("qwen3-untied").folder), tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_cannot_grow_to_its_size_leaves_nothing(tmp_path):
+    model = hf.load(reference("qwen3-untied").folder)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+    try:
+        with pytest.raises(CheckpointError, match=r"out: cannot be written"):
+            export(model, tmp_path / "out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -1,0 +1,345 @@
+"""config.json of any transformers version → `ModelConfig`.
+
+Keys that are left out mean what transformers' configuration class of the family means by leaving them out.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tessy_jax.errors import ConfigError
+from tessy_jax.models.config import Experts, Latent, ModelConfig, Rope
+
+FAMILIES = ("llama", "qwen2", "qwen3", "qwen3_moe", "gpt_oss", "deepseek_v3")
+KV_HEADS = {"qwen2": 32, "qwen3": 32, "qwen3_moe": 4, "gpt_oss": 8}
+HEAD_DIM = {"qwen3": 128, "gpt_oss": 64}
+WINDOW = {"gpt_oss": 128}
+GPT_OSS_ROPE: dict[str, Any] = {
+    "rope_type": "yarn",
+    "rope_theta": 150000.0,
+    "factor": 32.0,
+    "truncate": False,
+    "original_max_position_embeddings": 4096,
+}
+
+
+class Settings:
+    """A JSON object whose values are asked for by name and kind; null counts as left out.
+
+    prefix says in errors which object it is. Every getter raises ConfigError, naming the key and its value, for a value of another kind.
+    """
+
+    def __init__(self, raw: Mapping[str, Any], prefix: str = "") -> None:
+        self.prefix = prefix
+        self.nulls = {key for key, value in raw.items() if value is None}
+        self.raw = {key: value for key, value in raw.items() if value is not None}
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.raw
+
+    def is_null(self, name: str) -> bool:
+        """Whether the key is there with null, where that means something else than leaving it out."""
+        return name in self.nulls
+
+    def get(self, name: str, kind: type | tuple[type, ...], wanted: str, default: Any) -> Any:
+        value = self.raw.get(name, default)
+        wrong = isinstance(value, bool) and kind is not bool
+        if value is not None and (wrong or not isinstance(value, kind)):
+            raise ConfigError(f"{self.prefix}{name} is {value!r}, expected {wanted}")
+        return value
+
+    def count(self, name: str, default: int) -> int:
+        """A whole number of at least 0."""
+        value = self.get(name, int, "a whole number", default)
+        if value < 0:
+            raise ConfigError(f"{self.prefix}{name} is {value}, expected a whole number of at least 0")
+        return value
+
+    def size(self, name: str, default: int | None = None) -> int:
+        """A positive whole number; missing without a default is an error."""
+        value = self.get(name, int, "a positive whole number", default)
+        if value is None:
+            raise ConfigError(f"{self.prefix}{name} is missing")
+        if value < 1:
+            raise ConfigError(f"{self.prefix}{name} is {value!r}, expected a positive whole number")
+        return value
+
+    def number(self, name: str, default: float | None = None) -> float:
+        """A positive number; missing without a default is an error."""
+        value = self.get(name, (int, float), "a number", default)
+        if value is None:
+            raise ConfigError(f"{self.prefix}{name} is missing")
+        if not 0 < value < math.inf:
+            raise ConfigError(f"{self.prefix}{name} is {value!r}, expected a positive number")
+        return float(value)
+
+    def flag(self, name: str, default: bool) -> bool:
+        return self.get(name, bool, "true or false", default)
+
+    def text(self, name: str, default: str) -> str:
+        return self.get(name, str, "a string", default)
+
+    def items(self, name: str) -> list[Any]:
+        return self.get(name, list, "a list", [])
+
+    def object(self, name: str) -> Mapping[str, Any]:
+        return self.get(name, Mapping, "an object", {})
+
+
+def read_config(path: str | Path) -> ModelConfig:
+    """The configuration of a Hugging Face model folder (or of a config.json file itself).
+
+    Raises:
+        ConfigError: no readable config.json, an unknown model_type, or an option this decoder does not have.
+    """
+    path = Path(path)
+    file = path if path.suffix == ".json" else path / "config.json"
+    try:
+        raw = json.loads(file.read_text("utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{file}: not found; a model is a Hugging Face folder with config.json in it") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ConfigError(f"{file}: cannot be read as JSON ({error}); fetch the file again") from None
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{file}: holds a {type(raw).__name__}, expected a JSON object")
+    try:
+        return parse_config(raw)
+    except ConfigError as error:
+        raise ConfigError(f"{file}: {error}") from None
+
+
+def parse_config(raw: Mapping[str, Any]) -> ModelConfig:
+    """The configuration in a config.json.
+
+    Raises:
+        ConfigError: unknown family, missing or contradictory sizes, unsupported options, values of the wrong kind.
+    """
+    s = Settings(raw)
+    family = s.text("model_type", "")
+    if family not in FAMILIES:
+        near = difflib.get_close_matches(family, FAMILIES, 1)
+        hint = f" (nearest: {near[0]})" if near else ""
+        raise ConfigError(f"model_type {family!r} is not supported{hint}; supported are {', '.join(FAMILIES)}")
+    if s.text("hidden_act", "silu") != "silu":
+        raise ConfigError(f"hidden_act {raw['hidden_act']!r} is not supported; these families use 'silu'")
+
+    layers, embed, heads = s.size("num_hidden_layers"), s.size("hidden_size"), s.size("num_attention_heads")
+    default_kv_heads = heads if s.is_null("num_key_value_heads") else KV_HEADS.get(family, heads)
+    kv_heads = s.size("num_key_value_heads", default_kv_heads)
+    latent = _latent(s) if family == "deepseek_v3" else None
+    if latent:
+        kv_heads, head_dim = heads, latent.nope_dim + latent.rope_dim
+    else:
+        head_dim = s.size("head_dim", HEAD_DIM.get(family, embed // heads))
+    if heads % kv_heads:
+        raise ConfigError(f"num_attention_heads {heads} is not a multiple of num_key_value_heads {kv_heads}")
+
+    max_positions = s.size("max_position_embeddings", 131072 if family == "gpt_oss" else 32768)
+    rope, mscale_all = _rope(s, family, latent.rope_dim if latent else head_dim, max_positions)
+    has_bias = s.flag("attention_bias", family == "gpt_oss")
+    return ModelConfig(
+        family=family,
+        vocab=s.size("vocab_size"),
+        layers=layers,
+        embed=embed,
+        heads=heads,
+        kv_heads=kv_heads,
+        head_dim=head_dim,
+        ffn=s.size("intermediate_size"),
+        eps=s.number("rms_norm_eps", 1e-5 if family == "gpt_oss" else 1e-6),
+        tied=s.flag("tie_word_embeddings", False),
+        rope=rope,
+        windows=_windows(s, family, layers),
+        sparse=_sparse(s, family, layers),
+        max_positions=max_positions,
+        query_scale=head_dim**-0.5 * (mscale_all**2 if latent else 1.0),
+        qkv_bias=has_bias or family == "qwen2",
+        out_bias=has_bias and family != "qwen2",
+        mlp_bias=s.flag("mlp_bias", False) and family == "llama",
+        qk_norm=family in ("qwen3", "qwen3_moe"),
+        sinks=family == "gpt_oss",
+        latent=latent,
+        experts=_experts(s, family),
+        labels=_labels(s),
+        raw=json.dumps(raw, sort_keys=True),
+    )
+
+
+def _rope_settings(s: Settings, family: str) -> Settings:
+    """The rope settings as one flat object, from `rope_parameters` (transformers 5) or the older `rope_theta` +
+    `rope_scaling`."""
+    settings = {**s.object("rope_scaling"), **s.object("rope_parameters")}
+    if not settings and family == "gpt_oss":
+        settings = dict(GPT_OSS_ROPE)
+    if any(isinstance(value, Mapping) for value in settings.values()):
+        raise ConfigError("rope_parameters differ by layer type; these families have one set for all layers")
+    settings["rope_type"] = settings.get("rope_type") or settings.get("type") or "default"
+    if settings.get("rope_theta") is None:
+        settings["rope_theta"] = s.number("rope_theta", GPT_OSS_ROPE["rope_theta"] if family == "gpt_oss" else 10000.0)
+    return Settings(settings, prefix=f"rope of type {settings['rope_type']!r}: ")
+
+
+def _mscale(factor: float, mscale: float) -> float:
+    return 1.0 if factor <= 1 else 0.1 * mscale * math.log(factor) + 1.0
+
+
+def _rope(s: Settings, family: str, dim: int, max_positions: int) -> tuple[Rope, float]:
+    """The rope, and what DeepSeek's YaRN multiplies queries and keys with (1 elsewhere)."""
+    settings = _rope_settings(s, family)
+    kind = settings.text("rope_type", "default")
+    partial = settings.number("partial_rotary_factor", s.number("partial_rotary_factor", 1.0))
+    if partial != 1.0:
+        raise ConfigError(f"partial_rotary_factor {partial} is not supported; these families rotate whole heads")
+    if dim % 2:
+        raise ConfigError(f"rotary dimension {dim} is odd; rotary pairs need an even head_dim")
+    theta = settings.number("rope_theta")
+    interleaved = family == "deepseek_v3" and s.flag("rope_interleave", True)
+    if kind == "default":
+        return Rope("default", theta, dim, interleaved=interleaved), 1.0
+    if kind not in ("linear", "llama3", "yarn"):
+        raise ConfigError(
+            f"rope_type {kind!r} is not supported (its frequencies depend on the length of the whole batch, so a lane's "
+            "response would depend on its neighbours); supported are default, linear, llama3, yarn"
+        )
+
+    original = settings.size("original_max_position_embeddings", max_positions)
+    factor = settings.number("factor", max_positions / original if kind == "yarn" else None)
+    has_all = "mscale_all_dim" in settings and settings.raw["mscale_all_dim"] != 0
+    all_dim = settings.number("mscale_all_dim") if has_all else 0.0
+    mscale_all = _mscale(factor, all_dim) if has_all else 1.0
+    if kind == "linear":
+        return Rope("linear", theta, dim, factor=factor, interleaved=interleaved), mscale_all
+    if kind == "llama3":
+        low, high = settings.number("low_freq_factor"), settings.number("high_freq_factor")
+        rope = Rope(
+            "llama3",
+            theta,
+            dim,
+            factor=factor,
+            original_positions=original,
+            low_freq_factor=low,
+            high_freq_factor=high,
+            interleaved=interleaved,
+        )
+        return rope, mscale_all
+
+    attention_factor = _mscale(factor, 1.0)
+    if settings.raw.get("mscale") and has_all:
+        attention_factor = _mscale(factor, settings.number("mscale")) / mscale_all
+    rope = Rope(
+        "yarn",
+        theta,
+        dim,
+        factor=factor,
+        attention_factor=settings.number("attention_factor", attention_factor),
+        original_positions=original,
+        beta_fast=settings.number("beta_fast", 32.0),
+        beta_slow=settings.number("beta_slow", 1.0),
+        truncate=settings.flag("truncate", True),
+        interleaved=interleaved,
+    )
+    return rope, mscale_all
+
+
+def _windows(s: Settings, family: str, layers: int) -> tuple[int | None, ...]:
+    if family in ("llama", "deepseek_v3"):
+        return (None,) * layers
+    window = None
+    if family == "gpt_oss" or (s.flag("use_sliding_window", False) and not s.is_null("sliding_window")):
+        window = s.size("sliding_window", WINDOW.get(family, 4096))
+    if family == "qwen3_moe":
+        return (window,) * layers
+    kinds = s.items("layer_types")
+    if not kinds and family == "gpt_oss":
+        kinds = ["full_attention" if i % 2 else "sliding_attention" for i in range(layers)]
+    elif not kinds:
+        first = s.count("max_window_layers", 28)
+        kinds = ["sliding_attention" if window and i >= first else "full_attention" for i in range(layers)]
+    if len(kinds) != layers:
+        raise ConfigError(f"layer_types names {len(kinds)} layers, num_hidden_layers is {layers}")
+    unknown = sorted({str(kind) for kind in kinds} - {"full_attention", "sliding_attention"})
+    if unknown:
+        raise ConfigError(f"layer_types has {unknown}; supported are full_attention and sliding_attention")
+    if window is None and "sliding_attention" in kinds:
+        raise ConfigError("layer_types has sliding_attention, but use_sliding_window and sliding_window are not set")
+    return tuple(window if kind == "sliding_attention" else None for kind in kinds)
+
+
+def _sparse(s: Settings, family: str, layers: int) -> tuple[bool, ...]:
+    if family == "gpt_oss":
+        return (True,) * layers
+    if family == "qwen3_moe":
+        dense, step = s.items("mlp_only_layers"), s.size("decoder_sparse_step", 1)
+        return tuple(i not in dense and (i + 1) % step == 0 for i in range(layers))
+    if family == "deepseek_v3":
+        first = s.count("first_k_dense_replace", 3)
+        return tuple(i >= first for i in range(layers))
+    return (False,) * layers
+
+
+def _latent(s: Settings) -> Latent:
+    return Latent(
+        q_rank=None if s.is_null("q_lora_rank") else s.size("q_lora_rank", 1536),
+        kv_rank=s.size("kv_lora_rank", 512),
+        nope_dim=s.size("qk_nope_head_dim", 128),
+        rope_dim=s.size("qk_rope_head_dim", 64),
+        v_dim=s.size("v_head_dim", 128),
+    )
+
+
+def _experts(s: Settings, family: str) -> Experts | None:
+    if family == "qwen3_moe":
+        experts = Experts(
+            count=s.size("num_experts" if "num_experts" in s else "num_local_experts", 128),
+            active=s.size("num_experts_per_tok", 8),
+            ffn=s.size("moe_intermediate_size", 768),
+            router="softmax",
+            normalize=s.flag("norm_topk_prob", False),
+        )
+    elif family == "gpt_oss":
+        experts = Experts(
+            count=s.size("num_local_experts" if "num_local_experts" in s else "num_experts", 128),
+            active=s.size("num_experts_per_tok" if "num_experts_per_tok" in s else "experts_per_token", 4),
+            ffn=s.size("intermediate_size"),
+            router="topk_softmax",
+            clamp=(s.number("swiglu_alpha", 1.702), s.number("swiglu_limit", 7.0)),
+        )
+    elif family == "deepseek_v3":
+        for name, right in (("topk_method", "noaux_tc"), ("scoring_func", "sigmoid")):
+            if s.text(name, right) != right:
+                raise ConfigError(f"{name} {s.raw[name]!r} is not supported; DeepSeek-V3 uses {right!r}")
+        ffn = s.size("moe_intermediate_size", 2048)
+        experts = Experts(
+            count=s.size("n_routed_experts" if "n_routed_experts" in s else "num_local_experts", 256),
+            active=s.size("num_experts_per_tok", 8),
+            ffn=ffn,
+            router="grouped_sigmoid",
+            normalize=s.flag("norm_topk_prob", True),
+            scale=s.number("routed_scaling_factor", 2.5),
+            groups=s.size("n_group", 8),
+            active_groups=s.size("topk_group", 4),
+            shared_ffn=ffn * s.size("n_shared_experts", 1),
+        )
+        if experts.count % experts.groups or experts.count // experts.groups < 2:
+            raise ConfigError(f"n_routed_experts {experts.count} does not split into n_group {experts.groups} of >= 2")
+        if experts.active_groups > experts.groups:
+            raise ConfigError(f"topk_group {experts.active_groups} exceeds n_group {experts.groups}")
+    else:
+        return None
+    if experts.active > experts.count // experts.groups * experts.active_groups:
+        raise ConfigError(f"num_experts_per_tok {experts.active} exceeds what can be chosen from {experts.count} experts")
+    return experts
+
+
+def _labels(s: Settings) -> int | None:
+    names = [str(name) for name in s.items("architectures")]
+    if any(name.endswith("ForTokenClassification") for name in names):
+        return len(s.object("id2label")) or s.size("num_labels", 2)
+    if not names or any(name.endswith("ForCausalLM") for name in names):
+        return None
+    raise ConfigError(f"architectures {names} is not supported; expected a …ForCausalLM or …ForTokenClassification")
