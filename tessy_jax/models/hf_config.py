@@ -31,7 +31,8 @@ GPT_OSS_ROPE: dict[str, Any] = {
 class Settings:
     """A JSON object whose values are asked for by name and kind; null counts as left out.
 
-    prefix says in errors which object it is. Every getter raises ConfigError, naming the key and its value, for a value of another kind.
+    Every getter raises ConfigError, naming the key and its value, for a value of another kind; prefix says there which
+    object it is.
     """
 
     def __init__(self, raw: Mapping[str, Any], prefix: str = "") -> None:
