@@ -22,6 +22,10 @@ def layout_of(name: str, devices: int) -> Layout:
     return Layout() if devices == 1 else Layout(make_mesh(parse_mesh(VARIANTS[name].mesh)))
 
 
+def labels_of(name: str) -> int:
+    return 3 if VARIANTS[name].tied else 2
+
+
 @jax.jit
 def whole(model, tokens_BT):
     return model.logits(model(tokens_BT)[0])
@@ -114,14 +118,27 @@ def test_an_exported_model_gives_the_same_logits_in_transformers(name, stacked, 
     assert_close(hf_logits(theirs.eval()), reference(name).logits)
 
 
+@pytest.mark.parametrize("devices", [1, 8])
 @pytest.mark.parametrize("name", NAMES)
-def test_a_token_classifier_gives_the_scores_of_transformers_and_survives_an_export(name, tmp_path):
-    labels = 3 if VARIANTS[name].tied else 2
+def test_a_token_classifier_gives_the_scores_of_transformers_whole_in_chunks_and_by_token(name, devices):
+    labels, layout = labels_of(name), layout_of(name, devices)
     expected = reference(name, labels)
-    model = hf.load(expected.folder)
+    model = hf.load(expected.folder, layout=layout)
     assert model.config.labels == labels
-    assert_close(whole(model, jnp.asarray(tokens())), expected.logits)
-    export(model, tmp_path / "out")
+    assert_close(whole(model, put(tokens(), layout, ("lanes", None))), expected.logits)
+    cache = new_cache(model.config, LANES, LENGTH, slack=170, dtype=jnp.float32, layout=layout)
+    ours = []
+    for start, stop in ((0, 170), (170, 340), (340, 510), (510, 511), (511, 512)):
+        counts = put(np.full(LANES, stop - start), layout, ("lanes",))
+        scores, cache = step(model, put(tokens()[:, start:stop], layout, ("lanes", None)), cache, counts)
+        ours.append(scores)
+    assert_close(np.concatenate(ours, axis=1), expected.logits)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_token_classifier_survives_an_export(name, tmp_path):
+    expected = reference(name, labels_of(name))
+    export(hf.load(expected.folder), tmp_path / "out")
     theirs = AutoModelForTokenClassification.from_pretrained(
         tmp_path / "out", dtype=torch.float32, attn_implementation="eager"
     )
