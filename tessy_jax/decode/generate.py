@@ -104,7 +104,7 @@ def generate(
     """Continues every prompt (non-empty token ids) in a lane of its own.
 
     temperature 0 is greedy. samples: a number per prompt that, with the seed, decides its randomness (default: its index).
-    A continuation does not depend on the other prompts of the call.
+    A continuation does not depend on the other prompts of the call, up to ties that rounding decides.
     """
     samples = list(range(len(prompts))) if samples is None else samples
     graph, params = nnx.split(model)

@@ -134,14 +134,14 @@ def match_checkpoint(folder: Path, config: ModelConfig, decoder: Decoder) -> dic
     tensors = open_checkpoint(folder)
     if config.tied:
         _check_tie(tensors)
-    raw = json.loads(config.raw)
-    find = _Finder(folder, tensors, config, raw.get("quantization_config") or {})
+    find = _Finder(folder, tensors, config)
     sources: dict[tuple[Any, ...], Source] = {}
     for path, parameter in parameter_paths(nnx.state(decoder)):
-        parts = [find(name) for name in layer_paths(path, config, decoder.stacked)]
+        names = layer_paths(path, config, decoder.stacked)
+        parts = [find(name) for name in names]
         stacked = decoder.stacked and path[0] == "layers"
         expected = tuple(parameter.shape[1:] if stacked else parameter.shape)
-        for part, name in zip(parts, layer_paths(path, config, decoder.stacked), strict=True):
+        for part, name in zip(parts, names, strict=True):
             if part.shape != expected:
                 tensor = checkpoint_name(name, config.family)[0]
                 raise CheckpointError(
@@ -178,11 +178,12 @@ def _check_tie(tensors: Mapping[str, Tensor]) -> None:
 class _Finder:
     """From a parameter's name to its source in a checkpoint; remembers which tensors were asked for."""
 
-    def __init__(
-        self, folder: Path, tensors: Mapping[str, Tensor], config: ModelConfig, quantization: Mapping[str, Any]
-    ) -> None:
+    def __init__(self, folder: Path, tensors: Mapping[str, Tensor], config: ModelConfig) -> None:
         self.folder, self.tensors, self.config = folder, tensors, config
         self.used: set[str] = set()
+        raw = json.loads(config.raw)
+        self.predicting_layers: int = raw.get("num_nextn_predict_layers") or 0
+        quantization = raw.get("quantization_config") or {}
         method = quantization.get("quant_method")
         if method not in (None, *SUPPORTED):
             raise ConfigError(
@@ -239,8 +240,7 @@ class _Finder:
     def ignorable(self, name: str) -> bool:
         """Tensors that transformers leaves aside too: rotary tables, a tied head, DeepSeek's multi-token prediction."""
         layer = re.match(r"model\.layers\.(\d+)\.", name)
-        extra = json.loads(self.config.raw).get("num_nextn_predict_layers") or 0
-        if layer and self.config.layers <= int(layer[1]) < self.config.layers + extra:
+        if layer and self.config.layers <= int(layer[1]) < self.config.layers + self.predicting_layers:
             return True
         return name.endswith("rotary_emb.inv_freq") or (name == "lm_head.weight" and self.config.tied)
 

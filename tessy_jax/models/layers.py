@@ -13,10 +13,12 @@ from flax import nnx
 from tessy_jax.models.config import ModelConfig, Rope
 from tessy_jax.sharding import Axes, Layout
 
+INIT_STD = 0.02  # of random weights: the families' own initializer_range
 
-def weight(rngs: nnx.Rngs, shape: tuple[int, ...], axes: Axes, dtype: Any, std: float = 0.02) -> nnx.Param:
+
+def weight(rngs: nnx.Rngs, shape: tuple[int, ...], axes: Axes, dtype: Any) -> nnx.Param:
     """A normally distributed parameter with one logical axis name per dimension."""
-    value = std * jax.random.normal(rngs.params(), shape, jnp.float32)
+    value = INIT_STD * jax.random.normal(rngs.params(), shape, jnp.float32)
     return nnx.Param(value.astype(dtype), axes=axes)
 
 
@@ -48,10 +50,8 @@ def product(equation: str, x: jax.Array, y: jax.Array) -> jax.Array:
 class Linear(nnx.Module):
     """x @ kernel (+ bias); kernel [in, out]."""
 
-    def __init__(
-        self, rngs: nnx.Rngs, shape: tuple[int, int], axes: Axes, dtype: Any, bias: bool = False, std: float = 0.02
-    ) -> None:
-        self.kernel = weight(rngs, shape, axes, dtype, std)
+    def __init__(self, rngs: nnx.Rngs, shape: tuple[int, int], axes: Axes, dtype: Any, bias: bool = False) -> None:
+        self.kernel = weight(rngs, shape, axes, dtype)
         self.bias = constant(shape[1:], axes[1:], dtype, 0.0) if bias else None
 
     def __call__(self, x: jax.Array) -> jax.Array:

@@ -52,9 +52,10 @@ def plan(
     for path, parameter in parameter_paths(nnx.state(abstract(config, dtype=dtype, stacked=True))):
         axes, shape = parameter.get_metadata()["axes"], tuple(parameter.shape)
         count = math.prod(shape)
+        size = np.dtype(parameter.dtype).itemsize
         total += count
-        weight_bytes += count * np.dtype(parameter.dtype).itemsize
-        device_bytes += math.prod(layout.shard_shape(shape, axes)) * np.dtype(parameter.dtype).itemsize
+        weight_bytes += count * size
+        device_bytes += math.prod(layout.shard_shape(shape, axes)) * size
         if path == ("embed",):
             embedding = count
         if "experts" in axes:
@@ -67,7 +68,8 @@ def plan(
     full = sum(window is None for window in config.windows)
     window_bytes = sum(min(context, w + slack) * per_layer for w in config.windows if w is not None)
     kv_bytes = lanes * (context * full * per_layer + window_bytes)
-    kv_ways = layout.ways("lanes") * (1 if config.latent else layout.ways("kv_heads"))
+    head_ways = 1 if config.latent else layout.ways("kv_heads")
+    kv_device_bytes = kv_bytes // (layout.ways("lanes") * head_ways)
     devices = math.prod(sizes.values()) if sizes else 1
     return {
         "family": config.family,
@@ -80,14 +82,14 @@ def plan(
         "weights": {"bytes": weight_bytes, "bytes_per_device": device_bytes},
         "kv": {
             "bytes_per_token": full * per_layer,
-            "bytes_per_token_per_device": full * per_layer // (1 if config.latent else layout.ways("kv_heads")),
+            "bytes_per_token_per_device": full * per_layer // head_ways,
             "window_bytes_per_lane": window_bytes,
             "lanes": lanes,
             "context": context,
             "bytes": kv_bytes,
-            "bytes_per_device": kv_bytes // kv_ways,
+            "bytes_per_device": kv_device_bytes,
         },
-        "bytes_per_device": device_bytes + kv_bytes // kv_ways,
+        "bytes_per_device": device_bytes + kv_device_bytes,
     }
 
 
