@@ -8,7 +8,7 @@ from pathlib import Path
 import tessy_jax
 
 ROOT = Path(tessy_jax.__file__).parent
-ROWS = ("errors", "config", "sharding", "records", "models", "text", "decode", "synthesis", "boundary", "train")
+ROWS = ("errors", "config", "sharding", "records", "store", "models", "text", "decode", "synthesis", "boundary", "train")
 ROWS += ("evaluate", "report", "mini", "cli")
 FORBIDDEN = {
     ("train", "decode"),

@@ -17,7 +17,7 @@ import numpy as np
 from flax import nnx
 
 from tessy_jax.decode.cache import KVCache, grow, new_cache
-from tessy_jax.decode.sampling import position_keys, sample
+from tessy_jax.decode.sampling import Sampling, position_keys, sample
 from tessy_jax.models.config import ModelConfig
 from tessy_jax.models.transformer import Decoder
 from tessy_jax.sharding import put
@@ -67,7 +67,7 @@ def catch_up(graph: Any, params: Any, lanes: Lanes, size: int) -> Lanes:
 
 
 @partial(jax.jit, static_argnums=0, donate_argnums=2)
-def decode(graph: Any, params: Any, lanes: Lanes, eos_N: jax.Array, temperature: jax.Array, seed: jax.Array) -> Lanes:
+def decode(graph: Any, params: Any, lanes: Lanes, eos_N: jax.Array, sampling: Sampling, seed: jax.Array) -> Lanes:
     """Decodes until every lane has ended or one has filled the bucket."""
     rows_B = jnp.arange(lanes.known_B.shape[0])
 
@@ -76,7 +76,7 @@ def decode(graph: Any, params: Any, lanes: Lanes, eos_N: jax.Array, temperature:
         last_B = jnp.take_along_axis(lanes.tokens_BS, lanes.known_B[:, None] - 1, axis=1)
         hidden_B1D, cache = model(last_B, cache=lanes.cache, counts_B=lanes.running_B.astype(jnp.int32))
         keys_B = position_keys(seed, lanes.samples_B, jnp.zeros_like(lanes.samples_B), lanes.known_B)
-        next_B = sample(model.logits(hidden_B1D)[:, 0], keys_B, temperature)
+        next_B = sample(model.logits(hidden_B1D)[:, 0], keys_B, sampling)
         slot_B = jnp.where(lanes.running_B, lanes.known_B, lanes.tokens_BS.shape[1])
         known_B = lanes.known_B + lanes.running_B
         ended_B = (next_B[:, None] == eos_N).any(axis=1) | (known_B >= lanes.limit_B)
@@ -114,7 +114,7 @@ def generate(
         lanes = catch_up(graph, params, lanes, CHUNK)
     eos_N = jnp.asarray(list(eos_ids) or [-1], jnp.int32)
     while True:
-        lanes = decode(graph, params, lanes, eos_N, jnp.float32(temperature), jnp.uint32(seed))
+        lanes = decode(graph, params, lanes, eos_N, Sampling.of(temperature), jnp.uint32(seed))
         if not bool(lanes.running_B.any()):
             break
         lanes = _grow(lanes, model.config)

@@ -38,11 +38,30 @@ class LayerCache(Protocol):
 
 
 @dataclass(frozen=True)
+class Packing:
+    """A few tokens of many lanes in one row [1, N], so that only attention works on [B, T]: lanes that bring less than T
+    tokens, or none, cost nothing elsewhere. Token n is that of lane lanes_N[n] at time times_N[n]; index_BT is the way back.
+    """
+
+    lanes_N: jax.Array
+    times_N: jax.Array
+    index_BT: jax.Array
+
+    def apart(self, x_1N: jax.Array) -> jax.Array:
+        """[1, N, …] as [B, T, …]."""
+        return x_1N[0][self.index_BT]
+
+    def together(self, x_BT: jax.Array) -> jax.Array:
+        """[B, T, …] as [1, N, …]."""
+        return x_BT[self.lanes_N, self.times_N][None]
+
+
+@dataclass(frozen=True)
 class Step:
     """What one forward pass of T tokens knows beside its activations.
 
-    rotation: cos and sin [B, T, H/2]. segments_BT: documents of a packed sequence, 0 is padding; None with a cache.
-    lengths_B, counts_B: tokens cached before, and valid new ones; None without a cache.
+    rotation: cos and sin [B, T, H/2], or [1, N, H/2] of packed lanes. segments_BT: documents of a packed sequence, 0 is
+    padding; None with a cache. lengths_B, counts_B: tokens cached before, and valid new ones; None without a cache.
     """
 
     positions_BT: jax.Array
@@ -50,6 +69,7 @@ class Step:
     segments_BT: jax.Array | None = None
     lengths_B: jax.Array | None = None
     counts_B: jax.Array | None = None
+    packing: Packing | None = None
 
 
 def attend(
@@ -234,6 +254,11 @@ def _attend_step(
         return out, None
     assert step.lengths_B is not None
     assert step.counts_B is not None
+    packing = step.packing
+    if packing is not None:
+        q_BTKGH = packing.apart(q_BTKGH)
+        k_BKTH = packing.apart(k_BKTH.swapaxes(1, 2)).swapaxes(1, 2)
+        v_BKTH = None if v_BKTH is None else packing.apart(v_BKTH.swapaxes(1, 2)).swapaxes(1, 2)
     cache = cache.append(k_BKTH, v_BKTH, step.lengths_B, step.counts_B)
     keys, values = cache.read()
     out = attend(
@@ -246,4 +271,4 @@ def _attend_step(
         scale=scale,
         sinks_KG=sinks_KG,
     )
-    return out, cache
+    return out if packing is None else packing.together(out), cache

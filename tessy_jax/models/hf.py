@@ -265,10 +265,13 @@ def _place(source: Source, parameter: nnx.Param, layout: Layout) -> jax.Array:
     return jax.make_array_from_callback(shape, sharding, shard, dtype=dtype)
 
 
-def resolve(model: str | Path, fetch: Callable[..., str] | None = None, weights: bool = True) -> Path:
+def resolve(
+    model: str | Path, fetch: Callable[..., str] | None = None, weights: bool = True, revision: str | None = None
+) -> Path:
     """The folder of a model: a local path as it is, a hub name downloaded into the hub's own cache.
 
-    weights=False fetches the small files only. fetch: `huggingface_hub.snapshot_download` unless given.
+    weights=False fetches the small files only. fetch: `huggingface_hub.snapshot_download` unless given. revision: branch,
+    tag or commit on the hub.
 
     Raises:
         ConfigError: no such folder, and no such (or no reachable) model on the hub.
@@ -285,7 +288,8 @@ def resolve(model: str | Path, fetch: Callable[..., str] | None = None, weights:
         fetch = snapshot_download
     patterns = ["*.json", "*.jinja", "*.txt", "tokenizer.model"] + (["*.safetensors"] if weights else [])
     try:
-        return Path(fetch(name, allow_patterns=patterns, ignore_patterns=["*/*"]))  # subfolders hold other formats
+        # subfolders hold other formats
+        return Path(fetch(name, revision=revision, allow_patterns=patterns, ignore_patterns=["*/*"]))
     except Exception as error:  # the hub client raises many kinds, also from the transport below it
         reason = str(error).strip().splitlines()
         raise ConfigError(

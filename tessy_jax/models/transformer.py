@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from tessy_jax.models.attention import Attention, LatentAttention, LayerCache, Step
+from tessy_jax.models.attention import Attention, LatentAttention, LayerCache, Packing, Step
 from tessy_jax.models.config import ModelConfig
 from tessy_jax.models.layers import Linear, Mlp, RMSNorm, matmul, rotations, weight
 from tessy_jax.models.moe import Moe
@@ -100,14 +100,17 @@ class Decoder(nnx.Module):
         segments_BT: jax.Array | None = None,
         cache: Cache | None = None,
         counts_B: jax.Array | None = None,
+        packing: Packing | None = None,
     ) -> tuple[jax.Array, Cache | None]:
         """Hidden states [B, T, D] behind the last norm, and the cache with these tokens in it.
 
         Whole sequences: `segments_BT` numbers the documents packed into a row from 1 on (0 is padding; default: one
         document); attention and positions stay within a document. On a cache (T may be 1): lane b continues at its own
         length, and only its first counts_B[b] tokens are valid (default: all); what comes back for the others is garbage.
+        packing: tokens_BT is one row [1, N] with tokens of all lanes of the cache, in chunks of T; so is what comes back. For
+        lanes that are not cut over the mesh.
         """
-        B, T = tokens_BT.shape
+        B, T = tokens_BT.shape if packing is None else packing.index_BT.shape
         config = self.config
         lengths_B = None if cache is None else cache.lengths_B
         if cache is None:
@@ -116,7 +119,8 @@ class Decoder(nnx.Module):
         else:
             counts_B = jnp.full(B, T, jnp.int32) if counts_B is None else counts_B
             positions_BT = cache.lengths_B[:, None] + jnp.arange(T, dtype=jnp.int32)
-        step = Step(positions_BT, rotations(config.rope, positions_BT), segments_BT, lengths_B, counts_B)
+        rotated = positions_BT if packing is None else packing.together(positions_BT)
+        step = Step(positions_BT, rotations(config.rope, rotated), segments_BT, lengths_B, counts_B, packing)
 
         x_BTD = jnp.take(self.embed[...], tokens_BT, axis=0)
         x_BTD = self.layout.constrain(x_BTD, "lanes", None, None)

@@ -10,7 +10,7 @@ from flax import nnx
 
 from tessy_jax.decode import generate as module
 from tessy_jax.decode.generate import bucket, generate
-from tessy_jax.decode.sampling import position_keys, sample
+from tessy_jax.decode.sampling import Sampling, position_keys, sample
 from tessy_jax.models import hf
 from tessy_jax.sharding import Layout, make_mesh, parse_mesh
 from tests.models.tiny import VARIANTS, reference, tokens
@@ -23,7 +23,7 @@ def next_token(graph, params, tokens_1T, length, sample_id, temperature):
     model = nnx.merge(graph, params)
     logits = model.logits(model(tokens_1T)[0])[:, length - 1]
     key = position_keys(jnp.uint32(SEED), sample_id[None], jnp.array([0]), length[None])
-    return sample(logits, key, temperature)[0]
+    return sample(logits, key, Sampling(temperature, jnp.float32(1), jnp.int32(0), jnp.float32(0)))[0]
 
 
 def oracle(model, prompt, new, eos, temperature, sample_id):
@@ -115,7 +115,7 @@ def test_the_cache_is_updated_in_place():
     graph, params = nnx.split(model)
     lanes = module._start(model, [[1] * 8000], [0], 4)
     cache_bytes = sum(x.nbytes for x in jax.tree.leaves(lanes.cache.layers))
-    program = module.decode.lower(graph, params, lanes, jnp.array([1]), jnp.float32(0), jnp.uint32(0)).compile()
+    program = module.decode.lower(graph, params, lanes, jnp.array([1]), Sampling.of(0.0), jnp.uint32(0)).compile()
     memory = program.memory_analysis()
     assert memory.alias_size_in_bytes >= cache_bytes
     assert memory.temp_size_in_bytes < cache_bytes

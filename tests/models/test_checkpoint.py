@@ -229,7 +229,7 @@ def test_a_missing_output_head_says_what_tying_would_need(tmp_path):
 def test_a_hub_name_is_fetched_and_a_failing_hub_is_a_clear_error():
     asked = []
 
-    def fetch(name, allow_patterns, ignore_patterns):
+    def fetch(name, revision, allow_patterns, ignore_patterns):
         asked.append((name, allow_patterns))
         assert ignore_patterns == ["*/*"]
         return str(reference("qwen2-tied").folder)

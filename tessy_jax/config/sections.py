@@ -1,0 +1,322 @@
+"""The sections and runs of a configuration, and their defaults: they stand here only.
+
+A section is a frozen model that any kind of run may hold; a run is a section that a file fills.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal, NamedTuple, Self, get_args
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, field_validator, model_validator
+
+MESH_AXES = ("data", "fsdp", "tensor", "expert")
+
+# what each recipe cannot do without
+RECIPES: dict[str, tuple[str, ...]] = {
+    "tessy": ("student", "teacher", "boundary.student", "boundary.teacher"),
+    "teacher_only": ("teacher",),
+    "student_only": ("student",),
+}
+
+# no response depends on these: an output folder may be continued with other values
+MAY_CHANGE = frozenset(
+    {
+        "output",
+        "mesh",
+        "boundary.mode",
+        "synthesis.lanes",
+        "synthesis.rounds",
+        "synthesis.snapshot_seconds",
+        "synthesis.handover",
+    }
+)
+
+WordRule = Literal["none", "discard", "extend"]
+Writer = Literal["student", "teacher"]
+Dtype = Literal["float32", "bfloat16"]
+
+
+class Preset(NamedTuple):
+    """What the paper and its public code do differently (tokens per turn, how a span ends)."""
+
+    student_step: int
+    teacher_step: int
+    word_rule: WordRule
+
+
+PRESETS = {"paper": Preset(20, 20, "discard"), "reference": Preset(5, 10, "extend")}
+
+
+def _real(value: Any) -> Any:
+    """YAML reads 1e-4 as text: it is a number all the same."""
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def _axes(value: Any) -> Any:
+    """`tensor=8,data=2` or a mapping as a checked mapping."""
+    if isinstance(value, str):
+        pairs = [piece.partition("=") for piece in value.split(",") if piece.strip()]
+        sizes: dict[Any, Any] = {name.strip(): int(n) if n.strip().isdecimal() else n for name, _, n in pairs}
+        if len(sizes) < len(pairs):
+            raise ValueError("an axis is given twice; name each once")
+        value = sizes
+    if not isinstance(value, Mapping):
+        raise ValueError("should be axes and sizes, such as tensor=8,data=2 or {tensor: 8, data: 2}")
+    for name, size in value.items():
+        if name not in MESH_AXES:
+            raise ValueError(f"axis {name!r} is unknown; the axes are {', '.join(MESH_AXES)}")
+        if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+            raise ValueError(f"axis {name!r} has size {size!r}; write a whole number of at least 1, such as {name}=8")
+    return value
+
+
+Text = Annotated[str, StringConstraints(min_length=1)]
+Count = Annotated[int, Field(ge=1)]
+Natural = Annotated[int, Field(ge=0)]
+Real = Annotated[float, BeforeValidator(_real)]
+Axes = Annotated[dict[str, int], BeforeValidator(_axes)]
+
+
+class Section(BaseModel):
+    """A part of a configuration: frozen, strict about types, no unknown keys; the docstrings of fields describe them."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True, validate_default=True
+    )
+
+
+class Data(Section):
+    """The prompts."""
+
+    path: Text
+    """JSONL or Parquet file, or the name or folder of a `datasets` data set."""
+    split: Text = "train"
+    """Which split of a data set; a file has only one."""
+    limit: Count | None = None
+    """Use only this many rows from the start (null: all)."""
+    rollouts: Count = 1
+    """Responses per row."""
+    skip_invalid: bool = False
+    """Record rows that fit no accepted form as failures, instead of stopping before any work."""
+
+
+class Thinking(Section):
+    """How a model's thinking opens and closes, where its tokenizer does not say. Both or neither."""
+
+    open: Text | None = None
+    """Text that opens it, e.g. "<think>\\n"."""
+    close: Text | None = None
+    """Text that closes it, e.g. "\\n</think>\\n\\n"."""
+
+    @model_validator(mode="after")
+    def _both(self) -> Self:
+        if (self.open is None) != (self.close is None):
+            raise ValueError("open and close belong together: set both, or leave both to the tokenizer")
+        return self
+
+
+class Sampling(Section):
+    """How tokens are drawn. The defaults are those of both presets."""
+
+    temperature: Annotated[Real, Field(ge=0)] = 0.7
+    """0 is greedy."""
+    top_p: Annotated[Real, Field(gt=0, le=1)] = 0.8
+    """Keep the likeliest tokens that together have this probability (1: all)."""
+    top_k: Natural = 20
+    """Keep this many of the likeliest tokens (0: all)."""
+    min_p: Annotated[Real, Field(ge=0, lt=1)] = 0.0
+    """Drop tokens less likely than this share of the likeliest (0: none)."""
+
+
+class Model(Section):
+    """A language model."""
+
+    model: Text
+    """Hugging Face folder or hub name."""
+    revision: Text | None = None
+    """Branch, tag or commit on the hub (null: its main branch)."""
+    dtype: Dtype = "bfloat16"
+    """Of weights, activations and cache."""
+    thinking: Thinking = Thinking()
+    """Thinking markers, where the tokenizer has none."""
+    template: dict[str, Any] = {}
+    """Extra variables of the chat template, e.g. reasoning_effort: high."""
+    system: Text | None = None
+    """System message put in front of every prompt for this model."""
+    sampling: Sampling | None = None
+    """How its tokens are drawn (null: the preset's)."""
+
+
+class Boundary(Section):
+    """The boundary predictors, which decide after which token the other model goes on."""
+
+    student: Text | None = None
+    """Predictor that reads what the student writes: folder or hub name."""
+    teacher: Text | None = None
+    """Predictor that reads what the teacher writes: folder or hub name."""
+    dtype: Dtype = "bfloat16"
+    """Of the predictors' weights, activations and cache."""
+    mode: Literal["online", "rollback"] = "online"
+    """Stop as soon as the label flips, or write a whole step and cut it: the responses are the same."""
+    window: Annotated[int, Field(ge=4, multiple_of=2)] = 200
+    """Predictor tokens that a decision reads, at most; at least half as many once there are so many."""
+    min_span_tokens: Count = 1
+    """Tokens at the start of a turn that cannot end it."""
+    threshold: Annotated[Real, Field(gt=0, lt=1)] = 0.5
+    """Probability above which the next token counts as the other kind."""
+
+
+class Repetition(Section):
+    """When a response counts as a loop: its last `window` tokens repeat with some period of at most `period` tokens."""
+
+    window: Natural = 200
+    """Tokens looked at (0: never a loop)."""
+    period: Count = 50
+    """Longest period, in tokens."""
+
+    @model_validator(mode="after")
+    def _twice(self) -> Self:
+        if 0 < self.window < 2 * self.period:
+            raise ValueError(
+                f"window is {self.window} and period {self.period}; make window at least {2 * self.period} (two periods), "
+                "or 0 to turn the check off"
+            )
+        return self
+
+
+class Synthesis(Section):
+    """How responses are written."""
+
+    recipe: str = "tessy"
+    """Who thinks and who answers."""
+    preset: Literal["paper", "reference"] = "paper"
+    """Whose steps, word rule and sampling fill what is null here."""
+    student_step: Count | None = None
+    """Most student tokens per turn (null: the preset's; paper 20, reference 5)."""
+    teacher_step: Count | None = None
+    """Most teacher tokens per turn (null: the preset's; paper 20, reference 10)."""
+    word_rule: WordRule | None = None
+    """How a span ends inside a word (null: the preset's; paper discard, reference extend)."""
+    final_answer: Writer = "student"
+    """Who writes the final answer after shared thinking."""
+    max_prompt_tokens: Count = 8192
+    """Longest prompt, in each model's tokens; longer ones fail."""
+    max_response_tokens: Count = 32768
+    """Longest response, in each model's tokens; a response that reaches it is a failed attempt."""
+    max_attempts: Count = 3
+    """Attempts before a response is recorded as failed."""
+    lanes: Count = 32
+    """Responses written at once."""
+    repetition: Repetition = Repetition()
+    """When a response is a loop, and so a failed attempt."""
+    rounds: Count = 64
+    """Rounds of the device loop between two visits of the host."""
+    snapshot_seconds: Annotated[Real, Field(ge=0)] = 60.0
+    """How often unfinished responses are saved, in seconds."""
+    handover: Annotated[Real, Field(gt=0, le=1)] = 0.5
+    """A turn ends early once this share of its lanes has handed over; the rest go on in the next round."""
+
+    @field_validator("recipe")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        if value not in RECIPES:
+            raise ValueError(f"there is no such recipe; the recipes are {', '.join(RECIPES)}")
+        return value
+
+
+class Run(Section):
+    """What a configuration file holds. Each kind of run adds its sections."""
+
+    output: Text
+    """Run folder: a path, or an address such as gs://bucket/run."""
+    seed: Annotated[int, Field(ge=0, lt=1 << 32)] = 0
+    """Of everything drawn at random."""
+    mesh: Axes = {}
+    """Sizes of the device mesh's axes, e.g. {tensor: 8, data: 2} or "tensor=8,data=2" (empty: one device)."""
+
+    def resolved(self) -> Self:
+        """The same run with everything filled in that follows from other keys."""
+        return self
+
+
+class Synthesize(Run):
+    """Writes responses to prompts."""
+
+    date: str | None = None
+    """What chat templates print as today, YYYY-MM-DD (null: the day of the first start, kept from then on)."""
+    data: Data
+    student: Model | None = None
+    """The model that the data is for: it writes style and the final answer."""
+    teacher: Model | None = None
+    """The stronger model: it writes substance."""
+    boundary: Boundary = Boundary()
+    synthesis: Synthesis = Synthesis()
+
+    @field_validator("date", mode="before")
+    @classmethod
+    def _day(cls, value: Any) -> Any:
+        if type(value) is datetime.date:  # unquoted in YAML
+            return value.isoformat()
+        try:
+            valid = value is None or datetime.date.fromisoformat(value).isoformat() == value
+        except (TypeError, ValueError):
+            valid = False
+        if not valid:
+            raise ValueError("should be a day as YYYY-MM-DD, such as 2025-06-28, or null")
+        return value
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        recipe = self.synthesis.recipe
+        missing = [key for key in RECIPES[recipe] if _value(self, key) is None]
+        if missing:
+            others = ", ".join(name for name in RECIPES if name != recipe)
+            raise ValueError(f"recipe {recipe!r} needs {' and '.join(missing)}; set it, or use another recipe ({others})")
+        return self
+
+    def resolved(self) -> Self:
+        """Steps, word rule and sampling that are None come from the preset; the date is the job's to fill in."""
+        preset, synthesis = PRESETS[self.synthesis.preset], self.synthesis
+        update: dict[str, Any] = {
+            "synthesis": synthesis.model_copy(
+                update={key: value for key, value in preset._asdict().items() if getattr(synthesis, key) is None}
+            )
+        }
+        for writer in get_args(Writer):
+            model = getattr(self, writer)
+            if model is not None and model.sampling is None:
+                update[writer] = model.model_copy(update={"sampling": Sampling()})
+        return self.model_copy(update=update)
+
+
+def differences(a: Run, b: Run) -> list[str]:
+    """Dotted keys on which the responses of two runs depend and whose resolved values differ.
+
+    A date that is None differs from no date: it is filled in with that of the first start.
+    """
+    return list(_differing(a.resolved(), b.resolved(), ""))
+
+
+def _differing(a: Section, b: Section, prefix: str) -> Iterator[str]:
+    for name in type(a).model_fields:
+        key, x, y = prefix + name, getattr(a, name), getattr(b, name, None)
+        if key in MAY_CHANGE or (key == "date" and None in (x, y)):
+            continue
+        if isinstance(x, Section) and isinstance(y, Section):
+            yield from _differing(x, y, key + ".")
+        elif x != y:
+            yield key
+
+
+def _value(config: Section, key: str) -> Any:
+    value: Any = config
+    for name in key.split("."):
+        value = getattr(value, name)
+    return value

@@ -1,0 +1,121 @@
+"""Where a proposal is cut: the commit rule at word boundaries (method, section 2).
+
+A proposal of n bytes turns to the other kind of text at byte `flip`, or nowhere. The cut c is
+  none:    the last character boundary at or before the flip (with one vocabulary: the last token end that is one),
+  discard: the last boundary at or before it at which a new pre-token begins in every vocabulary, whatever may follow,
+  extend:  the first white space at or after it, else the end of the proposal.
+A proposal that does not turn counts as turning at its end. Where that would leave nothing, the next such boundary behind it
+is taken, and where there is none, all whole characters of the proposal.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+NONE, DISCARD, EXTEND = "none", "discard", "extend"
+
+
+class Cut(NamedTuple):
+    """cut_B: bytes of the proposal that are committed. settled_B: whether no further text can change that."""
+
+    cut_B: jax.Array
+    settled_B: jax.Array
+
+
+def view(text_BY: jax.Array, start_B: jax.Array, size: int) -> jax.Array:
+    """`size` bytes of each lane from start_B on [B, size]; beyond the buffer, its last byte again."""
+    index_BP = start_B[:, None] + jnp.arange(size)
+    return jnp.take_along_axis(text_BY, jnp.clip(index_BP, 0, text_BY.shape[1] - 1), axis=1)
+
+
+def begins_character(bytes_BP: jax.Array) -> jax.Array:
+    """Whether a byte is none that continues a UTF-8 character."""
+    return (bytes_BP & 0xC0) != 0x80
+
+
+def whole(bytes_BP: jax.Array, counts_B: jax.Array) -> jax.Array:
+    """How many of the first counts_B bytes remain without an unfinished character at their end. Bytes that are no UTF-8
+    count as characters: what they spoil is found when the response ends."""
+    missing_B = jnp.zeros_like(counts_B)
+    for back in (3, 2, 1):
+        index_B1 = jnp.maximum(counts_B - back, 0)[:, None]
+        lead_B = jnp.take_along_axis(bytes_BP, index_B1, axis=1)[:, 0]
+        length_B = jnp.where(lead_B >= 0xF0, 4, jnp.where(lead_B >= 0xE0, 3, 2))
+        unfinished_B = (counts_B >= back) & (lead_B >= 0xC0) & (length_B > back)
+        missing_B = jnp.where(unfinished_B, back, missing_B)
+    return counts_B - missing_B
+
+
+def white_space(bytes_BP: jax.Array) -> jax.Array:
+    """Whether a white-space character (Unicode's White_Space) begins at a byte."""
+    first = bytes_BP.astype(jnp.int32)
+    second = jnp.pad(first[:, 1:], ((0, 0), (0, 1)))
+    third = jnp.pad(first[:, 2:], ((0, 0), (0, 2)))
+    ascii_space = (first == 0x20) | ((first >= 0x09) & (first <= 0x0D))
+    two = (first == 0xC2) & ((second == 0x85) | (second == 0xA0))
+    code = ((first & 0x0F) << 12) | ((second & 0x3F) << 6) | (third & 0x3F)
+    general = (code >= 0x2000) & (code <= 0x200A)
+    others = (code == 0x1680) | (code == 0x2028) | (code == 0x2029) | (code == 0x202F) | (code == 0x205F) | (code == 0x3000)
+    three = (first >= 0xE0) & (first < 0xF0) & ((second & 0xC0) == 0x80) & ((third & 0xC0) == 0x80)
+    return ascii_space | two | (three & (general | others))
+
+
+def cut(
+    rule: str,
+    bytes_BP: jax.Array,
+    counts_B: jax.Array,
+    *,
+    flip_B: jax.Array,
+    over_B: jax.Array,
+    closed_B: jax.Array,
+    certain_B: jax.Array,
+    splits: tuple[tuple[jax.Array, jax.Array], ...],
+    token_ends_BP: jax.Array | None,
+) -> Cut:
+    """Where the proposals are cut.
+
+    flip_B: bytes up to the flip, negative without one. over_B: the proposal gets no longer. closed_B: it ended its turn, so
+    that its end is a boundary. certain_B: bytes that are text for certain (the rest may become a marker); for proposals
+    that are over, all. splits: per vocabulary, starts [B, P] and final [B] (`discard`). token_ends_BP: bytes at which a
+    token of the speaker ends (`none` with one vocabulary).
+    """
+    P = bytes_BP.shape[1]
+    at_P = jnp.arange(P, dtype=jnp.int32)
+    n_B = counts_B
+    whole_B = jnp.where(closed_B, n_B, whole(bytes_BP, n_B))
+    known_B = jnp.where(over_B, n_B, jnp.minimum(certain_B, n_B))
+    turn_B = jnp.where(flip_B >= 0, flip_B, n_B)
+    inside_BP = (at_P > 0) & (at_P < n_B[:, None]) & (at_P <= known_B[:, None])
+
+    if rule == EXTEND:
+        possible_BP = white_space(bytes_BP) & inside_BP & (at_P >= turn_B[:, None])
+        first_B = jnp.where(possible_BP, at_P, P).min(axis=1)
+        return Cut(jnp.where(first_B < P, first_B, whole_B), over_B | (first_B < P))
+
+    if rule == DISCARD:
+        possible_BP = inside_BP
+        reach_B = jnp.where(closed_B, n_B, P)
+        for starts_BP, final_B in splits:
+            certain_start_B = jnp.where(closed_B, n_B, final_B)
+            possible_BP &= starts_BP & (at_P <= certain_start_B[:, None])
+            reach_B = jnp.minimum(reach_B, certain_start_B)
+        decided_B = turn_B <= reach_B
+    else:
+        possible_BP = begins_character(bytes_BP) & inside_BP
+        if token_ends_BP is not None:
+            possible_BP &= token_ends_BP
+        decided_B = jnp.ones_like(over_B)
+
+    # the proposal's own end is a boundary where the turn ended there, or where any character boundary is one
+    end_counts_B = closed_B | (whole_B == n_B if rule == NONE else jnp.zeros_like(closed_B))
+    end_counts_B &= (n_B > 0) & (n_B <= known_B)
+    before_B = jnp.where(possible_BP & (at_P <= turn_B[:, None]), at_P, 0).max(axis=1)
+    before_B = jnp.where(end_counts_B & (n_B <= turn_B), n_B, before_B)
+    behind_B = jnp.where(possible_BP & (at_P > turn_B[:, None]), at_P, P).min(axis=1)
+    behind_B = jnp.where((behind_B == P) & end_counts_B & (n_B > turn_B), n_B, behind_B)
+    found_B = (before_B > 0) | (behind_B < P)
+    cut_B = jnp.where(before_B > 0, before_B, jnp.where(behind_B < P, behind_B, whole_B))
+    return Cut(cut_B, over_B | (decided_B & found_B))

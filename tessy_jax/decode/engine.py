@@ -1,0 +1,384 @@
+"""The host's side of the loop: seats responses in lanes, runs the compiled program, takes out what has ended.
+
+It knows arrays and numbers only. Between two visits of the host nothing but the report of `run` crosses from the device.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from tessy_jax.decode.cache import grow, new_cache
+from tessy_jax.decode.generate import FEWEST_LANES, bucket
+from tessy_jax.decode.loop import FILL, advance, fill, fill_all, zero_counts
+from tessy_jax.decode.run import Program, Weights
+from tessy_jax.decode.state import ANSWER, DONE, EMPTY, GOES_ON, RUNNING, Judge, Lanes, Policy, Rules, Side, Tables
+from tessy_jax.decode.window import first_needed, new_judge
+from tessy_jax.models.transformer import Decoder
+from tessy_jax.sharding import put
+
+REWOUND = 256  # tokens that a lane is rolled back at most; sliding windows and predictors keep that many more
+
+PACKED = 32  # tokens of all lanes that catch up at once at least; so few cost hardly more than one
+
+
+@dataclass(frozen=True)
+class View:
+    """One side of an `Entry`: the tokens of prompt and response, how many are the prompt's, and the response's byte ends."""
+
+    tokens: list[int]
+    prompt: int
+    ends: list[int]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A response at a commit, outside of the device: all that is needed to go on with it, or to read it once it has ended.
+
+    text, sources: bytes, and who wrote each. thought: bytes of the thinking if it has closed, else -1. status: why it ended.
+    """
+
+    views: tuple[View, ...]
+    thinkers: int
+    answerer: int
+    sample: int
+    attempt: int
+    speaker: int
+    phase: int = 0
+    thought: int = -1
+    text: bytes = b""
+    sources: bytes = b""
+    generated: tuple[int, int] = (0, 0)
+    discarded: tuple[int, int] = (0, 0)
+    switches: int = 0
+    status: int = RUNNING
+
+    @property
+    def closed(self) -> bool:
+        """Whether it is in its answer, or past it."""
+        return self.phase == ANSWER
+
+
+class Compilation(NamedTuple):
+    """One program that the engine used: what for, for how many tokens per lane, seconds to trace and compile (0 where this
+    process had it), and the bytes it holds beside its arguments."""
+
+    name: str
+    capacity: int
+    seconds: float
+    temporary_bytes: int
+
+
+@dataclass
+class Totals:
+    """Counts over all visits, per side where there are two; see `state.Counts`. host_syncs: waits for the device."""
+
+    passes: np.ndarray = field(default_factory=lambda: np.zeros(2))
+    busy: np.ndarray = field(default_factory=lambda: np.zeros(2))
+    chunks: np.ndarray = field(default_factory=lambda: np.zeros(2))
+    caught_up: np.ndarray = field(default_factory=lambda: np.zeros(2))
+    judgements: np.ndarray = field(default_factory=lambda: np.zeros(2))
+    bridged: np.ndarray = field(default_factory=lambda: np.zeros(2))
+    prefilled: np.ndarray = field(default_factory=lambda: np.zeros(2))
+    rounds: float = 0
+    host_syncs: int = 0
+
+
+_PROGRAMS: dict[Any, tuple[Any, float]] = {}
+
+
+class Engine:
+    """Lanes on a mesh, with the models that write and judge.
+
+    writers: student and teacher, or one of them alone. judges: their boundary predictors, or None. tokens: the most of
+    prompt and response in one vocabulary. rules.capacity and rules.packed are set here.
+
+    Raises:
+        ShardingError: lanes that the mesh does not divide.
+    """
+
+    def __init__(
+        self,
+        writers: Sequence[Decoder],
+        judges: Sequence[Decoder | None],
+        tables: Tables,
+        rules: Rules,
+        policy: Policy,
+        *,
+        lanes: int,
+        tokens: int,
+    ) -> None:
+        self.layout = writers[0].layout
+        ways = self.layout.ways("lanes")
+        self.size = -(-max(lanes, FEWEST_LANES) // ways) * ways
+        self.writers = list(writers)
+        self.tables, self.policy = jax.tree.map(self._everywhere, (tables, policy))
+        split = [nnx.split(model) for model in writers]
+        judged = [None if judge is None else nnx.split(judge) for judge in judges]
+        self.weights = Weights(tuple(p for _, p in split), tuple(None if j is None else j[1] for j in judged))
+        self.program = Program(tuple(g for g, _ in split), tuple(None if j is None else j[0] for j in judged), rules)
+        self.totals = Totals()
+        self.compilations: list[Compilation] = []
+        self.slack = max(FILL, REWOUND)
+        steps = max(int(step) for step in policy.steps)
+        self.margin = steps + 2
+        self.tokens = tokens + rules.view + self.margin
+        self.room = int(policy.room) + rules.longest + len(tables.close_N)
+        self._capacity = 0
+        self.lanes = self._empty(judges)
+
+    def _put(self, x: np.ndarray) -> jax.Array:
+        return put(x, self.layout, ("lanes", *(None,) * (x.ndim - 1)))
+
+    def _everywhere(self, x: Any) -> jax.Array:
+        return put(x, self.layout, (None,) * np.ndim(x))
+
+    def _empty(self, judges: Sequence[Decoder | None]) -> Lanes:
+        B, S, Y = self.size, self.tokens, self.room
+        self._capacity = bucket(2 * self.margin)
+
+        def numbers(value: int = 0, shape: tuple[int, ...] = (B,), dtype: Any = np.int32) -> jax.Array:
+            return self._put(np.full(shape, value, dtype))
+
+        sides = []
+        for model in self.writers:
+            cache = new_cache(model.config, B, self._capacity, slack=self.slack, dtype=model.embed.dtype, layout=self.layout)
+            sides.append(Side(numbers(0, (B, S)), numbers(0, (B, S)), numbers(1), numbers(1), cache))
+        windows: list[Judge | None] = []
+        for judge in judges:
+            half = self.program.rules.half
+            windows.append(
+                None if judge is None else new_judge(judge.config, B, 2 * half, REWOUND, judge.embed.dtype, self.layout)
+            )
+        packed = 0 if self.layout.ways("lanes") > 1 else max(PACKED, 4 * B)
+        self.program = self.program._replace(rules=self.program.rules._replace(capacity=self._capacity, packed=packed))
+        return Lanes(
+            text_BY=numbers(0, (B, Y), np.uint8),
+            source_BY=numbers(0, (B, Y), np.uint8),
+            committed_B=numbers(),
+            written_B=numbers(),
+            proposed_B=numbers(),
+            over_B=numbers(GOES_ON),
+            flip_B=numbers(-1),
+            thought_B=numbers(-1),
+            speaker_B=numbers(),
+            phase_B=numbers(),
+            status_B=numbers(EMPTY),
+            thinkers_B=numbers(),
+            answerer_B=numbers(),
+            samples_B=numbers(dtype=np.uint32),
+            attempts_B=numbers(),
+            generated_B2=numbers(0, (B, 2)),
+            discarded_B2=numbers(0, (B, 2)),
+            switches_B=numbers(),
+            sides=tuple(sides),
+            judges=tuple(windows),
+            counts=jax.tree.map(self._everywhere, zero_counts(len(sides))),
+        )
+
+    def seat(self, lane: int, entry: Entry) -> None:
+        """Puts a response, begun or not, into a lane, and its known tokens into the caches."""
+        longest = max(len(view.tokens) for view in entry.views)
+        self._reserve(longest + self.margin)
+        rows = {
+            "text": _padded(np.frombuffer(entry.text, np.uint8), self.room),
+            "source": _padded(np.frombuffer(entry.sources, np.uint8), self.room),
+            "tokens": [_padded(np.array(view.tokens, np.int32), self.tokens) for view in entry.views],
+            "ends": [_padded(np.array([0] * view.prompt + view.ends, np.int32), self.tokens) for view in entry.views],
+            "prompt": [np.int32(view.prompt) for view in entry.views],
+            "known": [np.int32(len(view.tokens)) for view in entry.views],
+            "judged": [
+                np.int32(0 if v is None else first_needed(len(entry.views[v].ends), self.program.rules.half))
+                for v in self.program.rules.reads
+            ],
+            "numbers": {
+                name: np.asarray(value, np.uint32 if name == "samples_B" else np.int32)
+                for name, value in self._numbers_of(entry).items()
+            },
+        }
+        self.lanes = self._call("seat", _seated, (), (self.lanes, np.int32(lane), rows), donate=0)
+        for m in range(len(self.writers)):
+            self._fill(m, lane)
+            self.totals.prefilled[m] += len(entry.views[m].tokens) - 1
+
+    @staticmethod
+    def _numbers_of(entry: Entry) -> dict[str, Any]:
+        return {
+            "committed_B": len(entry.text),
+            "written_B": len(entry.text),
+            "proposed_B": 0,
+            "over_B": GOES_ON,
+            "flip_B": -1,
+            "thought_B": entry.thought,
+            "speaker_B": entry.speaker,
+            "phase_B": entry.phase,
+            "status_B": RUNNING,
+            "thinkers_B": entry.thinkers,
+            "answerer_B": entry.answerer,
+            "attempts_B": entry.attempt,
+            "switches_B": entry.switches,
+            "samples_B": entry.sample,
+            "generated_B2": entry.generated,
+            "discarded_B2": entry.discarded,
+        }
+
+    def _fill(self, m: int, lane: int) -> None:
+        graph, params, side = self.program.writers[m], self.weights.writers[m], self.lanes.sides[m]
+        if self.layout.ways("lanes") == 1:
+            side = self._call(f"prefill {m}", fill, (graph,), (params, side, np.int32(lane)), donate=1)
+        else:
+            side = self._call(f"prefill {m}", fill_all, (graph,), (params, side), donate=1)
+        sides = tuple(side if i == m else other for i, other in enumerate(self.lanes.sides))
+        self.lanes = replace(self.lanes, sides=sides)
+
+    def clear(self, lane: int) -> None:
+        """Leaves a lane empty."""
+        self.lanes = replace(self.lanes, status_B=self.lanes.status_B.at[lane].set(EMPTY))
+
+    def run(self, *, harvest: int = 1) -> np.ndarray:
+        """Writes until `harvest` lanes have ended, or the rounds between two visits are used up; the lanes' status [B]."""
+        while True:
+            policy = replace(self.policy, harvest=self._everywhere(np.int32(harvest)))
+            args = (self.weights, self.tables, policy, self.lanes)
+            self.lanes = self._call("loop", advance, (self.program,), args, donate=3)
+            longest = jnp.stack([self.lanes.longest(m) for m in range(len(self.writers))]).max()
+            status, counts, needed = jax.device_get((self.lanes.status_B, self.lanes.counts, longest))
+            self._add(counts)
+            ended = (status >= DONE).sum() >= harvest or not (status == RUNNING).any()
+            if int(needed) + self.margin > self._capacity and not ended:
+                self._reserve(int(needed) + self.margin)
+                continue
+            return status
+
+    def _add(self, counts: Any) -> None:
+        self.totals.host_syncs += 1
+        for name in ("passes", "busy", "chunks", "caught_up", "judgements", "bridged"):
+            values = getattr(counts, name)
+            getattr(self.totals, name)[: len(values)] += np.array(values, np.float64)
+        self.totals.rounds += float(counts.rounds)
+
+    def take(self, lanes: Sequence[int]) -> list[Entry]:
+        """The responses in these lanes, each as of its last commit."""
+        if not lanes:
+            return []
+        state = self.lanes
+        index = np.array(lanes)
+        small = {name: getattr(state, name)[index] for name in _NUMBERS}
+        sides = [(s.tokens_BS[index], s.ends_BS[index], s.prompt_B[index], s.known_B[index]) for s in state.sides]
+        small, text, sources, sides = jax.device_get((small, state.text_BY[index], state.source_BY[index], sides))
+        self.totals.host_syncs += 1
+        entries = []
+        for row in range(len(lanes)):
+            committed = int(small["committed_B"][row])
+            generated = [int(n) for n in small["generated_B2"][row]]
+            views = []
+            for m, (tokens, ends, prompt, known) in enumerate(sides):
+                kept = int((ends[row, : known[row]] <= committed).sum())
+                if m == int(small["speaker_B"][row]) and small["status_B"][row] == RUNNING:
+                    generated[m] -= int(known[row]) - kept  # the proposal will be sampled again
+                first = int(prompt[row])
+                views.append(View(tokens[row, :kept].tolist(), first, ends[row, first:kept].tolist()))
+            entries.append(
+                Entry(
+                    views=tuple(views),
+                    thinkers=int(small["thinkers_B"][row]),
+                    answerer=int(small["answerer_B"][row]),
+                    sample=int(small["samples_B"][row]),
+                    attempt=int(small["attempts_B"][row]),
+                    speaker=int(small["speaker_B"][row]),
+                    phase=int(small["phase_B"][row]),
+                    thought=int(small["thought_B"][row]),
+                    text=text[row, :committed].tobytes(),
+                    sources=sources[row, :committed].tobytes(),
+                    generated=(generated[0], generated[1]),
+                    discarded=(int(small["discarded_B2"][row, 0]), int(small["discarded_B2"][row, 1])),
+                    switches=int(small["switches_B"][row]),
+                    status=int(small["status_B"][row]),
+                )
+            )
+        return entries
+
+    def _reserve(self, tokens: int) -> None:
+        """Caches for so many tokens per lane."""
+        if tokens <= self._capacity:
+            return
+        self._capacity = bucket(tokens)
+        sides = tuple(
+            replace(side, cache=grow(side.cache, model.config, self._capacity, slack=self.slack))
+            for side, model in zip(self.lanes.sides, self.writers, strict=True)
+        )
+        self.lanes = replace(self.lanes, sides=sides)
+        self.program = self.program._replace(rules=self.program.rules._replace(capacity=self._capacity))
+
+    def _call(
+        self, name: str, function: Callable[..., Any], static: tuple[Any, ...], args: tuple[Any, ...], donate: int
+    ) -> Any:
+        leaves, structure = jax.tree.flatten(args)
+        shapes = tuple((np.shape(x), np.dtype(x.dtype), getattr(x, "sharding", None)) for x in leaves)
+        key = (function, static, structure, shapes)
+        if key not in _PROGRAMS:
+            start = time.perf_counter()
+            # every program returns what it was given to overwrite, and leaves it where it was
+            placed = None if self.layout.mesh is None else jax.tree.map(lambda x: x.sharding, args[donate])
+            jitted = jax.jit(lambda *given: function(*static, *given), donate_argnums=donate, out_shardings=placed)
+            _PROGRAMS[key] = jitted.lower(*args).compile(), time.perf_counter() - start
+            seconds = _PROGRAMS[key][1]
+        else:
+            seconds = 0.0
+        program, _ = _PROGRAMS[key]
+        if not any(c.name == name and c.capacity == self._capacity for c in self.compilations):
+            memory = program.memory_analysis()
+            temporary = int(getattr(memory, "temp_size_in_bytes", 0))
+            self.compilations.append(Compilation(name, self._capacity, seconds, temporary))
+        return program(*args)
+
+
+_NUMBERS = (
+    "committed_B",
+    "speaker_B",
+    "phase_B",
+    "thought_B",
+    "thinkers_B",
+    "answerer_B",
+    "samples_B",
+    "attempts_B",
+    "generated_B2",
+    "discarded_B2",
+    "switches_B",
+    "status_B",
+)
+
+
+def _padded(x: np.ndarray, size: int) -> np.ndarray:
+    return np.pad(x, (0, size - len(x)))
+
+
+def _seated(lanes: Lanes, lane: jax.Array, rows: dict[str, Any]) -> Lanes:
+    def row(old: jax.Array, new: jax.Array) -> jax.Array:
+        return old.at[lane].set(new)
+
+    sides = tuple(
+        replace(
+            side,
+            tokens_BS=row(side.tokens_BS, rows["tokens"][m]),
+            ends_BS=row(side.ends_BS, rows["ends"][m]),
+            prompt_B=row(side.prompt_B, rows["prompt"][m]),
+            known_B=row(side.known_B, rows["known"][m]),
+            cache=side.cache.rolled_back(row(side.cache.lengths_B, jnp.int32(0))),
+        )
+        for m, side in enumerate(lanes.sides)
+    )
+    judges = tuple(
+        None if judge is None else replace(judge, judged_B=row(judge.judged_B, rows["judged"][m]))
+        for m, judge in enumerate(lanes.judges)
+    )
+    numbers: dict[str, Any] = {name: row(getattr(lanes, name), value) for name, value in rows["numbers"].items()}
+    text, source = row(lanes.text_BY, rows["text"]), row(lanes.source_BY, rows["source"])
+    return replace(lanes, text_BY=text, source_BY=source, sides=sides, judges=judges, **numbers)

@@ -1,0 +1,79 @@
+"""The alternating loop: rounds of student turn and teacher turn inside one `lax.while_loop`, and what prepares its lanes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from tessy_jax.decode.cache import KVCache
+from tessy_jax.decode.run import Program, Run, Weights
+from tessy_jax.decode.state import Counts, Lanes, Policy, Side, Tables
+from tessy_jax.decode.turn import turn
+
+FILL = 128  # tokens per chunk when a prompt enters the cache
+
+
+def advance(program: Program, weights: Weights, tables: Tables, policy: Policy, lanes: Lanes) -> Lanes:
+    """Rounds, until enough lanes have ended, one needs a larger cache, the rounds are used up, or none is left running."""
+    run = Run(program, weights, tables, policy)
+    sides = range(len(lanes.sides))
+
+    def more(lanes: Lanes) -> jax.Array:
+        going = lanes.running_B.any() & (lanes.counts.rounds < policy.rounds) & (lanes.ended_B.sum() < policy.harvest)
+        for m in sides:
+            going &= lanes.longest(m) + policy.steps[m] + 2 <= program.rules.capacity
+        return going
+
+    def body(lanes: Lanes) -> Lanes:
+        for m in sides:
+            lanes = turn(run, m, lanes)
+        return replace(lanes, counts=replace(lanes.counts, rounds=lanes.counts.rounds + 1))
+
+    return jax.lax.while_loop(more, body, replace(lanes, counts=zero_counts(len(lanes.sides))))
+
+
+def zero_counts(sides: int) -> Counts:
+    def zeros() -> tuple[jax.Array, ...]:  # arrays of their own: a buffer is donated once
+        return tuple(jnp.zeros((), jnp.float32) for _ in range(sides))
+
+    return Counts(zeros(), zeros(), zeros(), zeros(), zeros(), zeros(), jnp.zeros((), jnp.float32))
+
+
+def fill(graph: Any, params: Any, side: Side, lane: jax.Array) -> Side:
+    """All known tokens of one lane but the last enter its cache, which is cut out, filled and put back: the other lanes cost
+    nothing. For caches that are not sharded over lanes."""
+
+    def part(x: jax.Array) -> jax.Array:
+        return jax.lax.dynamic_slice_in_dim(x, lane, 1, axis=0)
+
+    alone = Side(
+        part(side.tokens_BS), part(side.ends_BS), part(side.prompt_B), part(side.known_B), jax.tree.map(part, side.cache)
+    )
+    cache = fill_all(graph, params, alone).cache
+
+    def back(old: jax.Array, new: jax.Array) -> jax.Array:
+        return jax.lax.dynamic_update_slice_in_dim(old, new, lane, axis=0)
+
+    return replace(side, cache=jax.tree.map(back, side.cache, cache))
+
+
+def fill_all(graph: Any, params: Any, side: Side) -> Side:
+    """The same for all lanes at once."""
+    model = nnx.merge(graph, params)
+    last = side.tokens_BS.shape[1] - 1
+
+    def left_B(cache: KVCache) -> jax.Array:
+        return jnp.maximum(side.known_B - 1 - cache.lengths_B, 0)
+
+    def chunk(cache: KVCache) -> KVCache:
+        index_BT = jnp.minimum(cache.lengths_B[:, None] + jnp.arange(FILL), last)
+        tokens_BT = jnp.take_along_axis(side.tokens_BS, index_BT, axis=1)
+        _, cache = model(tokens_BT, cache=cache, counts_B=jnp.minimum(left_B(cache), FILL))
+        return cache
+
+    cache = jax.lax.while_loop(lambda cache: (left_B(cache) > 0).any(), chunk, side.cache)
+    return replace(side, cache=cache)

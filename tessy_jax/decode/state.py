@@ -1,0 +1,253 @@
+"""What is known about every lane while teacher and student write, and what one compiled program takes for granted.
+
+A lane is one response being written. Its text is bytes, shared by both models; each model has a `Side`: the prompt in its
+own chat template and the response in its own vocabulary, as far as it has been put into tokens. A lane is a state machine of
+its own: nothing in it depends on the other lanes, which only decide when it gets its next step.
+
+Invariants: committed_B ≤ written_B; what lies between is the proposal of the lane's speaker. Tokens of a side cover the text
+up to its last token's end, which is written_B for the speaker once it may write, and at most committed_B for the listener.
+A cache holds a prefix of its side's tokens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+
+from tessy_jax.decode.cache import KVCache, Slots
+from tessy_jax.decode.sampling import Sampling
+
+STUDENT, TEACHER, TEMPLATE = 0, 1, 2
+"""Writers, as `source_BY` has them; the first two number the sides, too."""
+THINK, ANSWER = 0, 1
+"""Phases."""
+ALONE = (1, 2)
+TAKE_TURNS = 3
+"""Thinkers: bit 0 is the student, bit 1 the teacher."""
+EMPTY, RUNNING, DONE, LENGTH, REPETITION, EARLY_END, CONTROL = range(7)
+"""Status: from DONE on, the lane has ended. LENGTH: a token or byte budget is spent. REPETITION: the text goes in circles.
+EARLY_END: the turn ended inside the thinking. CONTROL: a control token that is no text was sampled."""
+GOES_ON, CLOSED, ENDED, BROKEN = range(4)
+"""How a proposal is over before its length: the thinking closed, the turn ended, a control token came."""
+
+
+class Encoding(Protocol):
+    """Text as tokens: ids and byte ends [B, P], the first tokens_B of them valid; starts_BP and final_B as of `split`."""
+
+    @property
+    def ids_BP(self) -> jax.Array: ...
+    @property
+    def ends_BP(self) -> jax.Array: ...
+    @property
+    def tokens_B(self) -> jax.Array: ...
+    @property
+    def starts_BP(self) -> jax.Array: ...
+    @property
+    def final_B(self) -> jax.Array: ...
+
+
+class Bridge(Protocol):
+    """From text to one vocabulary. A pytree, so that it can be an argument of a compiled program."""
+
+    def split(self, bytes_BP: jax.Array, counts_B: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Where pre-tokens begin [B, P], and the largest position [B] up to which no following text can change that."""
+        ...
+
+    def encode(self, bytes_BP: jax.Array, counts_B: jax.Array) -> Encoding:
+        """The tokens of the first counts_B bytes, its end as it is."""
+        ...
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Spelling:
+    """From one vocabulary to text, and which of its tokens are none.
+
+    data_N, offsets_V1: the bytes of token v are data[offsets[v]:offsets[v + 1]]. control_V: tokens that are no text.
+    closing_N: tokens that close the thinking. ends_N: tokens that end the turn. answer_N: tokens forced in front of the
+    answer. (-1 fills closing_N and ends_N.)
+    """
+
+    data_N: jax.Array
+    offsets_V1: jax.Array
+    control_V: jax.Array
+    closing_N: jax.Array
+    ends_N: jax.Array
+    answer_N: jax.Array
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Tables:
+    """What does not change during a run. spellings, bridges: student's and teacher's (one model: one entry; one vocabulary:
+    the same entry twice). markers_ML, marker_lengths_M: text that closes the thinking. close_N: the text between thinking
+    and answer."""
+
+    spellings: tuple[Spelling, ...]
+    bridges: tuple[Any, ...]
+    markers_ML: jax.Array
+    marker_lengths_M: jax.Array
+    close_N: jax.Array
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Policy:
+    """The numbers of a run: traced, so that changing one does not compile again.
+
+    samplings: per side. steps: tokens per proposal, per side. minimum: tokens of a proposal, in the predictor's vocabulary,
+    before which no cut can be. logit: the difference of style and capability scores above which a token is style. limit:
+    tokens per response in either vocabulary. room: bytes per response. handover: share of the lanes of a role that must
+    have handed over before the other role's turn. rounds: between two visits of the host. harvest: ended lanes that call
+    the host. seed: of all randomness.
+    """
+
+    samplings: tuple[Sampling, ...]
+    steps: tuple[jax.Array, ...]
+    minimum: jax.Array
+    logit: jax.Array
+    limit: jax.Array
+    room: jax.Array
+    handover: jax.Array
+    rounds: jax.Array
+    harvest: jax.Array
+    seed: jax.Array
+
+
+class Rules(NamedTuple):
+    """What a program is compiled for.
+
+    word_rule, online: see `cut`. one_vocabulary: both sides count the same tokens. reads: per side, the side whose tokens
+    its predictor reads (None without predictor). half: half of a predictor's window. longest: bytes of the longest token.
+    view: bytes of text that are looked at at once. span: bytes at which a proposal ends. tail: bytes that may wait for the
+    rest of their word. period, repeats_in: a text goes in circles if that many last tokens have a period up to `period`
+    (repeats_in 0: never). chunk: tokens per lane when catching up. slack: see `window`.
+    """
+
+    word_rule: str
+    online: bool
+    one_vocabulary: bool
+    reads: tuple[int | None, ...]
+    half: int
+    longest: int
+    view: int
+    span: int
+    tail: int
+    period: int
+    repeats_in: int
+    capacity: int
+    chunk: int = 16
+    packed: int = 0
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Side:
+    """One model's view of all lanes."""
+
+    tokens_BS: jax.Array  # prompt and response
+    ends_BS: jax.Array  # bytes of the response up to the end of each token; 0 in the prompt
+    prompt_B: jax.Array  # tokens of the prompt
+    known_B: jax.Array  # tokens in all, the speaker's proposal among them
+    cache: KVCache
+
+    @property
+    def encoded_B(self) -> jax.Array:
+        """Bytes of the response that the tokens cover."""
+        return jnp.take_along_axis(self.ends_BS, self.known_B[:, None] - 1, axis=1)[:, 0]
+
+    @property
+    def response_B(self) -> jax.Array:
+        """Tokens of the response."""
+        return self.known_B - self.prompt_B
+
+    def up_to(self, bytes_B: jax.Array, known_B: jax.Array | None = None) -> jax.Array:
+        """How many of the first known_B tokens [B] (default: all known) lie wholly within so many bytes of the response."""
+        known_B = self.known_B if known_B is None else known_B
+        index_S = jnp.arange(self.tokens_BS.shape[1])
+        held = (self.ends_BS <= bytes_B[:, None]) & (index_S < known_B[:, None])
+        return held.sum(axis=1, dtype=jnp.int32)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Judge:
+    """A boundary predictor's cache: two windows per lane (see `window`), and how many tokens of the response it has read."""
+
+    layers: tuple[Slots, ...]  # [2 B, K, R, H]
+    judged_B: jax.Array
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Counts:
+    """What has been done since the program was entered; scalars in float32, one entry per side where there are two.
+
+    passes: one-token forward passes. busy: lanes that such passes moved on. chunks, caught_up: catching-up passes, and
+    tokens they took in. judgements: forward passes of predictors. bridged: tokens made from text.
+    """
+
+    passes: tuple[jax.Array, ...]
+    busy: tuple[jax.Array, ...]
+    chunks: tuple[jax.Array, ...]
+    caught_up: tuple[jax.Array, ...]
+    judgements: tuple[jax.Array, ...]
+    bridged: tuple[jax.Array, ...]
+    rounds: jax.Array
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Lanes:
+    """All lanes. The response: text_BY, of which source_BY says who wrote each committed byte."""
+
+    text_BY: jax.Array  # uint8
+    source_BY: jax.Array  # uint8
+    committed_B: jax.Array  # bytes
+    written_B: jax.Array  # bytes
+    proposed_B: jax.Array  # tokens in the proposal
+    over_B: jax.Array  # GOES_ON … BROKEN
+    flip_B: jax.Array  # bytes at which the kind of text turns; -1 where it has not
+    thought_B: jax.Array  # bytes of the thinking once it has closed; -1 before
+    speaker_B: jax.Array
+    phase_B: jax.Array
+    status_B: jax.Array
+    thinkers_B: jax.Array
+    answerer_B: jax.Array
+    samples_B: jax.Array  # with seed and attempt, decides the lane's randomness
+    attempts_B: jax.Array
+    generated_B2: jax.Array  # tokens sampled, per side
+    discarded_B2: jax.Array  # tokens sampled and not kept, per side
+    switches_B: jax.Array
+    sides: tuple[Side, ...]
+    judges: tuple[Judge | None, ...]
+    counts: Counts
+
+    @property
+    def running_B(self) -> jax.Array:
+        return self.status_B == RUNNING
+
+    @property
+    def ended_B(self) -> jax.Array:
+        return self.status_B >= DONE
+
+    @property
+    def interleaves_B(self) -> jax.Array:
+        """Whether the lane is in thinking that both models write in turns."""
+        return (self.phase_B == THINK) & (self.thinkers_B == TAKE_TURNS)
+
+    def speaks_B(self, m: int) -> jax.Array:
+        return self.running_B & (self.speaker_B == m)
+
+    def ready_B(self, m: int) -> jax.Array:
+        """Whether side m may sample the lane's next token: its tokens cover the text and all but the last are cached."""
+        side = self.sides[m]
+        current = (side.encoded_B == self.written_B) & (side.cache.lengths_B == side.known_B - 1)
+        return self.speaks_B(m) & current
+
+    def longest(self, m: int) -> jax.Array:
+        """Tokens of the longest lane that side m is about to write."""
+        return jnp.where(self.speaks_B(m), self.sides[m].known_B, 0).max()

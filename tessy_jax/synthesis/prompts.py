@@ -1,0 +1,272 @@
+"""Prompts out of JSONL, Parquet, or a data set by name or folder, in all forms in which they are published.
+
+A row holds one of `messages` (role and content), `prompt` (a string, or messages), `dialogs` (role and content),
+`conversations` (from and value), tried in this order, and may have an `id`. An answer at the end is left out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tessy_jax.errors import ConfigError, DataError
+
+JSON_LINES = re.compile(r"\.(jsonl?|ndjson)(\.\w+)?$")
+ADDRESS = re.compile(r"\w+://")
+FORMS = ("messages", "prompt", "dialogs", "conversations")
+ROLES = ("system", "user", "assistant")
+FROM = {"system": "system", "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant"}
+"""Speakers of `conversations`, and their roles."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt. id: the row's own, or a hash of the messages. messages: role and content; the user's last. index: of the row
+    in the input, from 0, rows that were skipped included."""
+
+    id: str
+    messages: list[dict[str, str]]
+    index: int
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """What an input holds. skipped: where (file:line) and why, for each row that is no prompt."""
+
+    prompts: list[Prompt]
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+
+
+class Job(NamedTuple):
+    """One response to be written: the rollout-th to its prompt."""
+
+    prompt: Prompt
+    rollout: int
+
+
+def read(path: str, split: str = "train", limit: int | None = None, skip_invalid: bool = False) -> Prompts:
+    """The prompts of an input, checked in whole; later rows than the first `limit` are not looked at.
+
+    path: a JSONL or Parquet file or address, or the folder or name of a data set. split: of a data set.
+    skip_invalid: rows that are no prompt are recorded instead of refused.
+
+    Raises:
+        DataError: the input cannot be read or has no prompts, or a row is no prompt, or two different prompts have one id.
+        ConfigError: the input needs a package that is not installed.
+    """
+    prompts: list[Prompt] = []
+    skipped: list[tuple[str, str]] = []
+    places: dict[str, tuple[str, list[dict[str, str]]]] = {}
+    rows = 0
+    for index, (where, row) in enumerate(_rows(path, split, limit)):
+        rows += 1
+        try:
+            if isinstance(row, DataError):
+                raise row
+            own, messages = _prompt(row)
+            name = _hash(messages) if own is None else own
+            first, known = places.setdefault(name, (where, messages))
+            if known != messages:
+                raise DataError(f"has the id {name!r} of another prompt, at {first}; give each prompt its own id, or none")
+        except DataError as error:
+            if not skip_invalid:
+                raise DataError(f"{where}: {error}") from None
+            skipped.append((where, str(error)))
+        else:
+            prompts.append(Prompt(name, known, index))
+    if not rows:
+        raise DataError(f"{path}: holds no rows; give at least one prompt")
+    if not prompts:
+        raise DataError(f"{path}: none of its {rows} rows is a prompt; the first, at {': '.join(skipped[0])}")
+    return Prompts(prompts, skipped)
+
+
+def jobs(prompts: Iterable[Prompt], rollouts: int) -> list[Job]:
+    """The responses to write, in the order of the prompts: `rollouts` for every one.
+
+    Where a prompt comes again, its rollouts are numbered on, so that (prompt id, rollout) is unique: the j-th time, from 0,
+    it has rollouts j·rollouts … (j+1)·rollouts − 1.
+    """
+    times: Counter[str] = Counter()
+    found = []
+    for prompt in prompts:
+        first = times[prompt.id] * rollouts
+        found += [Job(prompt, rollout) for rollout in range(first, first + rollouts)]
+        times[prompt.id] += 1
+    return found
+
+
+def _hash(messages: Sequence[Mapping[str, str]]) -> str:
+    """The id of a prompt that has none: of its messages alone, wherever they came from."""
+    canonical = json.dumps(messages, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    return "h" + hashlib.sha256(canonical.encode("utf-8")).hexdigest()[:16]
+
+
+def _prompt(row: Any) -> tuple[str | None, list[dict[str, str]]]:
+    """Id, if it has one, and messages of a row."""
+    if not isinstance(row, dict):
+        raise DataError(f"is {_kind(row)}; it should be an object with {_listed(FORMS)}")
+    form = next((form for form in FORMS if row.get(form) is not None), None)  # Parquet has null for what a row lacks
+    if form is None:
+        raise DataError(f"holds {_listed(sorted(row), 'and') or 'nothing'}; it should hold {_listed(FORMS)}")
+    value = row[form]
+    if form == "prompt" and isinstance(value, str):
+        messages = [{"role": "user", "content": value}]
+    elif isinstance(value, list):
+        messages = [_message(turn, f"{form}[{i}]", form == "conversations") for i, turn in enumerate(value)]
+    else:
+        right = "a string or a list of messages" if form == "prompt" else "a list of messages"
+        raise DataError(f"{form} is {_kind(value)}; it should be {right}")
+    if form != "prompt" and messages and messages[-1]["role"] == "assistant":
+        messages.pop()
+    if not messages:
+        raise DataError(f"{form} is empty; it should end with a message of the user")
+    if messages[-1]["role"] != "user":
+        raise DataError(
+            f"{form} ends with a message of {messages[-1]['role']!r}; the last before the answer should be the user's"
+        )
+    if not messages[-1]["content"].strip():
+        raise DataError(f"the prompt is empty; {form} should end with some text of the user")
+    return _id(row.get("id")), messages
+
+
+def _message(turn: Any, name: str, spoken: bool) -> dict[str, str]:
+    """A message out of role and content, or (spoken) out of from and value."""
+    keys, roles = (("from", "value"), tuple(FROM)) if spoken else (("role", "content"), ROLES)
+    if not isinstance(turn, dict) or any(key not in turn for key in keys):
+        found = _listed(sorted(turn), "and") or "nothing" if isinstance(turn, dict) else f"{_kind(turn)}"
+        raise DataError(
+            f"{name} {'holds' if isinstance(turn, dict) else 'is'} {found}; it should hold {keys[0]} and {keys[1]}"
+        )
+    role, content = turn[keys[0]], turn[keys[1]]
+    if role not in roles:
+        raise DataError(
+            f"{name}.{keys[0]} is {_kind(role) if not isinstance(role, str) else repr(role)}; use {_listed(roles)}"
+        )
+    if not isinstance(content, str):
+        raise DataError(f"{name}.{keys[1]} is {_kind(content)}; it should be a string")
+    return {"role": FROM[role], "content": _text(content, f"{name}.{keys[1]}")}
+
+
+def _id(value: Any) -> str | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
+        raise DataError(
+            f"id is {'empty' if value == '' else _kind(value)}; it should be a string or a whole number, or left out"
+        )
+    return _text(str(value), "id")
+
+
+def _text(text: str, name: str) -> str:
+    if any(0xD800 <= ord(c) < 0xE000 for c in text):
+        raise DataError(f"{name} holds half of a surrogate pair, which is no text; remove it")
+    return text
+
+
+def _kind(value: Any) -> str:
+    """What a JSON value is, for messages."""
+    kinds = {bool: "true or false", int: "a number", float: "a number", str: "a string", list: "a list", dict: "an object"}
+    return "null" if value is None else kinds.get(type(value), f"a {type(value).__name__}")
+
+
+def _listed(names: Sequence[str], last: str = "or") -> str:
+    """The first dozen names, as a sentence has them."""
+    shown = [f"`{name}`" for name in names[:12]] + ["more"] * (len(names) > 12)
+    return f" {last} ".join([", ".join(shown[:-1]), shown[-1]]) if len(shown) > 1 else "".join(shown)
+
+
+Rows = Iterator[tuple[str, Any]]
+"""Where (file:line) and what, or a DataError that says why a line holds no row."""
+
+
+def _rows(path: str, split: str, limit: int | None) -> Rows:
+    """The first `limit` rows of an input."""
+    place = Path(path)
+    if not path.endswith(".parquet") and (place.is_file() or JSON_LINES.search(path) or ADDRESS.match(path)):
+        rows = _json_lines(path)
+    elif not path.endswith(".parquet") and path.startswith(("/", "./", "../", "~")) and not place.exists():
+        raise DataError(f"{path}: there is no such file or folder; give prompts in JSONL or Parquet, or a data set")
+    else:
+        rows = _data_set(path, split)
+    for count, row in enumerate(rows):
+        if count == limit:
+            return
+        yield row
+
+
+def _json_lines(path: str) -> Rows:
+    """The lines of a JSONL file that are not blank. Lines end with \\n alone: U+2028 may stand in a string."""
+    try:
+        with _opened(path) as file:
+            for number, line in enumerate(file, 1):
+                text = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
+                if text.strip():
+                    yield f"{path}:{number}", _parsed(text)
+    except ConfigError:
+        raise
+    except Exception as error:  # object stores and decompressors have errors of their own
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"{path}: cannot be read ({reason}); give prompts in JSONL or Parquet, or a data set") from None
+
+
+def _opened(path: str) -> Any:
+    if not ADDRESS.match(path) and path.endswith((".jsonl", ".json", ".ndjson")):
+        return Path(path).open("rb")
+    import fsspec  # type: ignore[import-untyped, import-not-found, unused-ignore]
+
+    try:
+        return fsspec.open(path, "rb", compression="infer")
+    except (ImportError, ValueError) as error:
+        raise ConfigError(f"{path}: cannot be opened ({error}); install what serves it, or give a local file") from None
+
+
+def _parsed(line: bytes) -> Any:
+    try:
+        return json.loads(line.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        return DataError(f"is not UTF-8 ({error.reason} at byte {error.start}); save the file in UTF-8")
+    except (ValueError, RecursionError) as error:
+        return DataError(f"is not JSON ({error}); give one object a line")
+
+
+def _data_set(path: str, split: str) -> Rows:
+    """The rows of a Parquet file, or of a data set by folder or name."""
+    try:
+        import datasets  # type: ignore[import-untyped, import-not-found, unused-ignore]
+    except ImportError as error:
+        raise ConfigError(
+            f"{path}: needs a package that is missing ({error}); pip install datasets, or give JSONL"
+        ) from None
+
+    parquet = path.endswith(".parquet")
+    name = path if parquet else f"{path}[{split}]"
+    try:
+        if parquet:
+            rows = datasets.load_dataset("parquet", data_files={split: path}, split=split, streaming=True)
+        elif any((Path(path) / marker).is_file() for marker in ("state.json", "dataset_dict.json")):  # save_to_disk's
+            rows = datasets.load_from_disk(path)
+            if isinstance(rows, dict):
+                if split not in rows:
+                    raise DataError(f"{path}: has no split {split!r}; it has {_listed(sorted(rows), 'and')}")
+                rows = rows[split]
+        else:
+            rows = datasets.load_dataset(path, split=split, streaming=True)
+        columns = [column for column in (*FORMS, "id") if column in (rows.column_names or ())]
+        if set(columns) - {"id"}:
+            rows = rows.select_columns(columns)
+        for number, row in enumerate(rows, 1):
+            yield f"{name}: row {number}", row
+    except DataError:
+        raise
+    except Exception as error:  # each builder and file system has errors of its own
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        raise DataError(
+            f"{name}: cannot be read as a data set ({reason}); give JSONL, Parquet, or a data set's folder or name"
+        ) from None

@@ -1,0 +1,295 @@
+"""The method written plainly: one response at a time, whole forward passes, no caches, no loops on the device.
+
+Proposals are always written to their full length, judged, and cut ("generate, then roll back"); what is cut off is sampled
+again. Text goes into tokens by the `tokenizers` library.
+"""
+
+from dataclasses import dataclass, field
+from functools import partial
+
+import jax
+import numpy as np
+from flax import nnx
+
+from tessy_jax.decode.sampling import Sampling, position_keys, sample
+
+STUDENT, TEACHER, TEMPLATE = 0, 1, 2
+WHITE = " \t\n\x0b\x0c\r\x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B)))
+
+
+@partial(jax.jit, static_argnums=0)
+def _scores(graph, params, tokens_1T, length):
+    model = nnx.merge(graph, params)
+    hidden = model(tokens_1T)[0]
+    return model.logits(jax.lax.dynamic_slice_in_dim(hidden, length - 1, 1, axis=1))[:, 0]
+
+
+def scores(model, tokens, size=512):
+    """Scores after the last token, from a whole forward pass."""
+    padded = np.zeros((1, size), np.int32)
+    padded[0, : len(tokens)] = tokens
+    graph, params = nnx.split(model)
+    return _scores(graph, params, padded, np.int32(len(tokens)))
+
+
+@jax.jit
+def _draw(logits_1V, seed, sample_id, attempt, position, sampling):
+    return sample(logits_1V, position_keys(seed, sample_id[None], attempt[None], position[None]), sampling)[0]
+
+
+@dataclass
+class Voice:
+    """One side: its model, its vocabulary as functions, its prompt, and its tokens of the response."""
+
+    model: object
+    sampling: Sampling
+    step: int
+    spell: list  # bytes of each token, None for control tokens
+    closing: set
+    ends_turn: set
+    answer: list
+    encode: object  # bytes -> [(id, bytes)]
+    split: object  # bytes -> (starts, final)
+    prompt: list
+    tokens: list = field(default_factory=list)
+    ends: list = field(default_factory=list)
+
+    @property
+    def covered(self):
+        return self.ends[-1] if self.ends else 0
+
+    def cut(self, end):
+        while self.ends and self.ends[-1] > end:
+            self.tokens.pop()
+            self.ends.pop()
+
+    def append(self, pieces):
+        for token, text in pieces:
+            self.tokens.append(token)
+            self.ends.append(self.covered + len(text))
+
+
+@dataclass
+class Settings:
+    word_rule: str
+    one_vocabulary: bool
+    minimum: int
+    half: int
+    limit: int
+    span: int
+    tail: int
+    view: int
+    period: int
+    repeats_in: int
+    markers: list
+    close: bytes
+    seed: int
+    logit: float = 0.0
+
+
+@dataclass
+class Written:
+    text: bytes
+    sources: bytes
+    thought: int
+    status: str
+    switches: int
+    tokens: tuple
+
+
+def complete(data):
+    """The length without an unfinished character at the end."""
+    for cut in range(4):
+        try:
+            data[: len(data) - cut].decode()
+        except UnicodeDecodeError:
+            continue
+        return len(data) - cut
+    raise AssertionError("the test's vocabulary spells whole characters")
+
+
+def style_follows(predictor, tokens, t, half, logit):
+    anchor = max(0, (t // half - 1) * half)
+    two = np.asarray(scores(predictor, tokens[anchor : t + 1], size=2 * half))[0]
+    return two[1] - two[0] > logit
+
+
+class Oracle:
+    def __init__(self, voices, predictors, reads, settings, *, thinkers, answerer, sample_id, attempt):
+        self.voices, self.predictors, self.reads, self.settings = voices, predictors, reads, settings
+        self.thinkers, self.answerer = thinkers, answerer
+        self.sample_id, self.attempt = sample_id, attempt
+        self.text, self.sources = b"", b""
+        self.speaker = TEACHER if thinkers == 2 else STUDENT
+        self.switches = 0
+        self.thought = -1
+        self.history = []
+
+    def write(self):
+        while True:
+            status = self.turn()
+            if status:
+                tokens = tuple(list(v.tokens) for v in self.voices)
+                return Written(self.text, self.sources, self.thought, status, self.switches, tokens)
+
+    def sampled(self, m):
+        voice = self.voices[m]
+        logits = scores(voice.model, voice.prompt + voice.tokens)
+        numbers = (np.uint32(self.settings.seed), np.uint32(self.sample_id), np.int32(self.attempt))
+        return int(_draw(logits, *numbers, np.int32(2 * len(voice.tokens) + m), voice.sampling))
+
+    def flush(self, m):
+        voice, settings = self.voices[m], self.settings
+        end = self.thought if self.thought >= 0 else len(self.text)
+        while voice.covered < end:
+            left = self.text[voice.covered : end]
+            if len(left) > settings.view:
+                left = left[: settings.view]
+                left = left[: complete(left)]
+                starts, final = voice.split(left)
+                until = max([s for s in starts if s <= final], default=0) or len(left)
+                left = left[:until]
+            voice.append(voice.encode(left))
+        if self.thought >= 0 and voice.covered == self.thought:
+            voice.tokens += voice.answer
+            voice.ends += [self.thought + len(settings.close)] * len(voice.answer)
+        return len(voice.tokens) > settings.limit
+
+    def turn(self):
+        m, settings = self.speaker, self.settings
+        voice = self.voices[m]
+        if self.flush(m):
+            return "length"
+        thinking = self.thought < 0
+        together = thinking and self.thinkers == 3
+        start, over = len(self.text), None
+        written = self.text
+        count = 0
+        while True:
+            token = self.sampled(m)
+            if token in voice.ends_turn:
+                over = "ended"
+            elif token in voice.closing and thinking:
+                over = "closed"
+            elif voice.spell[token] is None:
+                over = "broken"
+            else:
+                written += voice.spell[token]
+                voice.tokens.append(token)
+                voice.ends.append(len(written))
+                count += 1
+                if thinking:
+                    hits = [written.find(marker, max(0, start - len(marker))) for marker in settings.markers]
+                    hits = [hit for hit in hits if hit >= 0]
+                    if hits:
+                        over = "closed"
+                        written = written[: min(hits)]
+                        for other in self.voices:
+                            other.cut(len(written))
+                        start = min(start, len(written))
+            spent = len(voice.tokens) >= settings.limit
+            full = count >= voice.step or len(written) - start >= settings.span
+            if over or spent or not together or (full and complete(written[start:])):
+                break
+        return self.finish(m, written, start, over, together)
+
+    def finish(self, m, written, start, over, together):
+        settings, voice = self.settings, self.voices[m]
+        self.text, self.sources = self.text[:start], self.sources[:start]
+        flip, v = None, self.reads[m]
+        if together and v is not None:
+            reader = self.voices[v]
+            tokens, ends = list(reader.tokens), list(reader.ends)
+            if v != m:
+                for token, text in reader.encode(written[reader.covered :]):
+                    tokens.append(token)
+                    ends.append((ends[-1] if ends else 0) + len(text))
+            number = 0
+            for t, end in enumerate(ends):
+                if end <= start:
+                    continue
+                number += 1
+                if number < settings.minimum:
+                    continue
+                if style_follows(self.predictors[m], tokens, t, settings.half, settings.logit) == (m == TEACHER):
+                    flip = end
+                    break
+        cut = len(written)
+        if together:
+            cut = start + self.cut(m, written[start:], None if flip is None else flip - start, over, start)
+        uncovered = None
+        if together and v is not None and v != m and flip is None:
+            uncovered = (v, written)
+        voice.cut(cut)
+        self.text = written[:cut]
+        self.sources += bytes([m]) * (cut - start)
+        if uncovered:
+            self.take_over(*uncovered, cut)
+        if flip is not None:
+            self.speaker = 1 - m
+            self.switches += 1
+            over = None
+        if over == "broken":
+            return "control"
+        if over == "ended":
+            return "done" if self.thought >= 0 else "early end"
+        if over == "closed":
+            return self.close()
+        if len(voice.tokens) >= settings.limit:
+            return "length"
+        return "repetition" if self.circles(voice.tokens) else None
+
+    def cut(self, m, proposal, flip, over, start):
+        rule, n = self.settings.word_rule, len(proposal)
+        turn = n if flip is None else flip
+        whole = n if over else complete(proposal)
+        if rule == "extend":
+            characters = proposal[:whole].decode()
+            at = 0
+            for character in characters:
+                if at >= max(turn, 1) and character in WHITE:
+                    return at
+                at += len(character.encode())
+            return whole
+        if rule == "discard":
+            involved = self.voices[:1] if self.settings.one_vocabulary else self.voices
+            possible = set(range(1, n))
+            for voice in involved:
+                starts, final = voice.split(proposal)
+                possible &= {s for s in starts if s <= (n if over else final)}
+            possible |= {n} if over else set()
+        else:
+            possible = {p for p in range(1, n + 1) if p == n == whole or (p < n and proposal[p] & 0xC0 != 0x80)}
+            if self.settings.one_vocabulary:
+                possible &= {end - start for end in self.voices[m].ends}
+        before, behind = [p for p in possible if p <= turn], [p for p in possible if p > turn]
+        return max(before) if before else min(behind) if behind else whole
+
+    def take_over(self, v, written, cut):
+        reader = self.voices[v]
+        base = reader.covered
+        starts, final = reader.split(written[base:])
+        until = base + max([s for s in starts if s <= final], default=0)
+        until = min(until, cut)
+        if cut - until > self.settings.tail:
+            until = cut
+        for token, text in reader.encode(written[base:]):
+            if reader.covered + len(text) > until:
+                break
+            reader.append([(token, text)])
+
+    def close(self):
+        thought = len(self.text[-64:].rstrip(b" \t\n\x0b\x0c\r")) + max(0, len(self.text) - 64)
+        self.thought = thought
+        for voice in self.voices:
+            voice.cut(thought)
+        self.text = self.text[:thought] + self.settings.close
+        self.sources = self.sources[:thought] + bytes([TEMPLATE]) * len(self.settings.close)
+        self.speaker = self.answerer
+
+    def circles(self, tokens):
+        size, period = self.settings.repeats_in, self.settings.period
+        tail = tokens[-size:]
+        if not size or len(tokens) < size:
+            return False
+        return any(tail[p:] == tail[:-p] for p in range(1, period + 1))

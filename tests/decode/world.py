@@ -1,0 +1,331 @@
+"""Two tiny random models with vocabularies of their own, their predictors, and both ways to write with them."""
+
+from dataclasses import dataclass
+from functools import cache
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from tessy_jax.decode.engine import Engine, Entry, View
+from tessy_jax.decode.sampling import Sampling
+from tessy_jax.decode.state import DONE, Policy, Rules, Spelling, Tables
+from tessy_jax.models.config import ModelConfig, Rope
+from tessy_jax.models.transformer import Decoder
+from tessy_jax.sharding import Layout
+from tests.decode.oracle import Oracle, Settings, Voice
+
+QWEN = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+TEXT = (
+    "Okay, let me see. we need to compute x = 12 * 7; don't we? so wait, hmm.\n\n  it's é 中文 Ö.\nthus (a+b)'s ok\t\tend. "
+    "alright then we'll go on and on, the the answer </t>"
+)
+SPECIAL = [f"<{name}{i}>" for name, count in (("end", 2), ("close", 4), ("control", 1)) for i in range(count)]
+MARKER = b"c. "
+
+
+@cache
+def tokenizer(kind: str) -> Tokenizer:
+    """student: GPT-2's split rule; teacher: Qwen's, and other merges."""
+    built = Tokenizer(models.BPE())
+    if kind == "student":
+        built.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    else:
+        split = pre_tokenizers.Split(Regex(QWEN), behavior="isolated")
+        built.pre_tokenizer = pre_tokenizers.Sequence(
+            [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+        )
+    built.decoder = decoders.ByteLevel()
+    size = 150 if kind == "student" else 130
+    texts = [TEXT] if kind == "student" else [TEXT[40:], TEXT[:70]]
+    built.train_from_iterator(texts * 3, trainers.BpeTrainer(vocab_size=size, special_tokens=SPECIAL, show_progress=False))
+    return built
+
+
+def byte_of():
+    """GPT-2's alphabet: printable characters stand for themselves, the other bytes for characters from 256 on."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    table, extra = {chr(b): b for b in printable}, 256
+    for b in range(256):
+        if b not in printable:
+            table[chr(extra)] = b
+            extra += 1
+    return table
+
+
+@cache
+def spelled(kind: str) -> list:
+    """Bytes of every token; tokens that would spell a part of a character spell a whole one instead, so that random models
+    write text. None for control tokens."""
+    built, table = tokenizer(kind), byte_of()
+    result = []
+    for i in range(built.get_vocab_size()):
+        token = built.id_to_token(i)
+        if token in SPECIAL:
+            result.append(None)
+            continue
+        data = bytes(table[c] for c in token)
+        try:
+            data.decode()
+        except UnicodeDecodeError:
+            data = "é".encode() if i % 2 else " 中".encode()
+        result.append(data)
+    return result
+
+
+def encode(kind: str, data: bytes) -> list:
+    built, table = tokenizer(kind), byte_of()
+    found = built.encode(data.decode(), add_special_tokens=False)
+    pieces = [(i, bytes(table[c] for c in t)) for i, t in zip(found.ids, found.tokens, strict=True)]
+    assert b"".join(text for _, text in pieces) == data
+    return pieces
+
+
+def split(kind: str, data: bytes) -> tuple:
+    """Pre-token starts, and the position up to which no following text changes them."""
+    text = data.decode()
+    if not text:
+        return [], 0
+    starts = [a for _, (a, _) in tokenizer(kind).pre_tokenizer.pre_tokenize_str(text)]
+    last = starts[-1]
+    tail = text[last:]
+    before = text[last - 1] if last else ""
+    quote = (before == "'" or text[last] == "'") and len(tail) < 3
+    unsafe = last > 0 and ((before.isspace() and tail.isspace()) or quote or (before.isalpha() and tail[0].isalpha()))
+    solid = [i for i, c in enumerate(text) if not c.isspace()]
+    final = last - 1 if unsafe else max(last, solid[-1] if solid else 0)
+
+    def at(i):
+        return len(text[:i].encode())
+
+    return [at(s) for s in starts], at(max(final, 0))
+
+
+def model(seed: int, vocab: int, labels: int | None = None, sharp: float = 3.0) -> Decoder:
+    config = ModelConfig(
+        family="llama",
+        vocab=vocab,
+        layers=2,
+        embed=32,
+        heads=4,
+        kv_heads=2,
+        head_dim=8,
+        ffn=48,
+        eps=1e-5,
+        tied=False,
+        rope=Rope("default", 5000.0, 8),
+        windows=(None, None),
+        sparse=(False, False),
+        max_positions=4096,
+        query_scale=8**-0.5,
+        labels=labels,
+    )
+    built = Decoder(config, nnx.Rngs(seed), dtype=jnp.float32)
+    for _, variable in nnx.iter_graph(built):
+        if isinstance(variable, nnx.Param) and variable[...].ndim == 2:
+            rows = 1 if variable is built.embed else variable[...].shape[0]
+            variable[...] = variable[...] / 0.02 / np.sqrt(rows)  # wide enough that what comes depends on all that was
+    part = built.score if labels else built.head
+    part.kernel[...] = part.kernel[...] * sharp
+    return built
+
+
+@dataclass(frozen=True)
+class World:
+    """Everything but the number of lanes. kinds: the vocabularies of student and teacher."""
+
+    kinds: tuple = ("student", "teacher")
+    word_rule: str = "discard"
+    online: bool = True
+    steps: tuple = (6, 8)
+    sampling: tuple = (1.0, 0.95, 0, 0.0)
+    minimum: int = 1
+    half: int = 8
+    limit: int = 120
+    reads: tuple = (0, 0)
+    view: int = 192
+    span: int = 64
+    tail: int = 24
+    period: int = 4
+    repeats_in: int = 16
+    seed: int = 5
+    ends: int = 2
+    chunk: int = 4
+    rounds: int = 50
+    handover: float = 0.5
+
+    @property
+    def one_vocabulary(self):
+        return self.kinds[0] == self.kinds[1]
+
+
+@cache
+def parts(kinds: tuple, reads: tuple):
+    writers = [model(1 + m, len(spelled(kind)), sharp=2.5) for m, kind in enumerate(kinds)]
+    judges = [model(11 + m, len(spelled(kinds[v])), labels=2, sharp=1.0) for m, v in enumerate(reads)]
+    return writers, judges
+
+
+CLOSE = b"\n</t>\n\n"
+
+
+def special(kind: str, name: str) -> list:
+    built = tokenizer(kind)
+    return [built.token_to_id(token) for token in SPECIAL if token.startswith(f"<{name}")]
+
+
+def spelling(world: World, kind: str) -> Spelling:
+    table = spelled(kind)
+    data = b"".join(text or b"" for text in table)
+    offsets = np.cumsum([0] + [len(text or b"") for text in table]).astype(np.int32)
+    return Spelling(
+        data_N=jnp.asarray(np.frombuffer(data, np.uint8)),
+        offsets_V1=jnp.asarray(offsets),
+        control_V=jnp.asarray([text is None for text in table]),
+        closing_N=jnp.asarray(special(kind, "close"), jnp.int32),
+        ends_N=jnp.asarray(special(kind, "end")[: world.ends], jnp.int32),
+        answer_N=jnp.asarray([token for token, _ in encode(kind, CLOSE)], jnp.int32),
+    )
+
+
+def engine(world: World, bridges: dict, lanes: int, layout: Layout | None = None, writers=None, judges=None) -> Engine:
+    mine = parts(world.kinds, world.reads)
+    writers, judges = writers or mine[0], judges or mine[1]
+    rules = Rules(
+        word_rule=world.word_rule,
+        online=world.online,
+        one_vocabulary=world.one_vocabulary,
+        reads=world.reads,
+        half=world.half,
+        longest=max(len(text or b"") for kind in world.kinds for text in spelled(kind)),
+        view=world.view,
+        span=world.span,
+        tail=world.tail,
+        period=world.period,
+        repeats_in=world.repeats_in,
+        capacity=0,
+        chunk=world.chunk,
+    )
+    markers = np.frombuffer(MARKER, np.uint8)[None]
+    tables = Tables(
+        spellings=tuple(spelling(world, kind) for kind in world.kinds),
+        bridges=tuple(bridges[kind] for kind in world.kinds),
+        markers_ML=jnp.asarray(markers),
+        marker_lengths_M=jnp.asarray([len(MARKER)], jnp.int32),
+        close_N=jnp.asarray(np.frombuffer(CLOSE, np.uint8)),
+    )
+    policy = Policy(
+        samplings=(Sampling.of(*world.sampling),) * 2,
+        steps=tuple(jnp.int32(step) for step in world.steps),
+        minimum=jnp.int32(world.minimum),
+        logit=jnp.float32(0),
+        limit=jnp.int32(world.limit),
+        room=jnp.int32(16 * world.limit),
+        handover=jnp.float32(world.handover),
+        rounds=jnp.float32(world.rounds),
+        harvest=jnp.int32(1),
+        seed=jnp.uint32(world.seed),
+    )
+    return Engine(writers, judges, tables, rules, policy, lanes=lanes, tokens=60 + world.limit)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A response to write: lengths of the two prompts, and who thinks and answers."""
+
+    sample: int
+    lengths: tuple = (9, 12)
+    thinkers: int = 3
+    answerer: int = 0
+    attempt: int = 0
+
+    def prompts(self, world: World) -> list:
+        rng = np.random.default_rng(self.sample)
+        return [
+            rng.integers(7, len(spelled(kind)), size).tolist() for kind, size in zip(world.kinds, self.lengths, strict=True)
+        ]
+
+    def entry(self, world: World) -> Entry:
+        return Entry(
+            views=tuple(View(prompt, len(prompt), []) for prompt in self.prompts(world)),
+            thinkers=self.thinkers,
+            answerer=self.answerer,
+            sample=self.sample,
+            attempt=self.attempt,
+            speaker=1 if self.thinkers == 2 else 0,
+        )
+
+
+STATUS = {2: "done", 3: "length", 4: "repetition", 5: "early end", 6: "control"}
+
+
+def by_engine(
+    world: World, jobs: list, bridges: dict, lanes: int = 3, built=None, restart_every: int = 0, **options
+) -> dict:
+    """Every response by the engine, lanes refilled as they end; {sample: (text, sources, thought, status, switches)}."""
+    machine = built or engine(world, bridges, lanes, **options)
+    queue, seated, results, visits = list(jobs), {}, {}, 0
+    while queue or seated:
+        for lane in range(lanes):
+            if lane not in seated and queue:
+                job = queue.pop(0)
+                machine.seat(lane, job if isinstance(job, Entry) else job.entry(world))
+                seated[lane] = job
+        status = machine.run(harvest=1)
+        visits += 1
+        ended = [lane for lane in seated if status[lane] >= DONE]
+        for lane, entry in zip(ended, machine.take(ended), strict=True):
+            results[entry.sample] = (entry.text, entry.sources, entry.thought, STATUS[entry.status], entry.switches)
+            machine.clear(lane)
+            del seated[lane]
+        if restart_every and visits % restart_every == 0 and seated:
+            queue = [*machine.take(list(seated)), *queue]
+            seated = {}
+            machine = engine(world, bridges, lanes, **options)
+    return results
+
+
+def by_oracle(world: World, job: Job) -> tuple:
+    writers, judges = parts(world.kinds, world.reads)
+    voices = [
+        Voice(
+            model=writers[m],
+            sampling=Sampling.of(*world.sampling),
+            step=world.steps[m],
+            spell=spelled(kind),
+            closing=set(special(kind, "close")),
+            ends_turn=set(special(kind, "end")[: world.ends]),
+            answer=[token for token, _ in encode(kind, CLOSE)],
+            encode=lambda data, kind=kind: encode(kind, data),
+            split=lambda data, kind=kind: split(kind, data),
+            prompt=prompt,
+        )
+        for m, (kind, prompt) in enumerate(zip(world.kinds, job.prompts(world), strict=True))
+    ]
+    settings = Settings(
+        word_rule=world.word_rule,
+        one_vocabulary=world.one_vocabulary,
+        minimum=world.minimum,
+        half=world.half,
+        limit=world.limit,
+        span=world.span,
+        tail=world.tail,
+        view=world.view,
+        period=world.period,
+        repeats_in=world.repeats_in,
+        markers=[MARKER],
+        close=CLOSE,
+        seed=world.seed,
+    )
+    written = Oracle(
+        voices,
+        judges,
+        world.reads,
+        settings,
+        thinkers=job.thinkers,
+        answerer=job.answerer,
+        sample_id=job.sample,
+        attempt=job.attempt,
+    ).write()
+    return written.text, written.sources, written.thought, written.status, written.switches

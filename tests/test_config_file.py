@@ -1,0 +1,250 @@
+"""The run configuration: read whole, refused in one line that names key and remedy, written so that it reads back."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from pydantic import ValidationError
+
+from tessy_jax import sharding
+from tessy_jax.config import MAY_CHANGE, MESH_AXES, Sampling, Section, Synthesize, differences, dump, load
+from tessy_jax.config.file import _keys
+from tessy_jax.decode.generate import CHUNK
+from tessy_jax.errors import ConfigError
+from tessy_jax.models.hf_config import read_config
+from tessy_jax.models.plan import plan
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+SMALL = {
+    "output": "runs/x",
+    "data": {"path": "prompts.jsonl"},
+    "student": {"model": "s"},
+    "teacher": {"model": "t"},
+    "boundary": {"student": "bs", "teacher": "bt"},
+}
+# hub name → folder of its published shapes, and GB of one device that each configuration is written for
+SHAPES = {
+    "openai/gpt-oss-120b": "gpt-oss-120b",
+    "openai/gpt-oss-20b": "gpt-oss-20b",
+    "deepseek-ai/DeepSeek-R1-0528": "deepseek-r1",
+    "Qwen/Qwen3-235B-A22B-Thinking-2507": "qwen3-235b-a22b-thinking",
+    "Qwen/Qwen3-30B-A3B": "qwen3-30b-a3b",
+    "Qwen/Qwen3-8B": "qwen3-8b",
+}
+MEMORY = {
+    "gpt-oss-120b_qwen3-8b": 80,
+    "deepseek-r1_qwen3-8b": 80,
+    "qwen3-235b_qwen3-8b": 95,
+    "gpt-oss-120b_qwen3-30b-a3b": 80,
+    "gpt-oss-20b_qwen3-8b_h100": 80,
+}
+
+
+@pytest.fixture
+def small(tmp_path):
+    """Loads the small configuration with other text or overrides."""
+
+    def read(*overrides, text=None):
+        path = tmp_path / "run.yaml"
+        path.write_text(yaml.safe_dump(SMALL) if text is None else text, "utf-8")
+        return load(path, overrides)
+
+    return read
+
+
+@pytest.mark.parametrize("file", sorted(CONFIGS.glob("*.yaml")), ids=lambda file: file.stem)
+def test_a_shipped_configuration_loads_and_its_mesh_holds_its_models(file):
+    config = load(file)
+    assert config.output == f"runs/{file.stem}"
+    assert config.synthesis.recipe == "tessy"
+    if file.stem not in MEMORY:
+        assert file.stem == "small_pair"
+        return
+    synthesis = config.synthesis
+    length = synthesis.max_prompt_tokens + synthesis.max_response_tokens
+    shapes = [(SHAPES[model.model], length, model.dtype) for model in (config.student, config.teacher)]
+    shapes += [("qwen3-0.6b-base", config.boundary.window, config.boundary.dtype)] * 2
+    need = 0
+    for name, context, dtype in shapes:
+        shape = read_config(CONFIGS / "models" / name)
+        need += plan(shape, dtype=dtype, mesh=config.mesh, lanes=synthesis.lanes, context=context, slack=CHUNK)[
+            "bytes_per_device"
+        ]
+    assert need < 0.9 * MEMORY[file.stem] * 1e9
+
+
+def test_there_is_a_shipped_configuration_for_each_pair():
+    assert {file.stem for file in CONFIGS.glob("*.yaml")} == {*MEMORY, "small_pair"}
+
+
+def test_the_axes_are_those_of_the_mesh():
+    assert MESH_AXES == sharding.MESH_AXES
+
+
+def test_every_key_outside_a_section_is_described():
+    sections = {key.rpartition(".")[0] for key, _ in _keys(Synthesize)}
+    assert [key for key, text in _keys(Synthesize) if not text and key not in sections] == []
+
+
+def test_keys_that_may_change_exist():
+    assert set(MAY_CHANGE) <= {key for key, _ in _keys(Synthesize)}
+
+
+@pytest.mark.parametrize("overrides", [[], ["synthesis.preset=reference", "student.sampling={temperature: 1e-4}"]])
+def test_a_written_configuration_reads_back_as_resolved(small, overrides):
+    config = small(*overrides)
+    again = small(text=dump(config))
+    assert again == config.resolved() == again.resolved()
+    assert dump(again) == dump(config)
+
+
+def test_markers_are_written_on_one_line():
+    assert 'close: "\\n</think>\\n\\n"' in dump(load(CONFIGS / "small_pair.yaml"))
+
+
+def test_a_run_fills_every_none_from_its_preset_and_keeps_what_was_set(small):
+    paper, reference = small().resolved(), small("synthesis.preset=reference", "synthesis.teacher_step=7").resolved()
+    assert (paper.synthesis.student_step, paper.synthesis.teacher_step, paper.synthesis.word_rule) == (20, 20, "discard")
+    found = reference.synthesis
+    assert (found.student_step, found.teacher_step, found.word_rule) == (5, 7, "extend")
+    assert paper.student.sampling == paper.teacher.sampling == reference.student.sampling == Sampling()
+    assert (Sampling().temperature, Sampling().top_p, Sampling().top_k, Sampling().min_p) == (0.7, 0.8, 20, 0)
+    greedy = small("student.sampling={temperature: 0, top_k: 0}").resolved()
+    assert (greedy.student.sampling.temperature, greedy.teacher.sampling.temperature) == (0, 0.7)
+
+
+def test_a_configuration_is_frozen(small):
+    with pytest.raises(ValidationError):
+        small().synthesis.lanes = 3
+
+
+@pytest.mark.parametrize("value", ["'tensor=8, data=2'", "{tensor: 8, data: 2}"])
+def test_a_mesh_is_read_from_text_and_from_a_mapping(small, value):
+    assert small(f"mesh={value}").mesh == {"tensor": 8, "data": 2}
+
+
+@pytest.mark.parametrize("number", ["1e-4", "0.0001", "1.0e-4"])
+def test_numbers_are_read_however_yaml_spells_them(small, number):
+    assert small(f"boundary.threshold={number}").boundary.threshold == 1e-4
+
+
+@pytest.mark.parametrize("day", ["2025-06-28", "'2025-06-28'"])
+def test_a_date_is_read_with_and_without_quotes(small, day):
+    assert small(f"date={day}").date == "2025-06-28"
+
+
+def test_overrides_reach_sections_that_the_file_leaves_out_and_win_in_order(small):
+    config = small("synthesis.repetition.window=0", "synthesis.lanes=4", "synthesis.lanes=5", "data.limit=null")
+    assert (config.synthesis.repetition.window, config.synthesis.lanes, config.data.limit) == (0, 5, None)
+
+
+def test_an_override_changes_one_of_two_sections_that_share_a_yaml_alias(small):
+    text = "output: o\ndata: {path: p}\nstudent: &m {model: m}\nteacher: *m\nboundary: {student: a, teacher: b}\n"
+    config = small("student.model=other", text=text)
+    assert (config.student.model, config.teacher.model) == ("other", "m")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "wanted"),
+    [
+        (["synthesis.lane=4"], ["synthesis.lane is unknown", "did you mean synthesis.lanes?"]),
+        (["lanes=4"], ["lanes is unknown", "did you mean synthesis.lanes?"]),
+        (["student.modle=x"], ["student.modle is unknown", "did you mean student.model?"]),
+        (["data.zzz=x"], ["data.zzz is unknown", "the keys here are path, split, limit"]),
+        (["synthesis.lanes=0"], ["synthesis.lanes is 0", "greater than or equal to 1"]),
+        (["synthesis.lanes=true"], ["synthesis.lanes is True", "valid integer"]),
+        (["synthesis.lanes=8.5"], ["synthesis.lanes is 8.5", "valid integer"]),
+        (["data.skip_invalid=1"], ["data.skip_invalid is 1", "valid boolean"]),
+        (["seed=4294967296"], ["seed is 4294967296", "less than 4294967296"]),
+        (["boundary.window=201"], ["boundary.window is 201", "multiple of 2"]),
+        (["boundary.threshold=half"], ["boundary.threshold is 'half'", "valid number"]),
+        (["boundary.threshold=1"], ["boundary.threshold is 1", "less than 1"]),
+        (["boundary.mode=onlin"], ["boundary.mode is 'onlin'", "'online' or 'rollback'"]),
+        (["student.sampling={temperature: .inf}"], ["student.sampling.temperature is inf", "finite"]),
+        (["student.dtype=float16"], ["student.dtype is 'float16'", "'float32' or 'bfloat16'"]),
+        (["student.thinking.open=<think>"], ["student.thinking: open and close belong together"]),
+        (["synthesis.repetition.period=150"], ["synthesis.repetition: window is 200", "at least 300"]),
+        (["synthesis.recipe=tesy"], ["synthesis.recipe is 'tesy'", "the recipes are tessy, teacher_only, student_only"]),
+        (["boundary.teacher=null", "teacher=null"], ["'tessy' needs teacher and boundary.teacher", "student_only"]),
+        (["synthesis.recipe=teacher_only", "teacher=null"], ["'teacher_only' needs teacher"]),
+        (["synthesis.recipe=student_only", "student=null"], ["'student_only' needs student"]),
+        (["student=Qwen/Qwen3-8B"], ["student is 'Qwen/Qwen3-8B'", "section of keys"]),
+        (["data.path=null"], ["data.path is None", "valid string"]),
+        (["output=''"], ["output is ''", "at least 1 character"]),
+        (["mesh=tensr=8"], ["mesh is 'tensr=8'", "axis 'tensr' is unknown; the axes are data, fsdp, tensor, expert"]),
+        (["mesh={tensor: 0}"], ["mesh: axis 'tensor' has size 0", "tensor=8"]),
+        (["mesh='tensor=2,tensor=4'"], ["twice"]),
+        (["date=28.6.2025"], ["date is '28.6.2025'", "YYYY-MM-DD"]),
+        (["date=20250628"], ["date is 20250628", "YYYY-MM-DD"]),
+        (["synthesis.lanes"], ["--set synthesis.lanes: is no override", "synthesis.lanes=16"]),
+        (["output.a=1"], ["--set output.a=1: output is 'runs/x', which has no keys"]),
+        (["data.path=[1"], ["--set data.path=[1: is not valid YAML"]),
+        (["synthesis.lanes=0", "synthesis.rounds=0"], ["(and 1 more)"]),
+    ],
+)
+def test_a_fault_is_one_line_with_the_key_what_was_got_and_what_is_right(small, overrides, wanted):
+    with pytest.raises(ConfigError) as caught:
+        small(*overrides)
+    message = str(caught.value)
+    assert [part for part in wanted if part not in message] == []
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("output: a\noutput: b\n", "(line 2, column 1): the key 'output' stands twice"),
+        ("data: {path: a, path: b}\n", "the key 'path' stands twice"),
+        ("output: [\n", "is not valid YAML"),
+        ("- a\n", "holds ['a']; it should hold keys and values"),
+        ("", "output is missing; set it (Run folder"),
+        ("output: a\ndata: {}\n", "data.path is missing; set it (JSONL"),
+        ("output: a\ndata: {path: p}\n1: 2\n", "Keys should be strings"),
+        ("? [a, b]\n: 1\n", "is not valid YAML"),
+    ],
+)
+def test_a_file_that_is_no_configuration_is_refused_with_its_name(small, text, wanted):
+    with pytest.raises(ConfigError) as caught:
+        small(text=text)
+    assert "run.yaml: " in str(caught.value)
+    assert wanted in str(caught.value)
+
+
+def test_a_file_that_is_absent_is_refused_with_its_name(tmp_path):
+    with pytest.raises(ConfigError, match=r"absent\.yaml: cannot be read \(No such file"):
+        load(tmp_path / "absent.yaml")
+
+
+def test_a_fault_in_an_override_names_the_override_and_one_in_the_file_the_file(small):
+    with pytest.raises(ConfigError, match=r"^--set: synthesis\.lanes is 0"):
+        small("synthesis.lanes=0")
+    with pytest.raises(ConfigError, match=r"run\.yaml: seed is -1"):
+        small("synthesis.lanes=2", text=yaml.safe_dump({**SMALL, "seed": -1}))
+
+
+def test_the_other_recipes_load_with_one_model(small):
+    assert small("synthesis.recipe=teacher_only", "student=null", "boundary={}").teacher.model == "t"
+    assert small("synthesis.recipe=student_only", "teacher=null", "boundary={}").student.model == "s"
+
+
+def test_runs_differ_in_what_their_responses_depend_on_only(small):
+    base = small("date=2025-06-28")
+    free = ["mesh=tensor=2", "synthesis.lanes=7", "synthesis.rounds=7", "synthesis.snapshot_seconds=7"]
+    free += ["synthesis.handover=1", "output=elsewhere", "boundary.mode=rollback", "date=null"]
+    assert differences(base, small("date=2025-06-28", *free)) == []
+    assert differences(base, small("synthesis.student_step=20")) == []  # what the preset says anyway
+    assert differences(base, small("seed=1", "synthesis.student_step=5", "student.sampling={top_k: 1}")) == [
+        "seed",
+        "student.sampling.top_k",
+        "synthesis.student_step",
+    ]
+    assert differences(base, small("date=2025-06-29", "teacher.template={reasoning_effort: high}")) == [
+        "date",
+        "teacher.template",
+    ]
+    assert differences(base, small("synthesis.recipe=student_only", "teacher=null")) == ["teacher", "synthesis.recipe"]
+
+
+def test_sections_refuse_unknown_keys_and_other_types_by_default():
+    assert Section.model_config["extra"] == "forbid"
+    assert Section.model_config["strict"]
