@@ -117,7 +117,7 @@ def _prompt(row: Any) -> tuple[str | None, list[dict[str, str]]]:
         raise DataError(f"holds {_listed(sorted(row), 'and') or 'nothing'}; it should hold {_listed(FORMS)}")
     value = row[form]
     if form == "prompt" and isinstance(value, str):
-        messages = [{"role": "user", "content": value}]
+        messages = [{"role": "user", "content": _text(value, form)}]
     elif isinstance(value, list):
         messages = [_message(turn, f"{form}[{i}]", form == "conversations") for i, turn in enumerate(value)]
     else:
@@ -165,8 +165,10 @@ def _id(value: Any) -> str | None:
 
 
 def _text(text: str, name: str) -> str:
-    if any(0xD800 <= ord(c) < 0xE000 for c in text):
-        raise DataError(f"{name} holds half of a surrogate pair, which is no text; remove it")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise DataError(f"{name} holds half of a surrogate pair, which is no text; remove it") from None
     return text
 
 

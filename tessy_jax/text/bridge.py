@@ -1,0 +1,191 @@
+"""Text into tokens on the device: byte-level BPE inside a compiled program.
+
+Bytes are split into pre-tokens by the tokenizer's own rule (see `split`), each byte is a symbol, and the pair of neighbouring
+symbols whose merge has the lowest rank, the leftmost of equal ones, becomes one, in every pre-token at once, until no pair of
+any pre-token has a merge. Merges lie in a hash table. A normalizer that the tokenizer may have (Qwen's NFC) is not applied:
+the bytes of a text are kept as they are.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpy.typing import NDArray
+
+from tessy_jax.text.host_bridge import HostBridge
+from tessy_jax.text.split import code_point_classes, rule_of, split
+from tessy_jax.text.vocab import Vocabulary, byte_alphabet
+
+log = logging.getLogger(__name__)
+
+WAYS = 4  # merges per bucket of the hash table; a pair has two buckets
+NONE = np.iinfo(np.int32).max
+
+
+class Encoding(NamedTuple):
+    """Tokens of a text: the first tokens_B of ids and byte ends [B, P]; where its pre-tokens begin [B, P], and up to which
+    byte [B] that stays whatever follows."""
+
+    ids_BP: jax.Array
+    ends_BP: jax.Array
+    tokens_B: jax.Array
+    starts_BP: jax.Array
+    final_B: jax.Array
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["pages_N", "classes_N256", "bytes_256", "merges_N16"],
+    meta_fields=["rule"],
+)
+@dataclass(frozen=True)
+class DeviceBridge:
+    """The tables of one tokenizer. merges_N16: buckets of 4 entries (left, right, rank, merged id)."""
+
+    rule: str
+    pages_N: jax.Array
+    classes_N256: jax.Array
+    bytes_256: jax.Array
+    merges_N16: jax.Array
+
+    def split(self, bytes_BP: jax.Array, counts_B: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Where pre-tokens of the first counts_B bytes begin [B, P], and the byte [B] up to which nothing that follows can
+        change that."""
+        found = split(self.rule, bytes_BP, counts_B, self.pages_N, self.classes_N256)
+        return found.starts_BP, found.final_B
+
+    def encode(self, bytes_BP: jax.Array, counts_B: jax.Array) -> Encoding:
+        """The tokens of the first counts_B bytes, their end as it is."""
+        starts_BP, final_B = self.split(bytes_BP, counts_B)
+        B, P = bytes_BP.shape
+        at_P = jnp.arange(P, dtype=jnp.int32)
+        lanes_B1 = jnp.arange(B)[:, None]
+        valid_BP = at_P < counts_B[:, None]
+        word_BP = jnp.cumsum(starts_BP, axis=1, dtype=jnp.int32)
+
+        def neighbours(alive_BP: jax.Array) -> jax.Array:
+            """The next symbol's place, P where there is none."""
+            next_BP = jax.lax.cummin(jnp.where(alive_BP, at_P, P), axis=1, reverse=True)
+            return jnp.pad(next_BP[:, 1:], ((0, 0), (0, 1)), constant_values=P)
+
+        def ranked(symbols_BP: jax.Array, alive_BP: jax.Array) -> tuple[jax.Array, jax.Array]:
+            """For each symbol, the rank of its merge with the next one (NONE without), and what they become."""
+            next_BP = neighbours(alive_BP)
+            inside_BP = jnp.minimum(next_BP, P - 1)
+            right_BP = jnp.take_along_axis(symbols_BP, inside_BP, axis=1)
+            together_BP = alive_BP & (next_BP < P) & (jnp.take_along_axis(word_BP, inside_BP, axis=1) == word_BP)
+            rank_BP, merged_BP = self._look_up(symbols_BP, right_BP)
+            return jnp.where(together_BP, rank_BP, NONE), merged_BP
+
+        def body(carry: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+            symbols_BP, alive_BP, rank_BP, merged_BP = carry
+            best_BP = jnp.full((B, P + 1), NONE, jnp.int32).at[lanes_B1, word_BP].min(rank_BP)
+            lowest_BP = (rank_BP != NONE) & (rank_BP == jnp.take_along_axis(best_BP, word_BP, axis=1))
+            where_BP = jnp.where(lowest_BP, at_P, P)
+            first_BP = jnp.full((B, P + 1), P, jnp.int32).at[lanes_B1, word_BP].min(where_BP)
+            wins_BP = lowest_BP & (at_P == jnp.take_along_axis(first_BP, word_BP, axis=1))
+            symbols_BP = jnp.where(wins_BP, merged_BP, symbols_BP)
+            gone_BP = jnp.where(wins_BP, neighbours(alive_BP), P)
+            alive_BP = alive_BP.at[lanes_B1, gone_BP].set(False, mode="drop")
+            return (symbols_BP, alive_BP, *ranked(symbols_BP, alive_BP))
+
+        symbols_BP = self.bytes_256[bytes_BP.astype(jnp.int32)]
+        carry = (symbols_BP, valid_BP, *ranked(symbols_BP, valid_BP))
+        symbols_BP, alive_BP, _, _ = jax.lax.while_loop(lambda carry: (carry[2] != NONE).any(), body, carry)
+
+        place_BP = jnp.where(alive_BP, jnp.cumsum(alive_BP, axis=1, dtype=jnp.int32) - 1, P)
+        end_BP = jnp.minimum(neighbours(alive_BP), counts_B[:, None])
+        zeros_BP = jnp.zeros((B, P), jnp.int32)
+        return Encoding(
+            ids_BP=zeros_BP.at[lanes_B1, place_BP].set(symbols_BP, mode="drop"),
+            ends_BP=zeros_BP.at[lanes_B1, place_BP].set(end_BP, mode="drop"),
+            tokens_B=alive_BP.sum(axis=1, dtype=jnp.int32),
+            starts_BP=starts_BP,
+            final_B=final_B,
+        )
+
+    def _look_up(self, left_BP: jax.Array, right_BP: jax.Array) -> tuple[jax.Array, jax.Array]:
+        buckets = self.merges_N16.shape[0]
+        rank, merged = jnp.full(left_BP.shape, NONE, jnp.int32), jnp.zeros(left_BP.shape, jnp.int32)
+        for place in _places(left_BP.astype(jnp.uint32), right_BP.astype(jnp.uint32), buckets):
+            row = self.merges_N16[place.astype(jnp.int32)]
+            for way in range(WAYS):
+                hit = (row[..., 4 * way] == left_BP) & (row[..., 4 * way + 1] == right_BP)
+                rank = jnp.where(hit, row[..., 4 * way + 2], rank)
+                merged = jnp.where(hit, row[..., 4 * way + 3], merged)
+        return rank, merged
+
+
+def _places(left: Any, right: Any, buckets: int) -> tuple[Any, Any]:
+    """The two buckets of pairs, for NumPy and JAX arrays of uint32; buckets is a power of two."""
+    uint = np.uint32
+    first = (left * uint(0x9E3779B1)) ^ (right * uint(0x85EBCA77))
+    first = (first ^ (first >> uint(15))) * uint(0xC2B2AE3D)
+    second = (left * uint(0x27D4EB2F)) ^ (right * uint(0x165667B1))
+    second = (second ^ (second >> uint(13))) * uint(0x9E3779B1)
+    mask = uint(buckets - 1)
+    return (first >> uint(8)) & mask, (second >> uint(8)) & mask
+
+
+def merge_table(merges: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Buckets [N, 16] that hold all merges [M, 4] (left, right, rank, merged id); empty entries hold -1."""
+    buckets = 1 << max(4, (len(merges) // 2).bit_length())
+    while True:
+        table = np.full((buckets, WAYS, 4), -1, np.int32)
+        filled = np.zeros(buckets, np.int64)
+        left = merges
+        for choice in range(2):
+            place = _places(left[:, 0].astype(np.uint32), left[:, 1].astype(np.uint32), buckets)[choice].astype(np.int64)
+            order = np.argsort(place, kind="stable")
+            left, place = left[order], place[order]
+            number = np.arange(len(place)) - np.searchsorted(place, place)  # within its bucket
+            way = filled[place] + number
+            fits = way < WAYS
+            table[place[fits], way[fits]] = left[fits]
+            filled += np.bincount(place[fits], minlength=buckets)
+            left = left[~fits]
+        if not len(left):
+            return table.reshape(buckets, 4 * WAYS)
+        buckets *= 2
+
+
+def device_bridge(content: dict[str, Any]) -> DeviceBridge | None:
+    """The bridge of a tokenizer.json on the device; None where its split rule or its model is none of ours."""
+    rule, model = rule_of(content), content["model"]
+    odd = model.get("continuing_subword_prefix") or model.get("end_of_word_suffix") or model.get("dropout")
+    if rule is None or model["type"] != "BPE" or odd:
+        return None
+    ids: dict[str, int] = model["vocab"]
+    pairs = [tuple(merge.split(" ", 1)) if isinstance(merge, str) else tuple(merge) for merge in model["merges"]]
+    rows = [(ids[a], ids[b], rank, ids[a + b]) for rank, (a, b) in enumerate(pairs)]
+    spelled = {byte: ids.get(character, -1) for character, byte in byte_alphabet().items()}
+    if -1 in spelled.values():
+        return None
+    pages, classes = code_point_classes()
+    return DeviceBridge(
+        rule=rule,
+        pages_N=jnp.asarray(pages),
+        classes_N256=jnp.asarray(classes),
+        bytes_256=jnp.asarray([spelled[byte] for byte in range(256)], jnp.int32),
+        merges_N16=jnp.asarray(merge_table(np.array(rows, np.int32).reshape(-1, 4))),
+    )
+
+
+def make_bridge(content: dict[str, Any], vocabulary: Vocabulary, folder: Path) -> DeviceBridge | HostBridge:
+    """The bridge of a tokenizer.json: on the device where its rule is known, else on the host.
+
+    Raises:
+        TokenizerError: the tokenizer cannot spell every byte.
+    """
+    bridge = device_bridge(content)
+    if bridge is not None:
+        return bridge
+    log.info("%s: the tokenizer's rules are none that run on the device; text goes through the host", folder)
+    return HostBridge.of(content, vocabulary, folder)

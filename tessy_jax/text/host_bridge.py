@@ -1,0 +1,146 @@
+"""Text into tokens on the host, for every tokenizer that the device does not know: slower, and the same interface."""
+
+from __future__ import annotations
+
+import copy
+import re
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from numpy.typing import NDArray
+
+from tessy_jax.errors import TokenizerError
+from tessy_jax.text.vocab import Vocabulary, is_byte_level, parts
+
+WORD = re.compile(r"(?<=\S)\s")
+
+
+class Encoding(NamedTuple):
+    """As `bridge.Encoding`."""
+
+    ids_BP: jax.Array
+    ends_BP: jax.Array
+    tokens_B: jax.Array
+    starts_BP: jax.Array
+    final_B: jax.Array
+
+
+@dataclass(eq=False)
+class Library:
+    """A tokenizer of the `tokenizers` library that keeps every byte, and how often it was asked."""
+
+    tokenizer: Any
+    vocabulary: Vocabulary
+    fallback: NDArray[np.int32]
+    words: bool
+    calls: int = field(default=0)
+
+    def encode(self, data: bytes) -> list[tuple[int, int]]:
+        """(token, byte end) of a text; what the tokenizer cannot give exactly is spelled in single bytes."""
+        text = data.decode("utf-8", "replace")
+        ids = list(self.tokenizer.encode(text, add_special_tokens=False).ids)
+        if self.vocabulary.bytes_of(ids) != data:
+            ids = self._piecewise(data)
+        ends = np.cumsum([self.vocabulary.offsets[i + 1] - self.vocabulary.offsets[i] for i in ids], dtype=np.int64)
+        return list(zip(ids, ends.tolist(), strict=True))
+
+    def _piecewise(self, data: bytes) -> list[int]:
+        """Word by word, and byte by byte where a word cannot be had."""
+        result: list[int] = []
+        for piece in re.split(rb"(?<=[^ \t\n\r])(?=[ \t\n\r])", data):
+            try:
+                ids = list(self.tokenizer.encode(piece.decode(), add_special_tokens=False).ids)
+            except UnicodeDecodeError:
+                ids = []
+            exact = bool(ids) and self.vocabulary.bytes_of(ids) == piece
+            result += ids if exact else [int(self.fallback[byte]) for byte in piece]
+        return result
+
+    def split(self, data: bytes) -> tuple[list[int], int]:
+        """Byte positions at which pre-tokens begin, and the last position up to which that stays."""
+        text = data.decode("utf-8", "ignore")
+        if not text:
+            return [], 0
+        if self.words:
+            starts = [0, *(match.start() for match in WORD.finditer(text))]
+        else:
+            starts = [span[0] for _, span in self.tokenizer.pre_tokenizer.pre_tokenize_str(text)] or [0]
+        solid = max((i for i, c in enumerate(text) if not c.isspace()), default=0)
+        final = max(starts[-1], solid) if self.words else starts[-2] if len(starts) > 1 else 0
+        at = np.cumsum([0, *(len(c.encode()) for c in text)]).tolist()
+        return [at[i] for i in starts], at[final]
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=[], meta_fields=["library"])
+@dataclass(frozen=True)
+class HostBridge:
+    """A bridge whose work is done by the host, in the middle of the compiled program: every use is a host synchronisation,
+    counted in `library.calls`."""
+
+    library: Library
+
+    @classmethod
+    def of(cls, content: dict[str, Any], vocabulary: Vocabulary, folder: Path) -> HostBridge:
+        """The bridge of a tokenizer.json, without what would change the text: normalizers, spaces put in front.
+
+        Raises:
+            TokenizerError: the tokenizer cannot spell every byte.
+        """
+        from tokenizers import Tokenizer
+
+        single = {vocabulary.bytes_of([i]): i for i in reversed(range(vocabulary.size)) if not vocabulary.control[i]}
+        missing = [byte for byte in range(256) if bytes([byte]) not in single]
+        if missing:
+            raise TokenizerError(
+                f"{folder}: the tokenizer has no token for byte {missing[0]:#04x} (and {len(missing) - 1} others), so not every "
+                "text of the other model can be given to this one; use a tokenizer with byte fallback"
+            )
+        plain = copy.deepcopy(content)
+        kept = [part for part in parts(plain.get("normalizer"), "normalizers") if part["type"] == "Replace"]
+        plain["normalizer"] = {"type": "Sequence", "normalizers": kept} if kept else None
+        plain["added_tokens"], plain["post_processor"] = [], None
+        for step in parts(plain.get("pre_tokenizer"), "pretokenizers"):
+            if step["type"] == "Metaspace":
+                step["prepend_scheme"] = "never"
+                step.pop("add_prefix_space", None)
+            if step["type"] == "ByteLevel":
+                step["add_prefix_space"] = False
+        import json
+
+        fallback = np.array([single[bytes([byte])] for byte in range(256)], np.int32)
+        words = not is_byte_level(content) or not plain.get("pre_tokenizer")
+        return cls(Library(Tokenizer.from_str(json.dumps(plain)), vocabulary, fallback, words))
+
+    def split(self, bytes_BP: jax.Array, counts_B: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """As `DeviceBridge.split`."""
+        found = self.encode(bytes_BP, counts_B)
+        return found.starts_BP, found.final_B
+
+    def encode(self, bytes_BP: jax.Array, counts_B: jax.Array) -> Encoding:
+        """As `DeviceBridge.encode`."""
+        B, P = bytes_BP.shape
+        row, number = jax.ShapeDtypeStruct((B, P), np.int32), jax.ShapeDtypeStruct((B,), np.int32)
+        shapes = Encoding(row, row, number, jax.ShapeDtypeStruct((B, P), np.bool_), number)  # type: ignore[arg-type]
+        return jax.pure_callback(self._encode, shapes, bytes_BP, counts_B)
+
+    def _encode(self, bytes_BP: Any, counts_B: Any) -> Any:
+        data, counts = np.asarray(bytes_BP), np.asarray(counts_B)
+        B, P = data.shape
+        ids, ends = np.zeros((B, P), np.int32), np.zeros((B, P), np.int32)
+        tokens, starts, final = np.zeros(B, np.int32), np.zeros((B, P), np.bool_), np.zeros(B, np.int32)
+        self.library.calls += 1
+        for lane in range(B):
+            text = data[lane, : counts[lane]].tobytes()
+            if not text:
+                continue
+            pieces = self.library.encode(text)
+            tokens[lane] = len(pieces)
+            ids[lane, : len(pieces)] = [i for i, _ in pieces]
+            ends[lane, : len(pieces)] = [end for _, end in pieces]
+            begins, final[lane] = self.library.split(text)
+            starts[lane, begins] = True
+        return Encoding(ids, ends, tokens, starts, final)  # type: ignore[arg-type]
