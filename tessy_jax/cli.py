@@ -66,6 +66,32 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--mesh", default="", help="axes and sizes, e.g. tensor=2,data=4 (default: one device)")
     sub.add_argument("--batch-size", type=_positive, default=8, metavar="N", help="prompts at once (default: 8)")
     sub.add_argument("--output", type=Path, metavar="FILE.jsonl", help="write rows there instead of printing text")
+
+    sub = command(
+        "synthesize",
+        "Teacher and student write responses together, into a run folder; started again, it goes on where it was.",
+        "tessy synthesize configs/small_pair.yaml --set data.path=prompts.jsonl --set synthesis.lanes=4",
+        synthesize,
+    )
+    sub.add_argument("config", type=Path, metavar="CONFIG", help="YAML file, e.g. one of configs/")
+    sub.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="change one key, e.g. synthesis.lanes=16"
+    )
+    sub.add_argument("--dry-run", action="store_true", help="print memory, first prompts and programs; loads no weights")
+    sub.add_argument("--json", action="store_true", help="print the summary as one JSON object")
+
+    sub = command(
+        "rows",
+        "Prints the finished responses of a run folder as JSONL, in the order of the input.",
+        "tessy rows runs/small_pair > responses.jsonl",
+        rows,
+    )
+    sub.add_argument("run_folder", metavar="RUN", help="the `output` of a synthesis run")
+    form = sub.add_mutually_exclusive_group()
+    form.add_argument("--failures", action="store_true", help="the failed ones instead")
+    form.add_argument(
+        "--legacy-dialogs", action="store_true", help="as {id_ddm, dialogs}, the form of the released data set"
+    )
     return top
 
 
@@ -106,6 +132,38 @@ def generate(args: argparse.Namespace) -> None:
         return
     for row in rows:
         print(row["text"])
+
+
+def synthesize(args: argparse.Namespace) -> None:
+    from tessy_jax.config import load
+
+    config = load(args.config, args.set)
+    if args.dry_run:
+        from tessy_jax.synthesis.dry_run import describe
+
+        print(describe(config))
+        return
+    from tessy_jax.synthesis.job import synthesize as run
+
+    summary = run(config, progress=not args.json, tell=lambda text: print(text, file=sys.stderr))
+    if args.json:
+        print(json.dumps(summary))
+        return
+    whole = summary["run"]
+    failed = sum(whole["failures"].values())
+    print(f"{whole['responses']} responses, {failed} failures in {config.output}; tessy rows {config.output} prints them")
+
+
+def rows(args: argparse.Namespace) -> None:
+    from tessy_jax.records import legacy
+    from tessy_jax.synthesis.export import failures_in_order, rows_in_order
+
+    if args.failures:
+        for failure in failures_in_order(args.run_folder):
+            print(json.dumps(failure.to_json(), ensure_ascii=False))
+        return
+    for row in rows_in_order(args.run_folder):
+        print(json.dumps(legacy(row) if args.legacy_dialogs else row.to_json(), ensure_ascii=False))
 
 
 def _positive(text: str) -> int:

@@ -24,6 +24,7 @@ from tessy_jax.decode.state import (
     TEACHER,
     TEMPLATE,
     THINK,
+    UNSPELLED,
     Judge,
     Lanes,
     Side,
@@ -80,8 +81,9 @@ def mark_over(run: Run, lanes: Lanes, moved_B: jax.Array) -> tuple[Lanes, jax.Ar
 
 
 def look(run: Run, m: int, lanes: Lanes, who_B: jax.Array, over_B: jax.Array, certain_B: jax.Array) -> tuple[Lanes, Reading]:
-    """What the predictor of side m may read of the text as it stands, in lanes who_B. Where it reads the other side's tokens,
-    the text that those do not cover yet is put into tokens behind the known ones, where they are not known but can be read.
+    """What the predictor of side m may read of the text as it stands, in lanes who_B. Where it reads the other side's
+    tokens, the text that those do not cover yet is put into tokens behind the known ones, where they are not known but
+    can be read.
     """
     v = run.rules.reads[m]
     assert v is not None
@@ -327,7 +329,13 @@ def _take_over(run: Run, v: int, lanes: Lanes, commits_B: jax.Array, reading: Re
     known_B = jnp.where(commits_B, jnp.maximum(taken_B, side.known_B), side.known_B)
     counts = lanes.counts
     bridged = counts.bridged[v] + (known_B - side.known_B).sum().astype(jnp.float32)
-    lanes = replace(lanes, counts=replace(counts, bridged=put_at(counts.bridged, v, bridged)))
+    at_S = jnp.arange(side.tokens_BS.shape[1])
+    unspelled_B = ((side.tokens_BS < 0) & (at_S >= side.known_B[:, None]) & (at_S < known_B[:, None])).any(axis=1)
+    lanes = replace(
+        lanes,
+        counts=replace(counts, bridged=put_at(counts.bridged, v, bridged)),
+        status_B=jnp.where(unspelled_B, UNSPELLED, lanes.status_B),
+    )
     return replace(lanes, sides=put_at(lanes.sides, v, replace(side, known_B=known_B)))
 
 

@@ -27,15 +27,17 @@ THINK, ANSWER = 0, 1
 ALONE = (1, 2)
 TAKE_TURNS = 3
 """Thinkers: bit 0 is the student, bit 1 the teacher."""
-EMPTY, RUNNING, DONE, LENGTH, REPETITION, EARLY_END, CONTROL = range(7)
+EMPTY, RUNNING, DONE, LENGTH, REPETITION, EARLY_END, CONTROL, UNSPELLED = range(8)
 """Status: from DONE on, the lane has ended. LENGTH: a token or byte budget is spent. REPETITION: the text goes in circles.
-EARLY_END: the turn ended inside the thinking. CONTROL: a control token that is no text was sampled."""
+EARLY_END: the turn ended inside the thinking. CONTROL: a control token that is no text was sampled. UNSPELLED: the other
+vocabulary has no tokens for the text."""
 GOES_ON, CLOSED, ENDED, BROKEN = range(4)
 """How a proposal is over before its length: the thinking closed, the turn ended, a control token came."""
 
 
 class Encoding(Protocol):
-    """Text as tokens: ids and byte ends [B, P], the first tokens_B of them valid; starts_BP and final_B as of `split`."""
+    """Text as tokens: ids (negative for bytes that have none) and byte ends [B, P], the first tokens_B of them valid;
+    starts_BP and final_B as of `split`."""
 
     @property
     def ids_BP(self) -> jax.Array: ...

@@ -18,7 +18,7 @@ from tessy_jax.decode.cut import view, whole
 from tessy_jax.decode.proposal import put_at, read, settle, with_caches_cut, written_behind
 from tessy_jax.decode.run import Run
 from tessy_jax.decode.sampling import position_keys, sample
-from tessy_jax.decode.state import ANSWER, BROKEN, CLOSED, ENDED, GOES_ON, LENGTH, THINK, Lanes
+from tessy_jax.decode.state import ANSWER, BROKEN, CLOSED, ENDED, GOES_ON, LENGTH, THINK, UNSPELLED, Lanes
 from tessy_jax.models.attention import Packing
 
 
@@ -75,12 +75,14 @@ def absorb(run: Run, m: int, lanes: Lanes) -> Lanes:
     taken_B = ((at_P < seen.tokens_B[:, None]) & (seen.ends_BP <= until_B[:, None])).sum(axis=1, dtype=jnp.int32)
     side = written_behind(side, side.known_B, seen.ids_BP, start_B[:, None] + seen.ends_BP, taken_B)
     side = replace(side, known_B=side.known_B + taken_B)
+    unspelled_B = ((seen.ids_BP < 0) & (at_P < taken_B[:, None])).any(axis=1)
+    status_B = jnp.where(who_B & (side.response_B > run.policy.limit), LENGTH, lanes.status_B)
     counts = lanes.counts
     bridged = counts.bridged[m] + taken_B.sum().astype(jnp.float32)
     return replace(
         lanes,
         sides=put_at(lanes.sides, m, side),
-        status_B=jnp.where(who_B & (side.response_B > run.policy.limit), LENGTH, lanes.status_B),
+        status_B=jnp.where(who_B & unspelled_B, UNSPELLED, status_B),
         counts=replace(counts, bridged=put_at(counts.bridged, m, bridged)),
     )
 
@@ -99,8 +101,8 @@ def start_answers(run: Run, m: int, lanes: Lanes) -> Lanes:
 
 
 def catch_up(run: Run, m: int, lanes: Lanes) -> Lanes:
-    """One chunk of side m's tokens, all but the last known one at most, enters its cache. Packed, the chunk is one row of all
-    lanes' tokens, as many as there is place for."""
+    """One chunk of side m's tokens, all but the last known one at most, enters its cache. Packed, the chunk is one row of
+    all lanes' tokens, as many as there is place for."""
     T, N = run.rules.chunk, run.rules.packed
     side = lanes.sides[m]
     start_B = side.cache.lengths_B

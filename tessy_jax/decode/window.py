@@ -94,7 +94,9 @@ def judge_tokens(
     anchors = jnp.maximum(0, (window_B2 - 1) * half).reshape(-1)
     lengths = jnp.repeat(judge.judged_B, ROWS) - anchors
     cache = WindowCache(tuple(WindowSlots(layer, anchors) for layer in judge.layers), lengths)
-    hidden, filled = model(jnp.repeat(tokens_BT, ROWS, axis=0), cache=cache, counts_B=jnp.repeat(counts_B, ROWS))
+    hidden, filled = model(
+        jnp.repeat(jnp.maximum(tokens_BT, 0), ROWS, axis=0), cache=cache, counts_B=jnp.repeat(counts_B, ROWS)
+    )
     assert filled is not None
     hidden_B2TD = hidden.reshape(B, ROWS, T, -1)
     deciding_BTD = jnp.take_along_axis(hidden_B2TD, (block_B % ROWS)[:, None, None, None], axis=1)[:, 0]

@@ -107,8 +107,8 @@ class Decoder(nnx.Module):
         Whole sequences: `segments_BT` numbers the documents packed into a row from 1 on (0 is padding; default: one
         document); attention and positions stay within a document. On a cache (T may be 1): lane b continues at its own
         length, and only its first counts_B[b] tokens are valid (default: all); what comes back for the others is garbage.
-        packing: tokens_BT is one row [1, N] with tokens of all lanes of the cache, in chunks of T; so is what comes back. For
-        lanes that are not cut over the mesh.
+        packing: tokens_BT is one row [1, N] with tokens of all lanes of the cache, in chunks of T; so is what comes back.
+        For lanes that are not cut over the mesh.
         """
         B, T = tokens_BT.shape if packing is None else packing.index_BT.shape
         config = self.config

@@ -1,9 +1,9 @@
 """Text into tokens on the device: byte-level BPE inside a compiled program.
 
-Bytes are split into pre-tokens by the tokenizer's own rule (see `split`), each byte is a symbol, and the pair of neighbouring
-symbols whose merge has the lowest rank, the leftmost of equal ones, becomes one, in every pre-token at once, until no pair of
-any pre-token has a merge. Merges lie in a hash table. A normalizer that the tokenizer may have (Qwen's NFC) is not applied:
-the bytes of a text are kept as they are.
+Bytes are split into pre-tokens by the tokenizer's own rule (see `split`), each byte is a symbol, and the pair of
+neighbouring symbols whose merge has the lowest rank, the leftmost of equal ones, becomes one, in every pre-token at once,
+until no pair of any pre-token has a merge. Merges lie in a hash table. A normalizer that the tokenizer may have (Qwen's
+NFC) is not applied: the bytes of a text are kept as they are.
 """
 
 from __future__ import annotations
@@ -25,13 +25,18 @@ from tessy_jax.text.vocab import Vocabulary, byte_alphabet
 
 log = logging.getLogger(__name__)
 
+Carry = tuple[jax.Array, jax.Array, jax.Array, jax.Array]
+
 WAYS = 4  # merges per bucket of the hash table; a pair has two buckets
 NONE = np.iinfo(np.int32).max
+UNSPELLED = -1
+"""The token of a byte that the vocabulary has none for (SmolLM2 lacks some control characters)."""
+EMPTY = -2
 
 
 class Encoding(NamedTuple):
     """Tokens of a text: the first tokens_B of ids and byte ends [B, P]; where its pre-tokens begin [B, P], and up to which
-    byte [B] that stays whatever follows."""
+    byte [B] that stays whatever follows. A byte that the vocabulary has no token for is a token of its own, UNSPELLED."""
 
     ids_BP: jax.Array
     ends_BP: jax.Array
@@ -84,7 +89,7 @@ class DeviceBridge:
             rank_BP, merged_BP = self._look_up(symbols_BP, right_BP)
             return jnp.where(together_BP, rank_BP, NONE), merged_BP
 
-        def body(carry: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+        def body(carry: Carry) -> Carry:
             symbols_BP, alive_BP, rank_BP, merged_BP = carry
             best_BP = jnp.full((B, P + 1), NONE, jnp.int32).at[lanes_B1, word_BP].min(rank_BP)
             lowest_BP = (rank_BP != NONE) & (rank_BP == jnp.take_along_axis(best_BP, word_BP, axis=1))
@@ -135,10 +140,10 @@ def _places(left: Any, right: Any, buckets: int) -> tuple[Any, Any]:
 
 
 def merge_table(merges: NDArray[np.int32]) -> NDArray[np.int32]:
-    """Buckets [N, 16] that hold all merges [M, 4] (left, right, rank, merged id); empty entries hold -1."""
+    """Buckets [N, 16] that hold all merges [M, 4] (left, right, rank, merged id); empty entries hold EMPTY."""
     buckets = 1 << max(4, (len(merges) // 2).bit_length())
     while True:
-        table = np.full((buckets, WAYS, 4), -1, np.int32)
+        table = np.full((buckets, WAYS, 4), EMPTY, np.int32)
         filled = np.zeros(buckets, np.int64)
         left = merges
         for choice in range(2):
@@ -165,9 +170,7 @@ def device_bridge(content: dict[str, Any]) -> DeviceBridge | None:
     ids: dict[str, int] = model["vocab"]
     pairs = [tuple(merge.split(" ", 1)) if isinstance(merge, str) else tuple(merge) for merge in model["merges"]]
     rows = [(ids[a], ids[b], rank, ids[a + b]) for rank, (a, b) in enumerate(pairs)]
-    spelled = {byte: ids.get(character, -1) for character, byte in byte_alphabet().items()}
-    if -1 in spelled.values():
-        return None
+    spelled = {byte: ids.get(character, UNSPELLED) for character, byte in byte_alphabet().items()}
     pages, classes = code_point_classes()
     return DeviceBridge(
         rule=rule,
@@ -179,13 +182,9 @@ def device_bridge(content: dict[str, Any]) -> DeviceBridge | None:
 
 
 def make_bridge(content: dict[str, Any], vocabulary: Vocabulary, folder: Path) -> DeviceBridge | HostBridge:
-    """The bridge of a tokenizer.json: on the device where its rule is known, else on the host.
-
-    Raises:
-        TokenizerError: the tokenizer cannot spell every byte.
-    """
+    """The bridge of a tokenizer.json: on the device where its rule is known, else on the host."""
     bridge = device_bridge(content)
     if bridge is not None:
         return bridge
     log.info("%s: the tokenizer's rules are none that run on the device; text goes through the host", folder)
-    return HostBridge.of(content, vocabulary, folder)
+    return HostBridge.of(content, vocabulary)

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import copy
+import json
 import re
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from numpy.typing import NDArray
 
-from tessy_jax.errors import TokenizerError
 from tessy_jax.text.vocab import Vocabulary, is_byte_level, parts
 
 WORD = re.compile(r"(?<=\S)\s")
+UNSPELLED = -1
+"""As `bridge.UNSPELLED`."""
 
 
 class Encoding(NamedTuple):
@@ -45,7 +46,8 @@ class Library:
         ids = list(self.tokenizer.encode(text, add_special_tokens=False).ids)
         if self.vocabulary.bytes_of(ids) != data:
             ids = self._piecewise(data)
-        ends = np.cumsum([self.vocabulary.offsets[i + 1] - self.vocabulary.offsets[i] for i in ids], dtype=np.int64)
+        offsets = self.vocabulary.offsets
+        ends = np.cumsum([1 if i == UNSPELLED else offsets[i + 1] - offsets[i] for i in ids], dtype=np.int64)
         return list(zip(ids, ends.tolist(), strict=True))
 
     def _piecewise(self, data: bytes) -> list[int]:
@@ -84,21 +86,11 @@ class HostBridge:
     library: Library
 
     @classmethod
-    def of(cls, content: dict[str, Any], vocabulary: Vocabulary, folder: Path) -> HostBridge:
-        """The bridge of a tokenizer.json, without what would change the text: normalizers, spaces put in front.
-
-        Raises:
-            TokenizerError: the tokenizer cannot spell every byte.
-        """
+    def of(cls, content: dict[str, Any], vocabulary: Vocabulary) -> HostBridge:
+        """The bridge of a tokenizer.json, without what would change the text: normalizers, spaces put in front."""
         from tokenizers import Tokenizer
 
         single = {vocabulary.bytes_of([i]): i for i in reversed(range(vocabulary.size)) if not vocabulary.control[i]}
-        missing = [byte for byte in range(256) if bytes([byte]) not in single]
-        if missing:
-            raise TokenizerError(
-                f"{folder}: the tokenizer has no token for byte {missing[0]:#04x} (and {len(missing) - 1} others), so not every "
-                "text of the other model can be given to this one; use a tokenizer with byte fallback"
-            )
         plain = copy.deepcopy(content)
         kept = [part for part in parts(plain.get("normalizer"), "normalizers") if part["type"] == "Replace"]
         plain["normalizer"] = {"type": "Sequence", "normalizers": kept} if kept else None
@@ -109,9 +101,8 @@ class HostBridge:
                 step.pop("add_prefix_space", None)
             if step["type"] == "ByteLevel":
                 step["add_prefix_space"] = False
-        import json
 
-        fallback = np.array([single[bytes([byte])] for byte in range(256)], np.int32)
+        fallback = np.array([single.get(bytes([byte]), UNSPELLED) for byte in range(256)], np.int32)
         words = not is_byte_level(content) or not plain.get("pre_tokenizer")
         return cls(Library(Tokenizer.from_str(json.dumps(plain)), vocabulary, fallback, words))
 

@@ -1,8 +1,8 @@
 """Split rules on the device: where the pre-tokens of byte-level BPE tokenizers begin.
 
-A tokenizer.json states its rule as a regular expression. Each of the six rules that matter is a few alternatives over runs of
-character classes. For every character it is worked out where a match that begins there would end, from the ends of runs
-(reverse cumulative minima); which characters matches do begin at follows by pointer doubling from the first one.
+A tokenizer.json states its rule as a regular expression. Each of the six rules that matter is a few alternatives over
+runs of character classes. For every character it is worked out where a match that begins there would end, from the ends
+of runs (reverse cumulative minima); which characters matches do begin at follows by pointer doubling from the first one.
 """
 
 from __future__ import annotations
@@ -36,15 +36,16 @@ SPLITS = {
     (
         r"\p{N}{1,3}",
         "[一-龥\u3040-ゟ゠-ヿ]+",
-        r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+"
+        r'[!"#$%&'
+        r"'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+"
         rf"| ?[\p{{P}}\p{{S}}]+[\r\n]*|{_SPACES}",
     ): DEEPSEEK3,
 }
 """The regular expressions of a tokenizer's Split steps → its rule."""
 
 LETTER, NUMBER, SPACE, NEWLINE, UPPER, LOWER, MARK, SYMBOL, KANA = (1 << i for i in range(9))
-"""Classes of a code point: \\p{L}, \\p{N}, \\s, [\\r\\n], o200k's two letter classes, \\p{M}, \\p{P} or \\p{S}, and DeepSeek's
-ranges of Chinese and Japanese."""
+"""Classes of a code point: \\p{L}, \\p{N}, \\s, [\\r\\n], o200k's two letter classes, \\p{M}, \\p{P} or \\p{S}, and
+DeepSeek's ranges of Chinese and Japanese."""
 
 
 def rule_of(content: dict[str, Any]) -> str | None:

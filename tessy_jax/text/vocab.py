@@ -61,7 +61,9 @@ def read_vocabulary(content: dict[str, Any], size: int) -> Vocabulary:
     """The spelling of a tokenizer.json's tokens, for a model of `size` embedding rows."""
     model, added = content["model"], content.get("added_tokens") or []
     entries = model["vocab"]
-    names = {int(i): t for t, i in entries.items()} if isinstance(entries, dict) else {i: e[0] for i, e in enumerate(entries)}
+    names = (
+        {int(i): t for t, i in entries.items()} if isinstance(entries, dict) else {i: e[0] for i, e in enumerate(entries)}
+    )
     spell = _byte_level if is_byte_level(content) else _metaspace
     texts = {i: spell(name) for i, name in names.items()}
     for token in added:

@@ -1,0 +1,280 @@
+"""Who takes part in a run: the models' tokenizers, chat templates and vocabularies, what they share, and, on request,
+weights.
+
+Everything that can be found wrong without weights is found here, before any are loaded.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, cast
+
+import jax.numpy as jnp
+import numpy as np
+
+from tessy_jax import config as settings
+from tessy_jax.decode.engine import Engine, Entry, View
+from tessy_jax.decode.sampling import Sampling
+from tessy_jax.decode.state import Policy, Rules, Spelling, Tables
+from tessy_jax.errors import ConfigError, TokenizerError
+from tessy_jax.models import hf
+from tessy_jax.models.config import ModelConfig
+from tessy_jax.models.hf_config import read_config
+from tessy_jax.sharding import Layout
+from tessy_jax.synthesis.recipes import RECIPES, Name, Recipe, Roles
+from tessy_jax.text.bridge import DeviceBridge, make_bridge
+from tessy_jax.text.chat import Chat
+from tessy_jax.text.host_bridge import HostBridge
+from tessy_jax.text.tokenizer import Tokenizer
+from tessy_jax.text.vocab import Vocabulary, description, read_vocabulary, same_vocabulary
+
+BYTES_PER_TOKEN = 16
+"""A response has at most this many bytes per token of its budget; text has four or five."""
+WAITING = 64
+"""Bytes of an unfinished word that may wait for its rest before they are put into tokens as they are."""
+
+
+@dataclass(frozen=True)
+class Voice:
+    """A model that writes, without its weights."""
+
+    name: Name
+    section: settings.Model
+    folder: Path
+    config: ModelConfig
+    chat: Chat
+    vocabulary: Vocabulary
+    content: dict[str, Any]  # of its tokenizer.json
+
+    @property
+    def sampling(self) -> settings.Sampling:
+        assert self.section.sampling is not None
+        return self.section.sampling
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A boundary predictor, without its weights. reads: the side whose tokens it reads."""
+
+    folder: Path
+    config: ModelConfig
+    reads: int
+
+
+def voice(name: Name, section: settings.Model, date: datetime.date) -> Voice:
+    """Reads a model's configuration, tokenizer and chat template.
+
+    Raises:
+        ConfigError, TokenizerError: naming the folder and the remedy.
+    """
+    folder = hf.resolve(section.model, weights=False, revision=section.revision)
+    config = read_config(folder)
+    if config.labels is not None:
+        raise ConfigError(f"{name}: {folder} is a token classifier; a model that writes is a …ForCausalLM")
+    tokenizer = Tokenizer(folder, config.vocab)
+    thinking = section.thinking
+    chat = Chat(
+        tokenizer, open=thinking.open, close=thinking.close, variables=section.template, system=section.system, date=date
+    )
+    content = description(tokenizer.hf, folder)
+    return Voice(name, section, folder, config, chat, read_vocabulary(content, config.vocab), content)
+
+
+def predictor(key: str, model: str, own: int, voices: Sequence[Voice]) -> Predictor:
+    """Reads a predictor's configuration and finds whose tokens it reads: those of the side it judges (number `own`) if it
+    shares that vocabulary, else the other's.
+
+    Raises:
+        ConfigError: it is none, has another number of labels, or a vocabulary that fits neither model.
+    """
+    folder = hf.resolve(model, weights=False)
+    config = read_config(folder)
+    if config.labels != 2:
+        found = "a causal language model" if config.labels is None else f"a token classifier with {config.labels} labels"
+        raise ConfigError(f"{key}: {folder} is {found}; a boundary predictor has 2 labels (0 capability, 1 style)")
+    vocabulary = read_vocabulary(description(Tokenizer(folder, config.vocab).hf, folder), config.vocab)
+    for side in (own, *(i for i in range(len(voices)) if i != own)):
+        if same_vocabulary(vocabulary, voices[side].vocabulary):
+            return Predictor(folder, config, side)
+    names = " nor ".join(f"the {v.name}'s" for v in voices)
+    raise ConfigError(f"{key}: {folder} has neither {names} vocabulary; train a predictor on a backbone of one of them")
+
+
+class Cast:
+    """The participants of a run.
+
+    Raises:
+        ConfigError, TokenizerError, ShardingError: see the message.
+    """
+
+    def __init__(self, config: settings.Synthesize, layout: Layout) -> None:
+        assert config.date is not None
+        self.config, self.layout = config.resolved(), layout
+        self.recipe: Recipe = RECIPES[config.synthesis.recipe]
+        date = datetime.date.fromisoformat(config.date)
+        sections = {name: getattr(self.config, name) for name in self.recipe.models}
+        self.voices = [voice(name, section, date) for name, section in sections.items()]
+        self.names: tuple[Name, ...] = self.recipe.models
+        synthesis = self.config.synthesis
+        for v in self.voices:
+            need = synthesis.max_prompt_tokens + synthesis.max_response_tokens
+            if need > v.config.max_positions:
+                raise ConfigError(
+                    f"synthesis.max_prompt_tokens + max_response_tokens is {need}, {v.folder} has {v.config.max_positions} "
+                    "positions; lower one of them"
+                )
+        self.predictors: list[Predictor | None] = [None] * len(self.voices)
+        if len(self.voices) > 1:
+            for i, name in enumerate(self.names):
+                model = getattr(self.config.boundary, name)
+                self.predictors[i] = predictor(f"boundary.{name}", model, i, self.voices)
+        # what a saved response looks like is for the student to say, where there is one
+        self.open_text, self.close_text = self._markers(date)
+
+    def _markers(self, date: datetime.date) -> tuple[str, str]:
+        by_name = {v.name: v for v in self.voices}
+        if "student" in by_name:
+            chat = by_name["student"].chat
+        elif self.config.student is not None:
+            chat = voice("student", self.config.student, date).chat
+        else:
+            chat = self.voices[0].chat
+        return chat.open_text, chat.close_text
+
+    @cached_property
+    def one_vocabulary(self) -> bool:
+        """Whether all models that write count the same tokens."""
+        return all(same_vocabulary(self.voices[0].vocabulary, v.vocabulary) for v in self.voices)
+
+    @cached_property
+    def bridges(self) -> list[DeviceBridge | HostBridge]:
+        """Per voice; one, where they share a vocabulary."""
+        first = make_bridge(self.voices[0].content, self.voices[0].vocabulary, self.voices[0].folder)
+        if self.one_vocabulary:
+            return [first] * len(self.voices)
+        return [first, *(make_bridge(v.content, v.vocabulary, v.folder) for v in self.voices[1:])]
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """Tokens per proposal, per voice."""
+        synthesis = self.config.synthesis
+        return tuple(cast(int, getattr(synthesis, f"{name}_step")) for name in self.names)
+
+    @property
+    def rules(self) -> Rules:
+        """What the loop is compiled for."""
+        synthesis, boundary = self.config.synthesis, self.config.boundary
+        longest = max(v.vocabulary.longest for v in self.voices)
+        span = 12 * max(self.steps)
+        view = -(-(WAITING + span + longest) // 64) * 64
+        assert synthesis.word_rule is not None
+        return Rules(
+            word_rule=synthesis.word_rule,
+            online=boundary.mode == "online",
+            one_vocabulary=self.one_vocabulary,
+            reads=tuple(None if p is None else p.reads for p in self.predictors),
+            half=boundary.window // 2,
+            longest=longest,
+            view=view,
+            span=span,
+            tail=WAITING,
+            period=synthesis.repetition.period,
+            repeats_in=synthesis.repetition.window,
+            capacity=0,
+        )
+
+    def policy(self) -> Policy:
+        """The numbers of the run."""
+        synthesis, boundary = self.config.synthesis, self.config.boundary
+        threshold = boundary.threshold
+        samplings = [v.sampling for v in self.voices]
+        return Policy(
+            samplings=tuple(Sampling.of(s.temperature, s.top_p, s.top_k, s.min_p) for s in samplings),
+            steps=tuple(jnp.int32(step) for step in self.steps),
+            minimum=jnp.int32(boundary.min_span_tokens),
+            logit=jnp.float32(math.log(threshold / (1 - threshold))),
+            limit=jnp.int32(synthesis.max_response_tokens),
+            room=jnp.int32(BYTES_PER_TOKEN * synthesis.max_response_tokens),
+            handover=jnp.float32(synthesis.handover),
+            rounds=jnp.float32(synthesis.rounds),
+            harvest=jnp.int32(1),
+            seed=jnp.uint32(self.config.seed),
+        )
+
+    def tables(self) -> Tables:
+        """Vocabularies, bridges and markers as arrays."""
+        close = np.frombuffer(self.close_text.encode(), np.uint8)
+        markers = sorted({text for v in self.voices for text in v.chat.closing_texts})
+        longest = max(len(marker) for marker in markers)
+        rows = np.array([list(marker.ljust(longest, b"\0")) for marker in markers], np.uint8)
+        return Tables(
+            spellings=tuple(_spelling(v) for v in self.voices),
+            bridges=tuple(self.bridges),
+            markers_ML=jnp.asarray(rows),
+            marker_lengths_M=jnp.asarray([len(marker) for marker in markers], jnp.int32),
+            close_N=jnp.asarray(close),
+        )
+
+    def engine(self) -> Engine:
+        """Loads the weights and seats nobody yet."""
+        synthesis = self.config.synthesis
+        writers = [hf.load(self._weights(v.section), dtype=v.section.dtype, layout=self.layout) for v in self.voices]
+        dtype = self.config.boundary.dtype
+        judges = [
+            None if p is None else hf.load(hf.resolve(p.folder), dtype=dtype, layout=self.layout) for p in self.predictors
+        ]
+        tokens = synthesis.max_prompt_tokens + synthesis.max_response_tokens
+        return Engine(writers, judges, self.tables(), self.rules, self.policy(), lanes=synthesis.lanes, tokens=tokens)
+
+    @staticmethod
+    def _weights(section: settings.Model) -> Path:
+        return hf.resolve(section.model, revision=section.revision)
+
+    def roles(self, number: int) -> Roles:
+        """Who writes the response with this number."""
+        return self.recipe.roles(number, self.config.synthesis.final_answer)
+
+    def prompts(self, messages: Sequence[Mapping[str, str]]) -> list[list[int]]:
+        """The prompt in every voice's tokens."""
+        return [v.chat.prompt(messages) for v in self.voices]
+
+    def entry(self, prompts: Sequence[list[int]], number: int, attempt: int) -> Entry:
+        """A response that has not begun."""
+        roles = self.roles(number)
+        sides = [self.names.index(name) for name in roles.thinkers]
+        return Entry(
+            views=tuple(View(ids, len(ids), []) for ids in prompts),
+            thinkers=sum(1 << side for side in sides),
+            answerer=self.names.index(roles.answerer),
+            sample=number,
+            attempt=attempt,
+            speaker=sides[0],
+        )
+
+
+def number_of(prompt_id: str, rollout: int) -> int:
+    """The number that, with seed and attempt, decides a response's randomness: 32 bits of a hash, so that it depends on
+    nothing but which response it is."""
+    return int.from_bytes(hashlib.sha256(f"{rollout}\0{prompt_id}".encode()).digest()[:4], "little")
+
+
+def _spelling(v: Voice) -> Spelling:
+    def ids(numbers: Sequence[int]) -> Any:
+        return jnp.asarray(sorted(numbers) or [-1], jnp.int32)
+
+    if not v.chat.close_ids:
+        raise TokenizerError(f"{v.folder}: {v.chat.close_text!r} has no tokens; configure {v.name}.thinking.close")
+    return Spelling(
+        data_N=jnp.asarray(v.vocabulary.data),
+        offsets_V1=jnp.asarray(v.vocabulary.offsets),
+        control_V=jnp.asarray(v.vocabulary.control),
+        closing_N=ids(list(v.chat.closing_ids)),
+        ends_N=ids(list(v.chat.end_ids)),
+        answer_N=jnp.asarray(v.chat.close_ids, jnp.int32),
+    )

@@ -1,0 +1,89 @@
+"""`tessy synthesize --dry-run`: what a run would hold in memory, what its models would be asked, and what would be
+compiled."""
+
+from __future__ import annotations
+
+import math
+
+from tessy_jax.config import Synthesize
+from tessy_jax.decode.engine import REWOUND
+from tessy_jax.decode.generate import SMALLEST_BUCKET, bucket
+from tessy_jax.decode.loop import FILL
+from tessy_jax.models.plan import cached_numbers, plan
+from tessy_jax.sharding import Layout, plan_mesh
+from tessy_jax.synthesis.cast import Cast
+from tessy_jax.synthesis.job import describe_prompts, settle
+from tessy_jax.synthesis.prompts import jobs, read
+from tessy_jax.text.bridge import DeviceBridge
+
+GIB = 1 << 30
+
+
+def describe(config: Synthesize) -> str:
+    """The plan as text; needs the configurations and tokenizers of the models, and neither weights nor devices.
+
+    Raises:
+        TessyError: what would stop the run at its start.
+    """
+    found = read(config.data.path, config.data.split, config.data.limit, config.data.skip_invalid)
+    config = settle(config, None)
+    layout = Layout(plan_mesh(config.mesh)) if config.mesh else Layout()
+    layout.check({"lanes": (config.synthesis.lanes, "synthesis.lanes")})
+    cast = Cast(config, layout)
+    wanted = len(jobs(found.prompts, config.data.rollouts))
+    lines = [f"{wanted} responses to {len(found.prompts)} prompts ({len(found.skipped)} rows skipped), {config.output}", ""]
+    lines += [describe_prompts(cast, found), "", *_memory(cast), "", *_programs(cast)]
+    return "\n".join(lines)
+
+
+def _memory(cast: Cast) -> list[str]:
+    synthesis = cast.config.synthesis
+    lanes, context = synthesis.lanes, synthesis.max_prompt_tokens + synthesis.max_response_tokens
+    lines, total = [f"memory per device, {lanes} lanes of up to {context} tokens:"], 0
+    for voice in cast.voices:
+        result = plan(
+            voice.config,
+            dtype=voice.section.dtype,
+            mesh=cast.config.mesh,
+            lanes=lanes,
+            context=bucket(context),
+            slack=max(FILL, REWOUND),
+        )
+        weights, cache = result["weights"]["bytes_per_device"], result["kv"]["bytes_per_device"]
+        total += weights + cache
+        lines.append(f"  {voice.name:<20} weights {weights / GIB:8.2f} GiB   caches {cache / GIB:8.2f} GiB")
+    for name, predictor in zip(cast.names, cast.predictors, strict=True):
+        if predictor is None:
+            continue
+        dtype, window = cast.config.boundary.dtype, cast.config.boundary.window
+        result = plan(predictor.config, dtype=dtype, mesh=cast.config.mesh, lanes=lanes, context=window, slack=FILL)
+        weights = result["weights"]["bytes_per_device"]
+        numbers = cached_numbers(predictor.config) * predictor.config.layers * 2 * lanes * (window + REWOUND)
+        ways = cast.layout.ways("lanes") * (1 if predictor.config.latent else cast.layout.ways("kv_heads"))
+        cache = numbers * (4 if dtype == "float32" else 2) // ways
+        total += weights + cache
+        kind = f"{name}'s predictor"
+        lines.append(f"  {kind:<20} weights {weights / GIB:8.2f} GiB   caches {cache / GIB:8.2f} GiB")
+    return [*lines, f"  {'in all':<20} {total / GIB:.2f} GiB, and the programs' own temporaries"]
+
+
+def _programs(cast: Cast) -> list[str]:
+    synthesis = cast.config.synthesis
+    last = bucket(synthesis.max_prompt_tokens + synthesis.max_response_tokens + max(cast.steps) + 2)
+    buckets = [SMALLEST_BUCKET << i for i in range(int(math.log2(last // SMALLEST_BUCKET)) + 1)]
+    names = ", ".join(["seat", *(f"prefill {i}" for i in range(len(cast.voices))), "loop"])
+    how = []
+    for voice, bridge in zip(cast.voices, cast.bridges, strict=True):
+        where = f"on the device ({bridge.rule})" if isinstance(bridge, DeviceBridge) else "on the host"
+        how.append(f"  the {voice.name}'s vocabulary: text into tokens {where}")
+    shared = "one vocabulary: tokens are shared" if cast.one_vocabulary and len(how) > 1 else None
+    reads = [
+        f"  the {name}'s predictor reads {cast.names[predictor.reads]} tokens"
+        for name, predictor in zip(cast.names, cast.predictors, strict=True)
+        if predictor is not None
+    ]
+    return [
+        f"programs, compiled once for each cache size that is reached, of {', '.join(map(str, buckets))} tokens: {names}",
+        *([f"  {shared}"] if shared else how),
+        *reads,
+    ]

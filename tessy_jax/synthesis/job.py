@@ -1,0 +1,115 @@
+"""`tessy synthesize`: prompts in, responses out, in a run folder that survives being killed at any instant."""
+
+from __future__ import annotations
+
+import datetime
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+import yaml
+
+from tessy_jax.config import Synthesize, differences, dump
+from tessy_jax.errors import ConfigError
+from tessy_jax.records import Failure
+from tessy_jax.sharding import Layout, make_mesh
+from tessy_jax.store import RunStore
+from tessy_jax.synthesis.cast import Cast
+from tessy_jax.synthesis.progress import Progress
+from tessy_jax.synthesis.prompts import Job, Prompts, jobs, read
+from tessy_jax.synthesis.scheduler import Scheduler, Task, response_id
+from tessy_jax.synthesis.snapshot import pack, unpack
+from tessy_jax.synthesis.summary import summarize
+from tessy_jax.text.host_bridge import HostBridge
+
+log = logging.getLogger(__name__)
+
+
+def synthesize(config: Synthesize, *, progress: bool = True, tell: Callable[[str], None] = log.info) -> dict[str, Any]:
+    """Runs or continues the job of a configuration; returns the summary, which is also saved.
+
+    tell: gets the start-up check, the first prompt as each model sees it.
+
+    Raises:
+        TessyError: what is wrong with configuration, input, models or output, before any device work.
+    """
+    started = time.perf_counter()
+    found = read(config.data.path, config.data.split, config.data.limit, config.data.skip_invalid)
+    wanted = jobs(found.prompts, config.data.rollouts)
+    with RunStore(config.output) as store:
+        config = settle(config, store.config())
+        layout = Layout(make_mesh(config.mesh)) if config.mesh else Layout()
+        cast = Cast(config, layout)
+        layout.check({"lanes": (config.synthesis.lanes, "synthesis.lanes")})
+        tell(describe_prompts(cast, found))
+        for voice, bridge in zip(cast.voices, cast.bridges, strict=False):
+            if len(cast.voices) > 1 and isinstance(bridge, HostBridge):
+                log.warning("%s: its tokenizer runs on the host only, which slows the loop down", voice.folder)
+        store.save_config(dump(config))
+        store.commit([], _skipped(found))
+        tasks = unfinished(wanted, store)
+        engine = cast.engine()
+        scheduler = Scheduler(cast, engine, tasks)
+        saved = time.perf_counter()
+        done = len(wanted) - len(tasks)
+        with Progress(len(wanted), done, cast, scheduler, shown=progress) as bar:
+            for rows, failures in scheduler.visits():
+                if rows or failures:
+                    store.commit(rows, failures)  # what the bar counts has been saved
+                bar.advance(len(rows) + len(failures))
+                if time.perf_counter() - saved >= config.synthesis.snapshot_seconds:
+                    store.save_snapshot(pack(scheduler.begun()))
+                    saved = time.perf_counter()
+        store.clear_snapshots()
+        store.compact()
+        summary = summarize(cast, scheduler, store, seconds=time.perf_counter() - started)
+        store.save_summary(summary)
+        return summary
+
+
+def settle(config: Synthesize, earlier: str | None) -> Synthesize:
+    """The configuration with its date filled in, checked against that of the run folder's earlier starts.
+
+    Raises:
+        ConfigError: the folder's responses were written with other settings; names them.
+    """
+    today = datetime.datetime.now(datetime.UTC).date().isoformat()
+    if earlier is not None:
+        before = Synthesize.model_validate(yaml.safe_load(earlier))
+        changed = differences(before, config)
+        if changed:
+            raise ConfigError(
+                f"{config.output}: holds responses written with other settings ({', '.join(changed)}); "
+                "name another output, or set them as before"
+            )
+        today = before.date or today
+    return config.model_copy(update={"date": config.date or today}).resolved()
+
+
+def unfinished(wanted: list[Job], store: RunStore) -> list[Task]:
+    """What is still to be written, what had been begun first and with what there is of it."""
+    over = store.finished() | store.failed()
+    tasks = {task.key: task for task in map(Task, wanted) if task.key not in over}
+    blob = store.load_snapshot()
+    begun = []
+    for one in unpack(blob) if blob else []:
+        task = tasks.get(one.key)
+        if task is not None:
+            task.attempt, task.entry, task.seconds = one.attempt, one.entry, one.seconds
+            begun.append(one.key)
+    first = set(begun)
+    return [tasks[key] for key in begun] + [task for key, task in tasks.items() if key not in first]
+
+
+def describe_prompts(cast: Cast, found: Prompts) -> str:
+    """The first prompt as each model sees it, up to the opened thinking."""
+    messages = found.prompts[0].messages
+    lines = []
+    for voice, ids in zip(cast.voices, cast.prompts(messages), strict=True):
+        lines += [f"--- first prompt of the {voice.name} ({voice.folder}), {len(ids)} tokens", voice.chat.rendered(messages)]
+    return "\n".join(lines)
+
+
+def _skipped(found: Prompts) -> list[Failure]:
+    return [Failure(response_id((where, 0)), where, 0, "invalid_row", 0, reason) for where, reason in found.skipped]

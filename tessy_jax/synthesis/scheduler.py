@@ -1,0 +1,216 @@
+"""Keeps the lanes full: seats responses, takes out what has ended, tries again what failed, and remembers what is begun."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from tessy_jax import __version__
+from tessy_jax.decode.engine import Engine, Entry
+from tessy_jax.decode.state import CONTROL, DONE, EARLY_END, LENGTH, REPETITION, RUNNING, UNSPELLED
+from tessy_jax.errors import DataError
+from tessy_jax.records import PHASE_BIT, Failure, Key, Row, Value, code, spans_from_bytes
+from tessy_jax.synthesis.cast import Cast, number_of
+from tessy_jax.synthesis.prompts import Job
+from tessy_jax.synthesis.snapshot import Begun
+
+REASONS = {
+    LENGTH: "length",
+    REPETITION: "repetition",
+    EARLY_END: "early_end",
+    CONTROL: "control_token",
+    UNSPELLED: "unspellable",
+}
+INVALID = "invalid_utf8"
+TOO_LONG = "prompt_too_long"
+DETAILS = {
+    "length": "the response reached synthesis.max_response_tokens",
+    "repetition": "the last tokens repeat (synthesis.repetition)",
+    "early_end": "the turn ended inside the thinking",
+    "control_token": "a control token was written where text belongs",
+    "unspellable": "the other model's vocabulary has no tokens for a character of the text",
+    INVALID: "the response's bytes are not UTF-8",
+}
+
+
+@dataclass
+class Task:
+    """A response on its way. begun: seconds on the clock when it was seated, less what it had taken before."""
+
+    job: Job
+    attempt: int = 0
+    entry: Entry | None = None
+    seconds: float = 0.0
+    begun: float = 0.0
+
+    @property
+    def key(self) -> Key:
+        return self.job.prompt.id, self.job.rollout
+
+
+@dataclass
+class Tally:
+    """What has been written since the start, per side where there are two. failed: tokens of failed attempts."""
+
+    kept: np.ndarray = field(default_factory=lambda: np.zeros(2, np.int64))
+    generated: np.ndarray = field(default_factory=lambda: np.zeros(2, np.int64))
+    discarded: np.ndarray = field(default_factory=lambda: np.zeros(2, np.int64))
+    failed: np.ndarray = field(default_factory=lambda: np.zeros(2, np.int64))
+    switches: int = 0
+    responses: int = 0
+    retries: Counter[str] = field(default_factory=Counter)
+    failures: Counter[str] = field(default_factory=Counter)
+
+
+class Scheduler:
+    """Writes tasks in the lanes of an engine."""
+
+    def __init__(self, cast: Cast, engine: Engine, tasks: list[Task]) -> None:
+        self.cast, self.engine = cast, engine
+        self.waiting = deque(tasks)
+        self.seated: dict[int, Task] = {}
+        self.tally = Tally()
+        self.running_seconds = 0.0
+
+    def visits(self) -> Iterator[tuple[list[Row], list[Failure]]]:
+        """What ended, visit by visit, until nothing is left."""
+        while True:
+            failures = self._fill()
+            if failures:
+                yield [], failures
+            if not self.seated:
+                return
+            start, compiled = time.perf_counter(), self.compile_seconds
+            status = self.engine.run(harvest=max(1, len(self.seated) // 16))
+            self.running_seconds += time.perf_counter() - start - (self.compile_seconds - compiled)
+            yield self._harvest([lane for lane in self.seated if status[lane] >= DONE])
+
+    def begun(self) -> list[Begun]:
+        """Everything that would be lost if the process ended now."""
+        lanes = list(self.seated)
+        entries = self.engine.take(lanes)
+        now = time.perf_counter()
+        seated = [
+            Begun(self.seated[lane].key, entry.attempt, entry, now - self.seated[lane].begun)
+            for lane, entry in zip(lanes, entries, strict=True)
+            if entry.status == RUNNING
+        ]
+        again = [Begun(t.key, t.attempt, t.entry, t.seconds) for t in self.waiting if t.attempt or t.entry]
+        return seated + again
+
+    @property
+    def compile_seconds(self) -> float:
+        return sum(c.seconds for c in self.engine.compilations)
+
+    def _fill(self) -> list[Failure]:
+        """Seats waiting tasks in free lanes; those whose prompt is too long fail at once."""
+        failures: list[Failure] = []
+        free = [lane for lane in range(self.engine.size) if lane not in self.seated]
+        free = free[: max(0, self.cast.config.synthesis.lanes - len(self.seated))]
+        while free and self.waiting:
+            task = self.waiting.popleft()
+            entry = task.entry
+            if entry is None:
+                number = number_of(*task.key)
+                prompts = self.cast.prompts(task.job.prompt.messages)
+                longest = max(len(ids) for ids in prompts)
+                limit = self.cast.config.synthesis.max_prompt_tokens
+                if longest > limit:
+                    failures.append(
+                        self._failed(task, TOO_LONG, 0, f"{longest} tokens, synthesis.max_prompt_tokens is {limit}")
+                    )
+                    continue
+                entry = self.cast.entry(prompts, number, task.attempt)
+            lane = free.pop(0)
+            start, compiled = time.perf_counter(), self.compile_seconds
+            task.begun = start - task.seconds
+            self.engine.seat(lane, entry)
+            self.running_seconds += time.perf_counter() - start - (self.compile_seconds - compiled)
+            self.seated[lane] = task
+        return failures
+
+    def _harvest(self, lanes: list[int]) -> tuple[list[Row], list[Failure]]:
+        rows, failures = [], []
+        for lane, entry in zip(lanes, self.engine.take(lanes), strict=True):
+            task = self.seated.pop(lane)
+            self.engine.clear(lane)
+            task.seconds = time.perf_counter() - task.begun
+            generated, discarded = np.array(entry.generated), np.array(entry.discarded)
+            self.tally.generated += generated
+            reason = REASONS.get(entry.status)
+            row = None
+            if reason is None:
+                try:
+                    row = self.row(task, entry)
+                except DataError:
+                    reason = INVALID
+            if row is not None:
+                rows.append(row)
+                self.tally.kept += generated - discarded
+                self.tally.discarded += discarded
+                self.tally.switches += entry.switches
+                self.tally.responses += 1
+                continue
+            assert reason is not None
+            self.tally.failed += generated
+            task.attempt += 1
+            task.entry = None
+            if task.attempt < self.cast.config.synthesis.max_attempts:
+                self.tally.retries[reason] += 1
+                self.waiting.appendleft(task)
+            else:
+                failures.append(self._failed(task, reason, task.attempt, DETAILS[reason]))
+        return rows, failures
+
+    def _failed(self, task: Task, reason: str, attempts: int, detail: str) -> Failure:
+        self.tally.failures[reason] += 1
+        return Failure(response_id(task.key), task.key[0], task.key[1], reason, attempts, detail)
+
+    def row(self, task: Task, entry: Entry) -> Row:
+        """The finished response as it is saved.
+
+        Raises:
+            DataError: its bytes are not UTF-8.
+        """
+        cast = self.cast
+        opening, closing = cast.open_text.encode(), cast.close_text.encode()
+        names = [*cast.names, *(["template"] if len(cast.names) == 2 else ["", "template"])]
+        codes = np.array([code(names[s], "think") if names[s] else 0 for s in range(3)], np.uint8)  # type: ignore[arg-type]
+        answers = np.arange(len(entry.text)) >= entry.thought + len(closing)
+        told = codes[np.frombuffer(entry.sources, np.uint8)] | (PHASE_BIT * answers).astype(np.uint8)
+        told = np.concatenate([np.full(len(opening), code("template", "think"), np.uint8), told])
+        content, spans = spans_from_bytes(opening + entry.text, told)
+        messages = (*task.job.prompt.messages, {"role": "assistant", "content": content})
+        return Row(response_id(task.key), task.key[0], task.key[1], messages, spans, self._meta(task, entry))
+
+    def _meta(self, task: Task, entry: Entry) -> dict[str, Value]:
+        cast, config = self.cast, self.cast.config
+        kept = {name: entry.generated[m] - entry.discarded[m] for m, name in enumerate(cast.names)}
+        steps = dict(zip(cast.names, cast.steps, strict=True))
+        meta: dict[str, Value] = {}
+        for name in ("student", "teacher"):
+            section = getattr(config, name) if name in cast.names else None
+            meta |= {name: section and section.model, f"{name}_revision": section and section.revision}
+            meta |= {f"{name}_step": steps.get(name), f"tokens_{name}": kept.get(name, 0)}
+        return meta | {
+            "index": task.job.prompt.index,
+            "recipe": config.synthesis.recipe,
+            "preset": config.synthesis.preset,
+            "word_rule": config.synthesis.word_rule,
+            "seed": config.seed,
+            "attempt": entry.attempt,
+            "finish_reason": "stop",
+            "tokens_discarded": sum(entry.discarded),
+            "switches": entry.switches,
+            "seconds": round(task.seconds, 3),
+            "version": __version__,
+        }
+
+
+def response_id(key: Key) -> str:
+    """The id of a response."""
+    return f"{key[0]}/{key[1]}"

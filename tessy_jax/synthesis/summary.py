@@ -1,0 +1,87 @@
+"""The summary of a job: what there is, what it cost, and measures that do not depend on the machine."""
+
+from __future__ import annotations
+
+import platform
+from typing import Any
+
+import flax
+import jax
+import numpy as np
+import transformers
+
+from tessy_jax import __version__
+from tessy_jax.store import RunStore
+from tessy_jax.synthesis.cast import Cast
+from tessy_jax.synthesis.scheduler import Scheduler
+from tessy_jax.text.host_bridge import HostBridge
+
+
+def summarize(cast: Cast, scheduler: Scheduler, store: RunStore, *, seconds: float) -> dict[str, Any]:
+    """Counts over the whole run folder in `run`; all else is of this start.
+
+    kept, generated, discarded, failed: tokens sampled; failed are those of attempts that came to nothing. Per kept token:
+    lane_passes (a floor of 1: forward passes of one lane), host_syncs, bridged (tokens made from text). occupancy: the share
+    of a model's lanes that moved on in its one-token passes. seconds_running: without loading and compiling.
+    """
+    tally, totals, names = scheduler.tally, scheduler.engine.totals, cast.names
+    lanes = scheduler.engine.size
+    kept = np.maximum(tally.kept, 1)
+    everything = max(int(tally.kept.sum()), 1)
+    calls = sum(bridge.library.calls for bridge in cast.bridges if isinstance(bridge, HostBridge))
+
+    def each(values: np.ndarray) -> dict[str, Any]:
+        return {name: values[m].item() for m, name in enumerate(names)}
+
+    generated = int(tally.kept.sum() + tally.discarded.sum())
+    return {
+        "run": _whole(store),
+        "responses": tally.responses,
+        "failures": dict(tally.failures),
+        "retries": dict(tally.retries),
+        "switches": tally.switches,
+        "kept_tokens": each(tally.kept),
+        "generated_tokens": each(tally.generated),
+        "discarded_tokens": each(tally.discarded),
+        "failed_tokens": each(tally.failed),
+        "discarded_share": round(float(tally.discarded.sum()) / max(generated, 1), 6),
+        "passes": each(totals.passes),
+        "lane_passes_per_kept_token": each(np.round(totals.busy / kept, 4)),
+        "occupancy": each(np.round(totals.busy / np.maximum(totals.passes * lanes, 1), 4)),
+        "catch_up_passes": each(totals.chunks),
+        "caught_up_tokens": each(totals.caught_up),
+        "prefilled_tokens": each(totals.prefilled),
+        "predictor_passes": each(totals.judgements),
+        "bridged_tokens_per_kept_token": round(float(totals.bridged.sum()) / everything, 4),
+        "rounds": totals.rounds,
+        "host_syncs": totals.host_syncs + calls,
+        "host_syncs_per_kept_token": round((totals.host_syncs + calls) / everything, 6),
+        "lanes": lanes,
+        "one_vocabulary": cast.one_vocabulary,
+        "compilations": [c._asdict() for c in scheduler.engine.compilations],
+        "compile_seconds": round(scheduler.compile_seconds, 3),
+        "seconds": round(seconds, 3),
+        "seconds_running": round(scheduler.running_seconds, 3),
+        "kept_tokens_per_second": round(float(tally.kept.sum()) / max(scheduler.running_seconds, 1e-9), 3),
+        "devices": [str(device) for device in jax.devices()[:1]] + [f"{jax.device_count()} in all"],
+        "versions": {
+            "tessy_jax": __version__,
+            "jax": jax.__version__,
+            "flax": flax.__version__,
+            "transformers": transformers.__version__,
+            "python": platform.python_version(),
+        },
+    }
+
+
+def _whole(store: RunStore) -> dict[str, Any]:
+    """What the run folder holds, of all starts."""
+    count, tokens = 0, dict.fromkeys(("tokens_student", "tokens_teacher", "tokens_discarded"), 0)
+    for row in store.rows():
+        count += 1
+        for name in tokens:
+            tokens[name] += int(row.meta[name] or 0)
+    reasons: dict[str, int] = {}
+    for failure in store.failures():
+        reasons[failure.reason] = reasons.get(failure.reason, 0) + 1
+    return {"responses": count, "failures": reasons, **tokens}
