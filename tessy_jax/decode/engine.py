@@ -98,7 +98,7 @@ class Engine:
     """Lanes on a mesh, with the models that write and judge.
 
     writers: student and teacher, or one of them alone. judges: their boundary predictors, or None. tokens: the most of
-    prompt and response in one vocabulary. rules.capacity and rules.packed are set here.
+    prompt and response in one vocabulary. capacity: tokens per lane that the caches hold at first. rules.capacity and rules.packed are set here.
 
     Raises:
         ShardingError: lanes that the mesh does not divide.
@@ -114,6 +114,7 @@ class Engine:
         *,
         lanes: int,
         tokens: int,
+        capacity: int = 0,
     ) -> None:
         self.layout = writers[0].layout
         ways = self.layout.ways("lanes")
@@ -131,7 +132,7 @@ class Engine:
         self.margin = steps + 2
         self.tokens = tokens + rules.view + self.margin
         self.room = int(policy.room) + rules.longest + len(tables.close_N)
-        self._capacity = 0
+        self._capacity = bucket(max(capacity, 2 * self.margin))
         self.lanes = self._empty(judges)
 
     def _put(self, x: np.ndarray) -> jax.Array:
@@ -142,7 +143,6 @@ class Engine:
 
     def _empty(self, judges: Sequence[Decoder | None]) -> Lanes:
         B, S, Y = self.size, self.tokens, self.room
-        self._capacity = bucket(2 * self.margin)
 
         def numbers(value: int = 0, shape: tuple[int, ...] = (B,), dtype: Any = np.int32) -> jax.Array:
             return self._put(np.full(shape, value, dtype))

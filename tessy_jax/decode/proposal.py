@@ -305,8 +305,9 @@ def goes_in_circles(side: Side, known_B: jax.Array, period: int, repeats_in: int
         return jnp.zeros(known_B.shape, bool)
     index_BR = jnp.maximum(known_B[:, None] - repeats_in + jnp.arange(repeats_in), 0)
     tail_BR = jnp.take_along_axis(side.tokens_BS, index_BR, axis=1)
-    repeats = [(tail_BR[:, p:] == tail_BR[:, :-p]).all(axis=1) for p in range(1, period + 1)]
-    return jnp.stack(repeats).any(axis=0) & (known_B - side.prompt_B >= repeats_in)
+    before_PR = jnp.arange(repeats_in) - jnp.arange(1, period + 1)[:, None]
+    same_BPR = (tail_BR[:, None, :] == tail_BR[:, jnp.maximum(before_PR, 0)]) | (before_PR < 0)
+    return same_BPR.all(axis=2).any(axis=1) & (known_B - side.prompt_B >= repeats_in)
 
 
 def with_caches_cut(lanes: Lanes) -> Lanes:

@@ -54,7 +54,8 @@ class Task:
 
 @dataclass
 class Tally:
-    """What has been written since the start, per side where there are two. failed: tokens of failed attempts."""
+    """What has been written since the start, per side where there are two: generated is kept, plus discarded, plus failed,
+    what attempts that came to nothing had kept."""
 
     kept: np.ndarray = field(default_factory=lambda: np.zeros(2, np.int64))
     generated: np.ndarray = field(default_factory=lambda: np.zeros(2, np.int64))
@@ -141,6 +142,7 @@ class Scheduler:
             task.seconds = time.perf_counter() - task.begun
             generated, discarded = np.array(entry.generated), np.array(entry.discarded)
             self.tally.generated += generated
+            self.tally.discarded += discarded
             reason = REASONS.get(entry.status)
             row = None
             if reason is None:
@@ -151,12 +153,11 @@ class Scheduler:
             if row is not None:
                 rows.append(row)
                 self.tally.kept += generated - discarded
-                self.tally.discarded += discarded
                 self.tally.switches += entry.switches
                 self.tally.responses += 1
                 continue
             assert reason is not None
-            self.tally.failed += generated
+            self.tally.failed += generated - discarded
             task.attempt += 1
             task.entry = None
             if task.attempt < self.cast.config.synthesis.max_attempts:

@@ -20,7 +20,7 @@ from tessy_jax.text.host_bridge import HostBridge
 def summarize(cast: Cast, scheduler: Scheduler, store: RunStore, *, seconds: float) -> dict[str, Any]:
     """Counts over the whole run folder in `run`; all else is of this start.
 
-    kept, generated, discarded, failed: tokens sampled; failed are those of attempts that came to nothing. Per kept token:
+    generated tokens are kept, discarded, or failed, which attempts had kept that came to nothing. Per kept token:
     lane_passes (a floor of 1: forward passes of one lane), host_syncs, bridged (tokens made from text). occupancy: the share
     of a model's lanes that moved on in its one-token passes. seconds_running: without loading and compiling.
     """
@@ -33,7 +33,6 @@ def summarize(cast: Cast, scheduler: Scheduler, store: RunStore, *, seconds: flo
     def each(values: np.ndarray) -> dict[str, Any]:
         return {name: values[m].item() for m, name in enumerate(names)}
 
-    generated = int(tally.kept.sum() + tally.discarded.sum())
     return {
         "run": _whole(store),
         "responses": tally.responses,
@@ -44,8 +43,9 @@ def summarize(cast: Cast, scheduler: Scheduler, store: RunStore, *, seconds: flo
         "generated_tokens": each(tally.generated),
         "discarded_tokens": each(tally.discarded),
         "failed_tokens": each(tally.failed),
-        "discarded_share": round(float(tally.discarded.sum()) / max(generated, 1), 6),
+        "discarded_share": round(float(tally.discarded.sum()) / max(int(tally.generated.sum()), 1), 6),
         "passes": each(totals.passes),
+        "lane_passes": each(totals.busy),
         "lane_passes_per_kept_token": each(np.round(totals.busy / kept, 4)),
         "occupancy": each(np.round(totals.busy / np.maximum(totals.passes * lanes, 1), 4)),
         "catch_up_passes": each(totals.chunks),

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tessy_jax.text.host_bridge import HostBridge
+from tessy_jax.text.scan import running_min, running_sum
 from tessy_jax.text.split import code_point_classes, rule_of, split
 from tessy_jax.text.vocab import Vocabulary, byte_alphabet
 
@@ -73,11 +74,11 @@ class DeviceBridge:
         at_P = jnp.arange(P, dtype=jnp.int32)
         lanes_B1 = jnp.arange(B)[:, None]
         valid_BP = at_P < counts_B[:, None]
-        word_BP = jnp.cumsum(starts_BP, axis=1, dtype=jnp.int32)
+        word_BP = running_sum(starts_BP)
 
         def neighbours(alive_BP: jax.Array) -> jax.Array:
             """The next symbol's place, P where there is none."""
-            next_BP = jax.lax.cummin(jnp.where(alive_BP, at_P, P), axis=1, reverse=True)
+            next_BP = running_min(jnp.where(alive_BP, at_P, P), fill=P)
             return jnp.pad(next_BP[:, 1:], ((0, 0), (0, 1)), constant_values=P)
 
         def ranked(symbols_BP: jax.Array, alive_BP: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -105,7 +106,7 @@ class DeviceBridge:
         carry = (symbols_BP, valid_BP, *ranked(symbols_BP, valid_BP))
         symbols_BP, alive_BP, _, _ = jax.lax.while_loop(lambda carry: (carry[2] != NONE).any(), body, carry)
 
-        place_BP = jnp.where(alive_BP, jnp.cumsum(alive_BP, axis=1, dtype=jnp.int32) - 1, P)
+        place_BP = jnp.where(alive_BP, running_sum(alive_BP) - 1, P)
         end_BP = jnp.minimum(neighbours(alive_BP), counts_B[:, None])
         zeros_BP = jnp.zeros((B, P), jnp.int32)
         return Encoding(

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tessy_jax.text.scan import running_max, running_min, running_sum
 from tessy_jax.text.vocab import parts
 
 GPT2, DIGITS_GPT2, LLAMA3, QWEN2, O200K, DEEPSEEK3 = "gpt2", "digits+gpt2", "llama3", "qwen2", "o200k", "deepseek3"
@@ -55,7 +56,7 @@ def rule_of(content: dict[str, Any]) -> str | None:
         return None
     if steps[-1].get("use_regex", True):
         before = [(step["type"], step.get("individual_digits")) for step in steps[:-1]]
-        return {(): GPT2, (("Digits", True),): DIGITS_GPT2}.get(tuple(before))
+        return GPT2 if not before else DIGITS_GPT2 if before == [("Digits", True)] else None
     expressions = []
     for step in steps[:-1]:
         if step["type"] != "Split" or step["behavior"] != "Isolated" or step["invert"] or "Regex" not in step["pattern"]:
@@ -119,7 +120,7 @@ def characters(bytes_BP: jax.Array, counts_B: jax.Array, pages_N: jax.Array, cla
     code = jnp.where(length == 1, first, jnp.where(length == 2, two, jnp.where(length == 3, three, four)))
     code = jnp.minimum(code, 0x10FFFF)
     begins = ((first & 0xC0) != 0x80) & (at_P + length <= counts_B[:, None])
-    place = jnp.where(begins, jnp.cumsum(begins, axis=1, dtype=jnp.int32) - 1, P)
+    place = jnp.where(begins, running_sum(begins) - 1, P)
     lanes_B1 = jnp.arange(B)[:, None]
     codes = jnp.zeros((B, P), jnp.int32).at[lanes_B1, place].set(code, mode="drop")
     bytes_at = jnp.zeros((B, P), jnp.int32).at[lanes_B1, place].set(jnp.broadcast_to(at_P, (B, P)), mode="drop")
@@ -157,11 +158,15 @@ def split(rule: str, bytes_BP: jax.Array, counts_B: jax.Array, pages_N: jax.Arra
     ends = jnp.where(text.valid, ends, P)
 
     lanes_B1 = jnp.arange(B)[:, None]
+
+    def follow(_: int, carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        starts, jump = carry
+        starts |= jnp.zeros_like(starts).at[lanes_B1, jump].max(starts)
+        return starts, jnp.take_along_axis(jump, jump, axis=1)
+
     jump = jnp.concatenate([ends, jnp.full((B, 1), P)], axis=1)
     starts = jnp.broadcast_to(jnp.arange(P + 1) == 0, (B, P + 1))
-    for _ in range(max(1, (P - 1).bit_length())):
-        starts |= jnp.zeros_like(starts).at[lanes_B1, jump].max(starts)
-        jump = jnp.take_along_axis(jump, jump, axis=1)
+    starts, _ = jax.lax.fori_loop(0, max(1, (P - 1).bit_length()), follow, (starts, jump))
     starts = starts[:, :P] & text.valid
 
     last_B = jnp.where(starts, at_P, 0).max(axis=1)
@@ -191,7 +196,7 @@ def _next(x: jax.Array, by: int, fill: int) -> jax.Array:
 
 def _first_at_or_after(where: jax.Array) -> jax.Array:
     P = where.shape[1]
-    return jax.lax.cummin(jnp.where(where, jnp.arange(P, dtype=jnp.int32), P), axis=1, reverse=True)
+    return running_min(jnp.where(where, jnp.arange(P, dtype=jnp.int32), P), fill=P)
 
 
 def _breaks(rule: str, text: Text) -> jax.Array:
@@ -202,7 +207,7 @@ def _breaks(rule: str, text: Text) -> jax.Array:
         return number | before
     if rule == DEEPSEEK3:
         at_P = jnp.arange(number.shape[1], dtype=jnp.int32)
-        run = jax.lax.cummax(jnp.where(number & ~before, at_P, 0), axis=1)
+        run = running_max(jnp.where(number & ~before, at_P, 0))
         kana = text.has(KANA)
         return (number & ((at_P - run) % 3 == 0)) | (number != before) | (kana != jnp.pad(kana, ((0, 0), (1, 0)))[:, :-1])
     return jnp.zeros_like(number)
@@ -265,7 +270,7 @@ class Scan:
         end = self.run_end(space)
         match = jnp.where((end == self.stop) | (end == self.at + 1), end, end - 1)
         if newlines:
-            last = jax.lax.cummax(jnp.where(self.text.has(NEWLINE), self.at, -1), axis=1)
+            last = running_max(jnp.where(self.text.has(NEWLINE), self.at, -1))
             last = jnp.take_along_axis(last, jnp.maximum(end - 1, 0), axis=1)
             match = jnp.where(last >= self.at, last + 1, match)
         return jnp.where(space, match, 0)
@@ -307,7 +312,7 @@ def o200k(scan: Scan, rule: str) -> jax.Array:
     lower_run = scan.run_end(lower)
     goes_on = scan.looked_up(jnp.where(lower, lower_run, 0), upper_end)
     goes_on = jnp.where(upper_end < scan.stop, goes_on, 0)
-    last_lower = jax.lax.cummax(jnp.where(lower, at, -1), axis=1)
+    last_lower = running_max(jnp.where(lower, at, -1))
     last_lower = jnp.take_along_axis(last_lower, jnp.maximum(upper_end - 1, 0), axis=1)
     shorter = jnp.where((last_lower >= at) & upper, last_lower + 1, 0)
     mixed = jnp.where(goes_on > 0, goes_on, shorter)

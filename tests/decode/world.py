@@ -1,5 +1,6 @@
 """Two tiny random models with vocabularies of their own, their predictors, and both ways to write with them."""
 
+import json
 from dataclasses import dataclass
 from functools import cache
 
@@ -14,6 +15,7 @@ from tessy_jax.decode.state import DONE, Policy, Rules, Spelling, Tables
 from tessy_jax.models.config import ModelConfig, Rope
 from tessy_jax.models.transformer import Decoder
 from tessy_jax.sharding import Layout
+from tessy_jax.text.bridge import device_bridge
 from tests.decode.oracle import Oracle, Settings, Voice
 
 QWEN = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -21,7 +23,8 @@ TEXT = (
     "Okay, let me see. we need to compute x = 12 * 7; don't we? so wait, hmm.\n\n  it's é 中文 Ö.\nthus (a+b)'s ok\t\tend. "
     "alright then we'll go on and on, the the answer </t>"
 )
-SPECIAL = [f"<{name}{i}>" for name, count in (("end", 2), ("close", 4), ("control", 1)) for i in range(count)]
+SPECIAL = [f"<{name}{i}>" for name, count in (("end", 5), ("close", 7), ("control", 1)) for i in range(count)]
+WORDS = (" so", "é", " the", ", ", " 中文", "x", " wait", "\n", " we", "7", " a", "ing", "'s", "Ö", " (", ")")
 MARKER = b"c. "
 
 
@@ -37,9 +40,11 @@ def tokenizer(kind: str) -> Tokenizer:
             [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
         )
     built.decoder = decoders.ByteLevel()
-    size = 150 if kind == "student" else 130
+    size = 350 if kind == "student" else 330
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=size, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False)
     texts = [TEXT] if kind == "student" else [TEXT[40:], TEXT[:70]]
-    built.train_from_iterator(texts * 3, trainers.BpeTrainer(vocab_size=size, special_tokens=SPECIAL, show_progress=False))
+    built.train_from_iterator(texts * 3, trainer)
     return built
 
 
@@ -69,7 +74,7 @@ def spelled(kind: str) -> list:
         try:
             data.decode()
         except UnicodeDecodeError:
-            data = "é".encode() if i % 2 else " 中".encode()
+            data = WORDS[i % len(WORDS)].encode()
         result.append(data)
     return result
 
@@ -150,14 +155,20 @@ class World:
     period: int = 4
     repeats_in: int = 16
     seed: int = 5
-    ends: int = 2
+    ends: int = 5
     chunk: int = 4
     rounds: int = 50
     handover: float = 0.5
+    capacity: int = 256
 
     @property
     def one_vocabulary(self):
         return self.kinds[0] == self.kinds[1]
+
+
+@cache
+def bridges() -> dict:
+    return {kind: device_bridge(json.loads(tokenizer(kind).to_str())) for kind in ("student", "teacher")}
 
 
 @cache
@@ -189,7 +200,7 @@ def spelling(world: World, kind: str) -> Spelling:
     )
 
 
-def engine(world: World, bridges: dict, lanes: int, layout: Layout | None = None, writers=None, judges=None) -> Engine:
+def engine(world: World, lanes: int, layout: Layout | None = None, writers=None, judges=None) -> Engine:
     mine = parts(world.kinds, world.reads)
     writers, judges = writers or mine[0], judges or mine[1]
     rules = Rules(
@@ -210,7 +221,7 @@ def engine(world: World, bridges: dict, lanes: int, layout: Layout | None = None
     markers = np.frombuffer(MARKER, np.uint8)[None]
     tables = Tables(
         spellings=tuple(spelling(world, kind) for kind in world.kinds),
-        bridges=tuple(bridges[kind] for kind in world.kinds),
+        bridges=tuple(bridges()[kind] for kind in world.kinds),
         markers_ML=jnp.asarray(markers),
         marker_lengths_M=jnp.asarray([len(MARKER)], jnp.int32),
         close_N=jnp.asarray(np.frombuffer(CLOSE, np.uint8)),
@@ -227,7 +238,7 @@ def engine(world: World, bridges: dict, lanes: int, layout: Layout | None = None
         harvest=jnp.int32(1),
         seed=jnp.uint32(world.seed),
     )
-    return Engine(writers, judges, tables, rules, policy, lanes=lanes, tokens=60 + world.limit)
+    return Engine(writers, judges, tables, rules, policy, lanes=lanes, tokens=60 + world.limit, capacity=world.capacity)
 
 
 @dataclass(frozen=True)
@@ -260,11 +271,9 @@ class Job:
 STATUS = {2: "done", 3: "length", 4: "repetition", 5: "early end", 6: "control"}
 
 
-def by_engine(
-    world: World, jobs: list, bridges: dict, lanes: int = 3, built=None, restart_every: int = 0, **options
-) -> dict:
+def by_engine(world: World, jobs: list, lanes: int = 3, built=None, restart_every: int = 0, **options) -> dict:
     """Every response by the engine, lanes refilled as they end; {sample: (text, sources, thought, status, switches)}."""
-    machine = built or engine(world, bridges, lanes, **options)
+    machine = built or engine(world, lanes, **options)
     queue, seated, results, visits = list(jobs), {}, {}, 0
     while queue or seated:
         for lane in range(lanes):
@@ -282,7 +291,7 @@ def by_engine(
         if restart_every and visits % restart_every == 0 and seated:
             queue = [*machine.take(list(seated)), *queue]
             seated = {}
-            machine = engine(world, bridges, lanes, **options)
+            machine = engine(world, lanes, **options)
     return results
 
 

@@ -1,0 +1,144 @@
+"""The engine writes what the method says, token for token, and a response depends on nothing around it."""
+
+from collections import Counter
+from dataclasses import replace
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from tessy_jax.decode.state import TEMPLATE
+from tessy_jax.sharding import Layout, make_mesh, parse_mesh
+from tests.decode.world import CLOSE, Job, World, by_engine, by_oracle, engine, model, parts, spelled
+
+ONE = ("student", "student")
+GREEDY = (0.0, 1.0, 0, 0.0)
+JOBS = [Job(i, lengths=(3 + 9 * (i % 4), 2 + 13 * (i % 3))) for i in range(6)]
+ALONE = [Job(20, thinkers=1), Job(21, thinkers=2), Job(22, thinkers=2, answerer=1), Job(23, answerer=1)]
+WORLDS = {
+    "two vocabularies, discard, online": World(),
+    "two vocabularies, discard, rollback": World(online=False, minimum=2),
+    "two vocabularies, extend, online": World(word_rule="extend", steps=(3, 5)),
+    "two vocabularies, extend, rollback": World(word_rule="extend", steps=(3, 5), online=False, reads=(1, 1)),
+    "two vocabularies, none, online": World(word_rule="none", reads=(0, 1)),
+    "one vocabulary, none, online": World(ONE, "none", reads=(0, 1)),
+    "one vocabulary, none, rollback": World(ONE, "none", reads=(0, 1), online=False),
+    "one vocabulary, discard, online": World(ONE, "discard", reads=(0, 1)),
+    "one vocabulary, extend, online": World(ONE, "extend", reads=(0, 1)),
+}
+SEEN: Counter = Counter()
+
+
+@pytest.mark.parametrize("name", WORLDS)
+def test_the_engine_and_the_plain_method_agree_token_for_token(name):
+    """72 responses over all worlds, in both samplings; `test_every_kind_of_end…` counts how they ended."""
+    for sampling, jobs in ((World.sampling, [*JOBS, *ALONE]), (GREEDY, JOBS[:2])):
+        world = replace(WORLDS[name], sampling=sampling)
+        results = by_engine(world, jobs)
+        for job in jobs:
+            expected = by_oracle(world, job)
+            SEEN[expected[3]] += 1
+            SEEN["by token" if expected[2] >= 0 else "never closed"] += 1
+            assert results[job.sample] == expected, (name, job)
+
+
+def test_every_kind_of_end_was_among_them():
+    if sum(SEEN.values()) < 2 * 8 * len(WORLDS):
+        pytest.skip("needs the whole of the test above in this process")
+    assert set(SEEN) >= {"done", "length", "repetition", "early end", "control", "never closed", "by token"}, SEEN
+
+
+@pytest.fixture(scope="module")
+def alone():
+    return by_engine(World(), JOBS, lanes=3)
+
+
+@pytest.mark.parametrize("lanes", [1, 8])
+def test_a_response_does_not_depend_on_the_number_of_lanes(alone, lanes):
+    assert by_engine(World(), JOBS, lanes=lanes) == alone
+
+
+def test_a_response_does_not_depend_on_order_and_refills(alone):
+    assert by_engine(World(), JOBS[::-1], lanes=3) == alone
+    assert by_engine(World(), [JOBS[4], *ALONE, JOBS[1]], lanes=3)[1] == alone[1]
+
+
+@pytest.mark.parametrize("handover", [0.01, 1.0])
+def test_a_response_does_not_depend_on_when_turns_end(alone, handover):
+    assert by_engine(World(handover=handover, rounds=3), JOBS, lanes=3) == alone
+
+
+def test_a_response_does_not_depend_on_cache_sizes(alone):
+    assert by_engine(World(capacity=0), JOBS, lanes=3) == alone
+
+
+@pytest.mark.parametrize("name", ["two vocabularies, discard, online", "two vocabularies, extend, online"])
+def test_a_response_does_not_depend_on_the_boundary_mode(name):
+    world = replace(WORLDS[name], seed=77)
+    jobs = [Job(100 + i) for i in range(12)]
+    assert by_engine(world, jobs) == by_engine(replace(world, online=False), jobs)
+
+
+def test_a_response_that_is_taken_out_and_seated_again_goes_on_as_if_nothing_had_been(alone):
+    assert by_engine(World(rounds=1), JOBS, lanes=3, restart_every=2) == alone
+
+
+def test_a_response_does_not_depend_on_the_number_of_devices(alone):
+    layout = Layout(make_mesh(parse_mesh("data=2,fsdp=2,tensor=2")))
+
+    def placed(source):
+        graph, state = nnx.split(source)
+        axes = {path: v.get_metadata()["axes"] for path, v in state.flat_state()}
+        twin = model(0, source.config.vocab, source.config.labels)
+        twin.layout = layout
+        for _, part in nnx.iter_graph(twin):
+            if hasattr(part, "layout"):
+                part.layout = layout
+        graph, template = nnx.split(twin)
+        flat = {}
+        for path, variable in state.flat_state():
+            flat[path] = variable.replace(jax.device_put(variable[...], layout.sharding(axes[path])))
+        return nnx.merge(graph, type(template).from_flat_path(flat))
+
+    writers, judges = parts(("student", "teacher"), (0, 0))
+    options = {"writers": [placed(w) for w in writers], "judges": [placed(j) for j in judges], "layout": layout}
+    assert by_engine(World(), JOBS, lanes=4, **options) == alone
+
+
+def test_nothing_is_thrown_away_with_one_vocabulary_online_and_no_word_rule():
+    machine = engine(World(ONE, "none", reads=(0, 1)), 3)
+    by_engine(World(ONE, "none", reads=(0, 1)), JOBS, built=machine)
+    for lane in range(3):
+        assert machine.lanes.discarded_B2[lane].sum() == 0
+    assert machine.totals.busy.sum() > 300
+
+
+def test_a_template_span_separates_thinking_and_answer():
+    results = by_engine(World(), [*JOBS, *ALONE])
+    closed = [r for r in results.values() if r[2] >= 0]
+    assert closed
+    for text, sources, thought, *_ in closed:
+        assert text[thought : thought + len(CLOSE)] == CLOSE
+        assert set(sources[thought : thought + len(CLOSE)]) == {TEMPLATE}
+        assert TEMPLATE not in sources[:thought]
+        assert len(sources) == len(text)
+
+
+def test_the_caches_are_updated_in_place():
+    """Nothing as large as a cache is held beside the caches while both models write."""
+    machine = engine(World(capacity=4096), 3)
+    caches = sum(x.nbytes for side in machine.lanes.sides for x in jax.tree.leaves(side.cache.layers))
+    machine.seat(0, JOBS[0].entry(World()))
+    machine.run()
+    (loop,) = [c for c in machine.compilations if c.name == "loop"]
+    assert loop.temporary_bytes < caches / 4
+
+
+def test_tokens_beyond_the_vocabulary_are_never_seen():
+    machine = engine(World(), 3)
+    by_engine(World(), JOBS, built=machine)
+    for side, kind in zip(machine.lanes.sides, ("student", "teacher"), strict=True):
+        tokens = np.asarray(side.tokens_BS)
+        assert tokens.min() >= 0
+        assert tokens.max() < len(spelled(kind))
