@@ -4,9 +4,9 @@
     python scripts/make_predictor.py --tokenizer DIR --output DIR --flip-rate 0.12 --seed 0 [--cuts-at {0,1}]
 
 Its labels mean nothing (0 capability, 1 style), but it is of the form that trained ones have (LlamaForTokenClassification,
-score.weight and score.bias), reads the vocabulary of the model in --tokenizer, and costs what its size says. The bias is set so
-that on some text the share of tokens after which the label is --cuts-at is the flip rate. A student's predictor cuts at 0,
-a teacher's at 1. Needs the `test` extra (torch).
+score.weight and score.bias), reads the vocabulary of the model in --tokenizer, and costs what its size says. The bias is set
+so that on some text the share of tokens after which the label is --cuts-at is the flip rate. A student's predictor cuts at
+0, a teacher's at 1. Needs the `test` extra (torch).
 """
 
 import argparse
@@ -31,9 +31,10 @@ WINDOW = 200
 SPREAD = 2.0
 """Standard deviation of the difference of the two scores: wide enough that rounding seldom turns a label."""
 TEXT = """Okay, so the problem gives us n rocks in a river and asks for the largest shortest jump after taking away at most m of
-them. Let me think about how to get there. Hmm, trying every subset is hopeless: there are 2^n of them. But wait, what if we fix
-the answer d first? Then we walk from the start, and whenever the next rock is closer than d to the one we stand on, we remove it.
-So the count of removed rocks only grows with d, and that means a binary search works: low = 1, high = length.
+them. Let me think about how to get there. Hmm, trying every subset is hopeless: there are 2^n of them. But wait, what
+if we fix the answer d first? Then we walk from the start, and whenever the next rock is closer than d to the one we
+stand on, we remove it. So the count of removed rocks only grows with d, and that means a binary search works: low = 1,
+high = length.
 
 ```python
 def removed(rocks: list[int], d: int) -> int:
@@ -46,8 +47,9 @@ def removed(rocks: list[int], d: int) -> int:
     return count
 ```
 
-Let me check it on the example: rocks at 2, 11, 14, 17, 21, length 25 and m = 2. For d = 4 we remove 14? No: 14 - 11 = 3 < 4, yes,
-and then 17 - 11 = 6 is fine. Next, 21 - 17 = 4. Alright, that is one rock, so 4 is possible. For d = 5 it would be three. Good.
+Let me check it on the example: rocks at 2, 11, 14, 17, 21, length 25 and m = 2. For d = 4 we remove 14? No: 14 - 11 = 3
+< 4, yes, and then 17 - 11 = 6 is fine. Next, 21 - 17 = 4. Alright, that is one rock, so 4 is possible. For d = 5 it
+would be three. Good.
 """
 
 
