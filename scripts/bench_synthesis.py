@@ -4,7 +4,7 @@ python scripts/bench_synthesis.py MODELS_DIR PROMPTS.jsonl [--responses 16] [--l
 
 MODELS_DIR holds smollm2 (student) and qwen-coder-0.5b (teacher); the predictors are random ones (make_predictor.py). Every
 attempt counts, whether it came to an end within the limit or not, and none is made twice: committed tokens are what both
-systems wrote and kept.
+systems wrote and kept. Seconds are of reading prompts and writing, without loading and compiling.
 """
 
 import argparse
@@ -13,7 +13,9 @@ import os
 import tempfile
 from pathlib import Path
 
-from make_predictor import make
+from make_predictor import make_predictor
+
+COUNTS = ("passes", "occupancy", "catch_up_passes", "caught_up_tokens", "predictor_passes", "host_syncs", "switches")
 
 
 def ours(models: Path, prompts: Path, folder: Path, args: argparse.Namespace) -> dict:
@@ -54,15 +56,16 @@ def plain(models: Path, prompts: Path, folder: Path, args: argparse.Namespace) -
     torch.set_num_threads(os.cpu_count() or 1)
     texts = [json.loads(line)["prompt"] for line in prompts.read_text("utf-8").splitlines() if line.strip()]
     return plain_tessy.run(
-        (models / "smollm2", models / "qwen-coder-0.5b"),
-        (folder / "student", folder / "teacher"),
-        [texts[i % len(texts)] for i in range(8)],
-        opening=args.open,
-        marker=args.close.strip(),
-        closing=args.close,
-        limit=args.limit,
-        dtype=getattr(torch, args.dtype),
-        most_seconds=args.most_seconds,
+        models / "smollm2",
+        models / "qwen-coder-0.5b",
+        folder / "student",
+        folder / "teacher",
+        [texts[i % len(texts)] for i in range(args.responses)],
+        open=args.open,
+        close=args.close,
+        max_response_tokens=args.limit,
+        dtype=args.dtype,
+        deadline_s=args.most_seconds,
     )
 
 
@@ -70,8 +73,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", type=Path)
     parser.add_argument("prompts", type=Path)
-    parser.add_argument("--responses", type=int, default=16)
-    parser.add_argument("--limit", type=int, default=300)
+    parser.add_argument("--responses", type=int, default=8)
+    parser.add_argument("--limit", type=int, default=200)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--mode", choices=("online", "rollback"), default="online")
     parser.add_argument("--flip-rate", type=float, default=0.12)
@@ -84,7 +87,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for seed, speaker in enumerate(("student", "teacher")):
-            make(args.models / "smollm2", folder / speaker, speaker, args.flip_rate, seed)
+            make_predictor(folder / speaker, args.models / "smollm2", seed, args.flip_rate, cuts_at=seed)
         print(f"{args.dtype}, {args.mode}, flip rate {args.flip_rate}, limit {args.limit}", flush=True)
         a = ours(args.models, args.prompts, folder, args)
         committed = {k: a["kept_tokens"][k] + a["failed_tokens"][k] for k in a["kept_tokens"]}
@@ -113,9 +116,11 @@ def main() -> None:
         if args.skip_plain:
             return
         b = plain(args.models, args.prompts, folder, args)
-        kept, other = sum(b["kept"]), sum(b["generated"])
-        print(f"plain: {kept} committed tokens {b['kept']} in {b['seconds']:.1f} s, {kept / b['seconds']:.2f} tok/s")
-        print(f"  discarded/generated {1 - kept / other:.4f}, passes {b['passes']}")
+        kept, other = sum(b["kept_tokens"].values()), sum(b["generated_tokens"].values())
+        print(f"plain: {kept} committed tokens in {b['seconds']:.1f} s, {kept / b['seconds']:.2f} tok/s")
+        print(f"  committed {b['kept_tokens']}, discarded/generated {1 - kept / other:.4f}")
+        for key in ("prefill_seconds", "passes", "lane_passes", "predictor_passes", "switches", "statuses"):
+            print(f"  {key}: {b[key]}")
         print(f"ratio {rate / (kept / b['seconds']):.2f}")
 
 

@@ -59,7 +59,9 @@ def test_rows_tile_their_content_and_come_in_the_order_of_the_input(config, tmp_
     assert len(rows) + len(failures) == 40
     assert len(rows) >= 20, summary["run"]
     assert [(int(r["prompt_id"]), r["rollout"]) for r in rows] == sorted((int(r["prompt_id"]), r["rollout"]) for r in rows)
-    assert {r["prompt_id"] + f"/{r['rollout']}" for r in [*rows, *failures]} == {f"{i}/{k}" for i in range(10) for k in range(4)}
+    assert {r["prompt_id"] + f"/{r['rollout']}" for r in [*rows, *failures]} == {
+        f"{i}/{k}" for i in range(10) for k in range(4)
+    }
     for raw in rows:
         row = Row.from_json(raw)
         validate(row)
@@ -191,7 +193,9 @@ def test_bad_rows_stop_the_job_or_are_recorded(config, tmp_path, capsys):
     assert "prompts.jsonl:2" in out.err
     code, out = printed(capsys, "synthesize", file, "--json", "--set", "data.skip_invalid=true")
     assert code == 0, out.err
-    assert [f["reason"] for f in rows_of(capsys, tmp_path / "run", "--failures") if f["attempts"] == 0] == ["invalid_row"] * 2
+    assert [f["reason"] for f in rows_of(capsys, tmp_path / "run", "--failures") if f["attempts"] == 0] == [
+        "invalid_row"
+    ] * 2
 
 
 def test_a_dry_run_needs_no_weights_and_writes_nothing(config, pair, tmp_path, capsys):

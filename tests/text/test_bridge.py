@@ -1,0 +1,224 @@
+"""The device splits and encodes text as the `tokenizers` library does, and knows what no following text can change."""
+
+import json
+import random
+import unicodedata
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
+
+from tessy_jax.text.bridge import UNSPELLED, DeviceBridge, _places, device_bridge, make_bridge, merge_table
+from tessy_jax.text.host_bridge import HostBridge
+from tessy_jax.text.split import DEEPSEEK3, DIGITS_GPT2, GPT2, LLAMA3, O200K, QWEN2, SPLITS
+from tessy_jax.text.vocab import read_vocabulary, same_vocabulary
+from tests.text.chunks import WORDS, chunk
+
+B, P = 256, 128
+RULES = (GPT2, DIGITS_GPT2, LLAMA3, QWEN2, O200K, DEEPSEEK3)
+encode = jax.jit(lambda bridge, data, counts: bridge.encode(data, counts))
+
+
+def batch(texts):
+    data, counts = np.zeros((B, P), np.uint8), np.zeros(B, np.int32)
+    for i, text in enumerate(texts):
+        data[i, : len(text)], counts[i] = np.frombuffer(text, np.uint8), len(text)
+    return data, counts
+
+
+def library(content, normalize=False):
+    """The tokenizer without added tokens, and without its normalizer."""
+    plain = {**content, "added_tokens": [], "post_processor": None}
+    return Tokenizer.from_str(json.dumps(plain if normalize else {**plain, "normalizer": None}))
+
+
+def compare(content, count, prepare=lambda text: text, normalize=False):
+    """The chunks whose ids differ, of `count` random ones; bytes must not."""
+    bridge, rng = device_bridge(content), random.Random(5)
+    theirs = library(content, normalize)
+    vocabulary = read_vocabulary(content, max(content["model"]["vocab"].values()) + 3000)
+    differing = []
+    for _ in range(-(-count // B)):
+        texts = []
+        while len(texts) < B:
+            text = prepare(chunk(rng)).encode()
+            texts += [text] if 0 < len(text) <= P else []
+        found = jax.device_get(encode(bridge, *batch(texts)))
+        for i, text in enumerate(texts):
+            ids = found.ids_BP[i, : found.tokens_B[i]].tolist()
+            spelled = [b"\0" if t == UNSPELLED else vocabulary.bytes_of([t]) for t in ids]
+            assert [len(s) for s in spelled] == np.diff([0, *found.ends_BP[i, : len(ids)]]).tolist()
+            if UNSPELLED in ids:  # the library leaves such characters out
+                continue
+            assert b"".join(spelled) == text
+            if ids != theirs.encode(text.decode(), add_special_tokens=False).ids:
+                differing.append(text.decode())
+    return differing
+
+
+@pytest.mark.parametrize("count", [5_000, pytest.param(100_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["qwen3", "gpt-oss", "deepseek-v3"])
+def test_the_device_agrees_with_the_library_on_real_tokenizers(shared, name, count):
+    content = json.loads((shared / "tokenizers" / name / "tokenizer.json").read_text("utf-8"))
+    differing = compare(content, count)
+    print(f"{name}: {len(differing)} of {count} chunks differ: {differing}")
+    assert len(differing) <= count / 10_000, differing
+    if content["normalizer"] and content["normalizer"]["type"] == "NFC":
+        assert len(compare(content, count, partial(unicodedata.normalize, "NFC"), normalize=True)) <= count / 10_000
+
+
+@pytest.mark.slow
+def test_the_device_agrees_with_the_library_on_smollm2(real_models):
+    content = json.loads((real_models / "smollm2" / "tokenizer.json").read_text("utf-8"))
+    differing = compare(content, 100_000)
+    print(f"smollm2: {len(differing)} of 100000 chunks differ: {differing}")
+    assert len(differing) <= 10, differing
+
+
+def trained(rule):
+    """A small tokenizer with a split rule."""
+    last = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=rule in (GPT2, DIGITS_GPT2))
+    steps = [pre_tokenizers.Digits(individual_digits=True)] if rule == DIGITS_GPT2 else []
+    if rule not in (GPT2, DIGITS_GPT2):
+        expressions = next(key for key, value in SPLITS.items() if value == rule)
+        steps = [pre_tokenizers.Split(Regex(e), behavior="isolated") for e in expressions]
+    built = Tokenizer(models.BPE())
+    built.pre_tokenizer = pre_tokenizers.Sequence([*steps, last]) if steps else last
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=700, initial_alphabet=alphabet, show_progress=False)
+    rng = random.Random(1)
+    built.train_from_iterator([chunk(rng) for _ in range(400)], trainer)
+    return json.loads(built.to_str())
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_every_rule_is_recognised_and_agrees_with_the_library(rule):
+    content = trained(rule)
+    assert device_bridge(content).rule == rule
+    assert compare(content, 2_000) == []
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_boundaries_that_are_final_stay_whatever_follows(rule):
+    content = trained(rule)
+    bridge, theirs, rng = device_bridge(content), library(content), random.Random(9)
+    for _ in range(12):
+        wholes, cuts = [], []
+        while len(wholes) < B:
+            text = chunk(rng) + chunk(rng)
+            if 1 < len(text.encode()) <= P:
+                wholes.append(text)
+                cuts.append(text[: rng.randrange(1, len(text))])
+        found = jax.device_get(encode(bridge, *batch([cut.encode() for cut in cuts])))
+        for i, (whole, cut) in enumerate(zip(wholes, cuts, strict=True)):
+            spans = [a for _, (a, _) in theirs.pre_tokenizer.pre_tokenize_str(whole)]
+            later = {len(whole[:a].encode()) for a in spans}
+            now, final = set(np.flatnonzero(found.starts_BP[i]).tolist()), int(found.final_B[i])
+            assert {a for a in later if a <= final} == {a for a in now if a <= final}, (whole, cut, final)
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize(("text", "at"), [("walk ", 4), ("walk.", 4), ("one two (", 7), ("walk\n", 4), ("7 ", 1)])
+def test_everyday_boundaries_are_final_at_once(rule, text, at):
+    found = encode(device_bridge(trained(GPT2 if rule == GPT2 else rule)), *batch([text.encode()]))
+    assert bool(found.starts_BP[0, at])
+    assert int(found.final_B[0]) >= at
+
+
+def test_merges_are_found_and_what_is_no_pair_is_not(shared):
+    content = json.loads((shared / "tokenizers" / "qwen3" / "tokenizer.json").read_text("utf-8"))
+    ids = content["model"]["vocab"]
+    pairs = [m.split(" ", 1) if isinstance(m, str) else m for m in content["model"]["merges"]]
+    rows = np.array([(ids[a], ids[b], rank, ids[a + b]) for rank, (a, b) in enumerate(pairs)], np.int32)
+    table = merge_table(rows)
+    bridge = DeviceBridge(QWEN2, jnp.zeros(1), jnp.zeros(1), jnp.zeros(1), jnp.asarray(table))
+    rank, merged = bridge._look_up(jnp.asarray(rows[:, 0]), jnp.asarray(rows[:, 1]))
+    np.testing.assert_array_equal(rank, rows[:, 2])
+    np.testing.assert_array_equal(merged, rows[:, 3])
+    known = {(a, b) for a, b, *_ in rows.tolist()}
+    others = np.array(
+        [p for p in np.random.default_rng(0).integers(0, len(ids), (5000, 2)).tolist() if tuple(p) not in known]
+    )
+    rank, _ = bridge._look_up(jnp.asarray(others[:, 0], jnp.int32), jnp.asarray(others[:, 1], jnp.int32))
+    assert (np.asarray(rank) == np.iinfo(np.int32).max).all()
+    pair = np.array([7], np.uint32), np.array([9], np.uint32)
+    assert [int(p[0]) for p in _places(*pair, 64)] == [int(p[0]) for p in _places(*map(jnp.asarray, pair), 64)]
+
+
+def test_bytes_that_are_no_text_still_tile():
+    bridge = device_bridge(trained(O200K))
+    rng = np.random.default_rng(3)
+    texts = [rng.integers(0, 256, rng.integers(1, P), np.uint8).tobytes() for _ in range(B)]
+    texts[0], texts[1] = "中".encode()[:2], b"ok \xf0\x9f"
+    found = jax.device_get(encode(bridge, *batch(texts)))
+    for i, text in enumerate(texts):
+        ends = found.ends_BP[i, : found.tokens_B[i]]
+        assert ends[-1] == len(text)
+        assert (np.diff([0, *ends]) > 0).all()
+
+
+def test_the_host_bridge_gives_what_the_device_gives_inside_a_compiled_loop():
+    content = trained(QWEN2)
+    vocabulary = read_vocabulary(content, 800)
+    host, device = HostBridge.of(content, vocabulary), device_bridge(content)
+    rng = random.Random(2)
+    texts = []
+    while len(texts) < B:
+        text = chunk(rng).encode()
+        texts += [text] if 0 < len(text) <= P else []
+
+    @jax.jit
+    def twice(data, counts):
+        shapes = jax.eval_shape(host.encode, data, counts)
+        first = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+        return jax.lax.fori_loop(0, 2, lambda i, _: host.encode(data, jnp.minimum(counts, counts + i)), first)
+
+    ours, theirs = jax.device_get((twice(*batch(texts)), encode(device, *batch(texts))))
+    assert host.library.calls == 2
+    np.testing.assert_array_equal(ours.tokens_B, theirs.tokens_B)
+    for i, count in enumerate(ours.tokens_B):
+        np.testing.assert_array_equal(ours.ids_BP[i, :count], theirs.ids_BP[i, :count])
+        np.testing.assert_array_equal(ours.ends_BP[i, :count], theirs.ends_BP[i, :count])
+    np.testing.assert_array_equal(ours.starts_BP, theirs.starts_BP)
+
+
+def test_a_sentencepiece_tokenizer_goes_through_the_host_and_keeps_every_byte():
+    built = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>"))
+    built.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
+    trainer = trainers.BpeTrainer(vocab_size=300, special_tokens=["<unk>"], show_progress=False)
+    built.train_from_iterator(["the quick brown fox", "and the answer is 42 then"] * 5, trainer)
+    content = json.loads(built.to_str())
+    vocab = content["model"]["vocab"]
+    for byte in range(256):
+        vocab[f"<0x{byte:02X}>"] = len(vocab)
+    vocabulary = read_vocabulary(content, len(vocab) + 5)
+    bridge = make_bridge(content, vocabulary, "folder")
+    assert isinstance(bridge, HostBridge)
+    for text in (" the fox", "the  quick", "fox\n\n and", "é👍 x", " ", "\tend ", *WORDS[:40]):
+        data = text.encode()
+        found = bridge.encode(*(jnp.asarray(x) for x in batch([data])))
+        ids = np.asarray(found.ids_BP[0, : int(found.tokens_B[0])]).tolist()
+        assert vocabulary.bytes_of(ids) == data, text
+        assert np.asarray(found.ends_BP[0, : len(ids)])[-1] == len(data)
+    assert vocabulary.bytes_of([vocab["\u2581the"]]) == b" the"
+
+
+def test_a_character_without_tokens_is_marked():
+    content = trained(QWEN2)
+    del content["model"]["vocab"]["\u0101"]  # the byte 1
+    found = encode(device_bridge(content), *batch([b"a\x01b"]))
+    assert np.asarray(found.ids_BP[0, : int(found.tokens_B[0])]).tolist().count(UNSPELLED) == 1
+
+
+def test_vocabularies_are_the_same_whatever_rows_the_models_have():
+    content = trained(QWEN2)
+    assert same_vocabulary(read_vocabulary(content, 800), read_vocabulary(content, 900))
+    assert not same_vocabulary(read_vocabulary(content, 800), read_vocabulary(trained(GPT2), 800))
+    added = {"id": 790, "content": "<think>", "special": False}
+    control = {"id": 791, "content": "<|end|>", "special": True}
+    with_added = read_vocabulary({**content, "added_tokens": [added, control]}, 800)
+    assert with_added.bytes_of([790, 791]) == b"<think>"
+    assert with_added.control[[790, 791, 799]].tolist() == [False, True, True]
