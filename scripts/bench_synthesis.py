@@ -110,9 +110,8 @@ def main() -> None:
         print(f"  host syncs per committed token: {a['host_syncs'] / sum(committed.values()):.5f}")
         print(f"  responses {a['responses']}, failures {a['failures']}; compile {a['compile_seconds']} s:")
         for c in a["compilations"]:
-            print(
-                f"    {c['name']} @ {c['capacity']}: {c['seconds']:.1f} s, {c['temporary_bytes'] / 2**20:.1f} MiB temporaries"
-            )
+            held = f"{c['temporary_bytes'] / 2**20:.1f} MiB of temporaries"
+            print(f"    {c['name']} @ {c['capacity']}: {c['seconds']:.1f} s, {held}")
         if args.skip_plain:
             return
         b = plain(args.models, args.prompts, folder, args)

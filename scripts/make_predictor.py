@@ -30,8 +30,8 @@ TOKENIZER_FILES = (
 WINDOW = 200
 SPREAD = 2.0
 """Standard deviation of the difference of the two scores: wide enough that rounding seldom turns a label."""
-TEXT = """Okay, so the problem gives us n rocks in a river and asks for the largest shortest jump after taking away at most m of
-them. Let me think about how to get there. Hmm, trying every subset is hopeless: there are 2^n of them. But wait, what
+TEXT = """Okay, so the problem gives us n rocks in a river and asks for the largest shortest jump after taking away at most
+m of them. Let me think about how to get there. Hmm, trying every subset is hopeless: there are 2^n of them. But wait, what
 if we fix the answer d first? Then we walk from the start, and whenever the next rock is closer than d to the one we
 stand on, we remove it. So the count of removed rocks only grows with d, and that means a binary search works: low = 1,
 high = length.

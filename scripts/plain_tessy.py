@@ -152,14 +152,11 @@ class Writers:
         for side in self.sides:
             view = View(side.prompt(prompt), side.new_cache())
             side.model(torch.tensor([view.prompt[:-1]]), past_key_values=view.cache, logits_to_keep=1)
-            side.passes += 1
             views.append(view)
         return Sample((views[0], views[1]))
 
     def turn(self, m: int, samples: Sequence[Sample]) -> None:
         """One turn of model m for all of its samples."""
-        if not samples:
-            return
         for sample in samples:
             for view, side in zip(sample.views, self.sides, strict=True):
                 view.catch_up(side, sample.text)
@@ -169,12 +166,9 @@ class Writers:
         if not fitting:
             return
         proposals = self.propose(m, fitting)
-        thinking = [p for p in proposals if p.thinking]
-        for proposal, flip in zip(thinking, self.judge(m, thinking), strict=True):
-            self.commit(m, proposal, flip)
+        flips = self.judge(m, [p for p in proposals if p.thinking])
         for proposal in proposals:
-            if proposal not in thinking:
-                self.commit(m, proposal, None)
+            self.commit(m, proposal, flips.get(proposal))
 
     def propose(self, m: int, samples: Sequence[Sample]) -> list[Proposal]:
         """Up to k tokens of model m for every sample; they are in the views and, all but the last, in the caches."""
@@ -225,11 +219,11 @@ class Writers:
         if at >= 0:
             p.over, p.written = "closed", p.written[:at]
 
-    def judge(self, m: int, proposals: Sequence[Proposal]) -> list[int | None]:
+    def judge(self, m: int, proposals: Sequence[Proposal]) -> dict[Proposal, int | None]:
         """Where the predictor of model m sees the first token of the other kind, in bytes of the whole text. The predictor
         reads the student's tokens."""
         if not proposals:
-            return []
+            return {}
         readings = []
         for p in proposals:
             view = p.sample.views[STUDENT]
@@ -246,11 +240,11 @@ class Writers:
         labels = (scores[..., 1] > scores[..., 0]).tolist()
         self.sides[m].predictor_passes += 1
         self.sides[m].host_syncs += 1
-        flips: list[int | None] = []
+        flips: dict[Proposal, int | None] = {}
         for p, (_, ends), row in zip(proposals, readings, labels, strict=True):
             judged = zip(ends, row[: len(ends)], strict=True)
             found = (end for end, label in judged if label == CUTS_AT[m] and p.start < end <= len(p.written))
-            flips.append(next(found, None))
+            flips[p] = next(found, None)
         return flips
 
     def commit(self, m: int, p: Proposal, flip: int | None) -> None:
@@ -310,7 +304,7 @@ def run(
     batch: int = 8,
     deadline_s: float | None = None,
 ) -> dict[str, Any]:
-    """Writes one response to every prompt. seconds: of reading prompts and writing, without loading.
+    """Writes one response to every prompt. seconds: of reading prompts and writing, without loading; passes: of writing.
 
     deadline_s: after so many seconds no further turn begins, and the responses are what there is of them.
     """

@@ -98,7 +98,8 @@ class Engine:
     """Lanes on a mesh, with the models that write and judge.
 
     writers: student and teacher, or one of them alone. judges: their boundary predictors, or None. tokens: the most of
-    prompt and response in one vocabulary. capacity: tokens per lane that the caches hold at first. rules.capacity and rules.packed are set here.
+    prompt and response in one vocabulary. capacity: tokens per lane that the caches hold at first; they grow. Of the rules,
+    capacity and packed are set here.
 
     Raises:
         ShardingError: lanes that the mesh does not divide.

@@ -82,6 +82,7 @@ def test_rows_tile_their_content_and_come_in_the_order_of_the_input(config, tmp_
     assert len(rows_of(capsys, tmp_path / "run", "--legacy-dialogs")) == len(rows)
 
 
+@pytest.mark.slow
 def test_kill_9_at_25_random_instants_changes_nothing(config, tmp_path, capsys):
     """40 responses; the process is started again after each kill. Time in the rows' meta aside, every byte is the same."""
     assert main(["synthesize", str(config()), "--json"]) == 0

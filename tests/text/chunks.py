@@ -2,13 +2,20 @@
 
 import random
 
-WORDS = (
-    "the of and to wait Okay let's don't I'll we've CamelCase XMLHttpRequest foo_bar snake_case2 HELLO WORLD'S it'S naïve "
-    "café Über façade Straße Привет мир Ещё русский текст 中文 测试 使用API 東京タワー ひらがな カタカナー 한국어 العربية ١٢٣٤٥ ٣ "
-    "हिन्दी ไทย e\u0301 n\u0303o a\u0308\u0301 ǅ ʰ ª 1234567 3.14159 0x1F 2025-11-23 ½ ² Ⅷ def return self. -> == != // "
-    "/* */ ### ``` {} [] () ; : , . ... ! ? ' '' \" \"quoted\" 'single' 're 'LL 'v 'l 's don 'ſ 👩‍👩‍👧 👍🏽 🇩🇪 😀 ❤️ "
-    "\u200d \u200b \ufeff \u00ad ‑ – — “curly” ‘x’ ¿ § € ∑ √ ≤ ∂x $x^2$ \\frac{a}{b} http://a.b/c?d=e&f \x00 \x7f"
-).split(" ")
+# fmt: off
+WORDS = [
+    "the", "of", "and", "to", "wait", "Okay", "let's", "don't", "I'll", "we've", "CamelCase", "XMLHttpRequest",
+    "foo_bar", "snake_case2", "HELLO", "WORLD'S", "it'S", "naïve", "café", "Über", "façade", "Straße", "Привет",
+    "мир", "Ещё", "русский", "текст", "中文", "测试", "使用API", "東京タワー", "ひらがな", "カタカナー",
+    "한국어", "العربية", "١٢٣٤٥", "٣",
+    "हिन\u094dदी", "ไทย", "e\u0301", "n\u0303o", "a\u0308\u0301", "ǅ", "ʰ", "ª", "1234567", "3.14159", "0x1F",
+    "2025-11-23", "½", "²", "Ⅷ", "def", "return", "self.", "->", "==", "!=", "//", "/*", "*/", "###", "```", "{}",
+    "[]", "()", ";", ":", ",", ".", "...", "!", "?", "'", "''", "\"", "\"quoted\"", "'single'", "'re", "'LL", "'v",
+    "'l", "'s", "don", "'ſ", "👩\u200d👩\u200d👧", "👍🏽", "🇩🇪", "😀", "❤\ufe0f", "\u200d", "\u200b", "\ufeff", "\u00ad",
+    "‑", "–", "—", "“curly”", "‘x’", "¿", "§", "€", "∑", "√", "≤", "∂x", "$x^2$", "\\frac{a}{b}",
+    "http://a.b/c?d=e&f", "\x00", "\x7f",
+]
+# fmt: on
 SPACES = [
     *(" ", " ", " ", " ", "", "", "  ", "   ", "        ", "\t", "\n\t\t", "\n", "\n\n", "\r\n", " \n", "\n "),
     *("\u00a0", "\u3000", "\u2003", "\u2028", "\u2029", "\u0085", "\u1680", "\x0b", "\x0c"),
