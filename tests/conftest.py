@@ -45,3 +45,14 @@ def real_models(shared: Path) -> Path:
         if done.returncode:
             _skip(f"the real models cannot be unpacked: {done.stderr.strip()[-300:]}")
     return folder
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _programs_of_one_module_only():
+    """Compiled programs take memory and memory maps, of which a process may have only so many; they come back from the
+    cache on disk."""
+    yield
+    from tessy_jax.decode import engine
+
+    engine.forget_programs()
+    jax.clear_caches()

@@ -94,6 +94,11 @@ class Totals:
 _PROGRAMS: dict[Any, tuple[Any, float]] = {}
 
 
+def forget_programs() -> None:
+    """Frees the compiled programs that engines of this process have used, as `jax.clear_caches` does for functions."""
+    _PROGRAMS.clear()
+
+
 class Engine:
     """Lanes on a mesh, with the models that write and judge.
 

@@ -3,6 +3,8 @@ long to compile where there are many."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
@@ -22,7 +24,7 @@ def running_sum(x: jax.Array) -> jax.Array:
     return _doubled(x.astype(jnp.int32), 0, back=False, combine=jnp.add)
 
 
-def _doubled(x: jax.Array, fill: int, *, back: bool, combine: object) -> jax.Array:
+def _doubled(x: jax.Array, fill: int, *, back: bool, combine: Callable[[jax.Array, jax.Array], jax.Array]) -> jax.Array:
     """Each place combined with the one 1, 2, 4, … places away, so that after log P rounds it has met all of its side."""
     P, axis = x.shape[-1], x.ndim - 1
     border = jnp.full(x.shape, fill, x.dtype)
@@ -31,6 +33,6 @@ def _doubled(x: jax.Array, fill: int, *, back: bool, combine: object) -> jax.Arr
         away = jnp.left_shift(1, i)
         padded = jnp.concatenate([x, border] if back else [border, x], axis=axis)
         start = away if back else P - away
-        return combine(x, jax.lax.dynamic_slice_in_dim(padded, start, P, axis))  # type: ignore[operator,no-any-return]
+        return combine(x, jax.lax.dynamic_slice_in_dim(padded, start, P, axis))
 
     return jax.lax.fori_loop(0, (P - 1).bit_length(), body, x)

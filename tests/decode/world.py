@@ -107,7 +107,7 @@ def split(kind: str, data: bytes) -> tuple:
     return [at(s) for s in starts], at(max(final, 0))
 
 
-def model(seed: int, vocab: int, labels: int | None = None, sharp: float = 3.0) -> Decoder:
+def model(seed: int, vocab: int, labels: int | None = None, sharp: float = 3.0, head_dim: int = 8) -> Decoder:
     config = ModelConfig(
         family="llama",
         vocab=vocab,
@@ -115,15 +115,15 @@ def model(seed: int, vocab: int, labels: int | None = None, sharp: float = 3.0) 
         embed=32,
         heads=4,
         kv_heads=2,
-        head_dim=8,
+        head_dim=head_dim,
         ffn=48,
         eps=1e-5,
         tied=False,
-        rope=Rope("default", 5000.0, 8),
+        rope=Rope("default", 5000.0, head_dim),
         windows=(None, None),
         sparse=(False, False),
         max_positions=4096,
-        query_scale=8**-0.5,
+        query_scale=head_dim**-0.5,
         labels=labels,
     )
     built = Decoder(config, nnx.Rngs(seed), dtype=jnp.float32)
