@@ -184,7 +184,7 @@ def settle(run: Run, m: int, lanes: Lanes, moved_B: jax.Array) -> Lanes:
         target_B = jnp.where(over_B, reading.total_B, reading.stable_B if rules.online else 0)
         target_B = jnp.where(moved_B & interleaves_B, target_B, 0)
         known_B = lanes.sides[v].prompt_B + reading.total_B
-        lanes = read(run, m, lanes, target_B, known_B, 1 if rules.online else rules.chunk)
+        lanes = read(run, m, lanes, target_B, known_B, 1 if rules.online else rules.glance)
 
     turned_B = lanes.flip_B >= 0
     asked_B = moved_B & interleaves_B & (turned_B | over_B)

@@ -126,7 +126,9 @@ class Rules(NamedTuple):
     its predictor reads (None without predictor). half: half of a predictor's window. longest: bytes of the longest token.
     view: bytes of text that are looked at at once. span: bytes at which a proposal ends. tail: bytes that may wait for the
     rest of their word. period, repeats_in: a text goes in circles if that many last tokens have a period up to `period`
-    (repeats_in 0: never). chunk: tokens per lane when catching up. slack: see `window`.
+    (repeats_in 0: never). capacity: tokens per lane that the caches hold. chunk: tokens that a lane takes in at once when
+    it is behind. packed: see `several_each`; 0 where lanes are cut over the mesh. glance: tokens that a predictor reads at
+    once.
     """
 
     word_rule: str
@@ -141,8 +143,9 @@ class Rules(NamedTuple):
     period: int
     repeats_in: int
     capacity: int
-    chunk: int = 16
+    chunk: int = 8
     packed: int = 0
+    glance: int = 16
 
 
 @jax.tree_util.register_dataclass
@@ -188,8 +191,9 @@ class Judge:
 class Counts:
     """What has been done since the program was entered; scalars in float32, one entry per side where there are two.
 
-    passes: one-token forward passes. busy: lanes that such passes moved on. chunks, caught_up: catching-up passes, and
-    tokens they took in. judgements: forward passes of predictors. bridged: tokens made from text.
+    passes: forward passes. busy: lanes that sampled a token in them. chunks: passes in which a lane took in more than one
+    token. caught_up: tokens taken in beside those that were sampled from. judgements: forward passes of predictors.
+    bridged: tokens made from text.
     """
 
     passes: tuple[jax.Array, ...]
@@ -245,10 +249,8 @@ class Lanes:
         return self.running_B & (self.speaker_B == m)
 
     def ready_B(self, m: int) -> jax.Array:
-        """Whether side m may sample the lane's next token: its tokens cover the text and all but the last are cached."""
-        side = self.sides[m]
-        current = (side.encoded_B == self.written_B) & (side.cache.lengths_B == side.known_B - 1)
-        return self.speaks_B(m) & current
+        """Whether side m may write the lane's next token: it is its turn, and its tokens cover the text."""
+        return self.speaks_B(m) & (self.sides[m].encoded_B == self.written_B)
 
     def longest(self, m: int) -> jax.Array:
         """Tokens of the longest lane that side m is about to write."""

@@ -1,25 +1,29 @@
 """One side's turn: it catches up on what the other wrote, then samples token by token.
 
-A model that listens does not run. When its turn comes, the text it has not seen is put into its tokens (`absorb`), these
-enter its cache in chunks (`catch_up`), and its lanes write one token per `step`. A turn ends when no lane of that role can
-go on, when most of them have handed over, or after as many steps as a proposal has tokens; who is not done goes on in the
-next round.
+A model that listens does not run. When its turn comes, the text it has not seen is put into its tokens (`absorb`). Every
+`step` is one forward pass: a lane takes in what is not in its cache, a chunk at most, and samples its next token once that
+was all, so that what the other wrote costs no pass of its own. A turn ends when no lane of that role can go on, when most of
+them have handed over, or after as many steps as a proposal has tokens; who is not done goes on in the next round.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from tessy_jax.decode.cache import KVCache
 from tessy_jax.decode.cut import view, whole
 from tessy_jax.decode.proposal import put_at, read, settle, with_caches_cut, written_behind
 from tessy_jax.decode.run import Run
 from tessy_jax.decode.sampling import position_keys, sample
-from tessy_jax.decode.state import ANSWER, BROKEN, CLOSED, ENDED, GOES_ON, LENGTH, THINK, UNSPELLED, Lanes
+from tessy_jax.decode.state import ANSWER, BROKEN, CLOSED, ENDED, GOES_ON, LENGTH, THINK, UNSPELLED, Lanes, Rules, Side
 from tessy_jax.models.attention import Packing
+from tessy_jax.models.transformer import Decoder
 
 
 def turn(run: Run, m: int, lanes: Lanes) -> Lanes:
@@ -28,12 +32,11 @@ def turn(run: Run, m: int, lanes: Lanes) -> Lanes:
     lanes = jax.lax.while_loop(lambda x: behind_text_B(x, m).any(), lambda x: absorb(run, m, x), lanes)
     lanes = start_answers(run, m, lanes)
     room = lanes.longest(m) + run.policy.steps[m] + 2 <= rules.capacity
-    lanes = jax.lax.while_loop(lambda x: room & behind_tokens_B(x, m).any(), lambda x: catch_up(run, m, x), lanes)
     v = rules.reads[m]
     if v is not None:
         side = lanes.sides[v]
         target_B = jnp.where(lanes.speaks_B(m) & lanes.interleaves_B, side.up_to(lanes.committed_B) - side.prompt_B, 0)
-        lanes = read(run, m, lanes, target_B, side.known_B, rules.chunk)
+        lanes = read(run, m, lanes, target_B, side.known_B, rules.glance)
     _, lanes = jax.lax.while_loop(
         lambda x: room & goes_on(run, m, x[0], x[1]), lambda x: (x[0] + 1, step(run, m, x[1])), (jnp.int32(0), lanes)
     )
@@ -49,12 +52,6 @@ def unseen_until_B(lanes: Lanes) -> jax.Array:
 def behind_text_B(lanes: Lanes, m: int) -> jax.Array:
     """Whether side m is to speak and its tokens do not cover the text."""
     return lanes.speaks_B(m) & (lanes.sides[m].encoded_B < unseen_until_B(lanes))
-
-
-def behind_tokens_B(lanes: Lanes, m: int) -> jax.Array:
-    """Whether side m is to speak and has tokens, other than the last, that are not in its cache."""
-    side = lanes.sides[m]
-    return lanes.speaks_B(m) & (side.cache.lengths_B < side.known_B - 1)
 
 
 def absorb(run: Run, m: int, lanes: Lanes) -> Lanes:
@@ -100,54 +97,74 @@ def start_answers(run: Run, m: int, lanes: Lanes) -> Lanes:
     return replace(lanes, sides=put_at(lanes.sides, m, replace(side, known_B=side.known_B + counts_B)))
 
 
-def catch_up(run: Run, m: int, lanes: Lanes) -> Lanes:
-    """One chunk of side m's tokens, all but the last known one at most, enters its cache. Packed, the chunk is one row of
-    all lanes' tokens, as many as there is place for."""
-    T, N = run.rules.chunk, run.rules.packed
-    side = lanes.sides[m]
-    start_B = side.cache.lengths_B
-    index_BT = jnp.minimum(start_B[:, None] + jnp.arange(T), side.tokens_BS.shape[1] - 1)
-    tokens_BT = jnp.take_along_axis(side.tokens_BS, index_BT, axis=1)
-    counts_B = jnp.where(behind_tokens_B(lanes, m), jnp.clip(side.known_B - 1 - start_B, 0, T), 0)
-    packing = None
-    if N:
-        counts_B = jnp.clip(N - (jnp.cumsum(counts_B) - counts_B), 0, counts_B)
-        upto_B = jnp.cumsum(counts_B)
-        lanes_N = jnp.minimum((jnp.arange(N)[:, None] >= upto_B).sum(axis=1), len(upto_B) - 1)
-        times_N = jnp.minimum(jnp.arange(N) - (upto_B - counts_B)[lanes_N], T - 1)
-        packing = Packing(lanes_N, times_N, jnp.minimum((upto_B - counts_B)[:, None] + jnp.arange(T), N - 1))
-        tokens_BT = packing.together(tokens_BT)
-    model = nnx.merge(run.program.writers[m], run.weights.writers[m])
-    _, cache = model(tokens_BT, cache=side.cache, counts_B=counts_B, packing=packing)
-    counts = lanes.counts
-    counts = replace(
-        counts,
-        chunks=put_at(counts.chunks, m, counts.chunks[m] + 1),
-        caught_up=put_at(counts.caught_up, m, counts.caught_up[m] + counts_B.sum().astype(jnp.float32)),
-    )
-    return replace(lanes, sides=put_at(lanes.sides, m, replace(side, cache=cache)), counts=counts)
-
-
 def step(run: Run, m: int, lanes: Lanes) -> Lanes:
-    """Side m samples one token in every lane that it may write."""
+    """One forward pass of side m for every lane that it may write; those that have then taken in all their tokens sample."""
     policy = run.policy
     side = lanes.sides[m]
-    ready_B = lanes.ready_B(m)
+    left_B = jnp.where(lanes.ready_B(m), side.known_B - side.cache.lengths_B, 0)
     model = nnx.merge(run.program.writers[m], run.weights.writers[m])
-    last_B1 = jnp.take_along_axis(side.tokens_BS, side.known_B[:, None] - 1, axis=1)
-    hidden_B1D, cache = model(last_B1, cache=side.cache, counts_B=ready_B.astype(jnp.int32))
+    behind = (left_B > 1).any()
+    hidden_B1D, cache, counts_B = either(
+        behind,
+        lambda cache: several_each(run.rules, model, side, cache, left_B),
+        lambda cache: one_each(model, side, cache, left_B),
+        side.cache,
+    )
+    samples_B = (left_B > 0) & (counts_B == left_B)
     # the two sides count their own tokens: twice the position, plus the side, is a position of its own for each
     keys_B = position_keys(policy.seed, lanes.samples_B, lanes.attempts_B, 2 * side.response_B + m)
     token_B = sample(model.logits(hidden_B1D)[:, 0], keys_B, policy.samplings[m])
     lanes = replace(lanes, sides=put_at(lanes.sides, m, replace(side, cache=cache)))
-    lanes = write(run, m, lanes, token_B, ready_B)
-    counts = lanes.counts
+    lanes = write(run, m, lanes, token_B, samples_B)
+    counts, sampled = lanes.counts, samples_B.sum().astype(jnp.float32)
     counts = replace(
         counts,
         passes=put_at(counts.passes, m, counts.passes[m] + 1),
-        busy=put_at(counts.busy, m, counts.busy[m] + ready_B.sum().astype(jnp.float32)),
+        busy=put_at(counts.busy, m, counts.busy[m] + sampled),
+        chunks=put_at(counts.chunks, m, counts.chunks[m] + behind),
+        caught_up=put_at(counts.caught_up, m, counts.caught_up[m] + counts_B.sum().astype(jnp.float32) - sampled),
     )
-    return with_caches_cut(settle(run, m, replace(lanes, counts=counts), ready_B))
+    return with_caches_cut(settle(run, m, replace(lanes, counts=counts), samples_B))
+
+
+Pass = tuple[jax.Array, Any, jax.Array]
+"""Hidden states [B, 1, D] behind each lane's last token that was taken in, the cache, and how many were [B]."""
+
+
+def either(which: jax.Array, first: Callable[[KVCache], Pass], second: Callable[[KVCache], Pass], cache: KVCache) -> Pass:
+    """One of two passes over the cache: `lax.cond`, whose branches would copy it, as two loops of at most one turn, which
+    leave it in place."""
+    hidden, _, counts = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(second, cache))
+    state = (jnp.bool_(True), (hidden, cache, counts))
+    state = jax.lax.while_loop(lambda x: x[0] & which, lambda x: (jnp.bool_(False), first(x[1][1])), state)
+    return jax.lax.while_loop(lambda x: x[0], lambda x: (jnp.bool_(False), second(x[1][1])), state)[1]
+
+
+def one_each(model: Decoder, side: Side, cache: KVCache, left_B: jax.Array) -> Pass:
+    """The pass where no lane lacks more than its last token."""
+    counts_B = jnp.minimum(left_B, 1)
+    last_B1 = jnp.take_along_axis(side.tokens_BS, side.known_B[:, None] - 1, axis=1)
+    hidden_B1D, new = model(last_B1, cache=cache, counts_B=counts_B)
+    return hidden_B1D, new, counts_B
+
+
+def several_each(rules: Rules, model: Decoder, side: Side, cache: KVCache, left_B: jax.Array) -> Pass:
+    """The pass where some do. Packed, it is one row of all lanes' tokens, as many as there is room for."""
+    T, N = rules.chunk, rules.packed
+    index_BT = jnp.minimum(cache.lengths_B[:, None] + jnp.arange(T), side.tokens_BS.shape[1] - 1)
+    tokens_BT = jnp.take_along_axis(side.tokens_BS, index_BT, axis=1)
+    counts_B = jnp.minimum(left_B, T)
+    if not N:
+        hidden_BTD, new = model(tokens_BT, cache=cache, counts_B=counts_B)
+        last_B11 = jnp.maximum(counts_B - 1, 0)[:, None, None]
+        return jnp.take_along_axis(hidden_BTD, last_B11, axis=1), new, counts_B
+    counts_B = jnp.clip(N - (jnp.cumsum(counts_B) - counts_B), 0, counts_B)
+    upto_B = jnp.cumsum(counts_B)
+    lanes_N = jnp.minimum((jnp.arange(N)[:, None] >= upto_B).sum(axis=1), len(upto_B) - 1)
+    times_N = jnp.minimum(jnp.arange(N) - (upto_B - counts_B)[lanes_N], T - 1)
+    packing = Packing(lanes_N, times_N, jnp.minimum((upto_B - counts_B)[:, None] + jnp.arange(T), N - 1))
+    hidden_1ND, new = model(packing.together(tokens_BT), cache=cache, counts_B=counts_B, packing=packing)
+    return hidden_1ND[0, jnp.maximum(upto_B - 1, 0)][:, None], new, counts_B
 
 
 def write(run: Run, m: int, lanes: Lanes, token_B: jax.Array, ready_B: jax.Array) -> Lanes:
