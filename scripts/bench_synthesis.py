@@ -15,7 +15,17 @@ from pathlib import Path
 
 from make_predictor import make_predictor
 
-COUNTS = ("passes", "occupancy", "catch_up_passes", "caught_up_tokens", "predictor_passes", "host_syncs", "switches")
+COUNTS = (
+    "passes",
+    "occupancy",
+    "catch_up_passes",
+    "caught_up_tokens",
+    "prefilled_tokens",
+    "shared_prompt_tokens",
+    "predictor_passes",
+    "host_syncs",
+    "switches",
+)
 
 
 def ours(models: Path, prompts: Path, folder: Path, args: argparse.Namespace) -> dict:
@@ -95,15 +105,7 @@ def main() -> None:
         discarded = sum(a["discarded_tokens"].values())
         print(f"ours: {sum(committed.values())} committed tokens in {a['seconds_running']:.1f} s, {rate:.2f} tok/s")
         print(f"  committed {committed}, discarded/generated {discarded / (sum(committed.values()) + discarded):.4f}")
-        for key in (
-            "passes",
-            "occupancy",
-            "catch_up_passes",
-            "caught_up_tokens",
-            "predictor_passes",
-            "host_syncs",
-            "switches",
-        ):
+        for key in COUNTS:
             print(f"  {key}: {a[key]}")
         busy = {k: round(a["lane_passes"][k] / max(committed[k], 1), 3) for k in committed}
         print(f"  lane passes per committed token: {busy}")

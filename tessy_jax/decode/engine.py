@@ -16,10 +16,12 @@ import numpy as np
 from flax import nnx
 
 from tessy_jax.decode.cache import grow, new_cache
+from tessy_jax.decode.entry import Entry, View
 from tessy_jax.decode.generate import FEWEST_LANES, bucket
-from tessy_jax.decode.loop import FILL, advance, fill, fill_all, zero_counts
+from tessy_jax.decode.loop import FILL, advance, fill, fill_all, share, zero_counts
+from tessy_jax.decode.proposal import put_at
 from tessy_jax.decode.run import Program, Weights
-from tessy_jax.decode.state import ANSWER, DONE, EMPTY, GOES_ON, RUNNING, Judge, Lanes, Policy, Rules, Side, Tables
+from tessy_jax.decode.state import DONE, EMPTY, GOES_ON, RUNNING, Judge, Lanes, Policy, Rules, Side, Tables
 from tessy_jax.decode.window import first_needed, new_judge
 from tessy_jax.models.transformer import Decoder
 from tessy_jax.sharding import put
@@ -27,43 +29,6 @@ from tessy_jax.sharding import put
 REWOUND = 256  # tokens that a lane is rolled back at most; sliding windows and predictors keep that many more
 
 PACKED = 32  # tokens of all lanes that catch up at once at least; so few cost hardly more than one
-
-
-@dataclass(frozen=True)
-class View:
-    """One side of an `Entry`: the tokens of prompt and response, how many are the prompt's, and the response's byte ends."""
-
-    tokens: list[int]
-    prompt: int
-    ends: list[int]
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A response at a commit, outside of the device: all that is needed to go on with it, or to read it once it has ended.
-
-    text, sources: bytes, and who wrote each. thought: bytes of the thinking if it has closed, else -1. status: why it ended.
-    """
-
-    views: tuple[View, ...]
-    thinkers: int
-    answerer: int
-    sample: int
-    attempt: int
-    speaker: int
-    phase: int = 0
-    thought: int = -1
-    text: bytes = b""
-    sources: bytes = b""
-    generated: tuple[int, int] = (0, 0)
-    discarded: tuple[int, int] = (0, 0)
-    switches: int = 0
-    status: int = RUNNING
-
-    @property
-    def closed(self) -> bool:
-        """Whether it is in its answer, or past it."""
-        return self.phase == ANSWER
 
 
 class Compilation(NamedTuple):
@@ -78,7 +43,8 @@ class Compilation(NamedTuple):
 
 @dataclass
 class Totals:
-    """Counts over all visits, per side where there are two; see `state.Counts`. host_syncs: waits for the device."""
+    """Counts over all visits, per side where there are two; see `state.Counts`. prefilled, shared: tokens of seated
+    responses that were read, and that were copied from another lane. host_syncs: waits for the device."""
 
     passes: np.ndarray = field(default_factory=lambda: np.zeros(2))
     busy: np.ndarray = field(default_factory=lambda: np.zeros(2))
@@ -87,6 +53,7 @@ class Totals:
     judgements: np.ndarray = field(default_factory=lambda: np.zeros(2))
     bridged: np.ndarray = field(default_factory=lambda: np.zeros(2))
     prefilled: np.ndarray = field(default_factory=lambda: np.zeros(2))
+    shared: np.ndarray = field(default_factory=lambda: np.zeros(2))
     rounds: float = 0
     host_syncs: int = 0
 
@@ -132,6 +99,8 @@ class Engine:
         self.weights = Weights(tuple(p for _, p in split), tuple(None if j is None else j[1] for j in judged))
         self.program = Program(tuple(g for g, _ in split), tuple(None if j is None else j[0] for j in judged), rules)
         self.totals = Totals()
+        self._held: list[dict[int, np.ndarray]] = [{} for _ in writers]  # per lane, the prompt as it was read
+        self._unwritten: set[int] = set()  # lanes with a prompt and nothing else
         self.compilations: list[Compilation] = []
         self.slack = max(FILL, REWOUND)
         steps = max(int(step) for step in policy.steps)
@@ -210,9 +179,11 @@ class Engine:
             },
         }
         self.lanes = self._call("seat", _seated, (), (self.lanes, np.int32(lane), rows), donate=0)
-        for m in range(len(self.writers)):
+        for m, view in enumerate(entry.views):
+            shared = self._share(m, lane, view)
             self._fill(m, lane)
-            self.totals.prefilled[m] += len(entry.views[m].tokens) - 1
+            self.totals.shared[m] += shared
+            self.totals.prefilled[m] += len(view.tokens) - 1 - shared
 
     @staticmethod
     def _numbers_of(entry: Entry) -> dict[str, Any]:
@@ -235,14 +206,46 @@ class Engine:
             "discarded_B2": entry.discarded,
         }
 
+    def _share(self, m: int, lane: int, view: View) -> int:
+        """Copies what another lane holds of these tokens, such as the prompt that rollouts have in common; says how many.
+
+        They are what reading them would give, to the last bit: in whole chunks, or all there are, so that what is left is
+        cut into the same chunks. A sliding layer forgets the beginning of its lane, which therefore shares all, before it
+        has written anything, or nothing.
+        """
+        if self.layout.ways("lanes") > 1:
+            return 0
+        held, wanted = self._held[m], np.array(view.tokens[:-1], np.int32)
+        sliding = any(window is not None for window in self.writers[m].config.windows)
+        best, source = 0, lane
+        for other, tokens in held.items():
+            if sliding and not (other in self._unwritten and np.array_equal(tokens, wanted)):
+                continue
+            size = min(len(tokens), len(wanted))
+            differs = np.flatnonzero(tokens[:size] != wanted[:size])
+            same = int(differs[0]) if len(differs) else size
+            same = same if same == len(wanted) else same // FILL * FILL
+            if same > best:
+                best, source = same, other
+        # of a response that goes on, only the prompt stays as it was read
+        held[lane] = wanted[: view.prompt - 1]
+        (self._unwritten.add if len(view.tokens) == view.prompt else self._unwritten.discard)(lane)
+        if best:
+            side = self.lanes.sides[m]
+            args = (side, np.int32(source), np.int32(lane), np.int32(best))
+            self._set_side(m, self._call(f"share {m}", share, (), args, donate=0))
+        return best
+
     def _fill(self, m: int, lane: int) -> None:
         graph, params, side = self.program.writers[m], self.weights.writers[m], self.lanes.sides[m]
         if self.layout.ways("lanes") == 1:
             side = self._call(f"prefill {m}", fill, (graph,), (params, side, np.int32(lane)), donate=1)
         else:
             side = self._call(f"prefill {m}", fill_all, (graph,), (params, side), donate=1)
-        sides = tuple(side if i == m else other for i, other in enumerate(self.lanes.sides))
-        self.lanes = replace(self.lanes, sides=sides)
+        self._set_side(m, side)
+
+    def _set_side(self, m: int, side: Side) -> None:
+        self.lanes = replace(self.lanes, sides=put_at(self.lanes.sides, m, side))
 
     def clear(self, lane: int) -> None:
         """Leaves a lane empty."""
@@ -250,6 +253,7 @@ class Engine:
 
     def run(self, *, harvest: int = 1) -> np.ndarray:
         """Writes until `harvest` lanes have ended, or the rounds between two visits are used up; the lanes' status [B]."""
+        self._unwritten.clear()
         while True:
             policy = replace(self.policy, harvest=self._everywhere(np.int32(harvest)))
             args = (self.weights, self.tables, policy, self.lanes)

@@ -128,8 +128,19 @@ def generate(
 
 
 def bucket(tokens: int) -> int:
-    """The smallest power of two (from SMALLEST_BUCKET on) that holds so many tokens."""
-    return max(SMALLEST_BUCKET, 1 << (tokens - 1).bit_length())
+    """The smallest cache that holds so many tokens, of 64, 96, 128, 192, 256, …: powers of two and one size between each
+    two, since every step attends to the whole bucket, and a step is run far more often than compiled."""
+    power = max(SMALLEST_BUCKET, 1 << (tokens - 1).bit_length())
+    between = 3 * power // 4
+    return between if between > SMALLEST_BUCKET and tokens <= between else power
+
+
+def buckets(tokens: int) -> list[int]:
+    """All of them up to the one that holds so many tokens."""
+    found = [SMALLEST_BUCKET]
+    while found[-1] < tokens:
+        found.append(bucket(found[-1] + 1))
+    return found
 
 
 def _start(model: Decoder, prompts: Sequence[Sequence[int]], samples: Sequence[int], max_new_tokens: int) -> Lanes:
@@ -161,6 +172,6 @@ def _start(model: Decoder, prompts: Sequence[Sequence[int]], samples: Sequence[i
 
 
 def _grow(lanes: Lanes, config: ModelConfig) -> Lanes:
-    capacity = 2 * lanes.tokens_BS.shape[1]
+    capacity = bucket(lanes.tokens_BS.shape[1] + 1)
     tokens_BS = jnp.pad(lanes.tokens_BS, ((0, 0), (0, capacity - lanes.tokens_BS.shape[1])))
     return replace(lanes, tokens_BS=tokens_BS, cache=grow(lanes.cache, config, capacity, slack=CHUNK))

@@ -44,8 +44,8 @@ def zero_counts(sides: int) -> Counts:
 
 
 def fill(graph: Any, params: Any, side: Side, lane: jax.Array) -> Side:
-    """All known tokens of one lane but the last enter its cache, which is cut out, filled and put back: the other lanes cost
-    nothing. For caches that are not sharded over lanes."""
+    """All known tokens of one lane but the last enter its cache, as far as they are not in it; it is cut out, filled and
+    put back: the other lanes cost nothing. For caches that are not sharded over lanes."""
 
     def part(x: jax.Array) -> jax.Array:
         return jax.lax.dynamic_slice_in_dim(x, lane, 1, axis=0)
@@ -59,6 +59,17 @@ def fill(graph: Any, params: Any, side: Side, lane: jax.Array) -> Side:
         return jax.lax.dynamic_update_slice_in_dim(old, new, lane, axis=0)
 
     return replace(side, cache=jax.tree.map(back, side.cache, cache))
+
+
+def share(side: Side, source: jax.Array, lane: jax.Array, count: jax.Array) -> Side:
+    """The first `count` tokens in the cache of lane `source` are those of `lane`, too: its whole row is copied."""
+
+    def copied(x: jax.Array) -> jax.Array:
+        row = jax.lax.dynamic_slice_in_dim(x, source, 1, axis=0)
+        return jax.lax.dynamic_update_slice_in_dim(x, row, lane, axis=0)
+
+    layers = jax.tree.map(copied, side.cache.layers)
+    return replace(side, cache=KVCache(layers, side.cache.lengths_B.at[lane].set(count)))
 
 
 def fill_all(graph: Any, params: Any, side: Side) -> Side:

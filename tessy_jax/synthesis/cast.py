@@ -19,7 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from tessy_jax import config as settings
-from tessy_jax.decode.engine import Engine, Entry, View
+from tessy_jax.decode.engine import Engine
+from tessy_jax.decode.entry import Entry, View
 from tessy_jax.decode.sampling import Sampling
 from tessy_jax.decode.state import Policy, Rules, Spelling, Tables
 from tessy_jax.errors import ConfigError, TokenizerError

@@ -3,11 +3,9 @@ compiled."""
 
 from __future__ import annotations
 
-import math
-
 from tessy_jax.config import Synthesize
 from tessy_jax.decode.engine import REWOUND
-from tessy_jax.decode.generate import SMALLEST_BUCKET, bucket
+from tessy_jax.decode.generate import bucket, buckets
 from tessy_jax.decode.loop import FILL
 from tessy_jax.models.plan import cached_numbers, plan
 from tessy_jax.sharding import Layout, plan_mesh
@@ -69,8 +67,7 @@ def _memory(cast: Cast) -> list[str]:
 
 def _programs(cast: Cast) -> list[str]:
     synthesis = cast.config.synthesis
-    last = bucket(synthesis.max_prompt_tokens + synthesis.max_response_tokens + max(cast.steps) + 2)
-    buckets = [SMALLEST_BUCKET << i for i in range(int(math.log2(last // SMALLEST_BUCKET)) + 1)]
+    sizes = buckets(synthesis.max_prompt_tokens + synthesis.max_response_tokens + max(cast.steps) + 2)
     names = ", ".join(["seat", *(f"prefill {i}" for i in range(len(cast.voices))), "loop"])
     how = []
     for voice, bridge in zip(cast.voices, cast.bridges, strict=True):
@@ -83,7 +80,7 @@ def _programs(cast: Cast) -> list[str]:
         if predictor is not None
     ]
     return [
-        f"programs, compiled once for each cache size that is reached, of {', '.join(map(str, buckets))} tokens: {names}",
+        f"programs, compiled once for each cache size that is reached, of {', '.join(map(str, sizes))} tokens: {names}",
         *([f"  {shared}"] if shared else how),
         *reads,
     ]

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from tessy_jax import __version__
-from tessy_jax.decode.engine import Engine, Entry
+from tessy_jax.decode.engine import Engine
+from tessy_jax.decode.entry import Entry
 from tessy_jax.decode.state import CONTROL, DONE, EARLY_END, LENGTH, REPETITION, RUNNING, UNSPELLED
 from tessy_jax.errors import DataError
 from tessy_jax.records import PHASE_BIT, Failure, Key, Row, Value, code, spans_from_bytes

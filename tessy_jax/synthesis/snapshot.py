@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from tessy_jax.decode.engine import Entry, View
+from tessy_jax.decode.entry import Entry, View
 from tessy_jax.records import Key
 
 NUMBERS = ("thinkers", "answerer", "sample", "attempt", "speaker", "phase", "thought", "switches", "status")

@@ -22,7 +22,8 @@ def summarize(cast: Cast, scheduler: Scheduler, store: RunStore, *, seconds: flo
 
     generated tokens are kept, discarded, or failed, which attempts had kept that came to nothing. Per kept token:
     lane_passes (a floor of 1: forward passes of one lane), host_syncs, bridged (tokens made from text). occupancy: the share
-    of a model's lanes that moved on in its one-token passes. seconds_running: without loading and compiling.
+    of a model's lanes that sampled a token in its passes. catch_up_passes: those in which a lane took in more than one
+    token. seconds_running: without loading and compiling.
     """
     tally, totals, names = scheduler.tally, scheduler.engine.totals, cast.names
     lanes = scheduler.engine.size
@@ -51,6 +52,7 @@ def summarize(cast: Cast, scheduler: Scheduler, store: RunStore, *, seconds: flo
         "catch_up_passes": each(totals.chunks),
         "caught_up_tokens": each(totals.caught_up),
         "prefilled_tokens": each(totals.prefilled),
+        "shared_prompt_tokens": each(totals.shared),
         "predictor_passes": each(totals.judgements),
         "bridged_tokens_per_kept_token": round(float(totals.bridged.sum()) / everything, 4),
         "rounds": totals.rounds,

@@ -9,7 +9,8 @@ import numpy as np
 from flax import nnx
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from tessy_jax.decode.engine import Engine, Entry, View
+from tessy_jax.decode.engine import Engine
+from tessy_jax.decode.entry import Entry, View
 from tessy_jax.decode.sampling import Sampling
 from tessy_jax.decode.state import DONE, Policy, Rules, Spelling, Tables
 from tessy_jax.models.config import ModelConfig, Rope
