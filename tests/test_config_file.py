@@ -99,7 +99,7 @@ def test_a_written_configuration_reads_back_as_resolved(small, overrides):
 
 
 def test_markers_are_written_on_one_line():
-    assert 'close: "\\n</think>\\n\\n"' in dump(load(CONFIGS / "small_pair.yaml"))
+    assert 'close: "\\n```\\n\\n"' in dump(load(CONFIGS / "small_pair.yaml"))
 
 
 def test_a_run_fills_every_none_from_its_preset_and_keeps_what_was_set(small):

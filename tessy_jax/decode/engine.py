@@ -179,11 +179,14 @@ class Engine:
             },
         }
         self.lanes = self._call("seat", _seated, (), (self.lanes, np.int32(lane), rows), donate=0)
+        self._unwritten.discard(lane)
         for m, view in enumerate(entry.views):
             shared = self._share(m, lane, view)
             self._fill(m, lane)
             self.totals.shared[m] += shared
             self.totals.prefilled[m] += len(view.tokens) - 1 - shared
+        if not entry.text:
+            self._unwritten.add(lane)
 
     @staticmethod
     def _numbers_of(entry: Entry) -> dict[str, Any]:
@@ -229,7 +232,6 @@ class Engine:
                 best, source = same, other
         # of a response that goes on, only the prompt stays as it was read
         held[lane] = wanted[: view.prompt - 1]
-        (self._unwritten.add if len(view.tokens) == view.prompt else self._unwritten.discard)(lane)
         if best:
             side = self.lanes.sides[m]
             args = (side, np.int32(source), np.int32(lane), np.int32(best))

@@ -28,7 +28,7 @@ WORLDS = {
     "one vocabulary, discard, online": World(ONE, "discard", reads=(0, 1)),
     "one vocabulary, extend, online": World(ONE, "extend", reads=(0, 1)),
 }
-SLOW = (1, 4, 6, 8)  # these compile for long and are left to the long run
+SLOW = (1, 4, 6, 7, 8)  # these compile for long and are left to the long run
 
 
 @pytest.mark.parametrize(
@@ -74,14 +74,40 @@ def test_a_response_does_not_depend_on_when_turns_end(alone, handover):
 
 
 def test_a_response_does_not_depend_on_cache_sizes(alone):
-    assert by_engine(World(capacity=0), JOBS, lanes=3) == alone
+    assert by_engine(World(capacity=96), JOBS, lanes=3) == alone
 
 
-@pytest.mark.parametrize("name", ["two vocabularies, discard, online", "two vocabularies, extend, online"])
+@pytest.mark.parametrize(
+    "name",
+    ["two vocabularies, discard, online", pytest.param("two vocabularies, extend, online", marks=pytest.mark.slow)],
+)
 def test_a_response_does_not_depend_on_the_boundary_mode(name):
     world = replace(WORLDS[name], seed=77)
     jobs = [Job(100 + i) for i in range(12)]
     assert by_engine(world, jobs) == by_engine(replace(world, online=False), jobs)
+
+
+def test_a_prompt_that_a_lane_has_read_is_copied_and_a_response_does_not_depend_on_that():
+    world = World(longest_prompt=210)
+    sizes = (150, 203)
+    whole, beginning = [Job(i, sizes, like=50) for i in (50, 51, 52, 53)], Job(54, sizes, like=50, own=10)
+    other, short = Job(55, sizes), Job(56, (150, 120), like=50, own=5)
+    machine = engine(world, 3)
+    together = by_engine(world, [*whole, beginning, other, short], built=machine)
+    assert machine.totals.shared.tolist() == [3 * 149 + 128 + 128, 3 * 202 + 128]
+    assert (machine.totals.shared + machine.totals.prefilled).tolist() == [6 * 149 + 149, 6 * 202 + 119]
+    for job in (*whole, beginning, other, short):
+        assert by_engine(world, [job])[job.sample] == together[job.sample], job
+
+
+def test_a_layer_that_forgets_its_beginning_shares_a_prompt_only_before_anything_is_written():
+    writers = [model(1 + m, len(spelled(kind)), sharp=2.5, window=16) for m, kind in enumerate(("student", "teacher"))]
+    jobs = [Job(i, (20, 30), like=50) for i in (50, 51, 52)]
+    machine = engine(World(), 2, writers=writers)
+    together = by_engine(World(), jobs, lanes=2, built=machine)
+    assert machine.totals.shared.tolist() == [19, 29]
+    for job in jobs:
+        assert by_engine(World(), [job], writers=writers)[job.sample] == together[job.sample]
 
 
 def test_a_response_that_is_taken_out_and_seated_again_goes_on_as_if_nothing_had_been(alone):

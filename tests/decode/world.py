@@ -108,7 +108,9 @@ def split(kind: str, data: bytes) -> tuple:
     return [at(s) for s in starts], at(max(final, 0))
 
 
-def model(seed: int, vocab: int, labels: int | None = None, sharp: float = 3.0, head_dim: int = 8) -> Decoder:
+def model(
+    seed: int, vocab: int, labels: int | None = None, sharp: float = 3.0, head_dim: int = 8, window: int | None = None
+) -> Decoder:
     config = ModelConfig(
         family="llama",
         vocab=vocab,
@@ -121,7 +123,7 @@ def model(seed: int, vocab: int, labels: int | None = None, sharp: float = 3.0, 
         eps=1e-5,
         tied=False,
         rope=Rope("default", 5000.0, head_dim),
-        windows=(None, None),
+        windows=(window, None),
         sparse=(False, False),
         max_positions=4096,
         query_scale=head_dim**-0.5,
@@ -157,10 +159,11 @@ class World:
     repeats_in: int = 16
     seed: int = 5
     ends: int = 5
-    chunk: int = 4
+    chunk: int = 6
     rounds: int = 50
     handover: float = 0.5
     capacity: int = 256
+    longest_prompt: int = 60
 
     @property
     def one_vocabulary(self):
@@ -239,24 +242,40 @@ def engine(world: World, lanes: int, layout: Layout | None = None, writers=None,
         harvest=jnp.int32(1),
         seed=jnp.uint32(world.seed),
     )
-    return Engine(writers, judges, tables, rules, policy, lanes=lanes, tokens=60 + world.limit, capacity=world.capacity)
+    return Engine(
+        writers,
+        judges,
+        tables,
+        rules,
+        policy,
+        lanes=lanes,
+        tokens=world.longest_prompt + world.limit,
+        capacity=world.capacity,
+    )
 
 
 @dataclass(frozen=True)
 class Job:
-    """A response to write: lengths of the two prompts, and who thinks and answers."""
+    """A response to write: lengths of the two prompts, and who thinks and answers. like: the sample whose prompts it has;
+    own: how many tokens at their end are its own all the same."""
 
     sample: int
     lengths: tuple = (9, 12)
     thinkers: int = 3
     answerer: int = 0
     attempt: int = 0
+    like: int | None = None
+    own: int = 0
 
     def prompts(self, world: World) -> list:
-        rng = np.random.default_rng(self.sample)
-        return [
-            rng.integers(7, len(spelled(kind)), size).tolist() for kind, size in zip(world.kinds, self.lengths, strict=True)
-        ]
+        def drawn(seed: int) -> list:
+            rng, sizes = np.random.default_rng(seed), zip(world.kinds, self.lengths, strict=True)
+            return [rng.integers(7, len(spelled(kind)), size).tolist() for kind, size in sizes]
+
+        if self.like is None:
+            return drawn(self.sample)
+        pairs = zip(drawn(self.like), drawn(self.sample), strict=True)
+        return [theirs[: len(theirs) - self.own] + mine[len(mine) - self.own :] for theirs, mine in pairs]
 
     def entry(self, world: World) -> Entry:
         return Entry(

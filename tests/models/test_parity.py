@@ -18,6 +18,19 @@ TOLERANCE = 2e-4
 NAMES = sorted(VARIANTS)
 
 
+def crossed(name: str, devices: int) -> bool:
+    """Every family is run with and without tied embeddings, on one device and on eight, but not all four in the default
+    suite: compiling takes long."""
+    return VARIANTS[name].tied == (devices == 1)
+
+
+CROSSED = [
+    pytest.param(name, devices, marks=() if crossed(name, devices) else pytest.mark.slow)
+    for name in NAMES
+    for devices in (1, 8)
+]
+
+
 def layout_of(name: str, devices: int) -> Layout:
     return Layout() if devices == 1 else Layout(make_mesh(parse_mesh(VARIANTS[name].mesh)))
 
@@ -52,8 +65,7 @@ def test_whole_sequences_give_the_logits_of_transformers(name, stacked, devices)
     assert_close(whole(model, put(tokens(), layout, ("lanes", None))), reference(name).logits)
 
 
-@pytest.mark.parametrize("devices", [1, 8])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("name", "devices"), CROSSED)
 def test_chunks_of_any_length_per_lane_and_single_tokens_give_the_logits_of_transformers(name, devices):
     layout = layout_of(name, devices)
     model = hf.load(reference(name).folder, layout=layout)
@@ -118,8 +130,7 @@ def test_an_exported_model_gives_the_same_logits_in_transformers(name, stacked, 
     assert_close(hf_logits(theirs.eval()), reference(name).logits)
 
 
-@pytest.mark.parametrize("devices", [1, 8])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("name", "devices"), CROSSED)
 def test_a_token_classifier_gives_the_scores_of_transformers_whole_in_chunks_and_by_token(name, devices):
     labels, layout = labels_of(name), layout_of(name, devices)
     expected = reference(name, labels)

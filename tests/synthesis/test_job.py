@@ -13,7 +13,7 @@ import yaml
 
 from tessy_jax.cli import main
 from tessy_jax.records import Row, validate
-from tests.synthesis.tiny_pair import CLOSE, build, settings, write_prompts
+from tests.synthesis.tiny_pair import CLOSE, build, sentencepiece_tokenizer, settings, write_prompts
 
 
 @pytest.fixture(scope="module")
@@ -138,6 +138,20 @@ def test_one_model_alone_writes_through_the_same_engine(config, tmp_path, capsys
     name = recipe.removesuffix("_only")
     assert {s["source"] for r in rows for s in r["spans"]} == {name, "template"}
     assert json.loads(out.out)["discarded_tokens"] == {name: 0}
+
+
+def test_a_teacher_with_a_sentencepiece_vocabulary_writes_through_the_host(tmp_path, capsys, caplog):
+    pair = build(tmp_path, teacher=sentencepiece_tokenizer(tmp_path))
+    file = tmp_path / "config.yaml"
+    file.write_text(yaml.safe_dump(settings(pair, write_prompts(tmp_path / "prompts.jsonl", 3), tmp_path / "run")))
+    code, out = printed(capsys, "synthesize", file, "--json")
+    assert code == 0, out.err
+    assert "on the host only" in out.err + caplog.text
+    summary = json.loads(out.out)
+    assert summary["host_syncs"] > summary["rounds"]
+    rows = [Row.from_json(row) for row in rows_of(capsys, tmp_path / "run")]
+    assert len(rows) + len(rows_of(capsys, tmp_path / "run", "--failures")) == 12
+    assert {(span.source, span.phase) for row in rows for span in row.spans} >= {("student", "think"), ("teacher", "think")}
 
 
 def test_a_prompt_that_is_too_long_is_a_recorded_failure(config, tmp_path, capsys):

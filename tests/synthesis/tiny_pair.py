@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, LlamaForTokenClassification, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, LlamaForTokenClassification, PreTrainedTokenizerFast
 
 from tests.decode.world import QWEN
 
@@ -38,6 +38,27 @@ def tokenizer(kind: str) -> PreTrainedTokenizerFast:
     return fast
 
 
+def sentencepiece_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+    """A SentencePiece model, trained here, as transformers reads its file."""
+    import sentencepiece
+
+    (folder / "text").write_text("\n".join([TEXT.replace("\n", "")] * 20 + [string.printable.strip()] * 3))
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(folder / "text"),
+        model_prefix=str(folder / "tokenizer"),
+        vocab_size=140,
+        model_type="bpe",
+        user_defined_symbols=["\n", *SPECIAL],
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+        minloglevel=2,
+    )
+    (folder / "config.json").write_text(json.dumps({"model_type": "llama"}))
+    built = AutoTokenizer.from_pretrained(folder)
+    built.chat_template = TEMPLATE
+    return built
+
+
 def shape(vocab: int, **options) -> LlamaConfig:
     return LlamaConfig(
         vocab_size=vocab,
@@ -53,11 +74,11 @@ def shape(vocab: int, **options) -> LlamaConfig:
     )
 
 
-def build(folder: Path) -> dict[str, str]:
-    """Writes student, teacher and both predictors; returns their paths by name."""
+def build(folder: Path, **tokenizers: PreTrainedTokenizerFast) -> dict[str, str]:
+    """Writes student, teacher and both predictors; returns their paths by name. tokenizers: instead of `tokenizer`'s."""
     paths = {}
     for seed, name in enumerate(("student", "teacher")):
-        fast = tokenizer(name)
+        fast = tokenizers.get(name) or tokenizer(name)
         torch.manual_seed(seed)
         model = LlamaForCausalLM(shape(len(fast)))
         model.save_pretrained(folder / name)
