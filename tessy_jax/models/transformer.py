@@ -21,6 +21,13 @@ from tessy_jax.models.layers import Linear, Mlp, RMSNorm, matmul, rotations, wei
 from tessy_jax.models.moe import Moe
 from tessy_jax.sharding import Layout
 
+REMAT: dict[str, Any] = {
+    "none": None,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "full": jax.checkpoint_policies.nothing_saveable,
+}
+"""What a scanned layer keeps for its gradient: all, its matrix products, or its input alone."""
+
 FULL_ATTENTION = 1 << 30  # a window no sequence reaches, where windows differ within one scan
 
 
@@ -101,6 +108,7 @@ class Decoder(nnx.Module):
         cache: Cache | None = None,
         counts_B: jax.Array | None = None,
         packing: Packing | None = None,
+        remat: str = "none",
     ) -> tuple[jax.Array, Cache | None]:
         """Hidden states [B, T, D] behind the last norm, and the cache with these tokens in it.
 
@@ -108,7 +116,7 @@ class Decoder(nnx.Module):
         document); attention and positions stay within a document. On a cache (T may be 1): lane b continues at its own
         length, and only its first counts_B[b] tokens are valid (default: all); what comes back for the others is garbage.
         packing: tokens_BT is one row [1, N] with tokens of all lanes of the cache, in chunks of T; so is what comes back.
-        For lanes that are not cut over the mesh.
+        For lanes that are not cut over the mesh. remat: one of REMAT, for the gradient of stacked layers.
         """
         B, T = tokens_BT.shape if packing is None else packing.index_BT.shape
         config = self.config
@@ -127,7 +135,7 @@ class Decoder(nnx.Module):
         if self.stacked:
             assert cache is None, "stacked parameters run whole sequences; load the model unrolled to decode"
             for (first, count, _), block in zip(runs(config), self.layers, strict=True):
-                x_BTD = _scan(block, x_BTD, step, config.windows[first : first + count])
+                x_BTD = _scan(block, x_BTD, step, config.windows[first : first + count], REMAT[remat])
             return self.norm(x_BTD), None
 
         layers: list[LayerCache] = []
@@ -181,7 +189,7 @@ def runs(config: ModelConfig) -> list[tuple[int, int, bool]]:
     return result
 
 
-def _scan(block: Block, x_BTD: jax.Array, step: Step, windows: tuple[int | None, ...]) -> jax.Array:
+def _scan(block: Block, x_BTD: jax.Array, step: Step, windows: tuple[int | None, ...], policy: Any) -> jax.Array:
     graph, state = nnx.split(block)
     same = len(set(windows)) == 1
     window_L = None if same else jnp.asarray([FULL_ATTENTION if w is None else w for w in windows], jnp.int32)
@@ -191,7 +199,8 @@ def _scan(block: Block, x_BTD: jax.Array, step: Step, windows: tuple[int | None,
         y, _ = nnx.merge(graph, params)(x, step, windows[0] if same else window, None)
         return y, None
 
-    return jax.lax.scan(body, x_BTD, (state, window_L))[0]
+    layer = body if policy is None else jax.checkpoint(body, policy=policy, prevent_cse=False)
+    return jax.lax.scan(layer, x_BTD, (state, window_L))[0]
 
 
 def _stacked_block(config: ModelConfig, sparse: bool, count: int, layout: Layout, rngs: nnx.Rngs, dtype: Any) -> Block:

@@ -125,6 +125,64 @@ class Chat:
         """
         return self._opened(self._with_system(messages))
 
+    def turn_start(self, messages: Messages, *, thinks: bool) -> tuple[list[int], list[int]]:
+        """What stands in front of an assistant's text that is learnt from: the tokens that the template writes, and those
+        of the opened thinking that are the assistant's own, being no part of the template's generation prompt.
+
+        Raises:
+            TokenizerError: the template fails on these messages, or opens thinking where there is none.
+        """
+        if thinks:
+            token_ids = self.prompt(messages)
+            own = len(self._own_opening)
+            return token_ids[: len(token_ids) - own], token_ids[len(token_ids) - own :]
+        if not self._own_opening:
+            raise TokenizerError(
+                f"{self._tokenizer.folder}: the chat template opens the thinking, but an answer has none; turn thinking off "
+                "in its variables (template: {enable_thinking: false}), or leave out answers without it"
+            )
+        token_ids = self.prompt(messages)
+        return token_ids[: len(token_ids) - len(self._own_opening)], []
+
+    @cached_property
+    def turn_end(self) -> list[int]:
+        """The tokens with which the template ends an assistant's turn.
+
+        Raises:
+            TokenizerError: it writes none that ends a turn.
+        """
+        marked = [{"role": "user", "content": "Hello."}, {"role": "assistant", "content": "\uf8fe0\uf8ff"}]
+        text = self._rendered(marked, add_generation_prompt=False)
+        token_ids = self._encode(text.rpartition("\uf8fe0\uf8ff")[2])
+        for i, token in enumerate(token_ids):
+            if token in self.end_ids:
+                return token_ids[: i + 1]
+        raise TokenizerError(
+            f"{self._tokenizer.folder}: the chat template ends an assistant's message with {text[-30:]!r}, in which no "
+            "token is known to end a turn; put eos_token_id into its generation_config.json"
+        )
+
+    def text_tokens(self, text: str) -> tuple[list[int], list[int]]:
+        """Token ids of text in which nothing is a control token, and the character at which each token begins.
+
+        Raises:
+            TokenizerError: the tokenizer cannot say where its tokens begin.
+        """
+        if not text:
+            return [], []
+        if self._bare is None:
+            raise TokenizerError(f"{self._tokenizer.folder}: needs a tokenizer.json to know where tokens begin; fetch it")
+        found = self._bare.encode(text, add_special_tokens=False)
+        return list(found.ids), [start for start, _ in found.offsets]
+
+    @cached_property
+    def _own_opening(self) -> list[int]:
+        """The tokens that open the thinking, where the template leaves that to the assistant."""
+        messages = self._with_system([{"role": "user", "content": "Hello."}])
+        before, after = self._rendered(messages), self._opened(messages)
+        first, whole = self._encode(before), self._encode(after)
+        return whole[len(first) :] if after.startswith(before) and whole[: len(first)] == first else []
+
     def _markers(
         self, open_: str | None, close: str | None, harmony: bool, vocabulary: Mapping[str, int]
     ) -> tuple[str, str]:
@@ -168,18 +226,7 @@ class Chat:
 
     def _opened(self, messages: Sequence[dict[str, str]]) -> str:
         """The rendered template, ending with the opened thinking."""
-        folder = self._tokenizer.folder
-        try:
-            text: str = self._hf.apply_chat_template(
-                messages, chat_template=self._template, add_generation_prompt=True, tokenize=False, **self._variables
-            )
-        except Exception as error:  # templates are programs: they raise what they like
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            roles = ", ".join(message["role"] for message in messages)
-            raise TokenizerError(
-                f"{folder}: the chat template fails on messages of {roles} ({reason}); change them, or the variables that "
-                "the configuration gives it (template)"
-            ) from error
+        folder, text = self._tokenizer.folder, self._rendered(messages)
         body = text.rstrip()
         if body.endswith(self._closer.strip()):
             raise TokenizerError(
@@ -190,6 +237,26 @@ class Chat:
         if body.endswith(marker):  # the template opened it, perhaps without the white space after it
             return text if len(text) - len(body) >= len(self._opener) - len(marker) else body + self._opener[len(marker) :]
         return text + self._opener
+
+    def _rendered(self, messages: Sequence[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        """The rendered template as it is."""
+        try:
+            return str(
+                self._hf.apply_chat_template(
+                    messages,
+                    chat_template=self._template,
+                    add_generation_prompt=add_generation_prompt,
+                    tokenize=False,
+                    **self._variables,
+                )
+            )
+        except Exception as error:  # templates are programs: they raise what they like
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            roles = ", ".join(message["role"] for message in messages)
+            raise TokenizerError(
+                f"{self._tokenizer.folder}: the chat template fails on messages of {roles} ({reason}); change them, or the "
+                "variables that the configuration gives it (template)"
+            ) from error
 
     def _own_text(self, messages: Sequence[dict[str, str]], text: str) -> tuple[str, list[str]] | None:
         """The rendered text with stand-ins, and what they stand for; None where the template rewrites contents.
@@ -231,13 +298,20 @@ class Chat:
     @cached_property
     def _as_text(self) -> Callable[[str], list[int]]:
         """Encodes text by a copy of the tokenizer that has no added tokens."""
-        backend = getattr(self._hf, "backend_tokenizer", None)
-        if backend is None:  # a tokenizer in Python
+        bare = self._bare
+        if bare is None:  # a tokenizer in Python
             return lambda text: list(self._hf(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
-        bare = type(backend).from_str(
+        return lambda text: list(bare.encode(text, add_special_tokens=False).ids)
+
+    @cached_property
+    def _bare(self) -> Any:
+        """A copy of the tokenizer that has no added tokens; None for one in Python."""
+        backend = getattr(self._hf, "backend_tokenizer", None)
+        if backend is None:
+            return None
+        return type(backend).from_str(
             json.dumps({**json.loads(backend.to_str()), "added_tokens": [], "post_processor": None})
         )
-        return lambda text: list(bare.encode(text, add_special_tokens=False).ids)
 
     def _encode(self, text: str) -> list[int]:
         return list(self._hf(text, add_special_tokens=False)["input_ids"])

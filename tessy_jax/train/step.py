@@ -1,0 +1,86 @@
+"""One optimizer step over packed micro-batches: losses and gradients are sums over tokens, divided once at the end, so that
+how a batch is split changes nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+from tessy_jax.train.loss import token_losses
+from tessy_jax.train.pack import NO_TARGET, Batch
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class State:
+    """What training changes. params: master weights, as the graph's nnx.State. step: optimizer steps done."""
+
+    params: Any
+    optimizer: Any
+    step: jax.Array
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Sums:
+    """Over the targets of some batches. loss: with the weights of their kinds; weight: those weights. loss_K, tokens_K:
+    without weights, per kind of target."""
+
+    loss: jax.Array
+    weight: jax.Array
+    loss_K: jax.Array
+    tokens_K: jax.Array
+
+
+def sums(graph: Any, params: Any, batch: Batch, weights_K: jax.Array, dtype: Any, remat: str) -> Sums:
+    """The losses of one micro-batch. weights_K: how much a target of each kind counts.
+
+    params are cast to `dtype` to compute with.
+    """
+    model = nnx.merge(graph, jax.tree.map(partial(_cast, dtype=dtype), params))
+    hidden_BTD, _ = model(jnp.asarray(batch.tokens_BT), segments_BT=jnp.asarray(batch.segments_BT), remat=remat)
+    losses_BT = token_losses(model, hidden_BTD, jnp.asarray(batch.targets_BT))
+    K = weights_K.shape[0]
+    hot_BTK = jax.nn.one_hot(batch.kinds_BT, K, dtype=jnp.float32).at[..., NO_TARGET].set(0)
+    loss_K, tokens_K = jnp.einsum("bt,btk->k", losses_BT, hot_BTK), hot_BTK.sum(axis=(0, 1))
+    return Sums((loss_K * weights_K).sum(), (tokens_K * weights_K).sum(), loss_K, tokens_K)
+
+
+def train_step(
+    graph: Any,
+    optimizer: optax.GradientTransformation,
+    dtype: Any,
+    remat: str,
+    state: State,
+    batches: Batch,
+    weights_K: jax.Array,
+) -> tuple[State, Sums, jax.Array]:
+    """One step on micro-batches [A, B, T]. Returns the state, the losses, and the norm of the gradient before clipping.
+
+    The first four arguments are static.
+    """
+
+    def loss(params: Any, batch: Batch) -> tuple[jax.Array, Sums]:
+        found = sums(graph, params, batch, weights_K, dtype, remat)
+        return found.loss, found
+
+    def add(carry: tuple[Any, Sums], batch: Batch) -> tuple[tuple[Any, Sums], None]:
+        grads, found = jax.grad(loss, has_aux=True)(state.params, batch)
+        return jax.tree.map(jnp.add, carry, (grads, found)), None
+
+    zero = Sums(jnp.float32(0), jnp.float32(0), jnp.zeros_like(weights_K), jnp.zeros_like(weights_K))
+    (grads, total), _ = jax.lax.scan(add, (jax.tree.map(jnp.zeros_like, state.params), zero), batches)
+    grads = jax.tree.map(lambda g: g / jnp.maximum(total.weight, 1e-9), grads)
+    norm = optax.tree.norm(grads)
+    updates, new = optimizer.update(grads, state.optimizer, state.params)
+    return State(optax.apply_updates(state.params, updates), new, state.step + 1), total, norm
+
+
+def _cast(x: jax.Array, dtype: Any) -> jax.Array:
+    return x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x

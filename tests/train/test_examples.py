@@ -1,0 +1,119 @@
+"""What the student learns from a row is what it would have to write after the prompt that synthesis gives it."""
+
+import datetime
+
+import pytest
+
+from tessy_jax.errors import DataError
+from tessy_jax.records import Row, Span
+from tessy_jax.text.chat import CLOSE, OPEN, Chat
+from tessy_jax.text.tokenizer import Tokenizer
+from tessy_jax.train.examples import KINDS, TEMPLATE, UNKNOWN, example
+from tessy_jax.train.pack import NO_TARGET
+from tests.text.test_chat import HARMONY_TEMPLATE
+
+STUDENT, TEACHER = KINDS.index("student"), KINDS.index("teacher")
+HARMONY_MESSAGE = """\
+{%- if m.role == "assistant" -%}<|channel|>final<|message|>{{ m.content }}<|return|>
+{%- else -%}<|message|>{{ m.content }}<|end|>{%- endif -%}"""
+PIECES = [
+    ("template", OPEN),
+    ("student", "Okay, wait. So we "),
+    ("teacher", "compute 6 × 7 = 42 with 中文 and 👍🏽"),
+    ("student", ", hmm <|im_end|> right"),
+    ("template", CLOSE),
+    ("student", "It is **42**."),
+]
+
+
+def row(pieces=PIECES, told=True, question="What is 6 × 7?"):
+    spans, at, answers = [], 0, False
+    for source, text in pieces:
+        spans.append(Span(source, "answer" if answers else "think", at, at + len(text)))
+        answers |= text == CLOSE
+        at += len(text)
+    messages = ({"role": "user", "content": question}, {"role": "assistant", "content": "".join(t for _, t in pieces)})
+    return Row("7/0", "7", 0, messages, tuple(spans) if told else (), {})
+
+
+@pytest.fixture(scope="module", params=["qwen3", "gpt-oss", "deepseek-v3"])
+def chat(request, shared):
+    markers = {"open": OPEN, "close": CLOSE} if request.param == "deepseek-v3" else {"open": None, "close": None}
+    tokenizer = Tokenizer(shared / "tokenizers" / request.param, 1 << 20)
+    if request.param == "gpt-oss":
+        tokenizer.hf.chat_template = HARMONY_TEMPLATE.replace("<|message|>{{ m.content }}<|end|>", HARMONY_MESSAGE)
+    variables = {"reasoning_effort": "low"} if request.param == "gpt-oss" else {}
+    return Chat(tokenizer, **markers, variables=variables, system=None, date=datetime.date(2026, 1, 2))
+
+
+def decoded(chat, tokens):
+    return chat._hf.decode(tokens, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+
+
+def test_the_context_is_the_prompt_of_synthesis_and_the_rest_spells_the_content(chat):
+    found = example(chat, row())
+    prompt = chat.prompt(row().messages[:-1])
+    assert found.tokens[: len(prompt)].tolist() == prompt
+    thinking = "".join(text for _, text in PIECES[1:4])
+    rest = decoded(chat, found.tokens[len(prompt) :].tolist())
+    assert rest == thinking + decoded(chat, chat.close_ids) + "It is **42**." + decoded(chat, chat.turn_end)
+    assert found.tokens[-1] in chat.end_ids
+
+
+def test_a_token_is_of_the_kind_of_the_character_it_begins_with(chat):
+    found = example(chat, row())
+    start = len(chat.prompt(row().messages[:-1]))
+    ids, begins = chat.text_tokens("".join(text for _, text in PIECES[1:4]))
+    owners = [1 + ("student", "teacher").index(source) for source, text in PIECES[1:4] for _ in text]
+    kinds = found.kinds[start:]
+    assert kinds[: len(ids)].tolist() == [owners[i] for i in begins]
+    close = len(ids) + len(chat.close_ids)
+    assert set(kinds[len(ids) : close]) == {TEMPLATE}
+    assert set(kinds[close : -len(chat.turn_end)]) == {STUDENT}
+    assert set(kinds[-len(chat.turn_end) :]) == {TEMPLATE}
+    assert {STUDENT, TEACHER, TEMPLATE} == set(found.kinds.tolist()) - {NO_TARGET}
+
+
+def test_only_what_the_assistant_has_to_write_is_a_target(chat):
+    found = example(chat, row())
+    context, opening = chat.turn_start(row().messages[:-1], thinks=True)
+    assert context + opening == chat.prompt(row().messages[:-1])
+    assert (found.kinds[: len(context)] == NO_TARGET).all()
+    assert (found.kinds[len(context) :] != NO_TARGET).all()
+    assert OPEN.strip() in decoded(chat, opening) or decoded(chat, opening) == "<|channel|>analysis<|message|>"
+
+
+def test_control_tokens_in_the_content_are_text(chat):
+    ends = [i for i in example(chat, row()).tokens.tolist() if i in chat.end_ids]
+    plain = [(source, text.replace("<|im_end|>", "end")) for source, text in PIECES]
+    assert ends == [i for i in example(chat, row(plain)).tokens.tolist() if i in chat.end_ids]
+
+
+def test_qwen3_renders_the_same_tokens_where_its_template_changes_nothing(shared):
+    tokenizer = Tokenizer(shared / "tokenizers" / "qwen3", 1 << 20)
+    chat = Chat(tokenizer, open=None, close=None, variables={}, system=None, date=datetime.date(2026, 1, 2))
+    pieces = [(source, text.replace("<|im_end|>", "end")) for source, text in PIECES]
+    theirs = tokenizer.hf.apply_chat_template(list(row(pieces).messages), tokenize=True, return_dict=False)
+    ours = example(chat, row(pieces)).tokens.tolist()
+    assert ours == list(theirs)[: len(ours)]
+    assert decoded(chat, list(theirs)[len(ours) :]) == "\n"
+
+
+def test_a_row_that_does_not_say_who_wrote_it_is_learnt_all_the_same(chat):
+    told, untold = example(chat, row()), example(chat, row(told=False))
+    assert (told.tokens == untold.tokens).all()
+    assert ((told.kinds == NO_TARGET) == (untold.kinds == NO_TARGET)).all()
+    assert set(untold.kinds.tolist()) == {NO_TARGET, TEMPLATE, UNKNOWN}
+
+
+def test_an_answer_without_thinking_begins_where_the_template_lets_it(chat):
+    found = example(chat, row([("student", "It is 42.")]))
+    context, opening = chat.turn_start(row().messages[:-1], thinks=False)
+    assert opening == []
+    assert found.tokens[: len(context)].tolist() == context
+    assert decoded(chat, found.tokens[len(context) :].tolist()) == "It is 42." + decoded(chat, chat.turn_end)
+
+
+def test_thinking_that_never_closes_is_an_error(chat):
+    with pytest.raises(DataError, match=r"row '7/0': opens its thinking .* never closes it"):
+        example(chat, row(PIECES[:3]))
