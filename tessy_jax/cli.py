@@ -81,6 +81,16 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--json", action="store_true", help="print the summary as one JSON object")
 
     sub = command(
+        "train",
+        "Fine-tunes the student on responses, into a run folder; started again, it goes on where it was.",
+        "tessy train configs/small_train.yaml --set data.path=runs/small_pair --set training.epochs=2",
+        train,
+    )
+    sub.add_argument("config", type=Path, metavar="CONFIG", help="YAML file, e.g. one of configs/")
+    sub.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change one key, e.g. training.rows=4")
+    sub.add_argument("--json", action="store_true", help="print the summary as one JSON object")
+
+    sub = command(
         "rows",
         "Prints the finished responses of a run folder as JSONL, in the order of the input.",
         "tessy rows runs/small_pair > responses.jsonl",
@@ -132,6 +142,19 @@ def generate(args: argparse.Namespace) -> None:
         return
     for row in rows:
         print(row["text"])
+
+
+def train(args: argparse.Namespace) -> None:
+    from tessy_jax.config import Train, read
+    from tessy_jax.train.job import train as run
+
+    def told(line: dict[str, Any], steps: int) -> None:
+        print(f"step {line['step']}/{steps}  loss {line['loss']:.4f}  {line['tokens']} targets in {line['seconds']:.2f} s",
+              file=sys.stderr)  # fmt: skip
+
+    summary = run(read(Train, args.config, args.set), tell=lambda text: print(text, file=sys.stderr), on_step=told)
+    if args.json:
+        print(json.dumps(summary))
 
 
 def synthesize(args: argparse.Namespace) -> None:

@@ -22,6 +22,7 @@ from tessy_jax.config.sections import (
     Writer,
     differences,
 )
+from tessy_jax.config.training import Examples, Optimizer, Train, Training, Weights
 
 __all__ = [
     "MAY_CHANGE",
@@ -31,7 +32,9 @@ __all__ = [
     "Boundary",
     "Data",
     "Dtype",
+    "Examples",
     "Model",
+    "Optimizer",
     "Preset",
     "Repetition",
     "Run",
@@ -40,6 +43,9 @@ __all__ = [
     "Synthesis",
     "Synthesize",
     "Thinking",
+    "Train",
+    "Training",
+    "Weights",
     "WordRule",
     "Writer",
     "differences",

@@ -260,6 +260,14 @@ class RunStore(RunReader):
         """
         self._files.put("summary.json", (json.dumps(summary, ensure_ascii=False, indent=1) + "\n").encode("utf-8"))
 
+    def save_metrics(self, lines: str) -> None:
+        """Replaces metrics.jsonl.
+
+        Raises:
+            DataError: the folder cannot be written.
+        """
+        self._files.put("metrics.jsonl", lines.encode("utf-8"))
+
     def save_snapshot(self, data: bytes) -> None:
         """Replaces what is known of the responses in flight. The one before is kept, in case this one is torn.
 

@@ -1,0 +1,111 @@
+"""The sections of a training run, and their defaults: they stand here only."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from tessy_jax.config.sections import Count, Dtype, Model, Natural, Real, Run, Section, Text
+
+Remat = Literal["none", "dots", "full"]
+Schedule = Literal["constant", "linear", "cosine"]
+TooLong = Literal["refuse", "skip", "cut"]
+Share = Annotated[Real, Field(ge=0, le=1)]
+Positive = Annotated[Real, Field(gt=0)]
+NotNegative = Annotated[Real, Field(ge=0)]
+
+
+class Examples(Section):
+    """Conversations to learn from."""
+
+    path: Text
+    """Run folder of a synthesis, JSONL or Parquet file with `messages`, or the name or folder of a `datasets` data set."""
+    split: Text = "train"
+    """Which split of a data set; a file has only one."""
+    limit: Count | None = None
+    """Use only this many rows from the start (null: all)."""
+    too_long: TooLong = "refuse"
+    """What becomes of a row with more tokens than `training.tokens`: stop before any work, leave it out, or cut its end."""
+
+
+class Weights(Section):
+    """How much a token counts in the loss, by who wrote it."""
+
+    student: NotNegative = 1.0
+    """Style."""
+    teacher: NotNegative = 1.0
+    """Capability."""
+    template: NotNegative = 1.0
+    """What opens and closes the thinking, and ends the turn."""
+    unknown: NotNegative = 1.0
+    """Rows that do not say."""
+
+
+class Optimizer(Section):
+    """How weights are changed."""
+
+    name: Text = "adamw"
+    """Any optimizer of Optax."""
+    learning_rate: Positive = 5e-5
+    """The highest."""
+    schedule: Schedule = "cosine"
+    """How it falls to `end` after the warm-up."""
+    warmup: Share = 0.03
+    """Share of all steps in which it rises from 0."""
+    end: Share = 0.0
+    """Share of the learning rate at the last step."""
+    clip: NotNegative = 1.0
+    """The largest norm of a gradient (0: any)."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Further arguments of the optimizer, e.g. weight_decay: 0.1, b2: 0.95, mu_dtype: bfloat16."""
+
+
+class Training(Section):
+    """How long, how much at once, and what is kept."""
+
+    epochs: Positive = 1.0
+    """How often every example is seen."""
+    steps: Count | None = None
+    """Optimizer steps instead of epochs."""
+    tokens: Count = 4096
+    """Tokens per row of a batch; several examples share a row."""
+    rows: Count = 8
+    """Rows per optimizer step."""
+    rows_at_once: Count | None = None
+    """Rows of one forward pass, a divisor of `rows` (null: all); fewer take less memory and give the same step."""
+    dtype: Dtype = "bfloat16"
+    """Of computing; weights and the optimizer's state are float32."""
+    remat: Remat = "full"
+    """What a layer keeps for its gradient: all (none), its matrix products (dots), or its input alone (full)."""
+    evaluate_every: Natural = 0
+    """Steps between two evaluation losses (0: at the end of the training only)."""
+    save_every: Count = 200
+    """Steps between two checkpoints; there is always one at the end."""
+    keep_last: Count = 2
+    """Checkpoints that are kept: the last ones,"""
+    keep_best: Natural = 1
+    """and those with the lowest evaluation loss."""
+    spike: NotNegative = 0.0
+    """Stop where a loss is so many times the mean of the last 20 (0: never); what is no number always stops."""
+
+    @model_validator(mode="after")
+    def _divides(self) -> Self:
+        if self.rows_at_once is not None and self.rows % self.rows_at_once:
+            raise ValueError(f"rows_at_once is {self.rows_at_once}, which does not divide rows, {self.rows}")
+        return self
+
+
+class Train(Run):
+    """Fine-tunes the student on conversations."""
+
+    date: str | None = None
+    """What chat templates print as today, YYYY-MM-DD (null: the day of the first start, kept from then on)."""
+    student: Model
+    """The model; its weights are the start."""
+    data: Examples
+    evaluation: Examples | None = None
+    """Conversations whose loss is looked at and not learnt from."""
+    weights: Weights = Weights()
+    optimizer: Optimizer = Optimizer()
+    training: Training = Training()

@@ -1,0 +1,87 @@
+"""Checkpoints of a training run, by Orbax: written in the background, whole or not at all, for any mesh."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from orbax.checkpoint.checkpoint_managers import preservation_policy as keep
+
+from tessy_jax.errors import CheckpointError
+
+log = logging.getLogger(__name__)
+LOSS = "evaluation_loss"
+
+
+class Checkpoints:
+    """The checkpoints under a folder or address. last, best: how many are kept of the newest, and of the lowest evaluation
+    loss. A checkpoint holds arrays and, as JSON, what else there is to remember."""
+
+    def __init__(self, folder: str, *, last: int, best: int) -> None:
+        self.folder = folder if "://" in folder else os.path.abspath(folder)
+        policies: list[Any] = [keep.LatestN(last)]
+        if best:
+            policies.append(
+                keep.BestN(get_metric_fn=lambda m: m[LOSS], reverse=True, n=best, keep_checkpoints_without_metrics=False)
+            )
+        options = ocp.CheckpointManagerOptions(preservation_policy=keep.AnyPreservationPolicy(policies))
+        self._manager = ocp.CheckpointManager(self.folder, options=options)
+
+    def latest(self) -> int | None:
+        """The step of the newest whole checkpoint."""
+        return self._manager.latest_step()
+
+    def path(self, step: int) -> str:
+        """Where a step's checkpoint is."""
+        return os.path.join(self.folder, str(step))
+
+    def save(self, step: int, arrays: Any, notes: dict[str, Any], evaluation_loss: float | None) -> None:
+        """Begins to write; what the arrays hold now is what is saved."""
+        args = ocp.args.Composite(arrays=ocp.args.StandardSave(arrays), notes=ocp.args.JsonSave(notes))
+        metrics = None if evaluation_loss is None else {LOSS: evaluation_loss}
+        self._manager.save(step, args=args, metrics=metrics, force=True)
+
+    def notes(self, step: int) -> dict[str, Any]:
+        """What was noted with the arrays.
+
+        Raises:
+            CheckpointError: the checkpoint cannot be read.
+        """
+        try:
+            found: dict[str, Any] = self._manager.restore(step, args=ocp.args.Composite(notes=ocp.args.JsonRestore()))[
+                "notes"
+            ]
+        except Exception as error:
+            raise self._unreadable(step, error) from error
+        return found
+
+    def restore(self, step: int, like: Any) -> Any:
+        """The arrays, placed as those of `like` are.
+
+        Raises:
+            CheckpointError: the checkpoint cannot be read, or is of another model.
+        """
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+        try:
+            args = ocp.args.Composite(arrays=ocp.args.StandardRestore(abstract))
+            return self._manager.restore(step, args=args)["arrays"]
+        except Exception as error:  # Orbax raises anything from KeyError to XlaRuntimeError
+            raise self._unreadable(step, error) from error
+
+    def wait(self) -> None:
+        """Until everything is written."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Waits, and lets go."""
+        self._manager.close()
+
+    def _unreadable(self, step: int, error: Exception) -> CheckpointError:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+        return CheckpointError(
+            f"{self.path(step)}: cannot be restored into this model and optimizer ({reason}); continue with the settings it "
+            "was written with, delete it to go on from an older one, or name another output"
+        )

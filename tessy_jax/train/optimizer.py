@@ -1,0 +1,54 @@
+"""An Optax optimizer by name, its schedule, and clipping."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import optax
+
+from tessy_jax.config import Optimizer
+from tessy_jax.errors import ConfigError
+
+
+def schedule(config: Optimizer, steps: int) -> optax.Schedule:
+    """The learning rate at every step of `steps`: a linear warm-up, then the configured fall."""
+    peak, end = config.learning_rate, config.learning_rate * config.end
+    warm = round(config.warmup * steps)
+    rest = max(steps - warm, 1)
+    falls: dict[str, optax.Schedule] = {
+        "constant": optax.constant_schedule(peak),
+        "linear": optax.linear_schedule(peak, end, rest),
+        "cosine": optax.cosine_decay_schedule(peak, rest, config.end),
+    }
+    if not warm:
+        return falls[config.schedule]
+    return optax.join_schedules([optax.linear_schedule(0.0, peak, warm), falls[config.schedule]], [warm])
+
+
+def build(config: Optimizer, steps: int) -> optax.GradientTransformation:
+    """The optimizer of a run of so many steps.
+
+    Raises:
+        ConfigError: Optax has no such optimizer, or it does not take an option.
+    """
+    make: Any = getattr(optax, config.name, None)
+    if not callable(make) or "learning_rate" not in _arguments(make):
+        known = [name for name in dir(optax) if name.islower() and "learning_rate" in _arguments(getattr(optax, name))]
+        raise ConfigError(f"optimizer.name is {config.name!r}; Optax has {', '.join(known)}")
+    unknown = sorted(set(config.options) - set(_arguments(make)))
+    if unknown:
+        takes = ", ".join(name for name in _arguments(make) if name != "learning_rate")
+        raise ConfigError(f"optimizer.options: {config.name} takes no {', '.join(unknown)}; it takes {takes}")
+    try:
+        built = make(schedule(config, steps), **config.options)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"optimizer.options: {config.name} refuses them ({error})") from None
+    return optax.chain(optax.clip_by_global_norm(config.clip), built) if config.clip else built
+
+
+def _arguments(make: Any) -> list[str]:
+    try:
+        return list(inspect.signature(make).parameters)
+    except (TypeError, ValueError):
+        return []

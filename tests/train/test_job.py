@@ -1,0 +1,225 @@
+"""A training ends the same whatever interrupts it, says what it learnt, and refuses what it cannot learn."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from safetensors.numpy import load_file
+from transformers import AutoModelForCausalLM
+
+from tessy_jax.cli import main
+from tests.conftest import ROOT
+from tests.synthesis.tiny_pair import CLOSE, build
+
+OPEN = "<think>\n"
+STEPS = 6
+
+
+@pytest.fixture(scope="module")
+def student(tmp_path_factory):
+    return build(tmp_path_factory.mktemp("pair"))["student"]
+
+
+def row(number, words=3):
+    rng = random.Random(number)
+    text = ["".join(rng.choices("abc 12,.", k=rng.randint(3, 9 * words))) for _ in range(3)]
+    pieces = [("template", OPEN), ("student", text[0]), ("teacher", text[1]), ("template", CLOSE), ("student", text[2])]
+    spans, at = [], 0
+    for i, (source, piece) in enumerate(pieces):
+        spans.append({"source": source, "phase": "answer" if i == 4 else "think", "start": at, "end": at + len(piece)})
+        at += len(piece)
+    messages = [
+        {"role": "user", "content": f"question {number}"},
+        {"role": "assistant", "content": "".join(p for _, p in pieces)},
+    ]
+    return {"id": f"{number}/0", "prompt_id": str(number), "rollout": 0, "messages": messages, "spans": spans, "meta": {}}
+
+
+def write(file, rows):
+    file.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    return file
+
+
+@pytest.fixture
+def config(student, tmp_path):
+    def make(output="run", rows=None, **changes):
+        raw = {
+            "output": str(tmp_path / output),
+            "seed": 4,
+            "student": {"model": student, "dtype": "float32", "thinking": {"open": OPEN, "close": CLOSE}},
+            "data": {"path": str(write(tmp_path / "rows.jsonl", rows or [row(i) for i in range(40)]))},
+            "optimizer": {"learning_rate": 0.01, "options": {"weight_decay": 0.1}},
+            "training": {"steps": STEPS, "tokens": 128, "rows": 8, "rows_at_once": 8, "dtype": "float32", "save_every": 2},
+        }
+        for key, value in changes.items():
+            raw[key] = {**raw.get(key, {}), **value} if isinstance(value, dict) else value
+        file = tmp_path / f"{output}.yaml"
+        file.write_text(yaml.safe_dump(raw))
+        return file
+
+    return make
+
+
+def train(capsys, file, *options):
+    capsys.readouterr()
+    code = main(["train", str(file), "--json", *options])
+    out = capsys.readouterr()
+    return code, json.loads(out.out) if code == 0 else out.err
+
+
+def weights(folder):
+    return load_file(Path(folder) / "model" / "model.safetensors")
+
+
+def lines(folder):
+    return [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_training_writes_metrics_that_add_up_and_a_model_that_transformers_loads(config, student, tmp_path, capsys):
+    code, summary = train(capsys, config(evaluation={"path": str(tmp_path / "rows.jsonl")}))
+    assert code == 0, summary
+    assert summary["finished"]
+    found = lines(tmp_path / "run")
+    assert [line["step"] for line in found] == list(range(1, STEPS + 1))
+    assert found[-1]["loss"] < found[0]["loss"]
+    assert found[-1]["evaluation_loss"] < found[0]["loss"]
+    for line in found:
+        assert sum(line["tokens_by"].values()) == line["tokens"] > 0
+        assert min(line["loss_cap"], line["loss_sty"]) > 0
+        assert line["grad_norm"] > 0
+    before, after = (
+        AutoModelForCausalLM.from_pretrained(f, dtype=torch.float32) for f in (student, tmp_path / "run" / "model")
+    )
+    changed = [not torch.equal(a, b) for a, b in zip(before.parameters(), after.parameters(), strict=True)]
+    assert all(changed)
+    assert (tmp_path / "run" / "model" / "tokenizer.json").exists()
+
+
+def test_an_interrupted_training_ends_as_one_that_was_not(config, tmp_path, capsys, monkeypatch):
+    """Interrupted by SIGTERM after a step that is not due to be saved."""
+    assert train(capsys, config("whole"))[0] == 0
+    from tessy_jax.train import loop
+
+    told = loop.Trainer._line
+
+    def line(self, number, *args):
+        if number == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return told(self, number, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Trainer, "_line", line)
+        code, summary = train(capsys, config("parts"))
+    assert code == 0, summary
+    assert (summary["steps"], summary["finished"]) == (3, False)
+    code, summary = train(capsys, config("parts"))
+    assert (summary["steps"], summary["steps_of_this_start"], summary["finished"]) == (STEPS, STEPS - 3, True)
+    whole, parts = weights(tmp_path / "whole"), weights(tmp_path / "parts")
+    assert all((whole[name] == parts[name]).all() for name in whole)
+    untimed = [[{**line, "seconds": 0} for line in lines(tmp_path / name)] for name in ("whole", "parts")]
+    assert untimed[0] == untimed[1]
+
+
+def test_a_training_goes_on_on_another_mesh(config, tmp_path, capsys):
+    assert train(capsys, config("whole"))[0] == 0
+    file = config("parts", mesh={"data": 2, "fsdp": 2, "tensor": 2})
+    from tessy_jax.config import Train, read
+    from tessy_jax.train.job import train as run
+
+    def stop(line, steps):
+        if line["step"] == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    assert run(read(Train, file), on_step=stop)["steps"] == 3
+    code, summary = train(capsys, file, "--set", "mesh={}")
+    assert code == 0, summary
+    assert summary["steps_of_this_start"] == STEPS - 3
+    for a, b in zip(lines(tmp_path / "whole"), lines(tmp_path / "parts"), strict=True):
+        np.testing.assert_allclose(a["loss"], b["loss"], rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_kill_9_at_10_random_instants_changes_no_bit(config, tmp_path, capsys):
+    steps = "training.steps=60"
+    assert train(capsys, config("whole"), "--set", steps)[0] == 0
+    file = config("killed")
+    command = [sys.executable, "-m", "tessy_jax.cli", "train", str(file), "--set", steps]
+    environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".cache" / "xla"), "PYTHONPATH": str(ROOT)}
+    rng, killed, torn = random.Random(0), 0, 0
+    folder = tmp_path / "killed" / "checkpoints"
+    while killed < 10:
+        before = {path.name for path in folder.glob("*")} if folder.exists() else set()
+        process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        wait = time.monotonic() + 60
+        while time.monotonic() < wait and process.poll() is None:  # until it has made a step beyond the last start's
+            now = {path.name for path in folder.glob("*")} if folder.exists() else set()
+            if now - before:
+                break
+            time.sleep(0.005)
+        time.sleep(rng.random() * 0.3)
+        if process.poll() is not None:
+            break
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        killed += 1
+        torn += any("tmp" in path.name for path in folder.glob("*"))
+    assert killed >= 5, "the run ended before it was killed often"
+    code, summary = train(capsys, file, "--set", steps)
+    assert code == 0, summary
+    whole, parts = weights(tmp_path / "whole"), weights(tmp_path / "killed")
+    assert all((whole[name] == parts[name]).all() for name in whole)
+    print(f"killed {killed} times, {torn} times inside a checkpoint")
+
+
+def test_a_loss_that_is_no_number_stops_and_names_the_last_good_checkpoint(config, tmp_path, capsys):
+    code, said = train(
+        capsys, config(optimizer={"name": "sgd", "learning_rate": 1e30, "clip": 0, "options": {}, "warmup": 0.5})
+    )
+    assert code == 1
+    assert "the loss is" in said
+    assert "checkpoint" in said
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"rows": [{"messages": [{"role": "user", "content": "a"}]}]}, "rows.jsonl:1: the last message is of 'user'"),
+        ({"rows": [{**row(0), "spans": row(0)["spans"][:-1]}]}, "the spans end at"),
+        ({"rows": [row(0), row(1, words=40)]}, "training.tokens is 128; raise it, or set data.too_long to skip or cut"),
+        ({"rows": [{"text": "a"}]}, "it should hold messages, or prompt and completion"),
+        ({"mesh": {"data": 3}}, "rows"),
+        ({"optimizer": {"name": "adamw2"}}, "optimizer.name is 'adamw2'; Optax has"),
+        ({"optimizer": {"options": {"weight": 1}}}, "adamw takes no weight"),
+    ],
+)
+def test_what_cannot_be_learnt_is_refused_before_the_first_step(config, tmp_path, capsys, changes, says):
+    code, said = train(capsys, config(**changes))
+    assert code == 2, said
+    assert says in said
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+def test_rows_that_are_too_long_are_counted(config, tmp_path, capsys):
+    rows = [row(i, words=40 if i == 3 else 3) for i in range(20)]
+    code, summary = train(
+        capsys, config(rows=rows, data={"path": str(write(tmp_path / "r.jsonl", rows)), "too_long": "skip"})
+    )
+    assert code == 0, summary
+    assert summary["skipped"] == ["3/0"]
+    assert summary["examples"] == 19
+
+
+def test_another_kind_of_run_and_other_settings_are_refused(config, tmp_path, capsys):
+    assert train(capsys, config())[0] == 0
+    code, said = train(capsys, config(seed=5))
+    assert code == 2
+    assert "other settings (seed)" in said
