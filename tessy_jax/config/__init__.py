@@ -22,7 +22,7 @@ from tessy_jax.config.sections import (
     Writer,
     differences,
 )
-from tessy_jax.config.training import Examples, Optimizer, Train, Training, Weights
+from tessy_jax.config.training import Examples, Lora, Optimizer, Train, Training, Weights
 
 __all__ = [
     "MAY_CHANGE",
@@ -33,6 +33,7 @@ __all__ = [
     "Data",
     "Dtype",
     "Examples",
+    "Lora",
     "Model",
     "Optimizer",
     "Preset",

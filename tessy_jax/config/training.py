@@ -61,6 +61,17 @@ class Optimizer(Section):
     """Further arguments of the optimizer, e.g. weight_decay: 0.1, b2: 0.95, mu_dtype: bfloat16."""
 
 
+class Lora(Section):
+    """Train low-rank changes of some weights, and those alone."""
+
+    rank: Count = 8
+    """Their rank."""
+    alpha: Positive = 16.0
+    """They are scaled by alpha / rank."""
+    targets: list[Text] = Field(default_factory=lambda: ["q_proj", "k_proj", "v_proj", "o_proj"])
+    """The weights, by the last part of their name in the checkpoint; e.g. gate_proj, up_proj, down_proj, too."""
+
+
 class Training(Section):
     """How long, how much at once, and what is kept."""
 
@@ -108,4 +119,6 @@ class Train(Run):
     """Conversations whose loss is looked at and not learnt from."""
     weights: Weights = Weights()
     optimizer: Optimizer = Optimizer()
+    lora: Lora | None = None
+    """Train low-rank changes alone (null: all weights)."""
     training: Training = Training()

@@ -47,15 +47,24 @@ def product(equation: str, x: jax.Array, y: jax.Array) -> jax.Array:
     return jnp.einsum(equation, x, y, precision=precision(x.dtype), preferred_element_type=jnp.float32)
 
 
+class LoraParam(nnx.Param):
+    """A factor of a low-rank change of a kernel (Hu et al. 2022)."""
+
+
 class Linear(nnx.Module):
-    """x @ kernel (+ bias); kernel [in, out]."""
+    """x @ kernel (+ bias); kernel [in, out]. With adapters a [in, r] and b [r, out]: + scale · (x @ a) @ b."""
 
     def __init__(self, rngs: nnx.Rngs, shape: tuple[int, int], axes: Axes, dtype: Any, bias: bool = False) -> None:
         self.kernel = weight(rngs, shape, axes, dtype)
         self.bias = constant(shape[1:], axes[1:], dtype, 0.0) if bias else None
+        self.lora_a: nnx.Param | None = None
+        self.lora_b: nnx.Param | None = None
+        self.lora_scale = 1.0
 
     def __call__(self, x: jax.Array) -> jax.Array:
         y = matmul(x, self.kernel[...])
+        if self.lora_a is not None and self.lora_b is not None:
+            y = y + self.lora_scale * matmul(matmul(x, self.lora_a[...]), self.lora_b[...])
         return y if self.bias is None else y + self.bias[...]
 
 

@@ -21,6 +21,8 @@ from tessy_jax.errors import ConfigError
 from tessy_jax.models import hf
 from tessy_jax.models.export import export
 from tessy_jax.models.hf_config import read_config
+from tessy_jax.models.layers import LoraParam
+from tessy_jax.models.transformer import Decoder
 from tessy_jax.sharding import Layout, make_mesh
 from tessy_jax.store import RunStore
 from tessy_jax.text.chat import Chat
@@ -28,9 +30,10 @@ from tessy_jax.text.tokenizer import Tokenizer
 from tessy_jax.train.checkpoint import Checkpoints
 from tessy_jax.train.data import Data, Order, read
 from tessy_jax.train.loop import Trainer
+from tessy_jax.train.lora import add_lora, export_lora, merge_lora
 
 log = logging.getLogger(__name__)
-FOLDER = "model"
+FOLDER, ADAPTER = "model", "adapter"
 
 
 def train(
@@ -60,22 +63,24 @@ def train(
             if found is not None:
                 tell(f"{name}: {found.described()}")
         store.save_config(dump(config))
-        graph, params = nnx.split(hf.load(folder, dtype=jnp.float32, layout=layout, stacked=True))
+        lora = config.lora
+        model = hf.load(folder, dtype=training.dtype if lora else jnp.float32, layout=layout, stacked=True)
+        if lora:
+            add_lora(model, lora, config.seed)
+        graph, params, frozen = nnx.split(model, LoraParam if lora else nnx.Param, ...)
+        del model
         checkpoints = Checkpoints(
             f"{config.output.rstrip('/')}/checkpoints", last=training.keep_last, best=training.keep_best
         )
         order = Order(data, training.tokens, training.rows, config.seed)
-        trainer = Trainer(config, graph, layout, order, evaluation, checkpoints, store.save_metrics, on_step)
+        trainer = Trainer(config, graph, frozen, layout, order, evaluation, checkpoints, store.save_metrics, on_step)
         state = trainer.start(params)
         begun = int(state.step)
         state = trainer.run(state)
         done = int(state.step)
         checkpoints.close()
-        place = Path(config.output) / FOLDER
-        if done == trainer.steps and "://" not in config.output and not place.exists():
-            dtype = jnp.dtype(config.student.dtype)
-            weights = jax.jit(lambda params: jax.tree.map(lambda x: x.astype(dtype), params))(state.params)
-            export(nnx.merge(graph, weights), place, copy_from=folder)
+        if done == trainer.steps and "://" not in config.output:
+            _export(config, folder, nnx.merge(graph, state.params, frozen))
         summary = {
             "steps": done,
             "steps_wanted": trainer.steps,
@@ -93,6 +98,18 @@ def train(
         }
         store.save_summary(summary)
         return summary
+
+
+def _export(config: Train, folder: Path, model: Decoder) -> None:
+    """The trained student as a Hugging Face folder, and its adapter, beside the checkpoints; once."""
+    place = Path(config.output)
+    dtype = jnp.dtype(config.student.dtype)
+    if config.lora and not (place / ADAPTER).exists():
+        export_lora(model, config.lora, place / ADAPTER, base=config.student.model)
+    if not (place / FOLDER).exists():
+        graph, params = nnx.split(merge_lora(model) if config.lora else model)
+        cast = jax.jit(lambda params: jax.tree.map(lambda x: x.astype(dtype), params))
+        export(nnx.merge(graph, cast(params)), place / FOLDER, copy_from=folder)
 
 
 def examples(config: Train, folder: Path) -> tuple[Data, Data | None]:

@@ -36,14 +36,16 @@ class TrainingError(RuntimeError):
 
 @dataclass
 class Trainer:
-    """Trains the parameters `params` (float32, stacked, on the mesh) of `graph`; it owns and overwrites them.
+    """Trains a part of a model's parameters, which it then owns and overwrites; the others are `frozen`.
 
-    files: where metrics go, by `write(text)`. The state after a step follows from the step before it and the step's number
-    alone, so that a run that was interrupted ends as one that was not.
+    write: gets the metrics of all steps so far. tell: gets those of each step, and the number of steps. The state after a
+    step follows from the step before it and the step's number alone, so that a run that was interrupted ends as one that was
+    not.
     """
 
     config: Train
     graph: Any
+    frozen: Any
     layout: Layout
     order: Order
     evaluation: Data | None
@@ -94,7 +96,9 @@ class Trainer:
         with _told_to_stop() as stopped:
             for number, batch in zip(range(done + 1, self.steps + 1), self.order.from_step(done), strict=False):
                 begun = time.perf_counter()
-                state, found, norm = self._step(state, self._placed_batch(batch, training.rows_at_once), self.weights_K)
+                state, found, norm = self._step(
+                    state, self.frozen, self._placed_batch(batch, training.rows_at_once), self.weights_K
+                )
                 line = self._line(number, found, float(norm), time.perf_counter() - begun)
                 self._check(line["loss"], recent, number)
                 last = number == self.steps
@@ -120,7 +124,7 @@ class Trainer:
         loss = weight = 0.0
         for rows, batch in zip(order.epoch(0), order.from_step(0), strict=False):
             assert rows
-            found: Sums = self._sums(state.params, self._placed_batch(batch, None, split=False), self.weights_K)
+            found: Sums = self._sums(state.params, self.frozen, self._placed_batch(batch, None, split=False), self.weights_K)
             loss, weight = loss + float(found.loss), weight + float(found.weight)
         return loss / max(weight, 1e-9)
 

@@ -19,7 +19,7 @@ from tessy_jax.train.pack import NO_TARGET, Batch
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class State:
-    """What training changes. params: master weights, as the graph's nnx.State. step: optimizer steps done."""
+    """What training changes. params: master weights, an nnx.State of the graph. step: optimizer steps done."""
 
     params: Any
     optimizer: Any
@@ -38,12 +38,12 @@ class Sums:
     tokens_K: jax.Array
 
 
-def sums(graph: Any, params: Any, batch: Batch, weights_K: jax.Array, dtype: Any, remat: str) -> Sums:
+def sums(graph: Any, params: Any, frozen: Any, batch: Batch, weights_K: jax.Array, dtype: Any, remat: str) -> Sums:
     """The losses of one micro-batch. weights_K: how much a target of each kind counts.
 
-    params are cast to `dtype` to compute with.
+    params are what is trained, frozen is the rest of the graph's state; both are cast to `dtype` to compute with.
     """
-    model = nnx.merge(graph, jax.tree.map(partial(_cast, dtype=dtype), params))
+    model = nnx.merge(graph, *jax.tree.map(partial(_cast, dtype=dtype), (params, frozen)))
     hidden_BTD, _ = model(jnp.asarray(batch.tokens_BT), segments_BT=jnp.asarray(batch.segments_BT), remat=remat)
     losses_BT = token_losses(model, hidden_BTD, jnp.asarray(batch.targets_BT))
     K = weights_K.shape[0]
@@ -58,6 +58,7 @@ def train_step(
     dtype: Any,
     remat: str,
     state: State,
+    frozen: Any,
     batches: Batch,
     weights_K: jax.Array,
 ) -> tuple[State, Sums, jax.Array]:
@@ -67,7 +68,7 @@ def train_step(
     """
 
     def loss(params: Any, batch: Batch) -> tuple[jax.Array, Sums]:
-        found = sums(graph, params, batch, weights_K, dtype, remat)
+        found = sums(graph, params, frozen, batch, weights_K, dtype, remat)
         return found.loss, found
 
     def add(carry: tuple[Any, Sums], batch: Batch) -> tuple[tuple[Any, Sums], None]:

@@ -31,7 +31,7 @@ def examples() -> list[Example]:
 
 def load(name: str, devices: int = 1) -> tuple:
     layout = Layout() if devices == 1 else Layout(make_mesh(parse_mesh(VARIANTS[name].mesh)))
-    return layout, *nnx.split(hf.load(reference(name).folder, layout=layout, stacked=True))
+    return layout, *nnx.split(hf.load(reference(name).folder, layout=layout, stacked=True), nnx.Param, ...)
 
 
 def stacked(rows: list, splits: int, layout: Layout) -> Batch:
@@ -46,10 +46,10 @@ def stacked(rows: list, splits: int, layout: Layout) -> Batch:
 
 def run(name: str, rows: list, splits: int = 1, devices: int = 1, weights=WEIGHTS, remat: str = "none") -> tuple:
     """The mean loss, and the parameters' change in one step of plain gradient descent, which is the gradient."""
-    layout, graph, params = load(name, devices)
+    layout, graph, params, frozen = load(name, devices)
     optimizer = optax.sgd(1.0)
     state = State(params, optimizer.init(params), jnp.int32(0))
-    step = jax.jit(lambda s, b, w: train_step(graph, optimizer, jnp.float32, remat, s, b, w))
+    step = jax.jit(lambda s, b, w: train_step(graph, optimizer, jnp.float32, remat, s, frozen, b, w))
     new, total, norm = step(state, stacked(rows, splits, layout), jnp.asarray(weights))
     change = jax.tree.map(lambda a, b: np.asarray(a) - np.asarray(b), params, new.params)
     assert int(new.step) == 1
@@ -116,11 +116,11 @@ def test_a_weight_acts_on_the_targets_of_its_kind_alone():
 
 
 def test_computing_in_bfloat16_leaves_the_master_weights_in_float32():
-    _, graph, params = load("llama-untied")
+    _, graph, params, frozen = load("llama-untied")
     batch = jax.tree.map(lambda x: x[0], stacked(packed(), 1, Layout()))
 
     def loss(params, dtype):
-        found = sums(graph, params, batch, jnp.asarray(WEIGHTS), dtype, "none")
+        found = sums(graph, params, frozen, batch, jnp.asarray(WEIGHTS), dtype, "none")
         return found.loss / found.weight
 
     rough, gradient = jax.jit(jax.value_and_grad(lambda p: loss(p, jnp.bfloat16)))(params)
