@@ -7,7 +7,7 @@ import yaml
 from pydantic import ValidationError
 
 from tessy_jax import sharding
-from tessy_jax.config import MAY_CHANGE, MESH_AXES, Sampling, Section, Synthesize, differences, dump, load
+from tessy_jax.config import MAY_CHANGE, MESH_AXES, Sampling, Section, Synthesize, Train, differences, dump, load, read
 from tessy_jax.config.file import _keys
 from tessy_jax.decode.generate import CHUNK
 from tessy_jax.errors import ConfigError
@@ -52,7 +52,15 @@ def small(tmp_path):
     return read
 
 
-@pytest.mark.parametrize("file", sorted(CONFIGS.glob("*.yaml")), ids=lambda file: file.stem)
+@pytest.mark.parametrize("file", sorted(CONFIGS.glob("*_train.yaml")), ids=lambda file: file.stem)
+def test_a_shipped_training_loads_and_reads_back_as_it_was(file, tmp_path):
+    config = read(Train, file)
+    assert config.output == f"runs/{file.stem}"
+    (tmp_path / "again.yaml").write_text(dump(config))
+    assert read(Train, tmp_path / "again.yaml") == config
+
+
+@pytest.mark.parametrize("file", [f for f in sorted(CONFIGS.glob("*.yaml")) if "_train" not in f.stem], ids=lambda f: f.stem)
 def test_a_shipped_configuration_loads_and_its_mesh_holds_its_models(file):
     config = load(file)
     assert config.output == f"runs/{file.stem}"
@@ -74,7 +82,7 @@ def test_a_shipped_configuration_loads_and_its_mesh_holds_its_models(file):
 
 
 def test_there_is_a_shipped_configuration_for_each_pair():
-    assert {file.stem for file in CONFIGS.glob("*.yaml")} == {*MEMORY, "small_pair"}
+    assert {file.stem for file in CONFIGS.glob("*.yaml")} == {*MEMORY, "small_pair", "small_train"}
 
 
 def test_the_axes_are_those_of_the_mesh():

@@ -68,7 +68,8 @@ def _memory(cast: Cast) -> list[str]:
 def _programs(cast: Cast) -> list[str]:
     synthesis = cast.config.synthesis
     sizes = buckets(synthesis.max_prompt_tokens + synthesis.max_response_tokens + max(cast.steps) + 2)
-    names = ", ".join(["seat", *(f"prefill {i}" for i in range(len(cast.voices))), "loop"])
+    kinds = ("prefill",) if cast.layout.ways("lanes") > 1 else ("share", "prefill")
+    names = ", ".join(["seat", *(f"{kind} {i}" for kind in kinds for i in range(len(cast.voices))), "loop"])
     how = []
     for voice, bridge in zip(cast.voices, cast.bridges, strict=True):
         where = f"on the device ({bridge.rule})" if isinstance(bridge, DeviceBridge) else "on the host"
