@@ -22,12 +22,12 @@ STEPS, RATE, DECAY = 20, 2e-5, 0.01
 
 def answer(prompt):
     words = prompt.split()
-    return f"Let me restate that. {' '.join(words[:60])} … and so on; {len(words)} words in all."
+    return f"Let me restate that. {' '.join(words[:20])} … and so on; {len(words)} words in all."
 
 
 def test_the_first_20_losses_of_smollm2_are_those_of_torch(shared, real_models, tmp_path):
     prompts = [json.loads(line)["prompt"] for line in (shared / "data" / "ojbench-examples.jsonl").read_text().splitlines()]
-    pieces = [" ".join(p.split()[i : i + 40]) for p in prompts for i in range(0, len(p.split()), 40)]
+    pieces = [" ".join(p.split()[i : i + 25]) for p in prompts for i in range(0, len(p.split()), 25)]
     rows = [{"prompt": f"Restate: {piece}", "completion": answer(piece)} for piece in pieces]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     raw = {
