@@ -107,7 +107,7 @@ class Trainer:
                 self.lines.append(json.dumps(line))
                 self.tell(line, self.steps)
                 if last or stopped() or _due(number, training.save_every):
-                    self._save(number, state)
+                    self._save(number, state, line.get("evaluation_loss"))
                 if stopped() and not last:
                     break
         self.checkpoints.wait()
@@ -162,9 +162,10 @@ class Trainer:
         what = f"{loss:.4g}, the last {len(recent)} were {usual:.4g} on average" if math.isfinite(loss) else f"{loss}"
         raise TrainingError(f"step {number}: the loss is {what}; {place}; lower optimizer.learning_rate or look at the data")
 
-    def _save(self, number: int, state: State) -> None:
+    def _save(self, number: int, state: State, evaluated: float | None) -> None:
+        """evaluated: of this very state; an older figure must not make it the best."""
         notes = {"metrics": self.lines, "evaluation_loss": self.evaluated, "steps": self.steps}
-        self.checkpoints.save(number, state, notes, self.evaluated)
+        self.checkpoints.save(number, state, notes, evaluated)
         self.write("".join(line + "\n" for line in self.lines))
 
     def _placed(self, x: Any) -> jax.Array:

@@ -147,6 +147,18 @@ def test_a_training_goes_on_on_another_mesh(config, tmp_path, capsys):
         np.testing.assert_allclose(a["loss"], b["loss"], rtol=1e-5)
 
 
+def test_the_last_checkpoints_and_those_with_the_lowest_evaluation_loss_are_kept(config, tmp_path, capsys, monkeypatch):
+    from tessy_jax.train import loop
+
+    losses = {2: 3.0, 4: 1.0, 6: 2.0}
+    monkeypatch.setattr(loop.Trainer, "evaluate", lambda self, state: losses[int(state.step)])
+    training = {"steps": 6, "save_every": 1, "evaluate_every": 2, "keep_last": 1, "keep_best": 1}
+    code, summary = train(capsys, config(training=training, evaluation={"path": str(tmp_path / "rows.jsonl")}))
+    assert code == 0, summary
+    assert {path.name for path in (tmp_path / "run" / "checkpoints").iterdir()} == {"4", "6"}
+    assert summary["evaluation_loss"] == 2.0
+
+
 @pytest.mark.slow
 def test_kill_9_at_10_random_instants_changes_no_bit(config, tmp_path, capsys):
     steps = "training.steps=60"
