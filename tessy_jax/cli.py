@@ -35,6 +35,11 @@ def parser() -> argparse.ArgumentParser:
         sub.set_defaults(run=run)
         return sub
 
+    def configured(sub: argparse.ArgumentParser, example: str) -> None:
+        sub.add_argument("config", type=Path, metavar="CONFIG", help="YAML file, e.g. one of configs/")
+        sub.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=f"change one key, e.g. {example}")
+        sub.add_argument("--json", action="store_true", help="print the summary as one JSON object")
+
     sub = command(
         "inspect",
         "Family, parameters, and bytes of weights and cache per token and per device, without loading weights.",
@@ -73,12 +78,8 @@ def parser() -> argparse.ArgumentParser:
         "tessy synthesize configs/small_pair.yaml --set data.path=prompts.jsonl --set synthesis.lanes=4",
         synthesize,
     )
-    sub.add_argument("config", type=Path, metavar="CONFIG", help="YAML file, e.g. one of configs/")
-    sub.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="change one key, e.g. synthesis.lanes=16"
-    )
+    configured(sub, "synthesis.lanes=16")
     sub.add_argument("--dry-run", action="store_true", help="print memory, first prompts and programs; loads no weights")
-    sub.add_argument("--json", action="store_true", help="print the summary as one JSON object")
 
     sub = command(
         "train",
@@ -86,9 +87,7 @@ def parser() -> argparse.ArgumentParser:
         "tessy train configs/small_train.yaml --set data.path=runs/small_pair --set training.epochs=2",
         train,
     )
-    sub.add_argument("config", type=Path, metavar="CONFIG", help="YAML file, e.g. one of configs/")
-    sub.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change one key, e.g. training.rows=4")
-    sub.add_argument("--json", action="store_true", help="print the summary as one JSON object")
+    configured(sub, "training.rows=4")
 
     sub = command(
         "rows",

@@ -132,17 +132,15 @@ class Chat:
         Raises:
             TokenizerError: the template fails on these messages, or opens thinking where there is none.
         """
-        if thinks:
-            token_ids = self.prompt(messages)
-            own = len(self._own_opening)
-            return token_ids[: len(token_ids) - own], token_ids[len(token_ids) - own :]
-        if not self._own_opening:
+        own = len(self._own_opening)
+        if not thinks and not own:
             raise TokenizerError(
                 f"{self._tokenizer.folder}: the chat template opens the thinking, but an answer has none; turn thinking off "
                 "in its variables (template: {enable_thinking: false}), or leave out answers without it"
             )
         token_ids = self.prompt(messages)
-        return token_ids[: len(token_ids) - len(self._own_opening)], []
+        first = len(token_ids) - own
+        return token_ids[:first], token_ids[first:] if thinks else []
 
     @cached_property
     def turn_end(self) -> list[int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from typing import Any
 
@@ -12,7 +11,6 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy as keep
 
 from tessy_jax.errors import CheckpointError
 
-log = logging.getLogger(__name__)
 LOSS = "evaluation_loss"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -155,14 +156,19 @@ class Order:
         """The batches of an epoch, as rows of example numbers."""
         return batches(pack(self.data.lengths, self.size, seed=self.seed, epoch=number), self.rows)
 
+    def assembled(self, number: int, first: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch from its first-th on, as arrays."""
+        for batch in self.epoch(number)[first:]:
+            yield assemble([[self.data[i] for i in row] for row in batch], self.size)
+
     def from_step(self, step: int) -> Iterator[Batch]:
         """The batches from optimizer step `step` on, epoch after epoch, without end."""
-        number, first = 0, 0
-        while True:
-            cut = self.epoch(number)
-            for batch in cut[max(step - first, 0) :]:
-                yield assemble([[self.data[i] for i in row] for row in batch], self.size)
-            number, first = number + 1, first + len(cut)
+        number = 0
+        while step >= (steps := len(self.epoch(number))):
+            number, step = number + 1, step - steps
+        yield from self.assembled(number, step)
+        for later in count(number + 1):
+            yield from self.assembled(later)
 
     def steps(self, epochs: float) -> int:
         """Optimizer steps of so many epochs, at least one."""

@@ -122,8 +122,7 @@ class Trainer:
         assert self.evaluation is not None
         order = Order(self.evaluation, self.order.size, self.order.rows, self.config.seed)
         loss = weight = 0.0
-        for rows, batch in zip(order.epoch(0), order.from_step(0), strict=False):
-            assert rows
+        for batch in order.assembled(0):
             found: Sums = self._sums(state.params, self.frozen, self._placed_batch(batch, None, split=False), self.weights_K)
             loss, weight = loss + float(found.loss), weight + float(found.weight)
         return loss / max(weight, 1e-9)
@@ -164,7 +163,7 @@ class Trainer:
 
     def _save(self, number: int, state: State, evaluated: float | None) -> None:
         """evaluated: of this very state; an older figure must not make it the best."""
-        notes = {"metrics": self.lines, "evaluation_loss": self.evaluated, "steps": self.steps}
+        notes = {"metrics": self.lines, "evaluation_loss": self.evaluated}
         self.checkpoints.save(number, state, notes, evaluated)
         self.write("".join(line + "\n" for line in self.lines))
 

@@ -20,6 +20,7 @@ from tessy_jax.errors import ConfigError
 from tessy_jax.models.hf import checkpoint_name, layer_paths
 from tessy_jax.models.layers import Linear, LoraParam
 from tessy_jax.models.transformer import Decoder
+from tessy_jax.sharding import put
 
 
 def add_lora(model: Decoder, config: Lora, seed: int) -> None:
@@ -41,8 +42,8 @@ def add_lora(model: Decoder, config: Lora, seed: int) -> None:
         a = jax.random.uniform(key, (*stack, fan_in, config.rank), jnp.float32, -bound, bound)
         b = jnp.zeros((*stack, config.rank, fan_out), jnp.float32)
         a_axes, b_axes = (*axes[:-1], None), (*axes[:-2], None, axes[-1])
-        linear.lora_a = nnx.data(LoraParam(_placed(model, a, a_axes), axes=a_axes))
-        linear.lora_b = nnx.data(LoraParam(_placed(model, b, b_axes), axes=b_axes))
+        linear.lora_a = nnx.data(LoraParam(put(a, model.layout, a_axes), axes=a_axes))
+        linear.lora_b = nnx.data(LoraParam(put(b, model.layout, b_axes), axes=b_axes))
         linear.lora_scale = config.alpha / config.rank
     missing = sorted(set(config.targets) - found)
     if missing:
@@ -97,8 +98,3 @@ def _linears(model: Decoder) -> Iterator[tuple[tuple[Any, ...], Linear, list[str
         if isinstance(part, Linear) and path and path[0] == "layers":
             names = layer_paths((*path, "kernel"), model.config, model.stacked)
             yield path, part, [checkpoint_name(name, model.config.family)[0] for name in names]
-
-
-def _placed(model: Decoder, x: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
-    sharding = model.layout.sharding(axes)
-    return x if sharding is None else jax.device_put(x, sharding)
