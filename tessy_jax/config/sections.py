@@ -246,18 +246,11 @@ class Run(Section):
         return self
 
 
-class Synthesize(Run):
-    """Writes responses to prompts."""
+class Dated(Run):
+    """A run that renders chat templates."""
 
     date: str | None = None
     """What chat templates print as today, YYYY-MM-DD (null: the day of the first start, kept from then on)."""
-    data: Data
-    student: Model | None = None
-    """The model that the data is for: it writes style and the final answer."""
-    teacher: Model | None = None
-    """The stronger model: it writes substance."""
-    boundary: Boundary = Boundary()
-    synthesis: Synthesis = Synthesis()
 
     @field_validator("date", mode="before")
     @classmethod
@@ -271,6 +264,18 @@ class Synthesize(Run):
         if not valid:
             raise ValueError("should be a day as YYYY-MM-DD, such as 2025-06-28, or null")
         return value
+
+
+class Synthesize(Dated):
+    """Writes responses to prompts."""
+
+    data: Data
+    student: Model | None = None
+    """The model that the data is for: it writes style and the final answer."""
+    teacher: Model | None = None
+    """The stronger model: it writes substance."""
+    boundary: Boundary = Boundary()
+    synthesis: Synthesis = Synthesis()
 
     @model_validator(mode="after")
     def _complete(self) -> Self:

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from tessy_jax.config.sections import Count, Dtype, Model, Natural, Real, Run, Section, Text
+from tessy_jax.config.sections import Count, Dated, Dtype, Model, Natural, Real, Section, Text
 
 Remat = Literal["none", "dots", "full"]
 Schedule = Literal["constant", "linear", "cosine"]
@@ -107,11 +107,9 @@ class Training(Section):
         return self
 
 
-class Train(Run):
+class Train(Dated):
     """Fine-tunes the student on conversations."""
 
-    date: str | None = None
-    """What chat templates print as today, YYYY-MM-DD (null: the day of the first start, kept from then on)."""
     student: Model
     """The model; its weights are the start."""
     data: Examples

@@ -209,6 +209,7 @@ def test_a_loss_that_is_no_number_stops_and_names_the_last_good_checkpoint(confi
         ({"rows": [row(0), row(1, words=40)]}, "training.tokens is 128; raise it, or set data.too_long to skip or cut"),
         ({"rows": [{"text": "a"}]}, "it should hold messages, or prompt and completion"),
         ({"mesh": {"data": 3}}, "rows"),
+        ({"date": "28.6.2025"}, "YYYY-MM-DD"),
         ({"optimizer": {"name": "adamw2"}}, "optimizer.name is 'adamw2'; Optax has"),
         ({"optimizer": {"options": {"weight": 1}}}, "adamw takes no weight"),
     ],
