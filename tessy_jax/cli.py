@@ -88,6 +88,7 @@ def parser() -> argparse.ArgumentParser:
         train,
     )
     configured(sub, "training.rows=4")
+    sub.add_argument("--distributed", action="store_true", help="one of several processes (jax.distributed)")
 
     sub = command(
         "rows",
@@ -145,15 +146,20 @@ def generate(args: argparse.Namespace) -> None:
 
 def train(args: argparse.Namespace) -> None:
     from tessy_jax.config import Train, read
+    from tessy_jax.processes import first, join
     from tessy_jax.train.job import train as run
 
-    def told(line: dict[str, Any], steps: int) -> None:
-        print(f"step {line['step']}/{steps}  loss {line['loss']:.4f}  {line['tokens']} targets in {line['seconds']:.2f} s",
-              file=sys.stderr)  # fmt: skip
-
-    summary = run(read(Train, args.config, args.set), tell=lambda text: print(text, file=sys.stderr), on_step=told)
+    config = read(Train, args.config, args.set)
+    if args.distributed:
+        join()
+    summary = run(config, progress=not args.json, tell=lambda text: print(text, file=sys.stderr)).summary
+    if not first():
+        return
     if args.json:
         print(json.dumps(summary))
+        return
+    ended = f"{summary['steps']} of {summary['steps_wanted']} steps, loss {summary['loss']:.4f}, in {config.output}"
+    print(ended if summary["finished"] else f"{ended}; the same command goes on from there")
 
 
 def synthesize(args: argparse.Namespace) -> None:

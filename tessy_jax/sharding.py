@@ -158,6 +158,11 @@ class Layout:
 
 
 def put(x: Any, layout: Layout, axes: Axes) -> jax.Array:
-    """A host array on the mesh."""
+    """A host array on the mesh, the same in every process."""
     sharding = layout.sharding(axes)
-    return jnp.asarray(x) if sharding is None else jax.device_put(x, sharding)
+    if sharding is None:
+        return jnp.asarray(x)
+    if jax.process_count() == 1:
+        return jax.device_put(x, sharding)
+    values = np.asarray(x)
+    return jax.make_array_from_callback(values.shape, sharding, lambda index: values[index])

@@ -8,8 +8,8 @@ from pathlib import Path
 import tessy_jax
 
 ROOT = Path(tessy_jax.__file__).parent
-ROWS = ("errors", "config", "sharding", "records", "store", "models", "text", "decode", "synthesis", "boundary", "train")
-ROWS += ("evaluate", "report", "mini", "cli")
+ROWS = ("errors", "config", "sharding", "processes", "records", "store", "models", "text", "decode", "synthesis")
+ROWS += ("train", "boundary", "evaluate", "report", "mini", "cli")
 FORBIDDEN = {
     ("train", "decode"),
     ("train", "synthesis"),

@@ -1,6 +1,6 @@
 """The typed, frozen configuration of a run: one YAML file, dotted overrides, and errors that name the key and the remedy."""
 
-from tessy_jax.config.file import dump, load, read
+from tessy_jax.config.file import dump, load, read, settle
 from tessy_jax.config.sections import (
     MAY_CHANGE,
     MESH_AXES,
@@ -53,4 +53,5 @@ __all__ = [
     "dump",
     "load",
     "read",
+    "settle",
 ]

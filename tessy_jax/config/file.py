@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import difflib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -10,10 +11,11 @@ from typing import Any, TypeVar, get_args
 import yaml
 from pydantic import ValidationError
 
-from tessy_jax.config.sections import Run, Section, Synthesize
+from tessy_jax.config.sections import Dated, Run, Section, Synthesize, differences
 from tessy_jax.errors import ConfigError
 
 R = TypeVar("R", bound=Run)
+D = TypeVar("D", bound=Dated)
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Synthesize:
@@ -46,6 +48,28 @@ def read(kind: type[R], path: str | Path, overrides: Sequence[str] = ()) -> R:
 def dump(config: Run) -> str:
     """The configuration as YAML, as resolved: every key, and what the preset fills in."""
     return yaml.dump(config.resolved().model_dump(), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+
+
+def settle(config: D, earlier: str | None) -> D:
+    """The run as resolved and with its date filled in, checked against the config.yaml of its folder's earlier starts.
+
+    Raises:
+        ConfigError: the folder holds another kind of run, or one with other settings; names them.
+    """
+    date = datetime.datetime.now(datetime.UTC).date().isoformat()
+    if earlier is not None:
+        try:
+            before = type(config).model_validate(yaml.safe_load(earlier))
+        except ValidationError:
+            raise ConfigError(f"{config.output}: holds another kind of run; name another output") from None
+        changed = differences(before, config)
+        if changed:
+            raise ConfigError(
+                f"{config.output}: holds a run with other settings ({', '.join(changed)}); name another output, or set them "
+                "as before"
+            )
+        date = before.date or date
+    return config.model_copy(update={"date": config.date or date}).resolved()
 
 
 class _Loader(yaml.SafeLoader):

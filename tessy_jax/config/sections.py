@@ -20,7 +20,7 @@ RECIPES: dict[str, tuple[str, ...]] = {
     "student_only": ("student",),
 }
 
-# no response depends on these: an output folder may be continued with other values
+# nothing that is written or learnt depends on these: an output folder may be continued with other values
 MAY_CHANGE = frozenset(
     {
         "output",
@@ -30,6 +30,10 @@ MAY_CHANGE = frozenset(
         "synthesis.rounds",
         "synthesis.snapshot_seconds",
         "synthesis.handover",
+        "training.keep_last",
+        "training.keep_best",
+        "training.tensorboard",
+        "training.wandb",
     }
 )
 

@@ -20,7 +20,8 @@ class Examples(Section):
     """Conversations to learn from."""
 
     path: Text
-    """Run folder of a synthesis, JSONL or Parquet file with `messages`, or the name or folder of a `datasets` data set."""
+    """Run folder of a synthesis, JSONL or Parquet file, name or folder of a `datasets` data set. Rows hold `messages`,
+    `dialogs` or `conversations` that end with the assistant's, `prompt` and `completion`, or `input_ids` and `labels`."""
     split: Text = "train"
     """Which split of a data set; a file has only one."""
     limit: Count | None = None
@@ -86,7 +87,9 @@ class Training(Section):
     rows_at_once: Count | None = None
     """Rows of one forward pass, a divisor of `rows` (null: all); fewer take less memory and give the same step."""
     dtype: Dtype = "bfloat16"
-    """Of computing; weights and the optimizer's state are float32."""
+    """Of computing."""
+    weights_dtype: Dtype = "float32"
+    """Of the weights that are trained, their gradients and the optimizer's state (which optimizer.options may set apart)."""
     remat: Remat = "full"
     """What a layer keeps for its gradient: all (none), its matrix products (dots), or its input alone (full)."""
     evaluate_every: Natural = 0
@@ -99,6 +102,10 @@ class Training(Section):
     """and those with the lowest evaluation loss."""
     spike: NotNegative = 0.0
     """Stop where a loss is so many times the mean of the last 20 (0: never); what is no number always stops."""
+    tensorboard: bool = False
+    """Also write metrics for TensorBoard, into `tensorboard` in the run folder."""
+    wandb: Text | None = None
+    """Also send metrics to this project of Weights & Biases (null: not)."""
 
     @model_validator(mode="after")
     def _divides(self) -> Self:

@@ -18,6 +18,7 @@ from safetensors.numpy import save_file
 from tessy_jax.errors import CheckpointError
 from tessy_jax.models.hf import EVEN, ODD, PER_EXPERT, TRANSPOSED, checkpoint_name, layer_paths, parameter_paths
 from tessy_jax.models.transformer import Decoder
+from tessy_jax.processes import first, whole
 
 SHARD_BYTES = 4 << 30
 COPIED = (
@@ -50,12 +51,16 @@ def export(
     """Writes config.json and safetensors (several with an index above shard_bytes) in the parameters' dtype.
 
     copy_from: a folder whose tokenizer and generation files come along. The folder appears by one rename after every byte
-    is on disk; a killed export leaves nothing under its name. One process must hold all shards.
+    is on disk; a killed export leaves nothing under its name. Several processes call it together, and the first writes.
 
     Raises:
         CheckpointError: the folder exists and is not empty, or cannot be written.
     """
     folder = Path(folder)
+    if not first():
+        for item in _items(decoder):
+            item.fetch()
+        return
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise CheckpointError(f"{folder}: exists and is not empty; name a new folder or remove it")
     staging = folder.parent / f".{folder.name}.{os.getpid()}.partial"
@@ -119,7 +124,7 @@ class _Values:
         if path not in self.kept:
             if len(self.kept) > 1:
                 self.kept.clear()
-            self.kept[path] = np.asarray(self.parameters[path][...])
+            self.kept[path] = whole(self.parameters[path][...])
         values = self.kept[path]
         return values if layer is None else values[layer]
 

@@ -3,14 +3,14 @@ compiled."""
 
 from __future__ import annotations
 
-from tessy_jax.config import Synthesize
+from tessy_jax.config import Synthesize, settle
 from tessy_jax.decode.engine import REWOUND
 from tessy_jax.decode.generate import bucket, buckets
 from tessy_jax.decode.loop import FILL
 from tessy_jax.models.plan import cached_numbers, plan
 from tessy_jax.sharding import Layout, plan_mesh
 from tessy_jax.synthesis.cast import Cast
-from tessy_jax.synthesis.job import describe_prompts, settle
+from tessy_jax.synthesis.job import describe_prompts
 from tessy_jax.synthesis.prompts import jobs, read
 from tessy_jax.text.bridge import DeviceBridge
 

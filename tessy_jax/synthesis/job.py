@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import datetime
 import logging
 import time
 from collections.abc import Callable
 from typing import Any
 
-import yaml
-
-from tessy_jax.config import Synthesize, differences, dump
-from tessy_jax.errors import ConfigError
+from tessy_jax.config import Synthesize, dump, settle
 from tessy_jax.records import Failure
 from tessy_jax.sharding import Layout, make_mesh
 from tessy_jax.store import RunStore
@@ -66,25 +62,6 @@ def synthesize(config: Synthesize, *, progress: bool = True, tell: Callable[[str
         summary = summarize(cast, scheduler, store, seconds=time.perf_counter() - started)
         store.save_summary(summary)
         return summary
-
-
-def settle(config: Synthesize, earlier: str | None) -> Synthesize:
-    """The configuration with its date filled in, checked against that of the run folder's earlier starts.
-
-    Raises:
-        ConfigError: the folder's responses were written with other settings; names them.
-    """
-    today = datetime.datetime.now(datetime.UTC).date().isoformat()
-    if earlier is not None:
-        before = Synthesize.model_validate(yaml.safe_load(earlier))
-        changed = differences(before, config)
-        if changed:
-            raise ConfigError(
-                f"{config.output}: holds responses written with other settings ({', '.join(changed)}); "
-                "name another output, or set them as before"
-            )
-        today = before.date or today
-    return config.model_copy(update={"date": config.date or today}).resolved()
 
 
 def unfinished(wanted: list[Job], store: RunStore) -> list[Task]:

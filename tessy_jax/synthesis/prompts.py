@@ -14,12 +14,10 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from tessy_jax.errors import DataError
+from tessy_jax.store.messages import messages_of, own_id
 from tessy_jax.store.tables import table_rows
 
 FORMS = ("messages", "prompt", "dialogs", "conversations")
-ROLES = ("system", "user", "assistant")
-FROM = {"system": "system", "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant"}
-"""Speakers of `conversations`, and their roles."""
 
 
 @dataclass(frozen=True)
@@ -107,19 +105,7 @@ def _hash(messages: Sequence[Mapping[str, str]]) -> str:
 
 def _prompt(row: Any) -> tuple[str | None, list[dict[str, str]]]:
     """Id, if it has one, and messages of a row."""
-    if not isinstance(row, dict):
-        raise DataError(f"is {_kind(row)}; it should be an object with {_listed(FORMS)}")
-    form = next((form for form in FORMS if row.get(form) is not None), None)  # Parquet has null for what a row lacks
-    if form is None:
-        raise DataError(f"holds {_listed(sorted(row), 'and') or 'nothing'}; it should hold {_listed(FORMS)}")
-    value = row[form]
-    if form == "prompt" and isinstance(value, str):
-        messages = [{"role": "user", "content": _text(value, form)}]
-    elif isinstance(value, list):
-        messages = [_message(turn, f"{form}[{i}]", form == "conversations") for i, turn in enumerate(value)]
-    else:
-        right = "a string or a list of messages" if form == "prompt" else "a list of messages"
-        raise DataError(f"{form} is {_kind(value)}; it should be {right}")
+    form, messages = messages_of(row, FORMS)
     if form != "prompt" and messages and messages[-1]["role"] == "assistant":
         messages.pop()
     if not messages:
@@ -130,52 +116,4 @@ def _prompt(row: Any) -> tuple[str | None, list[dict[str, str]]]:
         )
     if not messages[-1]["content"].strip():
         raise DataError(f"the prompt is empty; {form} should end with some text of the user")
-    return _id(row.get("id")), messages
-
-
-def _message(turn: Any, name: str, spoken: bool) -> dict[str, str]:
-    """A message out of role and content, or (spoken) out of from and value."""
-    keys, roles = (("from", "value"), tuple(FROM)) if spoken else (("role", "content"), ROLES)
-    if not isinstance(turn, dict) or any(key not in turn for key in keys):
-        found = _listed(sorted(turn), "and") or "nothing" if isinstance(turn, dict) else f"{_kind(turn)}"
-        raise DataError(
-            f"{name} {'holds' if isinstance(turn, dict) else 'is'} {found}; it should hold {keys[0]} and {keys[1]}"
-        )
-    role, content = turn[keys[0]], turn[keys[1]]
-    if role not in roles:
-        raise DataError(
-            f"{name}.{keys[0]} is {_kind(role) if not isinstance(role, str) else repr(role)}; use {_listed(roles)}"
-        )
-    if not isinstance(content, str):
-        raise DataError(f"{name}.{keys[1]} is {_kind(content)}; it should be a string")
-    return {"role": FROM[role], "content": _text(content, f"{name}.{keys[1]}")}
-
-
-def _id(value: Any) -> str | None:
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
-        raise DataError(
-            f"id is {'empty' if value == '' else _kind(value)}; it should be a string or a whole number, or left out"
-        )
-    return _text(str(value), "id")
-
-
-def _text(text: str, name: str) -> str:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        raise DataError(f"{name} holds half of a surrogate pair, which is no text; remove it") from None
-    return text
-
-
-def _kind(value: Any) -> str:
-    """What a JSON value is, for messages."""
-    kinds = {bool: "true or false", int: "a number", float: "a number", str: "a string", list: "a list", dict: "an object"}
-    return "null" if value is None else kinds.get(type(value), f"a {type(value).__name__}")
-
-
-def _listed(names: Sequence[str], last: str = "or") -> str:
-    """The first dozen names, as a sentence has them."""
-    shown = [f"`{name}`" for name in names[:12]] + ["more"] * (len(names) > 12)
-    return f" {last} ".join([", ".join(shown[:-1]), shown[-1]]) if len(shown) > 1 else "".join(shown)
+    return own_id(row), messages

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import Any, Self
 
 import jax
 import orbax.checkpoint as ocp
@@ -27,6 +27,12 @@ class Checkpoints:
             )
         options = ocp.CheckpointManagerOptions(preservation_policy=keep.AnyPreservationPolicy(policies))
         self._manager = ocp.CheckpointManager(self.folder, options=options)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def latest(self) -> int | None:
         """The step of the newest whole checkpoint."""
@@ -68,6 +74,34 @@ class Checkpoints:
             return self._manager.restore(step, args=args)["arrays"]
         except Exception as error:  # Orbax raises anything from KeyError to XlaRuntimeError
             raise self._unreadable(step, error) from error
+
+    def restore_params(self, step: int, like: Any) -> Any:
+        """The parameters alone, placed as those of `like` are.
+
+        Raises:
+            CheckpointError: as `restore`.
+        """
+        wanted = {"params": jax.tree.map(ocp.utils.to_shape_dtype_struct, like)}
+        places = ocp.checkpoint_utils.construct_restore_args(wanted)
+        try:
+            with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+                args = ocp.args.PyTreeRestore(wanted, restore_args=places, partial_restore=True)
+                return reader.restore(f"{self.path(step)}/arrays", args=args)["params"]
+        except Exception as error:
+            raise self._unreadable(step, error) from error
+
+    def checked(self, step: int | None) -> int:
+        """A step that has a checkpoint; None: the newest.
+
+        Raises:
+            CheckpointError: there is none.
+        """
+        steps = sorted(self._manager.all_steps())
+        if not steps or step not in (None, *steps):
+            there = f"the steps {', '.join(map(str, steps))}" if steps else "no checkpoint"
+            wanted = "" if step is None else f", not {step}"
+            raise CheckpointError(f"{self.folder}: has {there}{wanted}; train first, or name one that is there")
+        return steps[-1] if step is None else step
 
     def wait(self) -> None:
         """Until everything is written."""

@@ -1,8 +1,9 @@
-"""The conversations of a training run as examples, held as flat arrays, and the order in which they are learnt."""
+"""The conversations of a training run as examples, kept on disk as flat arrays, and the order in which they are learnt."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
@@ -14,19 +15,38 @@ from tessy_jax.config import Examples
 from tessy_jax.errors import ConfigError, DataError
 from tessy_jax.records import Row
 from tessy_jax.store import RunReader
+from tessy_jax.store.messages import messages_of, own_id
 from tessy_jax.store.tables import table_rows
 from tessy_jax.text.chat import Chat
-from tessy_jax.train.examples import KINDS, example
+from tessy_jax.train.examples import KINDS, UNKNOWN, example
 from tessy_jax.train.pack import NO_TARGET, Batch, Example, assemble, batches, pack
+
+FORMS = ("messages", "dialogs", "conversations")
+COLUMNS = (
+    "id",
+    "prompt_id",
+    "rollout",
+    "spans",
+    "meta",
+    "prompt",
+    "completion",
+    "input_ids",
+    "labels",
+    "source_ids",
+    *FORMS,
+)
+IGNORED = -100  # how tokenized data sets mark what is no target
 
 
 @dataclass(frozen=True)
 class Data:
-    """Examples: number i is tokens[offsets[i]:offsets[i + 1]]. skipped, cut: ids of rows that were too long."""
+    """Examples: number i is tokens[offsets[i]:offsets[i + 1]], of arrays that lie on disk. names: of the kinds. skipped,
+    cut: ids of rows that were too long."""
 
     tokens: NDArray[np.int32]
     kinds: NDArray[np.uint8]
     offsets: NDArray[np.int64]
+    names: tuple[str, ...] = KINDS
     skipped: list[str] = field(default_factory=list)
     cut: list[str] = field(default_factory=list)
 
@@ -43,9 +63,9 @@ class Data:
         return np.diff(self.offsets)
 
     def targets(self) -> dict[str, int]:
-        """Targets by who wrote them."""
-        counts = np.bincount(self.kinds, minlength=len(KINDS))
-        return {name: int(n) for name, n in zip(KINDS, counts, strict=True) if name != KINDS[NO_TARGET]}
+        """Targets by kind."""
+        counts = np.bincount(self.kinds, minlength=len(self.names))
+        return {name: int(n) for name, n in zip(self.names, counts, strict=True) if name != self.names[NO_TARGET]}
 
     def described(self) -> str:
         """What there is to learn, in a line."""
@@ -56,119 +76,164 @@ class Data:
         return f"{len(self)} examples, {len(self.tokens)} tokens, {share:.1%} of them targets ({by}){left}"
 
 
-def read(section: Examples, chat: Chat, size: int) -> Data:
-    """All examples of an input, of at most `size` tokens.
+def spooled(examples: Iterable[Example], names: tuple[str, ...] = KINDS) -> Data:
+    """Examples as they come, written to unnamed temporary files (TMPDIR) and mapped into memory from there, so that their
+    number is limited by the disk alone. names: of their kinds."""
+    lengths: list[int] = [0]
+    with tempfile.TemporaryFile() as tokens, tempfile.TemporaryFile() as kinds:
+        for found in examples:
+            tokens.write(np.ascontiguousarray(found.tokens, np.int32).data)
+            kinds.write(np.ascontiguousarray(found.kinds, np.uint8).data)
+            lengths.append(len(found.tokens))
+        if len(lengths) == 1:
+            return Data(np.zeros(0, np.int32), np.zeros(0, np.uint8), np.zeros(1, np.int64), names)
+        tokens.flush()
+        kinds.flush()
+        mapped = np.memmap(tokens, np.int32, "r"), np.memmap(kinds, np.uint8, "r")
+    return Data(*mapped, np.cumsum(lengths, dtype=np.int64), names)
+
+
+def read(section: Examples, chat: Chat, size: int, vocab: int) -> Data:
+    """All examples of an input, of at most `size` tokens below `vocab`.
 
     Raises:
         DataError: the input cannot be read, a row is no conversation or too long, or there is nothing to learn.
     """
-    tokens, kinds, lengths, skipped, cut = [], [], [], [], []
-    for where, row in _rows(section):
-        try:
-            found = example(chat, row)
-        except DataError as error:
-            raise DataError(f"{where}: {error}") from error
-        if len(found.tokens) > size:
-            if section.too_long == "refuse":
+    skipped: list[str] = []
+    cut: list[str] = []
+
+    def fitting() -> Iterator[Example]:
+        for where, name, found in _examples(section, chat, vocab):
+            if len(found.tokens) <= size:
+                yield found
+            elif section.too_long == "refuse":
                 raise DataError(
-                    f"{where}: row {row.id!r} has {len(found.tokens)} tokens, training.tokens is {size}; raise it, or set "
+                    f"{where}: row {name!r} has {len(found.tokens)} tokens, training.tokens is {size}; raise it, or set "
                     "data.too_long to skip or cut"
                 )
-            if section.too_long == "skip" or not (found.kinds[:size] != NO_TARGET).any():
-                skipped.append(row.id)
-                continue
-            cut.append(row.id)
-            found = Example(found.tokens[:size], found.kinds[:size])
-        tokens.append(found.tokens)
-        kinds.append(found.kinds)
-        lengths.append(len(found.tokens))
-    if not lengths:
+            elif section.too_long == "skip" or not (found.kinds[:size] != NO_TARGET).any():
+                skipped.append(name)
+            else:
+                cut.append(name)
+                yield Example(found.tokens[:size], found.kinds[:size])
+
+    data = spooled(fitting())
+    if not len(data):
         raise DataError(f"{section.path}: has no rows to learn from ({len(skipped)} are longer than {size} tokens)")
-    return Data(np.concatenate(tokens), np.concatenate(kinds), np.cumsum([0, *lengths]), skipped, cut)
+    if not sum(data.targets().values()):
+        raise DataError(f"{section.path}: none of its {len(data.tokens)} tokens is a target; look at its labels")
+    return Data(data.tokens, data.kinds, data.offsets, data.names, skipped, cut)
 
 
-def _rows(section: Examples) -> Iterator[tuple[str, Row]]:
+def _examples(section: Examples, chat: Chat, vocab: int) -> Iterator[tuple[str, str, Example]]:
+    """Where, the row's id, and its example."""
+    for where, index, raw in _rows(section):
+        try:
+            if isinstance(raw, Row):
+                yield where, raw.id, example(chat, raw)
+            elif isinstance(raw, dict) and raw.get("input_ids") is not None:
+                yield where, own_id(raw) or str(index), _tokenized(raw, vocab)
+            else:
+                row = row_of(raw, index)
+                yield where, row.id, example(chat, row)
+        except DataError as error:
+            raise DataError(f"{where}: {error}") from error
+
+
+def _rows(section: Examples) -> Iterator[tuple[str, int, Any]]:
     try:
         reader: RunReader | None = RunReader(section.path)
     except (ConfigError, DataError):
         reader = None
     if reader is not None:
         rows = sorted(reader.rows(), key=lambda row: row.key)  # whatever order they were finished in
-        yield from ((section.path, row) for row in rows[: section.limit])
+        yield from ((section.path, i, row) for i, row in enumerate(rows[: section.limit]))
         return
-    wanted = ("id", "prompt_id", "rollout", "messages", "spans", "meta", "prompt", "completion")
-    for index, (where, row) in enumerate(table_rows(section.path, section.split, section.limit, wanted)):
+    for index, (where, row) in enumerate(table_rows(section.path, section.split, section.limit, COLUMNS)):
         if isinstance(row, DataError):
             raise DataError(f"{where}: {row}")
-        try:
-            yield where, row_of(row, index)
-        except DataError as error:
-            raise DataError(f"{where}: {error}") from None
+        yield where, index, row
 
 
 def row_of(raw: Any, index: int) -> Row:
-    """A row of any accepted form: ours, `messages` that end with the assistant's, or `prompt` and `completion`.
+    """A row of any accepted form: ours, messages that end with the assistant's, or `prompt` and `completion`.
 
     Raises:
         DataError: it is none, or its spans do not tile its content.
     """
-    if not isinstance(raw, Mapping):
-        raise DataError(f"is a {type(raw).__name__}; it should be an object with messages")
-    if raw.get("spans") is not None:
-        return Row.from_json(dict(raw))
-    if raw.get("messages") is not None:
-        messages = raw["messages"]
-    elif raw.get("prompt") is not None and raw.get("completion") is not None:
-        messages = _messages(raw["prompt"], "user") + _messages(raw["completion"], "assistant")
+    if isinstance(raw, dict) and raw.get("spans") is not None:
+        return Row.from_json(raw)
+    if isinstance(raw, dict) and raw.get("completion") is not None:
+        messages = messages_of(raw, ("prompt",))[1] + messages_of(raw, ("completion",), "assistant")[1]
     else:
-        raise DataError(
-            f"holds {', '.join(sorted(map(str, raw))) or 'nothing'}; it should hold messages, or prompt and completion"
-        )
-    given = [{"role": m["role"], "content": m["content"]} if _is_message(m) else m for m in messages]
-    if not all(_is_message(m) for m in given):
-        raise DataError("messages should be objects with the strings role and content")
-    if not given or given[-1]["role"] != "assistant" or not given[-1]["content"]:
-        last = given[-1]["role"] if given else "nobody"
+        messages = messages_of(raw, FORMS, or_else="or prompt and completion, or input_ids and labels")[1]
+    if not messages or messages[-1]["role"] != "assistant" or not messages[-1]["content"]:
+        last = messages[-1]["role"] if messages else "nobody"
         raise DataError(f"the last message is of {last!r}; it should be the assistant's, and not empty")
-    if len(given) == 1:
+    if len(messages) == 1:
         raise DataError("there is no message in front of the assistant's; it should answer something")
-    return Row(str(raw.get("id") or index), str(raw.get("id") or index), 0, tuple(given), (), {})
+    name = own_id(raw) or str(index)
+    return Row(name, name, 0, tuple(messages), (), {})
 
 
-def _messages(value: Any, role: str) -> list[Any]:
-    return [{"role": role, "content": value}] if isinstance(value, str) else list(value)
+def _tokenized(raw: dict[str, Any], vocab: int) -> Example:
+    """The example of a row that has been tokenized before: `input_ids`, `labels` (as transformers takes them: the same
+    tokens, or −100), and perhaps `source_ids` (places in KINDS)."""
+    try:
+        tokens, labels = (np.asarray(raw[name], np.int64) for name in ("input_ids", "labels"))
+        kinds = np.where(labels == IGNORED, NO_TARGET, UNKNOWN)
+        if raw.get("source_ids") is not None:
+            kinds = np.where(labels == IGNORED, NO_TARGET, np.asarray(raw["source_ids"], np.int64))
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise DataError(f"input_ids, labels and source_ids should be lists of as many whole numbers ({error!r})") from None
+    if tokens.ndim != 1 or tokens.shape != labels.shape or not len(tokens):
+        raise DataError(f"has {tokens.shape} input_ids and {labels.shape} labels; it should have one label a token")
+    if tokens.min() < 0 or tokens.max() >= vocab:
+        raise DataError(f"has input_ids from {tokens.min()} to {tokens.max()}, the model has {vocab} tokens; tokenize again")
+    strange = np.flatnonzero((labels != IGNORED) & (labels != tokens))
+    if len(strange):
+        raise DataError(
+            f"labels[{strange[0]}] is {labels[strange[0]]}; it should be {IGNORED}, or the token at the same place, "
+            f"{tokens[strange[0]]} (the loss shifts them)"
+        )
+    if kinds.min() < 0 or kinds.max() >= len(KINDS):
+        raise DataError(f"source_ids go from {kinds.min()} to {kinds.max()}; they should be 0 to {len(KINDS) - 1}")
+    return Example(tokens.astype(np.int32), kinds.astype(np.uint8))
 
 
-def _is_message(m: Any) -> bool:
-    return isinstance(m, Mapping) and isinstance(m.get("role"), str) and isinstance(m.get("content"), str)
+def tokenized_row(found: Example) -> dict[str, list[int]]:
+    """The row of a tokenized data set from which `read` makes this example."""
+    labels = np.where(found.kinds == NO_TARGET, IGNORED, found.tokens)
+    return {"input_ids": found.tokens.tolist(), "labels": labels.tolist(), "source_ids": found.kinds.tolist()}
 
 
 @dataclass(frozen=True)
 class Order:
-    """Which rows of packed examples every step of a run learns from: of any step, without those before it."""
+    """Which rows of packed examples every step of a run learns from: of any step, without those before it. labels: see
+    `pack.assemble`."""
 
     data: Data
     size: int
     rows: int
     seed: int
+    labels: bool = False
 
-    def epoch(self, number: int) -> list[list[Any]]:
+    def epoch(self, number: int) -> list[list[Sequence[int]]]:
         """The batches of an epoch, as rows of example numbers."""
         return batches(pack(self.data.lengths, self.size, seed=self.seed, epoch=number), self.rows)
 
-    def assembled(self, number: int, first: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch from its first-th on, as arrays."""
-        for batch in self.epoch(number)[first:]:
-            yield assemble([[self.data[i] for i in row] for row in batch], self.size)
+    def assembled(self, rows: Sequence[Sequence[int]]) -> Batch:
+        """Rows of example numbers as arrays."""
+        return assemble([[self.data[i] for i in row] for row in rows], self.size, labels=self.labels)
 
-    def from_step(self, step: int) -> Iterator[Batch]:
+    def from_step(self, step: int) -> Iterator[list[Sequence[int]]]:
         """The batches from optimizer step `step` on, epoch after epoch, without end."""
         number = 0
-        while step >= (steps := len(self.epoch(number))):
-            number, step = number + 1, step - steps
-        yield from self.assembled(number, step)
+        while step >= len(plan := self.epoch(number)):
+            number, step = number + 1, step - len(plan)
+        yield from plan[step:]
         for later in count(number + 1):
-            yield from self.assembled(later)
+            yield from self.epoch(later)
 
     def steps(self, epochs: float) -> int:
         """Optimizer steps of so many epochs, at least one."""

@@ -17,6 +17,7 @@ from tessy_jax.train.pack import NO_TARGET, Example
 
 KINDS = ("none", *SOURCES, "unknown")
 """What `Example.kinds` numbers: no target, a target by who wrote it, and a target of a row that does not say."""
+STYLE, CAPABILITY = KINDS.index("student"), KINDS.index("teacher")
 TEMPLATE, UNKNOWN = KINDS.index("template"), KINDS.index("unknown")
 
 

@@ -6,81 +6,117 @@ import datetime
 import logging
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 import yaml
 from flax import nnx
-from pydantic import ValidationError
 
 from tessy_jax import __version__
-from tessy_jax.config import Train, differences, dump
-from tessy_jax.errors import ConfigError
+from tessy_jax.config import Model, Train, dump, settle
 from tessy_jax.models import hf
+from tessy_jax.models.config import ModelConfig
 from tessy_jax.models.export import export
 from tessy_jax.models.hf_config import read_config
 from tessy_jax.models.layers import LoraParam
+from tessy_jax.models.restack import restack
 from tessy_jax.models.transformer import Decoder
+from tessy_jax.processes import first, once
 from tessy_jax.sharding import Layout, make_mesh
 from tessy_jax.store import RunStore
 from tessy_jax.text.chat import Chat
 from tessy_jax.text.tokenizer import Tokenizer
 from tessy_jax.train.checkpoint import Checkpoints
 from tessy_jax.train.data import Data, Order, read
+from tessy_jax.train.examples import KINDS
+from tessy_jax.train.flops import peak_flops, step_flops
 from tessy_jax.train.loop import Trainer
 from tessy_jax.train.lora import add_lora, export_lora, merge_lora
+from tessy_jax.train.progress import Bar, Line, tensorboard, wandb
 
 log = logging.getLogger(__name__)
-FOLDER, ADAPTER = "model", "adapter"
+FOLDER, ADAPTER, CHECKPOINTS = "model", "adapter", "checkpoints"
+
+
+class Trained(NamedTuple):
+    """A training as it stands. student: its weights on the mesh, in the form and dtype that decode; None before the end."""
+
+    summary: dict[str, Any]
+    student: Decoder | None
 
 
 def train(
     config: Train,
+    student: Decoder | None = None,
     *,
+    progress: bool = False,
     tell: Callable[[str], None] = log.info,
-    on_step: Callable[[dict[str, Any], int], None] = lambda line, steps: None,
-) -> dict[str, Any]:
-    """Runs or continues the training of a configuration; returns the summary, which is also saved. At the end the student
-    stands in the run folder as a Hugging Face folder, `model`.
+    on_step: Callable[[Line, int], None] = lambda line, steps: None,
+) -> Trained:
+    """Runs or continues the training of a configuration; one process of several does its part. At the end the student
+    stands in the run folder as a Hugging Face folder, `model` (with adapters, `adapter` beside it), where that is a path.
 
-    tell: gets what there is to learn. on_step: gets each step's metrics, and the number of steps.
+    student: the weights to begin with, where they are on this mesh already; they are used up. tell: gets what there is to
+    learn. on_step: gets each step's metrics, and the number of steps; progress: so does the user.
 
     Raises:
         TessyError: what is wrong with configuration, input, model or output, before the first step; or the loss is none.
     """
     started = time.perf_counter()
-    with RunStore(config.output) as store:
-        config = settle(config, store.config())
+    with ExitStack() as stack:
+        stores: list[RunStore] = []
+
+        def opened() -> str:
+            stores.append(stack.enter_context(RunStore(config.output)))
+            return dump(settle(config, stores[0].config()))
+
+        text = once(opened)
+        config = Train.model_validate(yaml.safe_load(text))
         layout = Layout(make_mesh(config.mesh)) if config.mesh else Layout()
         training = config.training
-        at_once = training.rows_at_once or training.rows
-        layout.check({"lanes": (at_once, "training.rows_at_once, or training.rows,")})
+        layout.check({"lanes": (training.rows_at_once or training.rows, "training.rows_at_once, or training.rows,")})
         folder = hf.resolve(config.student.model, revision=config.student.revision)
+        shape = read_config(folder)
         data, evaluation = examples(config, folder)
         for name, found in (("data", data), ("evaluation", evaluation)):
-            if found is not None:
+            if found is not None and first():
                 tell(f"{name}: {found.described()}")
-        store.save_config(dump(config))
-        lora = config.lora
-        model = hf.load(folder, dtype=training.dtype if lora else jnp.float32, layout=layout, stacked=True)
-        if lora:
-            add_lora(model, lora, config.seed)
-        graph, params, frozen = nnx.split(model, LoraParam if lora else nnx.Param, ...)
-        del model
-        checkpoints = Checkpoints(
-            f"{config.output.rstrip('/')}/checkpoints", last=training.keep_last, best=training.keep_best
+        once(lambda: stores[0].save_config(text))
+        graph, params, frozen = parts(config, folder, layout, student)
+        order = partial(Order, size=training.tokens, seed=config.seed)
+        listeners: list[Callable[[Line, int], None]] = [on_step]
+
+        def told(line: Line, steps: int) -> None:
+            for listener in listeners:
+                listener(line, steps)
+
+        trainer = Trainer(
+            training,
+            config.optimizer,
+            graph,
+            frozen,
+            layout,
+            order(data, rows=training.rows),
+            [0.0, *(getattr(config.weights, name) for name in KINDS[1:])],
+            None if evaluation is None else order(evaluation, rows=training.rows_at_once or training.rows),
+            stack.enter_context(checkpoints_of(config)),
+            lambda lines: stores[0].save_metrics(lines) if stores else None,
+            told,
+            busy(shape, config),
         )
-        order = Order(data, training.tokens, training.rows, config.seed)
-        trainer = Trainer(config, graph, frozen, layout, order, evaluation, checkpoints, store.save_metrics, on_step)
         state = trainer.start(params)
         begun = int(state.step)
+        if first():
+            listeners += [stack.enter_context(Bar(shown=progress)), *sinks(config, begun)]
         state = trainer.run(state)
         done = int(state.step)
-        checkpoints.close()
-        if done == trainer.steps and "://" not in config.output:
-            _export(config, folder, nnx.merge(graph, state.params, frozen))
+        result = None
+        if done == trainer.steps:
+            result = finish(config, folder, nnx.merge(graph, state.params, frozen))
         summary = {
             "steps": done,
             "steps_wanted": trainer.steps,
@@ -92,60 +128,105 @@ def train(
             "cut": data.cut,
             "loss": trainer.last("loss"),
             "evaluation_loss": trainer.evaluated,
+            "packed_share": packed_share(trainer.order),
             "seconds": round(time.perf_counter() - started, 3),
             "devices": [str(device) for device in jax.devices()[:1]] + [f"{jax.device_count()} in all"],
+            "processes": jax.process_count(),
             "versions": {"tessy_jax": __version__, "jax": jax.__version__},
         }
-        store.save_summary(summary)
-        return summary
+        once(lambda: stores[0].save_summary(summary))
+        return Trained(summary, result)
 
 
-def _export(config: Train, folder: Path, model: Decoder) -> None:
-    """The trained student as a Hugging Face folder, and its adapter, beside the checkpoints; once."""
-    place = Path(config.output)
-    dtype = jnp.dtype(config.student.dtype)
-    if config.lora and not (place / ADAPTER).exists():
+def parts(config: Train, folder: Path, layout: Layout, student: Decoder | None) -> tuple[Any, Any, Any]:
+    """The student's graph, the parameters that are trained, and all others; from its folder, or from arrays."""
+    dtype = config.training.dtype if config.lora else config.training.weights_dtype
+    if student is None:
+        model = hf.load(folder, dtype=dtype, layout=layout, stacked=True)
+    else:
+        model = restack(student, stacked=True, dtype=dtype)
+    if config.lora:
+        add_lora(model, config.lora, config.seed)
+    return nnx.split(model, LoraParam if config.lora else nnx.Param, ...)
+
+
+def checkpoints_of(config: Train) -> Checkpoints:
+    """The run's checkpoints."""
+    training = config.training
+    return Checkpoints(f"{config.output.rstrip('/')}/{CHECKPOINTS}", last=training.keep_last, best=training.keep_best)
+
+
+def restored(config: Train, step: int | None, layout: Layout) -> tuple[Decoder, int]:
+    """The student as it was at a step that a checkpoint holds (None: the newest), adapters and all, and that step.
+
+    Raises:
+        CheckpointError: there is no such checkpoint, or it cannot be read.
+    """
+    folder = hf.resolve(config.student.model, revision=config.student.revision)
+    graph, params, frozen = parts(config, folder, layout, None)
+    with checkpoints_of(config) as checkpoints:
+        step = checkpoints.checked(step)
+        return nnx.merge(graph, checkpoints.restore_params(step, params), frozen), step
+
+
+def sinks(config: Train, begun: int) -> list[Callable[[Line, int], None]]:
+    """Where else the metrics go."""
+    writers: list[Callable[[Line], None]] = []
+    if config.training.tensorboard:
+        writers.append(tensorboard(f"{config.output.rstrip('/')}/tensorboard", begun))
+    if config.training.wandb:
+        writers.append(wandb(config.training.wandb, config.output, config.model_dump()))
+    return [lambda line, steps, write=write: write(line) for write in writers]  # type: ignore[misc]
+
+
+def busy(shape: ModelConfig, config: Train) -> Callable[[np.ndarray], float | None]:
+    """How many seconds of the devices' best a step over documents of some lengths is worth."""
+    peak = peak_flops(config.training.dtype)
+    if peak is None:
+        return lambda lengths: None
+    return lambda lengths: step_flops(shape, lengths, frozen=config.lora is not None) / peak
+
+
+def packed_share(order: Order) -> float:
+    """The share of the first epoch's rows that is not padding."""
+    rows = sum(bool(len(row)) for batch in order.epoch(0) for row in batch)
+    return round(len(order.data.tokens) / (rows * order.size), 4)
+
+
+def finish(config: Train, folder: Path, model: Decoder) -> Decoder:
+    """Writes the trained student and its adapter beside the checkpoints, once; returns it as it decodes. Uses up `model`."""
+    local = "://" not in config.output
+    place = Path(config.output).expanduser()
+    if local and config.lora and once(lambda: not (place / ADAPTER).exists()):
         export_lora(model, config.lora, place / ADAPTER, base=config.student.model)
-    if not (place / FOLDER).exists():
-        graph, params = nnx.split(merge_lora(model) if config.lora else model)
-        cast = jax.jit(lambda params: jax.tree.map(lambda x: x.astype(dtype), params))
-        export(nnx.merge(graph, cast(params)), place / FOLDER, copy_from=folder)
+    model = plain(config, model)
+    if local and once(lambda: not (place / FOLDER).exists()):
+        export(model, place / FOLDER, copy_from=folder)
+    return model
 
 
-def examples(config: Train, folder: Path) -> tuple[Data, Data | None]:
-    """What is learnt from, and what is looked at."""
+def plain(config: Train, model: Decoder) -> Decoder:
+    """The student without adapters, in the form and dtype that decode. Uses up `model`."""
+    return restack(merge_lora(model) if config.lora else model, stacked=False, dtype=config.student.dtype)
+
+
+def chat_of(section: Model, folder: Path, date: str | None) -> tuple[Chat, int]:
+    """The chat template of a model, and the number of tokens that it knows."""
     vocab = read_config(folder).vocab
-    section = config.student
+    assert date is not None
     chat = Chat(
         Tokenizer(folder, vocab),
         open=section.thinking.open,
         close=section.thinking.close,
         variables=section.template,
         system=section.system,
-        date=datetime.date.fromisoformat(config.date or ""),
+        date=datetime.date.fromisoformat(date),
     )
-    size = config.training.tokens
-    evaluation = None if config.evaluation is None else read(config.evaluation, chat, size)
-    return read(config.data, chat, size), evaluation
+    return chat, vocab
 
 
-def settle(config: Train, earlier: str | None) -> Train:
-    """The configuration with its date filled in, checked against that of the run folder's earlier starts.
-
-    Raises:
-        ConfigError: the folder holds another kind of run, or one with other settings; names them.
-    """
-    today = datetime.datetime.now(datetime.UTC).date().isoformat()
-    if earlier is not None:
-        try:
-            before = Train.model_validate(yaml.safe_load(earlier))
-        except ValidationError:
-            raise ConfigError(f"{config.output}: holds another kind of run; name another output") from None
-        changed = [key for key in differences(before, config) if not key.startswith("training.keep_")]
-        if changed:
-            raise ConfigError(
-                f"{config.output}: holds a training with other settings ({', '.join(changed)}); name another output, or set "
-                "them as before"
-            )
-        today = before.date or today
-    return config.model_copy(update={"date": config.date or today})
+def examples(config: Train, folder: Path) -> tuple[Data, Data | None]:
+    """What is learnt from, and what is looked at."""
+    chat, vocab = chat_of(config.student, folder, config.date)
+    look = partial(read, chat=chat, size=config.training.tokens, vocab=vocab)
+    return look(config.data), None if config.evaluation is None else look(config.evaluation)

@@ -7,7 +7,7 @@ import math
 import signal
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,18 +16,20 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 
-from tessy_jax.config import Train
+from tessy_jax.config import Optimizer, Training
 from tessy_jax.sharding import Layout, put
 from tessy_jax.train.checkpoint import Checkpoints
-from tessy_jax.train.data import Data, Order
-from tessy_jax.train.examples import KINDS
+from tessy_jax.train.data import Order
+from tessy_jax.train.examples import CAPABILITY, STYLE
 from tessy_jax.train.optimizer import build, schedule
 from tessy_jax.train.pack import Batch
 from tessy_jax.train.step import State, Sums, sums, train_step
 
+Index = tuple[slice, ...]
+
 RECENT = 20  # losses whose mean a spike is measured by
-STYLE, CAPABILITY = KINDS.index("student"), KINDS.index("teacher")
 
 
 class TrainingError(RuntimeError):
@@ -38,34 +40,34 @@ class TrainingError(RuntimeError):
 class Trainer:
     """Trains a part of a model's parameters, which it then owns and overwrites; the others are `frozen`.
 
+    weights: how much a target of each kind counts; the first is no target's. evaluation: what the evaluation loss is of.
+    flops: of a step over documents of these lengths, per second that the devices could do it in; None where not known.
     write: gets the metrics of all steps so far. tell: gets those of each step, and the number of steps. The state after a
     step follows from the step before it and the step's number alone, so that a run that was interrupted ends as one that was
     not.
     """
 
-    config: Train
+    training: Training
+    optimizing: Optimizer
     graph: Any
     frozen: Any
     layout: Layout
     order: Order
-    evaluation: Data | None
+    weights: Sequence[float]
+    evaluation: Order | None
     checkpoints: Checkpoints
     write: Callable[[str], None]
     tell: Callable[[dict[str, Any], int], None]
+    busy: Callable[[np.ndarray], float | None] = lambda lengths: None
     lines: list[str] = field(default_factory=list)
     evaluated: float | None = None
 
     def __post_init__(self) -> None:
-        training = self.config.training
+        training = self.training
         self.steps = training.steps or self.order.steps(training.epochs)
-        self.optimizer = build(self.config.optimizer, self.steps)
-        self.rates = schedule(self.config.optimizer, self.steps)
-        weights = [0.0, *(getattr(self.config.weights, name) for name in KINDS[1:])]
-        self.weights_K = put(np.array(weights, np.float32), self.layout, (None,))
-        dtype = jnp.dtype(training.dtype)
-        step = partial(train_step, self.graph, self.optimizer, dtype, training.remat)
-        self._step = jax.jit(step, donate_argnums=0)
-        self._sums = jax.jit(partial(sums, self.graph, dtype=dtype, remat="none"))
+        self.optimizer = build(self.optimizing, self.steps)
+        self.rates = schedule(self.optimizing, self.steps)
+        self.weights_K = put(np.array(self.weights, np.float32), self.layout, (None,))
 
     def start(self, params: Any) -> State:
         """The state before the first step, or that of the newest checkpoint, with its metrics.
@@ -75,6 +77,7 @@ class Trainer:
         """
         optimizer = jax.tree.map(self._placed, self.optimizer.init(params))
         state = State(params, optimizer, put(np.int32(0), self.layout, ()))
+        self._compile(state)
         latest = self.checkpoints.latest()
         if latest is None:
             return state
@@ -84,31 +87,44 @@ class Trainer:
         restored: State = self.checkpoints.restore(latest, state)
         return restored
 
+    def _compile(self, state: State) -> None:
+        """The step and the evaluation, whose results lie where the state lies, and on every device what is read."""
+        dtype, remat = jnp.dtype(self.training.dtype), self.training.remat
+        step = partial(train_step, self.graph, self.optimizer, dtype, remat)
+        read = self.layout.sharding(())
+        places = None if read is None else (jax.tree.map(lambda x: x.sharding, state), read, read)
+        self._step = jax.jit(step, donate_argnums=0, out_shardings=places)
+        self._sums = jax.jit(partial(sums, self.graph, dtype=dtype, remat="none"), out_shardings=read)
+
     def run(self, state: State) -> State:
         """All steps that are left.
 
         Raises:
             TrainingError: a loss is no number, or spikes.
         """
-        training = self.config.training
+        training = self.training
         done = int(state.step)
         recent: deque[float] = deque(maxlen=RECENT)
-        with _told_to_stop() as stopped:
-            for number, batch in zip(range(done + 1, self.steps + 1), self.order.from_step(done), strict=False):
+        plans = self.order.from_step(done)
+        with _told_to_stop() as told_to_stop:
+            batch, lengths = self._next(plans) if done < self.steps else (None, None)
+            for number in range(done + 1, self.steps + 1):
                 begun = time.perf_counter()
-                state, found, norm = self._step(
-                    state, self.frozen, self._placed_batch(batch, training.rows_at_once), self.weights_K
-                )
-                line = self._line(number, found, float(norm), time.perf_counter() - begun)
-                self._check(line["loss"], recent, number)
                 last = number == self.steps
+                state, found, norm = self._step(state, self.frozen, batch, self.weights_K)
+                read = lengths
+                if not last:
+                    batch, lengths = self._next(plans)  # while the devices work
+                line = self._line(number, found, float(norm), time.perf_counter() - begun, read)
+                self._check(line["loss"], recent, number)
                 if self.evaluation is not None and (last or _due(number, training.evaluate_every)):
                     line["evaluation_loss"] = self.evaluated = self.evaluate(state)
                 self.lines.append(json.dumps(line))
                 self.tell(line, self.steps)
-                if last or stopped() or _due(number, training.save_every):
+                stops = told_to_stop(number)
+                if last or stops or _due(number, training.save_every):
                     self._save(number, state, line.get("evaluation_loss"))
-                if stopped() and not last:
+                if stops:
                     break
         self.checkpoints.wait()
         return state
@@ -120,17 +136,25 @@ class Trainer:
     def evaluate(self, state: State) -> float:
         """The mean loss of the evaluation's targets, with the weights of their kinds."""
         assert self.evaluation is not None
-        order = Order(self.evaluation, self.order.size, self.order.rows, self.config.seed)
         loss = weight = 0.0
-        for batch in order.assembled(0):
-            found: Sums = self._sums(state.params, self.frozen, self._placed_batch(batch, None, split=False), self.weights_K)
+        for rows in self.evaluation.epoch(0):
+            batch = jax.tree.map(lambda x: x[0], self._placed_rows(self.evaluation, rows, len(rows)))
+            found: Sums = self._sums(state.params, self.frozen, batch, self.weights_K)
             loss, weight = loss + float(found.loss), weight + float(found.weight)
         return loss / max(weight, 1e-9)
 
-    def _line(self, number: int, found: Sums, norm: float, seconds: float) -> dict[str, Any]:
+    def _next(self, plans: Iterator[list[Sequence[int]]]) -> tuple[Batch, np.ndarray]:
+        """The next batch on the devices, and the lengths of its documents."""
+        rows = next(plans)
+        lengths = self.order.data.lengths[[i for row in rows for i in row]]
+        return self._placed_rows(self.order, rows, self.training.rows_at_once or len(rows)), lengths
+
+    def _line(self, number: int, found: Sums, norm: float, seconds: float, lengths: np.ndarray | None) -> dict[str, Any]:
         """What metrics.jsonl says of a step. loss: with weights; loss_cap, loss_sty: without, of what the teacher and the
-        student wrote; tokens: targets."""
+        student wrote; tokens: targets; tokens_per_second: of all that was read."""
         loss_K, tokens_K = np.asarray(found.loss_K, np.float64), np.asarray(found.tokens_K, np.float64)
+        assert lengths is not None
+        ideal = self.busy(lengths)
 
         def mean(kind: int) -> float | None:
             return float(loss_K[kind] / tokens_K[kind]) if tokens_K[kind] else None
@@ -141,14 +165,16 @@ class Trainer:
             "loss_cap": mean(CAPABILITY),
             "loss_sty": mean(STYLE),
             "tokens": int(tokens_K.sum()),
-            "tokens_by": {name: int(n) for name, n in zip(KINDS[1:], tokens_K[1:], strict=True)},
+            "tokens_by": {name: int(n) for name, n in zip(self.order.data.names[1:], tokens_K[1:], strict=True)},
             "lr": float(self.rates(number - 1)),
             "grad_norm": norm,
             "seconds": round(seconds, 4),
+            "tokens_per_second": round(float(lengths.sum()) / seconds, 1),
+            "mfu": None if ideal is None else round(ideal / seconds, 4),
         }
 
     def _check(self, loss: float, recent: deque[float], number: int) -> None:
-        spike = self.config.training.spike
+        spike = self.training.spike
         usual = sum(recent) / len(recent) if recent else math.inf
         if math.isfinite(loss) and not (spike and len(recent) == RECENT and loss > spike * usual):
             recent.append(loss)
@@ -173,14 +199,29 @@ class Trainer:
             return x
         return put(np.asarray(x), self.layout, (None,) * x.ndim)
 
-    def _placed_batch(self, batch: Batch, at_once: int | None, split: bool = True) -> Batch:
-        def one(x: Any) -> jax.Array:
-            if not split:
-                return put(x, self.layout, ("lanes", None))
-            rows = at_once or len(x)
-            return put(x.reshape(-1, rows, x.shape[1]), self.layout, (None, "lanes", None))
+    def _placed_rows(self, order: Order, rows: Sequence[Sequence[int]], at_once: int) -> Batch:
+        """Rows of example numbers as micro-batches [A, B, T] on the devices, of which every process makes its own rows."""
+        shape = (len(rows) // at_once, at_once, order.size)
+        sharding = self.layout.sharding((None, "lanes", None))
+        if sharding is None:
+            return jax.tree.map(lambda x: jnp.asarray(x.reshape(shape)), order.assembled(rows))
+        held: dict[tuple[int, int], Batch] = {}
 
-        return jax.tree.map(one, batch)
+        def part(lanes: slice) -> Batch:
+            first, end, _ = lanes.indices(at_once)
+            if (first, end) not in held:
+                own = [rows[a * at_once + b] for a in range(shape[0]) for b in range(first, end)]
+                held[first, end] = jax.tree.map(lambda x: x.reshape(shape[0], end - first, order.size), order.assembled(own))
+            return held[first, end]
+
+        def array(name: str) -> jax.Array:
+            def own(index: Index | None) -> Any:
+                assert index is not None
+                return getattr(part(index[1]), name)
+
+            return jax.make_array_from_callback(shape, sharding, own)
+
+        return Batch(array("tokens_BT"), array("segments_BT"), array("targets_BT"), array("kinds_BT"))
 
 
 def _due(number: int, every: int) -> bool:
@@ -188,8 +229,12 @@ def _due(number: int, every: int) -> bool:
 
 
 @contextmanager
-def _told_to_stop() -> Iterator[Callable[[], bool]]:
-    """Whether the process has been asked to end (SIGTERM, as schedulers send before they take a machine away)."""
+def _told_to_stop() -> Iterator[Callable[[int], bool]]:
+    """Whether the job has been asked to end (SIGTERM, as schedulers send before they take a machine away), asked once after
+    every step. Several processes agree on the step after which they stop."""
+    if jax.process_count() > 1:  # jax.distributed has a handler of its own
+        yield multihost_utils.reached_preemption_sync_point
+        return
     flags: list[bool] = []
 
     def note(*_: Any) -> None:
@@ -197,6 +242,6 @@ def _told_to_stop() -> Iterator[Callable[[], bool]]:
 
     before = signal.signal(signal.SIGTERM, note)
     try:
-        yield lambda: bool(flags)
+        yield lambda number: bool(flags)
     finally:
         signal.signal(signal.SIGTERM, before)

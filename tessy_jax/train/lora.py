@@ -20,6 +20,7 @@ from tessy_jax.errors import ConfigError
 from tessy_jax.models.hf import checkpoint_name, layer_paths
 from tessy_jax.models.layers import Linear, LoraParam
 from tessy_jax.models.transformer import Decoder
+from tessy_jax.processes import first, whole
 from tessy_jax.sharding import put
 
 
@@ -63,17 +64,22 @@ def merge_lora(model: Decoder) -> Decoder:
 
 
 def export_lora(model: Decoder, config: Lora, folder: Path, *, base: str) -> None:
-    """Writes the adapters as PEFT reads them. base: the model that they belong to, a folder or hub name."""
+    """Writes the adapters as PEFT reads them. base: the model that they belong to, a folder or hub name.
+
+    Several processes call it together, and the first writes.
+    """
     tensors = {}
     for _, linear, names in _linears(model):
         if linear.lora_a is None or linear.lora_b is None:
             continue
-        a, b = np.asarray(linear.lora_a[...]), np.asarray(linear.lora_b[...])
+        a, b = whole(linear.lora_a[...]), whole(linear.lora_b[...])
         for i, name in enumerate(names):
             place = f"base_model.model.{name.removesuffix('.weight')}"
             part: Any = i if a.ndim == 3 else ...
             tensors[f"{place}.lora_A.weight"] = np.ascontiguousarray(a[part].T)
             tensors[f"{place}.lora_B.weight"] = np.ascontiguousarray(b[part].T)
+    if not first():
+        return
     settings = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",

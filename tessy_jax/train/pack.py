@@ -32,7 +32,7 @@ class Example(NamedTuple):
 @dataclass(frozen=True)
 class Batch:
     """Packed rows. segments_BT: the example of a token, from 1 on within its row; 0 is padding. targets_BT: the token that
-    follows within the example. kinds_BT: the target's kind."""
+    follows within the example, or its label. kinds_BT: the target's kind."""
 
     tokens_BT: NDArray[np.int32] | jax.Array
     segments_BT: NDArray[np.int32] | jax.Array
@@ -78,8 +78,9 @@ def batches(rows: Sequence[Sequence[int]], size: int) -> list[list[Sequence[int]
     return cut
 
 
-def assemble(rows: Sequence[Sequence[Example]], size: int) -> Batch:
-    """The arrays of a batch, `size` tokens to a row."""
+def assemble(rows: Sequence[Sequence[Example]], size: int, *, labels: bool = False) -> Batch:
+    """The arrays of a batch, `size` tokens to a row. labels: what is predicted is not the next token but whether it is of
+    the first kind (1, else 0)."""
     shape = (len(rows), size)
     tokens, segments, targets = np.zeros(shape, np.int32), np.zeros(shape, np.int32), np.zeros(shape, np.int32)
     kinds = np.zeros(shape, np.uint8)
@@ -89,7 +90,7 @@ def assemble(rows: Sequence[Sequence[Example]], size: int) -> Batch:
             end = start + len(example.tokens)
             tokens[row, start:end] = example.tokens
             segments[row, start:end] = number
-            targets[row, start : end - 1] = example.tokens[1:]
+            targets[row, start : end - 1] = example.kinds[1:] == 1 if labels else example.tokens[1:]
             kinds[row, start : end - 1] = example.kinds[1:]
             start = end
     return Batch(tokens, segments, targets, kinds)

@@ -125,7 +125,7 @@ def test_an_interrupted_training_ends_as_one_that_was_not(config, tmp_path, caps
     assert (summary["steps"], summary["steps_of_this_start"], summary["finished"]) == (STEPS, STEPS - 3, True)
     whole, parts = weights(tmp_path / "whole"), weights(tmp_path / "parts")
     assert all((whole[name] == parts[name]).all() for name in whole)
-    untimed = [[{**line, "seconds": 0} for line in lines(tmp_path / name)] for name in ("whole", "parts")]
+    untimed = [[{**line, "seconds": 0, "tokens_per_second": 0} for line in lines(tmp_path / name)] for name in ("whole", "parts")]
     assert untimed[0] == untimed[1]
 
 
@@ -139,7 +139,7 @@ def test_a_training_goes_on_on_another_mesh(config, tmp_path, capsys):
         if line["step"] == 3:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    assert run(read(Train, file), on_step=stop)["steps"] == 3
+    assert run(read(Train, file), on_step=stop).summary["steps"] == 3
     code, summary = train(capsys, file, "--set", "mesh={}")
     assert code == 0, summary
     assert summary["steps_of_this_start"] == STEPS - 3
@@ -207,7 +207,7 @@ def test_a_loss_that_is_no_number_stops_and_names_the_last_good_checkpoint(confi
         ({"rows": [{"messages": [{"role": "user", "content": "a"}]}]}, "rows.jsonl:1: the last message is of 'user'"),
         ({"rows": [{**row(0), "spans": row(0)["spans"][:-1]}]}, "the spans end at"),
         ({"rows": [row(0), row(1, words=40)]}, "training.tokens is 128; raise it, or set data.too_long to skip or cut"),
-        ({"rows": [{"text": "a"}]}, "it should hold messages, or prompt and completion"),
+        ({"rows": [{"text": "a"}]}, "`conversations`, or prompt and completion"),
         ({"mesh": {"data": 3}}, "rows"),
         ({"date": "28.6.2025"}, "YYYY-MM-DD"),
         ({"optimizer": {"name": "adamw2"}}, "optimizer.name is 'adamw2'; Optax has"),

@@ -1,0 +1,54 @@
+"""How many floating-point operations a training step is worth, and how many a device could do: their ratio is the MFU.
+
+The count is of the model alone (Chowdhery et al. 2022, appendix B): what rematerialisation computes again, and padding, are
+not in it.
+"""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+from numpy.typing import NDArray
+
+from tessy_jax.models.config import ModelConfig
+from tessy_jax.models.plan import plan
+
+PEAKS = {
+    "H200": 989e12,
+    "H100": 989e12,
+    "A100": 312e12,
+    "TPU7x": 2307e12,
+    "TPU v6": 918e12,
+    "TPU v5p": 459e12,
+    "TPU v5 lite": 197e12,
+    "TPU v5e": 197e12,
+    "TPU v5": 459e12,
+    "TPU v4": 275e12,
+}
+"""Dense bfloat16 products per second and device, as their makers state them, by part of the device's name; the first that
+fits."""
+
+
+def step_flops(config: ModelConfig, lengths: NDArray[np.int64], *, frozen: bool = False) -> float:
+    """Of a forward and backward pass over documents of these lengths. frozen: the weights themselves get no gradient."""
+    n = lengths.astype(np.float64)
+    per_token = (4 if frozen else 6) * plan(config, dtype="bfloat16", slack=0)["parameters"]["active"]
+    latent = config.latent
+    heads = config.heads * (latent.nope_dim + latent.rope_dim + latent.v_dim if latent else 2 * config.head_dim)
+    pairs = sum(_seen(n, window) for window in config.windows)
+    return float(per_token * n.sum() + 3 * 2 * heads * pairs)
+
+
+def _seen(n: NDArray[np.float64], window: int | None) -> float:
+    """Pairs of a query and a key that it sees, in a causal layer."""
+    w = n if window is None else np.minimum(n, window)
+    return float((w * n - w * w / 2).sum())
+
+
+def peak_flops(dtype: str) -> float | None:
+    """Per second, of all devices; None where it is not known, or the products are not bfloat16's."""
+    device = jax.devices()[0]
+    if dtype != "bfloat16":
+        return None
+    peak = next((peak for name, peak in PEAKS.items() if name in device.device_kind), None)
+    return None if peak is None else peak * jax.device_count()
