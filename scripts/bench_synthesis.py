@@ -56,7 +56,7 @@ def ours(models: Path, prompts: Path, folder: Path, args: argparse.Namespace) ->
             },
         }
     )
-    return synthesize(config, progress=False)
+    return synthesize(config, progress=False).summary
 
 
 def plain(models: Path, prompts: Path, folder: Path, args: argparse.Namespace) -> dict:

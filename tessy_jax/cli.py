@@ -173,7 +173,7 @@ def synthesize(args: argparse.Namespace) -> None:
         return
     from tessy_jax.synthesis.job import synthesize as run
 
-    summary = run(config, progress=not args.json, tell=lambda text: print(text, file=sys.stderr))
+    summary = run(config, progress=not args.json, tell=lambda text: print(text, file=sys.stderr)).summary
     if args.json:
         print(json.dumps(summary))
         return

@@ -317,6 +317,15 @@ class Engine:
             )
         return entries
 
+    def release(self, m: int) -> Decoder:
+        """Model m, with its weights where they are; what else the engine holds, caches and the other models, is freed. The
+        engine is used up."""
+        kept = {id(x) for x in jax.tree.leaves(self.weights.writers[m])}
+        for x in jax.tree.leaves((self.weights, self.lanes)):
+            if id(x) not in kept and not x.is_deleted():
+                x.delete()
+        return self.writers[m]
+
     def _reserve(self, tokens: int) -> None:
         """Caches for so many tokens per lane."""
         if tokens <= self._capacity:

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -50,17 +51,33 @@ def export(
 ) -> None:
     """Writes config.json and safetensors (several with an index above shard_bytes) in the parameters' dtype.
 
-    copy_from: a folder whose tokenizer and generation files come along. The folder appears by one rename after every byte
-    is on disk; a killed export leaves nothing under its name. Several processes call it together, and the first writes.
+    copy_from: a folder whose tokenizer and generation files come along. The folder appears whole, see `whole_folder`.
+    Several processes call it together, and the first writes.
 
     Raises:
         CheckpointError: the folder exists and is not empty, or cannot be written.
     """
-    folder = Path(folder)
     if not first():
         for item in _items(decoder):
             item.fetch()
         return
+    with whole_folder(Path(folder)) as staging:
+        _write_tensors(decoder, staging, shard_bytes)
+        _write_json(staging / "config.json", _config(decoder))
+        for name in COPIED:
+            source = None if copy_from is None else Path(copy_from) / name
+            if source is not None and source.exists():
+                shutil.copyfile(source, staging / name)
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """A place to write files, which becomes the folder by one rename after every byte is on disk; on an error, or killed,
+    nothing stands under the folder's name.
+
+    Raises:
+        CheckpointError: the folder exists and is not empty, or cannot be written.
+    """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise CheckpointError(f"{folder}: exists and is not empty; name a new folder or remove it")
     staging = folder.parent / f".{folder.name}.{os.getpid()}.partial"
@@ -69,13 +86,8 @@ def export(
         for left_over in folder.parent.glob(f".{folder.name}.*.partial"):
             shutil.rmtree(left_over)
         staging.mkdir()
-        _write_tensors(decoder, staging, shard_bytes)
-        _write_json(staging / "config.json", _config(decoder))
-        for name in COPIED:
-            source = None if copy_from is None else Path(copy_from) / name
-            if source is not None and source.exists():
-                shutil.copyfile(source, staging / name)
-        for file in (*staging.iterdir(), staging):
+        yield staging
+        for file in (*staging.rglob("*"), staging):
             _sync(file)
         staging.rename(folder)
         _sync(folder.parent)

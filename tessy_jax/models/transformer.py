@@ -130,7 +130,10 @@ class Decoder(nnx.Module):
         rotated = positions_BT if packing is None else packing.together(positions_BT)
         step = Step(positions_BT, rotations(config.rope, rotated), segments_BT, lengths_B, counts_B, packing)
 
-        x_BTD = jnp.take(self.embed[...], tokens_BT, axis=0)
+        table_VD = self.embed[...]
+        if cache is None:  # whole rows cross the mesh once, instead of every token's row in pieces
+            table_VD = self.layout.constrain(table_VD, "vocab", None)
+        x_BTD = jnp.take(table_VD, tokens_BT, axis=0)
         x_BTD = self.layout.constrain(x_BTD, "lanes", None, None)
         if self.stacked:
             assert cache is None, "stacked parameters run whole sequences; load the model unrolled to decode"

@@ -27,6 +27,8 @@ from tessy_jax.errors import ConfigError, TokenizerError
 from tessy_jax.models import hf
 from tessy_jax.models.config import ModelConfig
 from tessy_jax.models.hf_config import read_config
+from tessy_jax.models.restack import restack
+from tessy_jax.models.transformer import Decoder
 from tessy_jax.sharding import Layout
 from tessy_jax.synthesis.recipes import RECIPES, Name, Recipe, Roles
 from tessy_jax.text.bridge import DeviceBridge, make_bridge
@@ -222,10 +224,16 @@ class Cast:
             close_N=jnp.asarray(close),
         )
 
-    def engine(self) -> Engine:
-        """Loads the weights and seats nobody yet."""
+    def engine(self, student: Decoder | None = None) -> Engine:
+        """Loads the weights and seats nobody yet. student: its weights, where they are on this mesh already."""
         synthesis = self.config.synthesis
-        writers = [hf.load(self._weights(v.section), dtype=v.section.dtype, layout=self.layout) for v in self.voices]
+
+        def loaded(v: Voice) -> Decoder:
+            if v.name == "student" and student is not None:
+                return restack(student, stacked=False, dtype=v.section.dtype, layout=self.layout)
+            return hf.load(self._weights(v.section), dtype=v.section.dtype, layout=self.layout)
+
+        writers = [loaded(v) for v in self.voices]
         dtype = self.config.boundary.dtype
         judges = [
             None if p is None else hf.load(hf.resolve(p.folder), dtype=dtype, layout=self.layout) for p in self.predictors

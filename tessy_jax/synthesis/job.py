@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from tessy_jax.config import Synthesize, dump, settle
+from tessy_jax.models.transformer import Decoder
 from tessy_jax.records import Failure
 from tessy_jax.sharding import Layout, make_mesh
 from tessy_jax.store import RunStore
@@ -22,10 +23,25 @@ from tessy_jax.text.host_bridge import HostBridge
 log = logging.getLogger(__name__)
 
 
-def synthesize(config: Synthesize, *, progress: bool = True, tell: Callable[[str], None] = log.info) -> dict[str, Any]:
-    """Runs or continues the job of a configuration; returns the summary, which is also saved.
+class Written(NamedTuple):
+    """A synthesis that is done. summary: is also saved. student: its weights on the mesh, all else being freed; None where
+    it did not take part."""
 
-    tell: gets the start-up check, the first prompt as each model sees it.
+    summary: dict[str, Any]
+    student: Decoder | None
+
+
+def synthesize(
+    config: Synthesize,
+    student: Decoder | None = None,
+    *,
+    progress: bool = True,
+    tell: Callable[[str], None] = log.info,
+) -> Written:
+    """Runs or continues the job of a configuration.
+
+    student: its weights, where they are on this mesh already; they are used up. tell: gets the start-up check, the first
+    prompt as each model sees it.
 
     Raises:
         TessyError: what is wrong with configuration, input, models or output, before any device work.
@@ -45,7 +61,7 @@ def synthesize(config: Synthesize, *, progress: bool = True, tell: Callable[[str
         store.save_config(dump(config))
         store.commit([], _skipped(found))
         tasks = unfinished(wanted, store)
-        engine = cast.engine()
+        engine = cast.engine(student)
         scheduler = Scheduler(cast, engine, tasks)
         saved = time.perf_counter()
         done = len(wanted) - len(tasks)
@@ -61,7 +77,8 @@ def synthesize(config: Synthesize, *, progress: bool = True, tell: Callable[[str
         store.compact()
         summary = summarize(cast, scheduler, store, seconds=time.perf_counter() - started)
         store.save_summary(summary)
-        return summary
+        own = cast.names.index("student") if "student" in cast.names else None
+        return Written(summary, None if own is None else engine.release(own))
 
 
 def unfinished(wanted: list[Job], store: RunStore) -> list[Task]:

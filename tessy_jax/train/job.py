@@ -144,7 +144,7 @@ def parts(config: Train, folder: Path, layout: Layout, student: Decoder | None) 
     if student is None:
         model = hf.load(folder, dtype=dtype, layout=layout, stacked=True)
     else:
-        model = restack(student, stacked=True, dtype=dtype)
+        model = restack(student, stacked=True, dtype=dtype, layout=layout)
     if config.lora:
         add_lora(model, config.lora, config.seed)
     return nnx.split(model, LoraParam if config.lora else nnx.Param, ...)

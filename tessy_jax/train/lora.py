@@ -17,6 +17,7 @@ from safetensors.numpy import save_file
 
 from tessy_jax.config import Lora
 from tessy_jax.errors import ConfigError
+from tessy_jax.models.export import whole_folder
 from tessy_jax.models.hf import checkpoint_name, layer_paths
 from tessy_jax.models.layers import Linear, LoraParam
 from tessy_jax.models.transformer import Decoder
@@ -66,7 +67,10 @@ def merge_lora(model: Decoder) -> Decoder:
 def export_lora(model: Decoder, config: Lora, folder: Path, *, base: str) -> None:
     """Writes the adapters as PEFT reads them. base: the model that they belong to, a folder or hub name.
 
-    Several processes call it together, and the first writes.
+    The folder appears whole. Several processes call it together, and the first writes.
+
+    Raises:
+        CheckpointError: the folder exists and is not empty, or cannot be written.
     """
     tensors = {}
     for _, linear, names in _linears(model):
@@ -91,11 +95,9 @@ def export_lora(model: Decoder, config: Lora, folder: Path, *, base: str) -> Non
         "bias": "none",
         "inference_mode": True,
     }
-    beside = folder.with_name(f".{folder.name}.part")
-    beside.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, beside / "adapter_model.safetensors", metadata={"format": "pt"})
-    (beside / "adapter_config.json").write_text(json.dumps(settings, indent=2) + "\n", "utf-8")
-    beside.rename(folder)
+    with whole_folder(folder) as beside:
+        save_file(tensors, beside / "adapter_model.safetensors", metadata={"format": "pt"})
+        (beside / "adapter_config.json").write_text(json.dumps(settings, indent=2) + "\n", "utf-8")
 
 
 def _linears(model: Decoder) -> Iterator[tuple[tuple[Any, ...], Linear, list[str]]]:

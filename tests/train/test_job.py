@@ -125,7 +125,9 @@ def test_an_interrupted_training_ends_as_one_that_was_not(config, tmp_path, caps
     assert (summary["steps"], summary["steps_of_this_start"], summary["finished"]) == (STEPS, STEPS - 3, True)
     whole, parts = weights(tmp_path / "whole"), weights(tmp_path / "parts")
     assert all((whole[name] == parts[name]).all() for name in whole)
-    untimed = [[{**line, "seconds": 0, "tokens_per_second": 0} for line in lines(tmp_path / name)] for name in ("whole", "parts")]
+    untimed = [
+        [{**line, "seconds": 0, "tokens_per_second": 0} for line in lines(tmp_path / name)] for name in ("whole", "parts")
+    ]
     assert untimed[0] == untimed[1]
 
 
