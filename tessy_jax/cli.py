@@ -91,6 +91,23 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--distributed", action="store_true", help="one of several processes (jax.distributed)")
 
     sub = command(
+        "export",
+        "Writes a trained model, its adapter, or data as other programs read them: a folder, whole or not at all.",
+        "tessy export model runs/small_train out/student --step 200\n  tessy export data runs/small_pair out/data\n"
+        "  tessy export tokens configs/small_train.yaml out/tokens --set data.path=runs/small_pair",
+        export,
+    )
+    sub.add_argument(
+        "what",
+        choices=("model", "adapter", "data", "tokens"),
+        help="model: Hugging Face folder; adapter: for PEFT; data: Parquet with a card; tokens: tokenized, as trained on",
+    )
+    sub.add_argument("source", metavar="SOURCE", help="run folder; for tokens the YAML file of a training")
+    sub.add_argument("folder", type=Path, metavar="FOLDER", help="new folder to write")
+    sub.add_argument("--step", type=_positive, metavar="N", help="model, adapter: of this checkpoint (default: the newest)")
+    sub.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="tokens: change one key of SOURCE")
+
+    sub = command(
         "rows",
         "Prints the finished responses of a run folder as JSONL, in the order of the input.",
         "tessy rows runs/small_pair > responses.jsonl",
@@ -180,6 +197,24 @@ def synthesize(args: argparse.Namespace) -> None:
     whole = summary["run"]
     failed = sum(whole["failures"].values())
     print(f"{whole['responses']} responses, {failed} failures in {config.output}; tessy rows {config.output} prints them")
+
+
+def export(args: argparse.Namespace) -> None:
+    if args.what == "data":
+        from tessy_jax.synthesis.publish import publish
+
+        print(f"{publish(args.source, args.folder)} responses written to {args.folder}")
+    elif args.what == "tokens":
+        from tessy_jax.config import Train, read
+        from tessy_jax.train.export import export_tokens
+
+        count = export_tokens(read(Train, args.source, args.set), args.folder)
+        print(f"{count} tokenized conversations written to {args.folder}")
+    else:
+        from tessy_jax.train.export import export_adapter, export_model
+
+        step = (export_model if args.what == "model" else export_adapter)(args.source, args.folder, args.step)
+        print(f"the {args.what} of step {step} written to {args.folder}")
 
 
 def rows(args: argparse.Namespace) -> None:

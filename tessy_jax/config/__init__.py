@@ -1,6 +1,7 @@
 """The typed, frozen configuration of a run: one YAML file, dotted overrides, and errors that name the key and the remedy."""
 
 from tessy_jax.config.file import dump, load, read, settle
+from tessy_jax.config.predictors import Predictors
 from tessy_jax.config.sections import (
     MAY_CHANGE,
     MESH_AXES,
@@ -36,6 +37,7 @@ __all__ = [
     "Lora",
     "Model",
     "Optimizer",
+    "Predictors",
     "Preset",
     "Repetition",
     "Run",

@@ -34,6 +34,12 @@ MAY_CHANGE = frozenset(
         "training.keep_best",
         "training.tensorboard",
         "training.wandb",
+        "annotator.min_share",
+        "annotator.concurrency",
+        "annotator.retries",
+        "annotator.timeout",
+        "annotator.key",
+        "annotator.batch",
     }
 )
 
@@ -174,7 +180,8 @@ class Boundary(Section):
     min_span_tokens: Count = 1
     """Tokens at the start of a turn that cannot end it."""
     threshold: Annotated[Real, Field(gt=0, lt=1)] = 0.5
-    """Probability above which the next token counts as the other kind."""
+    """The next token counts as style if its probability is above this: higher, and the student hands over earlier, the
+    teacher later."""
 
 
 class Repetition(Section):

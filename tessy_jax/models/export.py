@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from flax import nnx
-from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from tessy_jax.errors import CheckpointError
 from tessy_jax.models.hf import EVEN, ODD, PER_EXPERT, TRANSPOSED, checkpoint_name, layer_paths, parameter_paths
 from tessy_jax.models.transformer import Decoder
 from tessy_jax.processes import first, whole
+from tessy_jax.store.files import whole_folder
 
 SHARD_BYTES = 4 << 30
 COPIED = (
@@ -61,41 +59,13 @@ def export(
         for item in _items(decoder):
             item.fetch()
         return
-    with whole_folder(Path(folder)) as staging:
+    with whole_folder(Path(folder), CheckpointError) as staging:
         _write_tensors(decoder, staging, shard_bytes)
         _write_json(staging / "config.json", _config(decoder))
         for name in COPIED:
             source = None if copy_from is None else Path(copy_from) / name
             if source is not None and source.exists():
                 shutil.copyfile(source, staging / name)
-
-
-@contextmanager
-def whole_folder(folder: Path) -> Iterator[Path]:
-    """A place to write files, which becomes the folder by one rename after every byte is on disk; on an error, or killed,
-    nothing stands under the folder's name.
-
-    Raises:
-        CheckpointError: the folder exists and is not empty, or cannot be written.
-    """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise CheckpointError(f"{folder}: exists and is not empty; name a new folder or remove it")
-    staging = folder.parent / f".{folder.name}.{os.getpid()}.partial"
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        for left_over in folder.parent.glob(f".{folder.name}.*.partial"):
-            shutil.rmtree(left_over)
-        staging.mkdir()
-        yield staging
-        for file in (*staging.rglob("*"), staging):
-            _sync(file)
-        staging.rename(folder)
-        _sync(folder.parent)
-    except BaseException as error:
-        shutil.rmtree(staging, ignore_errors=True)
-        if isinstance(error, OSError | SafetensorError) and not isinstance(error, CheckpointError):
-            raise CheckpointError(f"{folder}: cannot be written ({error}); make room or name another place") from error
-        raise
 
 
 def _config(decoder: Decoder) -> dict[str, Any]:
@@ -180,11 +150,3 @@ def _items(decoder: Decoder) -> Iterator[_Item]:
 
 def _write_json(file: Path, value: Any) -> None:
     file.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", "utf-8")
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -6,11 +6,15 @@ import contextlib
 import fcntl
 import logging
 import os
+import shutil
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
-from tessy_jax.errors import ConfigError, DataError
+from safetensors import SafetensorError
+
+from tessy_jax.errors import ConfigError, DataError, TessyError
 
 log = logging.getLogger(__name__)
 
@@ -94,9 +98,10 @@ class LocalFiles:
             raise self._unwritable(self.root, error) from None
         try:
             self._take_lock(self._lock)
-            for folder in (self.root, self.root / "responses", self.root / "snapshots"):
-                for partial in folder.glob(".*.partial"):  # of a process that was killed
-                    partial.unlink()
+            for folder in ("", "responses", "snapshots", "annotations", "annotations/student", "annotations/teacher"):
+                for partial in (self.root / folder).glob(".*.partial"):  # of a process that was killed
+                    if partial.is_file():
+                        partial.unlink()
             self.put(".probe", PROBE)
             self.delete(".probe")
         except BaseException:
@@ -153,6 +158,7 @@ class LocalFiles:
         if new and target.exists():
             raise _conflict(str(target))
         try:
+            _make(target.parent)
             with partial.open("wb") as file:
                 file.write(data)
                 file.flush()
@@ -261,6 +267,34 @@ class RemoteFiles:
     def delete(self, name: str) -> None:
         with contextlib.suppress(FileNotFoundError):
             self._fs.rm_file(f"{self._root}/{name}")
+
+
+@contextlib.contextmanager
+def whole_folder(folder: Path, kind: type[TessyError]) -> Iterator[Path]:
+    """A place to write files, which becomes the folder by one rename after every byte is on disk; on an error, or killed,
+    nothing stands under the folder's name.
+
+    Raises:
+        TessyError: of this kind: the folder exists and is not empty, or cannot be written.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise kind(f"{folder}: exists and is not empty; name a new folder or remove it")
+    staging = folder.parent / f".{folder.name}.{os.getpid()}.partial"
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        for left_over in folder.parent.glob(f".{folder.name}.*.partial"):
+            shutil.rmtree(left_over)
+        staging.mkdir()
+        yield staging
+        for file in (*staging.rglob("*"), staging):
+            _sync(file)
+        staging.rename(folder)
+        _sync(folder.parent)
+    except BaseException as error:
+        shutil.rmtree(staging, ignore_errors=True)
+        if isinstance(error, OSError | SafetensorError) and not isinstance(error, TessyError):
+            raise kind(f"{folder}: cannot be written ({error}); make room or name another place") from error
+        raise
 
 
 def _sync(folder: Path) -> None:

@@ -16,13 +16,13 @@ from flax import nnx
 from safetensors.numpy import save_file
 
 from tessy_jax.config import Lora
-from tessy_jax.errors import ConfigError
-from tessy_jax.models.export import whole_folder
+from tessy_jax.errors import CheckpointError, ConfigError
 from tessy_jax.models.hf import checkpoint_name, layer_paths
 from tessy_jax.models.layers import Linear, LoraParam
 from tessy_jax.models.transformer import Decoder
 from tessy_jax.processes import first, whole
 from tessy_jax.sharding import put
+from tessy_jax.store.files import whole_folder
 
 
 def add_lora(model: Decoder, config: Lora, seed: int) -> None:
@@ -95,7 +95,7 @@ def export_lora(model: Decoder, config: Lora, folder: Path, *, base: str) -> Non
         "bias": "none",
         "inference_mode": True,
     }
-    with whole_folder(folder) as beside:
+    with whole_folder(folder, CheckpointError) as beside:
         save_file(tensors, beside / "adapter_model.safetensors", metadata={"format": "pt"})
         (beside / "adapter_config.json").write_text(json.dumps(settings, indent=2) + "\n", "utf-8")
 

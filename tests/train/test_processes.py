@@ -68,6 +68,7 @@ def test_two_processes_give_the_losses_and_the_model_of_one(config, tmp_path, ca
         np.testing.assert_allclose(one[name], two[name], rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_two_processes_stop_together_on_sigterm_and_go_on(config, tmp_path, capsys):  # noqa: F811
     file = config("two", training={"steps": 400, "save_every": 1000, "tokens": 128, "rows": 8})
     running = start(file)

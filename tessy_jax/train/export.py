@@ -1,0 +1,96 @@
+"""`tessy export`: what a training is made of and what it has made, for other programs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa  # type: ignore[import-untyped, unused-ignore]
+import yaml
+from pydantic import ValidationError
+
+from tessy_jax.config import Train, settle
+from tessy_jax.errors import ConfigError
+from tessy_jax.models import hf
+from tessy_jax.models.export import export
+from tessy_jax.sharding import Layout, make_mesh
+from tessy_jax.store import RunReader
+from tessy_jax.store.parquet import write_data_set
+from tessy_jax.train.data import tokenized_row
+from tessy_jax.train.examples import KINDS
+from tessy_jax.train.job import examples, plain, restored
+from tessy_jax.train.lora import export_lora
+
+CARD = """\
+# {title}
+
+{described}. Tokenized for {model} through its chat template with tessy_jax, one conversation a row, as `tessy train`
+learns it.
+
+- `input_ids`: the conversation's tokens.
+- `labels`: the same where the model has to learn the token, else -100; not shifted.
+- `source_ids`: who wrote the token: {sources}.
+"""
+
+
+def run_config(run_folder: str) -> Train:
+    """The configuration of a training's run folder.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    try:
+        return Train.model_validate(yaml.safe_load(RunReader(run_folder).config() or ""))
+    except ValidationError:
+        raise ConfigError(f"{run_folder}: holds no training; give the `output` of `tessy train`") from None
+
+
+def export_model(run_folder: str, folder: Path, step: int | None) -> int:
+    """The student of a checkpoint (None: the newest) as a Hugging Face folder, adapters merged; returns the step.
+
+    Raises:
+        TessyError: there is no such training or checkpoint, or the folder cannot be written.
+    """
+    config = run_config(run_folder)
+    model, step = restored(config, step, _layout(config))
+    base = hf.resolve(config.student.model, revision=config.student.revision, weights=False)
+    export(plain(config, model), folder, copy_from=base)
+    return step
+
+
+def export_adapter(run_folder: str, folder: Path, step: int | None) -> int:
+    """The adapter of a checkpoint (None: the newest) as PEFT reads it; returns the step.
+
+    Raises:
+        TessyError: there is no such training or checkpoint, it has no adapter, or the folder cannot be written.
+    """
+    config = run_config(run_folder)
+    if config.lora is None:
+        raise ConfigError(f"{run_folder}: was trained without adapters; export its model, or train with `lora`")
+    model, step = restored(config, step, _layout(config))
+    export_lora(model, config.lora, folder, base=config.student.model)
+    return step
+
+
+def export_tokens(config: Train, folder: Path) -> int:
+    """The data of a training as a tokenized data set, which `tessy train` and others take as it is; returns the rows.
+
+    Raises:
+        TessyError: as `tessy train` before its first step; or the folder cannot be written.
+    """
+    config = settle(config, None)
+    data, _ = examples(config, hf.resolve(config.student.model, revision=config.student.revision, weights=False))
+    schema = pa.schema(
+        [("input_ids", pa.list_(pa.int32())), ("labels", pa.list_(pa.int32())), ("source_ids", pa.list_(pa.int8()))]
+    )
+
+    def rows() -> Iterator[dict[str, list[int]]]:
+        return (tokenized_row(data[i]) for i in range(len(data)))
+
+    sources = ", ".join(f"{i} {name}" for i, name in enumerate(KINDS))
+    card = CARD.format(title=folder.name, described=data.described(), model=config.student.model, sources=sources)
+    return write_data_set(folder, rows(), schema, card=card, tags=["tessy", "tokenized"])
+
+
+def _layout(config: Train) -> Layout:
+    return Layout(make_mesh(config.mesh)) if config.mesh else Layout()

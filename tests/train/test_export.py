@@ -1,0 +1,102 @@
+"""What is exported is what was trained, and what other programs read."""
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.numpy import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from tessy_jax.cli import main
+from tests.train.test_job import config, lines, row, student, train, weights, write  # noqa: F401  (fixtures)
+
+
+def logits(model, tokens):
+    with torch.no_grad():
+        return model.eval()(torch.tensor([tokens])).logits[0].numpy()
+
+
+def test_the_newest_checkpoint_becomes_the_model_of_the_run_folder_and_an_older_one_another(config, tmp_path, capsys):  # noqa: F811
+    assert train(capsys, config())[0] == 0
+    run = str(tmp_path / "run")
+    assert main(["export", "model", run, str(tmp_path / "new")]) == 0
+    assert "step 6" in capsys.readouterr().out
+    assert main(["export", "model", run, str(tmp_path / "old"), "--step", "4"]) == 0
+    new, old, own = (load_file(tmp_path / name / "model.safetensors") for name in ("new", "old", "run/model"))
+    assert all((new[name] == own[name]).all() for name in own)
+    assert any((old[name] != own[name]).any() for name in own)
+    AutoTokenizer.from_pretrained(tmp_path / "new")
+    assert main(["export", "model", run, str(tmp_path / "none"), "--step", "3"]) == 2
+    assert "has the steps 4, 6, not 3" in capsys.readouterr().err
+    assert main(["export", "adapter", run, str(tmp_path / "none")]) == 2
+    assert "trained without adapters" in capsys.readouterr().err
+    assert main(["export", "model", run, str(tmp_path / "new")]) == 2
+    assert "is not empty" in capsys.readouterr().err
+
+
+def test_an_exported_adapter_on_its_base_is_the_exported_model(config, student, tmp_path, capsys):  # noqa: F811
+    assert train(capsys, config(lora={"rank": 2, "alpha": 8.0}, optimizer={"learning_rate": 0.05}))[0] == 0
+    run = str(tmp_path / "run")
+    assert main(["export", "adapter", run, str(tmp_path / "adapter")]) == 0
+    assert main(["export", "model", run, str(tmp_path / "model")]) == 0
+    base = AutoModelForCausalLM.from_pretrained(student, dtype=torch.float32)
+    tokens = list(range(3, 90))
+    before = logits(base, tokens)
+    ours = logits(AutoModelForCausalLM.from_pretrained(tmp_path / "model", dtype=torch.float32), tokens)
+    theirs = logits(PeftModel.from_pretrained(base, tmp_path / "adapter"), tokens)
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=2e-4)
+    assert np.abs(ours - before).max() > 1e-2
+
+
+@pytest.mark.parametrize("how", ["file", "folder"])
+def test_a_tokenized_data_set_trains_as_the_data_it_was_made_of(config, tmp_path, capsys, how):  # noqa: F811
+    file = config("whole")
+    assert train(capsys, file)[0] == 0
+    assert main(["export", "tokens", str(file), str(tmp_path / "exported")]) == 0
+    assert "40 tokenized conversations" in capsys.readouterr().out
+    files = sorted((tmp_path / "exported" / "data").iterdir())
+    assert len(datasets.load_dataset(str(tmp_path / "exported"), split="train", cache_dir=str(tmp_path / "cache"))) == 40
+    path = str(files[0]) if how == "file" else str(tmp_path / "exported")
+    code, summary = train(capsys, config("tokens", data={"path": path}))
+    assert code == 0, summary
+    for a, b in zip(lines(tmp_path / "whole"), lines(tmp_path / "tokens"), strict=True):
+        assert (a["loss"], a["loss_cap"], a["tokens_by"]) == (b["loss"], b["loss_cap"], b["tokens_by"])
+    one, two = weights(tmp_path / "whole"), weights(tmp_path / "tokens")
+    assert all((one[name] == two[name]).all() for name in one)
+
+
+@pytest.mark.parametrize(
+    ("tokenized", "says"),
+    [
+        ({"input_ids": [1, 2, 3], "labels": [-100, 3, -100]}, "labels[1] is 3; it should be -100, or the token at the same"),
+        ({"input_ids": [1, 2], "labels": [-100]}, "one label a token"),
+        ({"input_ids": [1, 2000], "labels": [-100, 2000]}, "the model has 150 tokens"),
+        ({"input_ids": [1, 2], "labels": [-100, 2], "source_ids": [0, 9]}, "source_ids go from 0 to 9"),
+        ({"input_ids": [1, 2]}, "lists of as many whole numbers"),
+        ({"input_ids": [1, 2], "labels": [-100, -100]}, "none of its 2 tokens is a target"),
+    ],
+)
+def test_a_tokenized_row_that_cannot_be_learnt_is_refused(config, capsys, tokenized, says):  # noqa: F811
+    code, said = train(capsys, config(rows=[tokenized]))
+    assert code == 2
+    assert says in said
+
+
+@pytest.mark.parametrize("form", ["dialogs", "conversations", "prompt"])
+def test_conversations_in_other_forms_are_learnt_as_messages_are(config, tmp_path, capsys, form):  # noqa: F811
+    rows = [row(i) for i in range(40)]
+
+    def other(messages):
+        if form == "dialogs":
+            return {"id_ddm": "x", "dialogs": messages}
+        if form == "conversations":
+            names = {"user": "human", "assistant": "gpt"}
+            return {"conversations": [{"from": names[m["role"]], "value": m["content"]} for m in messages]}
+        return {"prompt": messages[0]["content"], "completion": messages[1]["content"]}
+
+    one = train(capsys, config("one", rows=[{"messages": r["messages"]} for r in rows]))
+    two = train(capsys, config("two", rows=[other(r["messages"]) for r in rows]))
+    assert one[0] == two[0] == 0, (one, two)
+    assert [line["loss"] for line in lines(tmp_path / "one")] == [line["loss"] for line in lines(tmp_path / "two")]
+    assert two[1]["targets"]["unknown"] > 0
