@@ -7,7 +7,19 @@ import yaml
 from pydantic import ValidationError
 
 from tessy_jax import sharding
-from tessy_jax.config import MAY_CHANGE, MESH_AXES, Sampling, Section, Synthesize, Train, differences, dump, load, read
+from tessy_jax.config import (
+    MAY_CHANGE,
+    MESH_AXES,
+    Predictors,
+    Sampling,
+    Section,
+    Synthesize,
+    Train,
+    differences,
+    dump,
+    load,
+    read,
+)
 from tessy_jax.config.file import _keys
 from tessy_jax.decode.generate import CHUNK
 from tessy_jax.errors import ConfigError
@@ -95,7 +107,7 @@ def test_every_key_outside_a_section_is_described():
 
 
 def test_keys_that_may_change_exist():
-    assert set(MAY_CHANGE) <= {key for kind in (Synthesize, Train) for key, _ in _keys(kind)}
+    assert set(MAY_CHANGE) <= {key for kind in (Synthesize, Train, Predictors) for key, _ in _keys(kind)}
 
 
 @pytest.mark.parametrize("overrides", [[], ["synthesis.preset=reference", "student.sampling={temperature: 1e-4}"]])

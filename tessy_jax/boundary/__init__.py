@@ -1,0 +1,1 @@
+"""Boundary predictors: segments of thinking, who annotates them, labels of tokens, and what a predictor is worth."""

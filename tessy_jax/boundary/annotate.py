@@ -1,0 +1,357 @@
+"""`tessy boundary annotate`: which words of the segments are style, in files that survive being killed at any instant.
+
+Outcomes are committed in parts, `annotations/<speaker>/part-<number>.jsonl`. When every segment has one, they become two
+files that a person can read: `annotations/<speaker>.jsonl`, the annotations in the order of the segments, and
+`annotations/<speaker>-dropped.jsonl`, the segments that have none, and why; then the parts are deleted. From then on the
+first file belongs to whoever corrects it: its lines are never changed or removed. Segments that failed (there was no reply)
+are tried again by the next start, and what comes of it is appended.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol
+
+from tessy_jax.boundary.endpoint import Endpoint
+from tessy_jax.boundary.rules import Rules
+from tessy_jax.boundary.segments import Cuts, Segment, segments
+from tessy_jax.boundary.spans import (
+    INSTRUCTION,
+    REASONS,
+    Annotation,
+    Dropped,
+    Outcome,
+    json_lines,
+    judge,
+    read_annotations,
+)
+from tessy_jax.config.predictors import Annotator, Predictors
+from tessy_jax.config.sections import Writer
+from tessy_jax.decode.generate import generate
+from tessy_jax.errors import ConfigError, DataError, TokenizerError
+from tessy_jax.models import hf
+from tessy_jax.models.hf_config import read_config
+from tessy_jax.records import Row
+from tessy_jax.sharding import Layout, make_mesh
+from tessy_jax.store.files import Files
+from tessy_jax.text.chat import CLOSE, OPEN
+from tessy_jax.text.tokenizer import Tokenizer
+
+log = logging.getLogger(__name__)
+
+FOLDER = "annotations"
+PART = re.compile(r"part-([0-9]{5,})\.jsonl")
+
+
+class AnnotatorLike(Protocol):
+    """Says which words of segments are style. name: what annotations say of their origin. at_once: segments that it likes to
+    get together, and so the most that are annotated twice when the process is killed."""
+
+    name: str
+    at_once: int
+
+    def annotate(self, segments: Sequence[Segment]) -> list[Outcome]:
+        """An outcome per segment, in their order."""
+
+
+class LocalModel:
+    """An annotator that asks a causal LM on this mesh, in its own chat template. It is loaded once."""
+
+    def __init__(self, section: Annotator, *, layout: Layout, seed: int) -> None:
+        """section: with model.
+
+        Raises:
+            TessyError: the model cannot be loaded, or has no chat template.
+        """
+        assert section.model is not None, "the section checks that"
+        model = section.model
+        folder = hf.resolve(model.model, revision=model.revision)
+        config = read_config(folder)
+        if config.labels is not None:
+            raise ConfigError(f"{folder}: is a token classifier; annotator.model needs a …ForCausalLM model")
+        self.name = f"model:{model.model}"
+        self.at_once = 8 * section.batch  # so that segments of like length meet
+        self._section, self._seed = section, seed
+        self._positions = config.max_positions
+        self._system = [] if model.system is None else [{"role": "system", "content": model.system}]
+        self._variables = model.template
+        self._tokenizer = Tokenizer(folder, config.vocab)
+        if not self._tokenizer.hf.chat_template:
+            raise TokenizerError(f"{folder}: has no chat template; an annotator.model has to be instruction-tuned")
+        self._ends = self._tokenizer.eos_ids()
+        self._decoder = hf.load(folder, dtype=model.dtype, layout=layout)
+
+    def annotate(self, segments: Sequence[Segment]) -> list[Outcome]:
+        section = self._section
+        prompts = [self._prompt(segment.text) for segment in segments]
+        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+        found: dict[int, Outcome] = {
+            i: Dropped(segments[i], "failed", f"{len(prompts[i])} tokens and the reply exceed the model's {self._positions}")
+            for i in order
+            if len(prompts[i]) + section.max_new_tokens > self._positions
+        }
+        order = [i for i in order if i not in found]
+        for first in range(0, len(order), section.batch):
+            batch = order[first : first + section.batch]
+            replies = generate(
+                self._decoder,
+                [prompts[i] for i in batch],
+                max_new_tokens=section.max_new_tokens,
+                eos_ids=self._ends,
+                temperature=section.temperature,
+                seed=self._seed,
+                samples=[_sample(segments[i].id) for i in batch],
+            )
+            for i, reply in zip(batch, replies, strict=True):
+                found[i] = judge(segments[i], self._tokenizer.decode(reply.token_ids), self.name)
+        return [found[i] for i in range(len(segments))]
+
+    def _prompt(self, text: str) -> list[int]:
+        messages = [*self._system, {"role": "user", "content": INSTRUCTION.format(text=text)}]
+        tokenizer = self._tokenizer.hf
+        try:
+            rendered = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False, **self._variables)
+        except Exception as error:  # templates are programs: they raise what they like
+            raise TokenizerError(f"{self._tokenizer.folder}: the chat template fails on an instruction ({error})") from error
+        return list(tokenizer(rendered, add_special_tokens=False)["input_ids"])
+
+
+def make_annotator(config: Predictors) -> AnnotatorLike:
+    """The annotator that a configuration names.
+
+    Raises:
+        TessyError: what it needs is missing or cannot be used.
+    """
+    section = config.annotator
+    if section.kind == "rules":
+        return Rules(section.lexicon)
+    if section.kind == "endpoint":
+        return Endpoint(section)
+    layout = Layout(make_mesh(config.mesh)) if config.mesh else Layout()
+    return LocalModel(section, layout=layout, seed=config.seed)
+
+
+def annotate(
+    config: Predictors,
+    speaker: Writer,
+    rows: Iterable[Row],
+    files: Files,
+    tell: Callable[[str], None] = log.info,
+    *,
+    annotator: Callable[[Predictors], AnnotatorLike] = make_annotator,
+) -> dict[str, int]:
+    """Annotates segments of a speaker's traces, or goes on with it; returns how many traces there were, how many without
+    thinking, how many segments, and how many of these came to which outcome.
+
+    files: of the run folder, started. annotator: makes it, once there is something to annotate.
+
+    Raises:
+        DataError: fewer traces have thinking, or fewer segments an annotation, than annotator.min_share, or all segments of
+            a whole batch failed; with the counts. Or the finished file is not valid any more: names the line.
+        TessyError: the annotator cannot be used.
+    """
+    cuts = cuts_of(config, speaker, rows)
+    work = _Work(files, config.output, speaker)
+    finished = work.finished()
+    if finished is None:
+        _check_thinking(cuts, speaker, config.annotator.min_share)
+        outcomes = _outcomes(config, speaker, cuts.segments, work, tell, annotator)
+        work.save_dropped(outcomes)
+        _check_kept(outcomes, config, work.dropped_name)
+        work.append(outcomes)
+    else:
+        annotations, dropped = finished
+        ids = {annotation.segment.id for annotation in annotations}  # a kill may have left some of them among the dropped
+        settled = [d for d in dropped if d.outcome != "failed" and d.segment.id not in ids]
+        failed = [d.segment for d in dropped if d.outcome == "failed" and d.segment.id not in ids]
+        again = _outcomes(config, speaker, failed, work, tell, annotator)
+        work.append(again)
+        outcomes = [*annotations, *settled, *again]
+        work.save_dropped(outcomes)
+    work.clear()
+    counts = {"traces": cuts.traces, "without_thinking": cuts.without, "segments": len(outcomes), **_counts(outcomes)}
+    if counts["failed"]:
+        tell(f"{speaker}: {counts['failed']} segments failed ({work.dropped_name}); start again to try them again")
+    return counts
+
+
+def _outcomes(
+    config: Predictors,
+    speaker: str,
+    wanted: Sequence[Segment],
+    work: _Work,
+    tell: Callable[[str], None],
+    annotator: Callable[[Predictors], AnnotatorLike],
+) -> list[Outcome]:
+    """What comes of each segment: what the parts say, and else what the annotator does."""
+    known = work.committed(wanted)
+    todo = [segment for segment in wanted if not _settled(known.get(segment.id))]
+    if todo:
+        chosen = annotator(config)
+        tell(f"{speaker}: {len(todo)} segments to annotate by {chosen.name}")
+        for first in range(0, len(todo), chosen.at_once):
+            outcomes = chosen.annotate(todo[first : first + chosen.at_once])
+            work.commit(outcomes)  # what is told has been saved
+            known |= {outcome.segment.id: outcome for outcome in outcomes}
+            done = len(todo[: first + chosen.at_once])
+            tell(f"{speaker}: {done} of {len(todo)} segments; {_described(known.values())}")
+            _check_answers(outcomes, chosen.at_once, known.values())
+    return [known[segment.id] for segment in wanted]
+
+
+def cuts_of(config: Predictors, speaker: Writer, rows: Iterable[Row]) -> Cuts:
+    """The segments of a speaker's traces, as the configuration wants them."""
+    model = config.student if speaker == "student" else config.teacher
+    marks = model.thinking if model else None
+    return segments(
+        rows,
+        config.segments,
+        seed=config.seed,
+        open_text=(marks and marks.open) or OPEN,
+        close_text=(marks and marks.close) or CLOSE,
+    )
+
+
+class _Work:
+    """The files of one speaker's annotations."""
+
+    def __init__(self, files: Files, output: str, speaker: str) -> None:
+        self._files, self._output = files, output.rstrip("/")
+        self._folder, self._name = f"{FOLDER}/{speaker}", f"{FOLDER}/{speaker}.jsonl"
+        self._dropped = f"{FOLDER}/{speaker}-dropped.jsonl"
+        self.dropped_name = f"{self._output}/{self._dropped}"
+        self._next = 1 + max((int(PART.fullmatch(name)[1]) for name in self._parts()), default=-1)  # type: ignore[index]
+
+    def finished(self) -> tuple[list[Annotation], list[Dropped]] | None:
+        """What the finished files hold."""
+        data = self._get(self._name)
+        if data is None:
+            return None
+        annotations = read_annotations(data, f"{self._output}/{self._name}").kept
+        dropped = []
+        for number, parsed in json_lines(self._get(self._dropped) or b""):
+            try:
+                if isinstance(parsed, DataError):
+                    raise parsed
+                dropped.append(Dropped.from_json(parsed))
+            except DataError as error:
+                raise DataError(f"{self.dropped_name}:{number}: {error}") from None
+        return annotations, dropped
+
+    def committed(self, wanted: Sequence[Segment]) -> dict[str, Outcome]:
+        """The last outcome in the parts of each segment that is wanted.
+
+        Raises:
+            DataError: the parts are of other segments.
+        """
+        by_id = {segment.id: segment for segment in wanted}
+        found: dict[str, Outcome] = {}
+        for name in sorted(self._parts(), key=lambda name: (len(name), name)):
+            for number, parsed in json_lines(self._get(f"{self._folder}/{name}") or b""):
+                try:
+                    outcome = _outcome(parsed)
+                except DataError as error:  # of a commit that never returned, so nothing that was told
+                    log.warning("%s/%s/%s:%d: is left out: %s", self._output, self._folder, name, number, error)
+                    continue
+                segment = by_id.get(outcome.segment.id)
+                if segment is None:
+                    continue
+                if segment != outcome.segment:
+                    raise DataError(
+                        f"{self._output}/{self._folder}/{name}:{number}: the segment {segment.id!r} is another one by now; "
+                        f"the traces have changed: delete {self._folder} to annotate all again, or name another output"
+                    )
+                found[segment.id] = outcome
+        return found
+
+    def commit(self, outcomes: Sequence[Outcome]) -> None:
+        self._files.put(f"{self._folder}/part-{self._next:05}.jsonl", _lines(outcomes), new=True)
+        self._next += 1
+
+    def append(self, outcomes: Sequence[Outcome]) -> None:
+        """Puts annotations behind those that are there, which stay as they are, to the byte."""
+        new = [o for o in outcomes if isinstance(o, Annotation)]
+        if new:
+            before = self._get(self._name) or b""
+            separator = b"" if not before or before.endswith(b"\n") else b"\n"
+            self._files.put(self._name, before + separator + _lines(new))
+
+    def save_dropped(self, outcomes: Sequence[Outcome]) -> None:
+        data = _lines(o for o in outcomes if isinstance(o, Dropped))
+        if data != self._get(self._dropped):
+            self._files.put(self._dropped, data)
+
+    def clear(self) -> None:
+        """Deletes the parts."""
+        for name in self._parts():
+            self._files.delete(f"{self._folder}/{name}")
+
+    def _parts(self) -> list[str]:
+        return [name for name in self._files.sizes(self._folder) if PART.fullmatch(name)]
+
+    def _get(self, name: str) -> bytes | None:
+        try:
+            return self._files.get(name)
+        except FileNotFoundError:
+            return None
+
+
+def _lines(outcomes: Iterable[Outcome]) -> bytes:
+    return "".join(json.dumps(o.to_json(), ensure_ascii=False) + "\n" for o in outcomes).encode()
+
+
+def _outcome(parsed: Any) -> Outcome:
+    if isinstance(parsed, DataError):
+        raise parsed
+    return (Dropped if isinstance(parsed, dict) and "outcome" in parsed else Annotation).from_json(parsed)
+
+
+def _settled(outcome: Outcome | None) -> bool:
+    return outcome is not None and not (isinstance(outcome, Dropped) and outcome.outcome == "failed")
+
+
+def _sample(segment_id: str) -> int:
+    """What decides the randomness of its reply: no other segments, and no order."""
+    return int.from_bytes(hashlib.sha256(segment_id.encode()).digest()[:4], "big") >> 1
+
+
+def _counts(outcomes: Iterable[Outcome]) -> dict[str, int]:
+    found = Counter("kept" if isinstance(o, Annotation) else o.outcome for o in outcomes)
+    return {name: found[name] for name in ("kept", *REASONS)}
+
+
+def _described(outcomes: Iterable[Outcome]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in _counts(outcomes).items())
+
+
+def _check_thinking(cuts: Cuts, speaker: str, share: float) -> None:
+    having = cuts.traces - cuts.without
+    if not having or having < share * cuts.traces:
+        raise DataError(
+            f"{having} of {cuts.traces} traces of the {speaker} have thinking, less than annotator.min_share = {share:g}; "
+            f"check the traces, and {speaker}.thinking, which says how they mark it"
+        )
+
+
+def _check_answers(batch: Sequence[Outcome], at_once: int, known: Iterable[Outcome]) -> None:
+    """Stops where nobody answers: each request to a server that is down takes all its retries."""
+    failed = [o for o in batch if isinstance(o, Dropped) and o.outcome == "failed"]
+    if len(failed) == at_once:
+        raise DataError(
+            f"all {len(failed)} segments of a batch failed ({failed[-1].detail}); so far {_described(known)}. Mend that and "
+            "start again: what was annotated is kept"
+        )
+
+
+def _check_kept(outcomes: Sequence[Outcome], config: Predictors, dropped: str) -> None:
+    kept, share = _counts(outcomes)["kept"], config.annotator.min_share
+    if not kept or kept < share * len(outcomes):
+        raise DataError(
+            f"of {len(outcomes)} segments: {_described(outcomes)}; fewer were kept than annotator.min_share = {share:g} of "
+            f"them. Look at {dropped}; then start again where they failed, or annotate by another model into another output"
+        )

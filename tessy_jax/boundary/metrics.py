@@ -1,0 +1,248 @@
+"""What a predictor is worth: its classes, where it would cut, how much its probabilities mean, and where it errs.
+
+All measures read the same arrays over the tokens of all segments, one segment after another: probabilities [N] that the next
+token is style, labels [N] of the next token (1 style, 0 capability, −1 none: at the last token of a segment, and where
+nothing is to be judged), and lengths [S] of the segments in tokens. As in the decode, for both speakers, the next token is
+taken for style if its probability exceeds the threshold.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tessy_jax.boundary.labels import CAPABILITY, STYLE, UNKNOWN
+from tessy_jax.config.sections import Writer
+from tessy_jax.errors import DataError
+
+OWN = {"student": STYLE, "teacher": CAPABILITY}
+"""The kind that a speaker writes; its predictor cuts in front of the other."""
+FARTHEST = 20
+"""Distances of cuts from this many tokens on are one bar of the histogram."""
+THRESHOLDS = tuple(round(0.02 * i, 2) for i in range(1, 50))
+TYPES = ("white space", "number", "word", "punctuation", "symbol", "other")
+PUNCTUATION = frozenset(".,;:!?'\"()…-–—“”‘’„«»¿¡。，、；：！？（）「」")
+"""Marks of prose; other marks are symbols, of code or formulas."""
+
+Floats = NDArray[np.floating]
+Labels = NDArray[np.integer]
+
+
+@dataclass(frozen=True)
+class Cuts:
+    """How the turns of a speaker would end: one begins at every true run of its kind, and its first token cannot end it.
+
+    early, exact, late: where the predictor cuts, against where the run ends. A run that goes on to the end of its segment
+    can only be cut early; one that ends, and is not cut within the segment, is late. none: neither ends nor is cut.
+    distances: in tokens, predicted minus true, of the turns of which both are in the segment.
+    """
+
+    early: int
+    exact: int
+    late: int
+    none: int
+    distances: NDArray[np.int64]
+
+    def to_json(self) -> dict[str, Any]:
+        """Counts, shares of the turns that end or are cut, mean distances, and a histogram of the distances."""
+        ended = max(1, self.early + self.exact + self.late)
+        clipped = np.clip(self.distances, -FARTHEST, FARTHEST)
+        values, counts = np.unique(clipped, return_counts=True)
+        return {
+            "turns": self.early + self.exact + self.late + self.none,
+            **{name: getattr(self, name) for name in ("early", "exact", "late", "none")},
+            **{f"{name}_share": getattr(self, name) / ended for name in ("early", "exact", "late")},
+            "mean_distance": _mean(self.distances),
+            "mean_absolute_distance": _mean(np.abs(self.distances)),
+            "distances": {str(value): int(count) for value, count in zip(values, counts, strict=True)},
+        }
+
+
+def measure(
+    probabilities: Floats,
+    labels: Labels,
+    lengths: Labels,
+    speaker: Writer,
+    *,
+    threshold: float,
+    texts: Sequence[str] | None = None,
+) -> dict[str, Any]:
+    """Everything below as one JSON object. texts [N]: what each token spells, for the confusion by type of token.
+
+    Raises:
+        DataError: the arrays do not fit each other, or nothing is labelled.
+    """
+    check(probabilities, labels, lengths)
+    found = {
+        "threshold": threshold,
+        **classes(probabilities, labels, threshold=threshold),
+        "cuts": cuts(probabilities, labels, lengths, speaker, threshold=threshold).to_json(),
+        "calibration": calibration(probabilities, labels),
+        "operating_points": operating_points(probabilities, labels, lengths, speaker),
+    }
+    if texts is not None:
+        found["by_token_type"] = by_token_type(probabilities, labels, texts, threshold=threshold)
+    return found
+
+
+def check(probabilities: Floats, labels: Labels, lengths: Labels) -> None:
+    """That the arrays fit each other.
+
+    Raises:
+        DataError: they do not, or nothing is labelled.
+    """
+    if probabilities.shape != labels.shape or labels.ndim != 1 or int(lengths.sum()) != len(labels):
+        raise DataError(
+            f"{probabilities.shape} probabilities, {labels.shape} labels and segments of {int(lengths.sum())} tokens in all "
+            "do not fit each other; give one of each per token"
+        )
+    if not (labels != UNKNOWN).any():
+        raise DataError("no token is labelled, so that there is nothing to measure; give segments of at least two tokens")
+
+
+def classes(probabilities: Floats, labels: Labels, *, threshold: float) -> dict[str, Any]:
+    """Accuracy, and per class precision, recall, F1 and how many tokens are of it. What is divided by 0 is 0."""
+    known = labels != UNKNOWN
+    truth, style = labels[known] == STYLE, probabilities[known] > threshold
+    return {
+        "tokens": len(truth),
+        "accuracy": float(np.mean(truth == style)),
+        "style": _one_class(truth, style),
+        "capability": _one_class(~truth, ~style),
+    }
+
+
+def _one_class(truth: NDArray[np.bool_], said: NDArray[np.bool_]) -> dict[str, Any]:
+    hits, claimed, support = int((truth & said).sum()), int(said.sum()), int(truth.sum())
+    return {
+        "precision": hits / max(1, claimed),
+        "recall": hits / max(1, support),
+        "f1": 2 * hits / max(1, claimed + support),
+        "tokens": support,
+    }
+
+
+def cuts(probabilities: Floats, labels: Labels, lengths: Labels, speaker: Writer, *, threshold: float) -> Cuts:
+    """Where the speaker's turns would be cut; see `Cuts`. A token without a label ends its segment."""
+    own, size = OWN[speaker], len(labels)
+    style = probabilities > threshold
+    limit = _limits(labels, lengths)  # the first position that no longer belongs to what goes on here
+    at = np.arange(size)
+    inside = at < limit
+    mine = inside & (labels == own)
+    goes_on = np.zeros(size, bool)
+    goes_on[1:] = mine[:-1] & (limit[1:] == limit[:-1])
+    # the decision at j is about token j + 1, with which the turn begins; the next one is the first that can end it
+    first = np.flatnonzero(mine & ~goes_on) + 1
+    true_end = _next(inside & (labels != own))[first]
+    said_end = _next(inside & (style != (own == STYLE)))[first]
+    ends, said = true_end < limit[first - 1], said_end < limit[first - 1]
+    both = ends & said
+    distances = (said_end - true_end)[both]
+    return Cuts(
+        early=int((distances < 0).sum() + (said & ~ends).sum()),
+        exact=int((distances == 0).sum()),
+        late=int((distances > 0).sum() + (ends & ~said).sum()),
+        none=int((~ends & ~said).sum()),
+        distances=distances.astype(np.int64),
+    )
+
+
+def calibration(probabilities: Floats, labels: Labels, bins: int = 10) -> dict[str, Any]:
+    """Brier score, expected calibration error, and per bin of probability its lower edge, its tokens, their mean probability
+    and the share of them that is style. Bins are equally wide; empty ones are left out."""
+    known = labels != UNKNOWN
+    said, truth = probabilities[known].astype(np.float64), labels[known] == STYLE
+    which = np.minimum((said * bins).astype(np.int64), bins - 1)
+    counts = np.bincount(which, minlength=bins)
+    mean_said = np.bincount(which, said, minlength=bins) / np.maximum(1, counts)
+    share = np.bincount(which, truth, minlength=bins) / np.maximum(1, counts)
+    return {
+        "brier": float(np.mean((said - truth) ** 2)),
+        "expected_error": float((counts * np.abs(mean_said - share)).sum() / counts.sum()),
+        "bins": [
+            {"from": b / bins, "tokens": int(counts[b]), "probability": float(mean_said[b]), "style": float(share[b])}
+            for b in range(bins)
+            if counts[b]
+        ],
+    }
+
+
+def operating_points(
+    probabilities: Floats,
+    labels: Labels,
+    lengths: Labels,
+    speaker: Writer,
+    thresholds: Sequence[float] = THRESHOLDS,
+) -> list[dict[str, float]]:
+    """What each threshold would give: F1 of both classes, accuracy, and shares of early, exact and late cuts."""
+    points = []
+    for threshold in thresholds:
+        by_class = classes(probabilities, labels, threshold=threshold)
+        cut = cuts(probabilities, labels, lengths, speaker, threshold=threshold).to_json()
+        points.append(
+            {
+                "threshold": threshold,
+                "accuracy": by_class["accuracy"],
+                "style_f1": by_class["style"]["f1"],
+                "capability_f1": by_class["capability"]["f1"],
+                **{name: cut[f"{name}_share"] for name in ("early", "exact", "late")},
+            }
+        )
+    return points
+
+
+def by_token_type(
+    probabilities: Floats, labels: Labels, texts: Sequence[str], *, threshold: float
+) -> dict[str, dict[str, int]]:
+    """By type of the token that is judged, the next one: how many are style and said to be (`style_as_style`) etc."""
+    judged = np.flatnonzero(labels != UNKNOWN)
+    types = np.array([TYPES.index(token_type(texts[j + 1])) for j in judged.tolist()], np.int64)
+    truth, style = labels[judged] == STYLE, probabilities[judged] > threshold
+    counts = np.bincount(types * 4 + truth * 2 + style, minlength=4 * len(TYPES)).reshape(-1, 4).tolist()
+    names = [f"{a}_as_{b}" for a in ("capability", "style") for b in ("capability", "style")]
+    return {name: dict(zip(names, row, strict=True)) for name, row in zip(TYPES, counts, strict=True) if sum(row)}
+
+
+def token_type(text: str) -> str:
+    """One of TYPES: what a token is made of, white space around it aside."""
+    bare = text.strip()
+    if not bare:
+        return "white space"
+    letters = [c.isalpha() or unicodedata.category(c).startswith("M") for c in bare]
+    if all(letters) or (any(letters) and all(letter or c in "'’-" for letter, c in zip(letters, bare, strict=True))):
+        return "word"
+    if any(c.isdigit() for c in bare) and all(c.isdigit() or c in ".,-+%" for c in bare):
+        return "number"
+    if all(c in PUNCTUATION for c in bare):
+        return "punctuation"
+    if "\ufffd" not in bare and not any(c.isalnum() for c in bare.replace("_", "")):
+        return "symbol"
+    return "other"
+
+
+def _limits(labels: Labels, lengths: Labels) -> NDArray[np.int64]:
+    """At each position the first one at or after it that has no label or is in a later segment."""
+    size = len(labels)
+    limit = np.full(size, size, np.int64)
+    ends = np.cumsum(lengths)[lengths > 0]
+    limit[ends - 1] = ends
+    unknown = np.flatnonzero(labels == UNKNOWN)
+    limit[unknown] = unknown
+    return np.minimum.accumulate(limit[::-1])[::-1]
+
+
+def _next(holds: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """[N + 1]: at each position the first one at or after it where it holds, N where there is none."""
+    size = len(holds)
+    found = np.append(np.where(holds, np.arange(size), size), size)
+    return np.minimum.accumulate(found[::-1])[::-1]
+
+
+def _mean(values: NDArray[np.int64]) -> float:
+    return float(values.mean()) if len(values) else 0.0

@@ -1,0 +1,118 @@
+"""Segments: windows of words out of the thinking of traces, and which of them are learnt from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from tessy_jax.config.predictors import Segments
+from tessy_jax.errors import DataError
+from tessy_jax.records import Row
+
+Split = Literal["train", "validation"]
+WORD = re.compile(r"\S+")
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A piece of a trace. id: "<trace>#<number>". trace: the id of its row. split: the same for all segments of a prompt.
+    start: the code point of the thinking at which it begins. text: verbatim, without white space at its ends."""
+
+    id: str
+    trace: str
+    split: Split
+    start: int
+    text: str
+
+
+class Cuts(NamedTuple):
+    """What traces gave. traces: how many there were. without: how many of them had no thinking."""
+
+    segments: list[Segment]
+    traces: int
+    without: int
+
+
+def thinking(row: Row, open_text: str, close_text: str) -> str | None:
+    """The thinking of a response, without its markers; None where there is none but white space.
+
+    A row with spans says what it is. In one without, it ends at close_text and begins after open_text, or with the
+    content, as it does where a template had opened it. White space around the markers does not count.
+    """
+    content = row.content
+    if row.spans:
+        own = [span for span in row.spans if span.phase == "think" and span.source != "template"]
+        text = content[own[0].start : own[-1].end] if own else ""
+    else:
+        opens, closes = open_text.strip(), close_text.strip()
+        before, opened, _ = content.partition(opens)
+        first = len(before) + len(opens) if opened and closes not in before else 0
+        text, closed, _ = content[first:].partition(closes)
+        text = text if closed else ""
+    return text if text.strip() else None
+
+
+def split_of(prompt_id: str, validation: float, seed: int) -> Split:
+    """Where the traces of a prompt belong: a hash of seed and prompt decides, so that neither the order nor the number of
+    traces does, and no two rollouts of one prompt are on different sides."""
+    return "validation" if _digest(seed, "split", prompt_id) / 2**64 < validation else "train"
+
+
+def cut(row_id: str, text: str, split: Split, *, words: int, per_trace: int, seed: int) -> list[Segment]:
+    """Up to per_trace windows of `words` words of a thinking, in the order in which they stand there.
+
+    They begin at different words, drawn by seed and row id alone. A text that is no longer than a segment gives one.
+    """
+    found = [match.span() for match in WORD.finditer(text)]
+    if not found:
+        return []
+    starts = max(1, len(found) - words + 1)
+    return [
+        Segment(f"{row_id}#{n}", row_id, split, found[at][0], text[found[at][0] : found[min(at + words, len(found)) - 1][1]])
+        for n, at in enumerate(_draw(starts, min(per_trace, starts), random.Random(_digest(seed, "starts", row_id))))
+    ]
+
+
+def segments(rows: Iterable[Row], section: Segments, *, seed: int, open_text: str, close_text: str) -> Cuts:
+    """The segments of all traces, in their order.
+
+    open_text, close_text: the markers of thinking, for rows that have no spans.
+
+    Raises:
+        DataError: two rows have one id.
+    """
+    found: list[Segment] = []
+    ids: set[str] = set()
+    without = 0
+    for row in rows:
+        if row.id in ids:
+            raise DataError(f"row {row.id!r}: stands twice among the traces; give each response its own id")
+        ids.add(row.id)
+        text = thinking(row, open_text, close_text)
+        if text is None:
+            without += 1
+            continue
+        split = split_of(row.prompt_id, section.validation, seed)
+        found += cut(row.id, text, split, words=section.words, per_trace=section.per_trace, seed=seed)
+    return Cuts(found, len(ids), without)
+
+
+def _digest(seed: int, purpose: str, name: str) -> int:
+    """A number below 2^64."""
+    data = json.dumps([seed, purpose, name]).encode()
+    return int.from_bytes(hashlib.sha256(data).digest()[:8], "big")
+
+
+def _draw(numbers: int, count: int, rng: random.Random) -> list[int]:
+    """`count` different numbers below `numbers`, in order (Floyd's way). Uses random() alone, whose values no version of
+    Python changes: what was annotated under one must be found again under another."""
+    chosen: set[int] = set()
+    for last in range(numbers - count, numbers):
+        pick = int(rng.random() * (last + 1))
+        chosen.add(last if pick in chosen else pick)
+    return sorted(chosen)

@@ -1,0 +1,273 @@
+"""Style spans of a segment: what an annotator is asked, what it answers, and the JSON in which annotations are kept.
+
+An annotation is one object a line that a person can read and correct:
+`{"id", "trace", "split", "start", "text", "spans": [{"start", "end", "text"}], "annotator"}`. Spans are code points into
+its text, in order and apart; each repeats its own text, so that a slip is found out.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal, NamedTuple, Self, get_args
+
+from tessy_jax.boundary.segments import Segment, Split
+from tessy_jax.errors import DataError
+
+Reason = Literal["unparsable", "unmatched", "empty", "failed"]
+REASONS: tuple[Reason, ...] = get_args(Reason)
+"""Why a segment has no annotation: the reply holds no array of strings; it names what is not in the text, or not in that
+order; it names nothing; there was no reply."""
+
+INSTRUCTION = """\
+Below, between the lines of dashes, is an excerpt from what a language model thought while it worked on a problem. It may \
+begin and end in the middle of a sentence.
+
+Some of its words do the work: facts, names, formulas, numbers, code, steps of reasoning and what follows from them. The \
+others only set the tone. They hesitate ("Hmm,", "wait"), lead from one thing to the next ("Okay, so", "but then"), \
+announce what comes ("let me check that again"), or tell what is going on ("we need to", "the problem asks us to").
+
+List every stretch of words that only set the tone, in the order in which they stand in the excerpt. Copy each one exactly, \
+character by character; change, complete and explain nothing. Where words of both kinds stand in one sentence, copy only \
+those that set the tone, as short stretches of their own.
+
+Answer with one JSON array of strings and nothing else, for example ["Okay, so", "let me check"]. If there is no such \
+stretch, answer [].
+
+----------
+{text}
+----------"""
+
+THOUGHT = re.compile(r"<think>.*?</think>", re.DOTALL)
+
+
+class Range(NamedTuple):
+    """Code points start … end−1 of a segment's text."""
+
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Annotation:
+    """A segment and what of it is style. annotator: who said so."""
+
+    segment: Segment
+    spans: tuple[Range, ...]
+    annotator: str
+
+    def to_json(self) -> dict[str, Any]:
+        """The annotation as a JSON object."""
+        text = self.segment.text
+        spans = [{"start": start, "end": end, "text": text[start:end]} for start, end in self.spans]
+        return {**asdict(self.segment), "spans": spans, "annotator": self.annotator}
+
+    @classmethod
+    def from_json(cls, data: Any) -> Self:
+        """The annotation of a JSON object, validated.
+
+        Raises:
+            DataError: keys are missing, unknown or of the wrong type, or spans are empty, out of range, out of order,
+                overlapping, or not verbatim.
+        """
+        given = _object(data, {*(f.name for f in fields(Segment)), "spans", "annotator"}, "the annotation")
+        annotator, spans = given.pop("annotator"), given.pop("spans")
+        segment = segment_from(given)
+        _check(isinstance(annotator, str), f"annotator is a {type(annotator).__name__}; it should be a string")
+        _check(isinstance(spans, list), f"spans is a {type(spans).__name__}; it should be a list")
+        found: list[Range] = []
+        for i, span in enumerate(spans):
+            found.append(_span(span, segment.text, found[-1].end if found else 0, f"spans[{i}]"))
+        return cls(segment, tuple(found), annotator)
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """A segment that has no annotation, and why. detail: the reply, or what went wrong."""
+
+    segment: Segment
+    outcome: Reason
+    detail: str
+
+    def to_json(self) -> dict[str, Any]:
+        """What was dropped as a JSON object."""
+        detail = self.detail.encode("utf-8", "replace").decode("utf-8")  # a reply may hold halves of surrogate pairs
+        return {**asdict(self.segment), "outcome": self.outcome, "detail": detail}
+
+    @classmethod
+    def from_json(cls, data: Any) -> Self:
+        """What was dropped, of a JSON object.
+
+        Raises:
+            DataError: it is no such object.
+        """
+        given = _object(data, {*(f.name for f in fields(Segment)), "outcome", "detail"}, "what was dropped")
+        outcome, detail = given.pop("outcome"), given.pop("detail")
+        _check(outcome in REASONS, f"outcome is {outcome!r}; it should be one of {', '.join(REASONS)}")
+        _check(isinstance(detail, str), f"detail is a {type(detail).__name__}; it should be a string")
+        return cls(segment_from(given), outcome, detail)
+
+
+Outcome = Annotation | Dropped
+
+
+@dataclass(frozen=True)
+class Annotations:
+    """What a file holds. skipped: where (file:line) and why, for each line that is no annotation."""
+
+    kept: list[Annotation]
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+
+
+def read_annotations(data: bytes, name: str, *, skip_invalid: bool = False) -> Annotations:
+    """The annotations of a JSONL file. name: of the file, for errors. skip_invalid: bad lines are recorded, not refused.
+
+    Raises:
+        DataError: naming file and line of what is no annotation, or has the id of an earlier one.
+    """
+    found = Annotations([])
+    lines: dict[str, int] = {}
+    for number, parsed in json_lines(data):
+        try:
+            if isinstance(parsed, DataError):
+                raise parsed
+            annotation = Annotation.from_json(parsed)
+            first = lines.setdefault(annotation.segment.id, number)
+            _check(first == number, f"id is {annotation.segment.id!r}, as on line {first}; keep one of the two")
+        except DataError as error:
+            if not skip_invalid:
+                raise DataError(f"{name}:{number}: {error}") from None
+            found.skipped.append((f"{name}:{number}", str(error)))
+        else:
+            found.kept.append(annotation)
+    return found
+
+
+def json_lines(data: bytes) -> Iterator[tuple[int, Any]]:
+    """Number and object of every line that is not blank; a DataError in the place of what is no JSON."""
+    for number, line in enumerate(data.removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):  # U+2028 may stand in a string
+        if line.strip():
+            try:
+                yield number, json.loads(line.decode("utf-8"))
+            except (ValueError, RecursionError) as error:  # not UTF-8 is a ValueError, too
+                yield number, DataError(f"is not JSON ({error}); give one object a line, in UTF-8")
+
+
+def locate(text: str, phrases: Sequence[str]) -> tuple[tuple[Range, ...], str | None]:
+    """Where phrases stand, each searched on from the end of the one before it; and the first that is not found, or None.
+
+    White space at the ends of a phrase is no part of it, and a blank one is never found.
+    """
+    found: list[Range] = []
+    at = 0
+    for phrase in phrases:
+        bare = phrase.strip()
+        start = text.find(bare, at) if bare else -1
+        if start < 0:
+            return tuple(found), phrase
+        at = start + len(bare)
+        found.append(Range(start, at))
+    return tuple(found), None
+
+
+def parse_reply(reply: str) -> list[str] | None:
+    """The JSON array of strings in a reply; None where there is none.
+
+    What a model thought before (<think>…</think>, also where its template had opened it), code fences and prose around the
+    array do not matter. Of several arrays of strings the last counts: models correct themselves in that direction.
+    """
+    reply = spoken(reply)
+    decoder = json.JSONDecoder(strict=False)  # a line break inside a string is clear enough
+    found: list[str] | None = None
+    at = reply.find("[")
+    while at >= 0:
+        try:
+            value, end = decoder.raw_decode(reply, at)
+        except ValueError:
+            end = at + 1
+        except RecursionError:  # nothing but brackets
+            break
+        else:
+            if all(isinstance(item, str) for item in value):
+                found = value
+        at = reply.find("[", end)
+    return found
+
+
+def spoken(reply: str) -> str:
+    """A reply without what the model thought before it; nothing where the thinking never closes."""
+    reply = THOUGHT.sub("", reply)
+    reply = reply.rpartition("</think>")[2]
+    return reply.partition("<think>")[0].strip()
+
+
+def judge(segment: Segment, reply: str, annotator: str) -> Outcome:
+    """What a model's reply about a segment comes to.
+
+    An empty array counts as empty, like no reply at all, and is not kept: hardly any 60 words of thinking are without a
+    word that sets the tone, while models that did not understand, or did not bother, answer just that. Learnt from, it
+    would teach a predictor that style is substance. (A list of phrases does not get tired: what `Rules` finds nothing in is
+    kept.)
+    """
+    if not spoken(reply):
+        return Dropped(segment, "empty", reply)
+    phrases = parse_reply(reply)
+    if phrases is None:
+        return Dropped(segment, "unparsable", reply)
+    if not phrases:
+        return Dropped(segment, "empty", reply)
+    spans, missing = locate(segment.text, phrases)
+    if missing is not None:
+        return Dropped(segment, "unmatched", f"{missing!r} of {reply}")
+    return Annotation(segment, spans, annotator)
+
+
+def segment_from(given: dict[str, Any]) -> Segment:
+    """The segment of the fields of one, validated.
+
+    Raises:
+        DataError: a field is of the wrong type or empty.
+    """
+    for key in ("id", "trace", "text"):
+        value = given[key]
+        _check(isinstance(value, str) and bool(value), f"{key} is {_short(value)}; it should be a string that is not empty")
+        whole = value.encode("utf-8", "replace").decode("utf-8") == value
+        _check(whole, f"{key} holds half of a surrogate pair, which is no text; remove it")
+    split, start = given["split"], given["start"]
+    _check(split in get_args(Split), f"split is {_short(split)}; it should be one of {', '.join(get_args(Split))}")
+    _check(type(start) is int and start >= 0, f"start is {_short(start)}; it should be a whole number from 0")
+    return Segment(**given)
+
+
+def _span(span: Any, text: str, at: int, name: str) -> Range:
+    given = _object(span, {"start", "end", "text"}, name)
+    start, end, own = given["start"], given["end"], given["text"]
+    if type(start) is not int or type(end) is not int or not 0 <= start <= end <= len(text):
+        raise DataError(f"{name} is {start!r}…{end!r}; it should lie in the text, 0…{len(text)}")
+    _check(start < end, f"{name} is {start}…{end}, which is empty; leave it out")
+    _check(
+        start >= at, f"{name} begins at {start}, before the end of the span before it, {at}; put spans in order, and apart"
+    )
+    _check(own == text[start:end], f"{name} says {_short(own)}, but {start}…{end} of the text is {_short(text[start:end])}")
+    return Range(start, end)
+
+
+def _object(data: Any, names: set[str], what: str) -> dict[str, Any]:
+    """A copy of a JSON object that has exactly these keys."""
+    _check(isinstance(data, dict), f"{what} is a {type(data).__name__}; it should be an object")
+    missing, extra = sorted(names - set(data)), sorted(set(data) - names)
+    parts = [f"lacks {', '.join(missing)}"] * bool(missing) + [f"holds {', '.join(extra)} besides"] * bool(extra)
+    _check(not parts, f"{what} {' and '.join(parts)}; its keys should be {', '.join(sorted(names))}")
+    return dict(data)
+
+
+def _check(holds: bool, otherwise: str) -> None:
+    if not holds:
+        raise DataError(otherwise)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,65 @@
+"""The configuration of predictors: what it cannot do without is asked for, and its own defaults stay when others are set."""
+
+import pytest
+import yaml
+
+from tessy_jax.config import differences, dump, read
+from tessy_jax.config.file import _keys
+from tessy_jax.config.predictors import Predictors
+from tessy_jax.errors import ConfigError
+
+SMALL = {"output": "runs/x", "data": {"path": "prompts.jsonl"}, "student": {"model": "s"}, "teacher": {"model": "t"}}
+
+
+def configured(tmp_path, content, *overrides):
+    file = tmp_path / "a.yaml"
+    file.write_text(yaml.safe_dump(content))
+    return read(Predictors, file, overrides)
+
+
+def test_setting_one_key_of_a_section_leaves_the_others_at_the_predictors_defaults(tmp_path):
+    config = configured(tmp_path, SMALL, "optimizer.schedule=linear", "training.rows=16")
+    assert (config.optimizer.schedule, config.optimizer.learning_rate) == ("linear", 1e-5)
+    assert (config.training.rows, config.training.epochs, config.training.tokens) == (16, 3.0, 512)
+    assert (config.segments.words, config.annotator.kind, config.predictor.window) == (60, "rules", 200)
+
+
+def test_a_configuration_reads_back_as_it_was_written(tmp_path):
+    config = configured(tmp_path, SMALL, "annotator={kind: endpoint, url: 'http://a/v1', name: m, request: {seed: 1}}")
+    (tmp_path / "b.yaml").write_text(dump(config))
+    again = read(Predictors, tmp_path / "b.yaml")
+    assert again == config
+    assert differences(again, config) == []
+
+
+def test_every_key_is_described_and_every_section_has_a_docstring(tmp_path):
+    sections = {name for name, field in Predictors.model_fields.items() if hasattr(field.annotation, "model_fields")}
+    for key, description in _keys(Predictors):
+        assert description or key in sections, key
+
+
+def test_a_speaker_needs_a_model_and_prompts_or_traces_that_are_there(tmp_path):
+    assert configured(tmp_path, {"output": "x", "traces": {"teacher": "t.jsonl"}}).data is None
+    assert configured(tmp_path, {"output": "x", "traces": {"teacher": "t.jsonl"}, "student": {"model": "s"}} | SMALL)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"output": "x"}, "neither student nor teacher is set"),
+        ({"output": "x", "student": {"model": "s"}}, r"no traces of the student; set data.path .* or traces.student"),
+        (SMALL | {"annotator": {"kind": "model"}}, "annotator: kind 'model' needs model; set it, or use another kind"),
+        (SMALL | {"annotator": {"kind": "endpoint"}}, "needs url and name; set it, .*rules, model"),
+        (SMALL | {"annotator": {"url": "localhost:80"}}, "should begin with http:// or https://"),
+        (SMALL | {"annotator": {"kind": "llm"}}, "annotator.kind is 'llm'; "),
+        (SMALL | {"annotator": {"model": {"model": "m", "sampling": {"top_k": 3}}}}, "set temperature beside model"),
+        (SMALL | {"predictor": {"window": 201}}, "predictor.window is 201"),
+        (SMALL | {"segments": {"validation": 1.0}}, "segments.validation is 1.0"),
+        (SMALL | {"segments": {"word": 3}}, "did you mean segments.words"),
+        (SMALL | {"weights": {"style": 0.0, "capability": 0.0}}, "give at least one some weight"),
+        (SMALL | {"training": {"tokens": 100}}, "set training.tokens to at least 200"),
+    ],
+)
+def test_what_cannot_be_run_is_refused_with_the_remedy(tmp_path, content, message):
+    with pytest.raises(ConfigError, match=message):
+        configured(tmp_path, content)
