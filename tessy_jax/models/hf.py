@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,10 +21,11 @@ from flax import nnx
 from tessy_jax.errors import CheckpointError, ConfigError
 from tessy_jax.models.checkpoint import EverySecond, Index, Source, Stacked, Tensor, Transposed, open_checkpoint
 from tessy_jax.models.config import ModelConfig
-from tessy_jax.models.hf_config import read_config
+from tessy_jax.models.hf_config import as_classifier, read_config
+from tessy_jax.models.layers import INIT_STD
 from tessy_jax.models.quantized import SUPPORTED, BlockFp8, Mxfp4
 from tessy_jax.models.transformer import Decoder, runs
-from tessy_jax.sharding import Layout
+from tessy_jax.sharding import Layout, put
 
 log = logging.getLogger(__name__)
 
@@ -107,10 +108,13 @@ def load(
     dtype: Any = jnp.float32,
     layout: Layout | None = None,
     stacked: bool = False,
+    classes: Sequence[str] = (),
+    seed: int = 0,
 ) -> Decoder:
     """A decoder with the weights of a Hugging Face folder or hub name, cast to dtype and placed on the layout's mesh.
 
-    Everything is checked before the first tensor is read: an error leaves nothing half-loaded.
+    classes: a causal LM gets a new token-classification head of these in place of its own, drawn from seed; a token
+    classifier must have as many. Everything is checked before the first tensor is read: an error leaves nothing half-loaded.
 
     Raises:
         ConfigError: a config.json that cannot be run.
@@ -120,23 +124,35 @@ def load(
     folder = resolve(model)
     config = read_config(folder)
     layout = layout or Layout()
+    if classes and config.labels is None:
+        config = as_classifier(config, classes)
+    elif classes and config.labels != len(classes):
+        raise ConfigError(f"{folder}: is a token classifier with {config.labels} labels; it should have {len(classes)}")
     decoder = abstract(config, dtype=dtype, layout=layout, stacked=stacked)
     sources = match_checkpoint(folder, config, decoder)
     graph, state = nnx.split(decoder)
     for path, parameter in parameter_paths(state):
-        value = _place(sources[path], parameter, layout)
+        if path in sources:
+            value = _place(sources[path], parameter, layout)
+        else:  # of a new head
+            drawn = INIT_STD * jax.random.normal(jax.random.key(seed), parameter.shape)
+            value = put((0 * drawn if path[-1] == "bias" else drawn).astype(dtype), layout, parameter.get_metadata()["axes"])
         parameter.set_value(value)
     return nnx.merge(graph, state)
 
 
 def match_checkpoint(folder: Path, config: ModelConfig, decoder: Decoder) -> dict[tuple[Any, ...], Source]:
-    """For every parameter of the decoder, where its values come from; checked for completeness and shapes."""
+    """For every parameter of the decoder but those of a new head, where its values come from; checked for completeness and
+    shapes."""
     tensors = open_checkpoint(folder)
     if config.tied:
         _check_tie(tensors)
     find = _Finder(folder, tensors, config)
     sources: dict[tuple[Any, ...], Source] = {}
+    new_head = config.labels is not None and read_config(folder).labels is None
     for path, parameter in parameter_paths(nnx.state(decoder)):
+        if new_head and path[0] == "score":
+            continue
         names = layer_paths(path, config, decoder.stacked)
         parts = [find(name) for name in names]
         stacked = decoder.stacked and path[0] == "layers"
@@ -238,11 +254,13 @@ class _Finder:
         return source
 
     def ignorable(self, name: str) -> bool:
-        """Tensors that transformers leaves aside too: rotary tables, a tied head, DeepSeek's multi-token prediction."""
+        """Tensors that transformers leaves aside too: rotary tables, a head that is tied or replaced, DeepSeek's multi-token
+        prediction."""
         layer = re.match(r"model\.layers\.(\d+)\.", name)
         if layer and self.config.layers <= int(layer[1]) < self.config.layers + self.predicting_layers:
             return True
-        return name.endswith("rotary_emb.inv_freq") or (name == "lm_head.weight" and self.config.tied)
+        no_head = self.config.tied or self.config.labels is not None
+        return name.endswith("rotary_emb.inv_freq") or (name == "lm_head.weight" and no_head)
 
 
 def _place(source: Source, parameter: nnx.Param, layout: Layout) -> jax.Array:

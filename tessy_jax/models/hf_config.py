@@ -8,7 +8,8 @@ from __future__ import annotations
 import difflib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -335,6 +336,18 @@ def _experts(s: Settings, family: str) -> Experts | None:
     if experts.active > experts.count // experts.groups * experts.active_groups:
         raise ConfigError(f"num_experts_per_tok {experts.active} exceeds what can be chosen from {experts.count} experts")
     return experts
+
+
+def as_classifier(config: ModelConfig, names: Sequence[str]) -> ModelConfig:
+    """The same model with a token-classification head of these classes in place of its own."""
+    raw = json.loads(config.raw)
+    own = [str(name) for name in raw.get("architectures") or []] or [f"{config.family}ForCausalLM"]
+    raw |= {
+        "architectures": [own[0].replace("ForCausalLM", "ForTokenClassification")],
+        "id2label": {str(i): name for i, name in enumerate(names)},
+        "label2id": {name: i for i, name in enumerate(names)},
+    }
+    return replace(config, labels=len(names), raw=json.dumps(raw))
 
 
 def _labels(s: Settings) -> int | None:

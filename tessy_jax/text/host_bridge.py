@@ -77,6 +77,24 @@ class Library:
         return [at[i] for i in starts], at[final]
 
 
+def plain_tokenizer(content: dict[str, Any]) -> Any:
+    """The `tokenizers.Tokenizer` of a tokenizer.json for text in which nothing is a control token, without what would change
+    the text: normalizers, spaces put in front."""
+    from tokenizers import Tokenizer
+
+    plain = copy.deepcopy(content)
+    kept = [part for part in parts(plain.get("normalizer"), "normalizers") if part["type"] == "Replace"]
+    plain["normalizer"] = {"type": "Sequence", "normalizers": kept} if kept else None
+    plain["added_tokens"], plain["post_processor"] = [], None
+    for step in parts(plain.get("pre_tokenizer"), "pretokenizers"):
+        if step["type"] == "Metaspace":
+            step["prepend_scheme"] = "never"
+            step.pop("add_prefix_space", None)
+        if step["type"] == "ByteLevel":
+            step["add_prefix_space"] = False
+    return Tokenizer.from_str(json.dumps(plain))
+
+
 @partial(jax.tree_util.register_dataclass, data_fields=[], meta_fields=["library"])
 @dataclass(frozen=True)
 class HostBridge:
@@ -87,24 +105,11 @@ class HostBridge:
 
     @classmethod
     def of(cls, content: dict[str, Any], vocabulary: Vocabulary) -> HostBridge:
-        """The bridge of a tokenizer.json, without what would change the text: normalizers, spaces put in front."""
-        from tokenizers import Tokenizer
-
+        """The bridge of a tokenizer.json, see `plain_tokenizer`."""
         single = {vocabulary.bytes_of([i]): i for i in reversed(range(vocabulary.size)) if not vocabulary.control[i]}
-        plain = copy.deepcopy(content)
-        kept = [part for part in parts(plain.get("normalizer"), "normalizers") if part["type"] == "Replace"]
-        plain["normalizer"] = {"type": "Sequence", "normalizers": kept} if kept else None
-        plain["added_tokens"], plain["post_processor"] = [], None
-        for step in parts(plain.get("pre_tokenizer"), "pretokenizers"):
-            if step["type"] == "Metaspace":
-                step["prepend_scheme"] = "never"
-                step.pop("add_prefix_space", None)
-            if step["type"] == "ByteLevel":
-                step["add_prefix_space"] = False
-
         fallback = np.array([single.get(bytes([byte]), UNSPELLED) for byte in range(256)], np.int32)
-        words = not is_byte_level(content) or not plain.get("pre_tokenizer")
-        return cls(Library(Tokenizer.from_str(json.dumps(plain)), vocabulary, fallback, words))
+        words = not is_byte_level(content) or not content.get("pre_tokenizer")
+        return cls(Library(plain_tokenizer(content), vocabulary, fallback, words))
 
     def split(self, bytes_BP: jax.Array, counts_B: jax.Array) -> tuple[jax.Array, jax.Array]:
         """As `DeviceBridge.split`."""

@@ -11,19 +11,19 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy as keep
 
 from tessy_jax.errors import CheckpointError
 
-LOSS = "evaluation_loss"
+SCORE = "score"
 
 
 class Checkpoints:
-    """The checkpoints under a folder or address. last, best: how many are kept of the newest, and of the lowest evaluation
-    loss. A checkpoint holds arrays and, as JSON, what else there is to remember."""
+    """The checkpoints under a folder or address. last, best: how many are kept of the newest, and of those with the
+    lowest score. A checkpoint holds arrays and, as JSON, what else there is to remember."""
 
     def __init__(self, folder: str, *, last: int, best: int) -> None:
         self.folder = folder if "://" in folder else os.path.abspath(folder)
         policies: list[Any] = [keep.LatestN(last)]
         if best:
             policies.append(
-                keep.BestN(get_metric_fn=lambda m: m[LOSS], reverse=True, n=best, keep_checkpoints_without_metrics=False)
+                keep.BestN(get_metric_fn=lambda m: m[SCORE], reverse=True, n=best, keep_checkpoints_without_metrics=False)
             )
         options = ocp.CheckpointManagerOptions(preservation_policy=keep.AnyPreservationPolicy(policies))
         self._manager = ocp.CheckpointManager(self.folder, options=options)
@@ -42,10 +42,10 @@ class Checkpoints:
         """Where a step's checkpoint is."""
         return os.path.join(self.folder, str(step))
 
-    def save(self, step: int, arrays: Any, notes: dict[str, Any], evaluation_loss: float | None) -> None:
-        """Begins to write; what the arrays hold now is what is saved."""
+    def save(self, step: int, arrays: Any, notes: dict[str, Any], score: float | None) -> None:
+        """Begins to write; what the arrays hold now is what is saved. score: the lower, the better; None: not known."""
         args = ocp.args.Composite(arrays=ocp.args.StandardSave(arrays), notes=ocp.args.JsonSave(notes))
-        metrics = None if evaluation_loss is None else {LOSS: evaluation_loss}
+        metrics = None if score is None else {SCORE: score}
         self._manager.save(step, args=args, metrics=metrics, force=True)
 
     def notes(self, step: int) -> dict[str, Any]:

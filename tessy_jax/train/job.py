@@ -115,19 +115,19 @@ def train(
         state = trainer.run(state)
         done = int(state.step)
         result = None
-        if done == trainer.steps:
+        if trainer.over(done):
             result = finish(config, folder, nnx.merge(graph, state.params, frozen))
         summary = {
             "steps": done,
             "steps_wanted": trainer.steps,
             "steps_of_this_start": done - begun,
-            "finished": done == trainer.steps,
+            "finished": trainer.over(done),
             "examples": len(data),
             "targets": data.targets(),
             "skipped": data.skipped,
             "cut": data.cut,
             "loss": trainer.last("loss"),
-            "evaluation_loss": trainer.evaluated,
+            "evaluation_loss": trainer.last("evaluation_loss"),
             "packed_share": packed_share(trainer.order),
             "seconds": round(time.perf_counter() - started, 3),
             "devices": [str(device) for device in jax.devices()[:1]] + [f"{jax.device_count()} in all"],

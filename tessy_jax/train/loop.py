@@ -41,7 +41,9 @@ class Trainer:
     """Trains a part of a model's parameters, which it then owns and overwrites; the others are `frozen`.
 
     weights: how much a target of each kind counts; the first is no target's. evaluation: what the evaluation loss is of.
-    flops: of a step over documents of these lengths, per second that the devices could do it in; None where not known.
+    busy: seconds of the devices' best that a step over documents of these lengths is worth; None where not known. measure:
+    more figures of an evaluation, given the parameters. best: the figure whose lowest value is the best. patience: so many
+    evaluations in a row without a better one end the training (0: never).
     write: gets the metrics of all steps so far. tell: gets those of each step, and the number of steps. The state after a
     step follows from the step before it and the step's number alone, so that a run that was interrupted ends as one that was
     not.
@@ -59,8 +61,10 @@ class Trainer:
     write: Callable[[str], None]
     tell: Callable[[dict[str, Any], int], None]
     busy: Callable[[np.ndarray], float | None] = lambda lengths: None
+    measure: Callable[[Any], dict[str, float]] = lambda params: {}
+    best: str = "evaluation_loss"
+    patience: int = 0
     lines: list[str] = field(default_factory=list)
-    evaluated: float | None = None
 
     def __post_init__(self) -> None:
         training = self.training
@@ -81,9 +85,7 @@ class Trainer:
         latest = self.checkpoints.latest()
         if latest is None:
             return state
-        notes = self.checkpoints.notes(latest)
-        self.lines = list(notes["metrics"])
-        self.evaluated = notes["evaluation_loss"]
+        self.lines = list(self.checkpoints.notes(latest)["metrics"])
         restored: State = self.checkpoints.restore(latest, state)
         return restored
 
@@ -107,9 +109,10 @@ class Trainer:
         recent: deque[float] = deque(maxlen=RECENT)
         plans = self.order.from_step(done)
         with _told_to_stop() as told_to_stop:
-            batch, lengths = self._next(plans) if done < self.steps else (None, None)
-            for number in range(done + 1, self.steps + 1):
-                begun = time.perf_counter()
+            over = self.over(done)
+            batch, lengths = (None, None) if over else self._next(plans)
+            while not over:
+                begun, number = time.perf_counter(), done + 1
                 last = number == self.steps
                 state, found, norm = self._step(state, self.frozen, batch, self.weights_K)
                 read = lengths
@@ -117,31 +120,48 @@ class Trainer:
                     batch, lengths = self._next(plans)  # while the devices work
                 line = self._line(number, found, float(norm), time.perf_counter() - begun, read)
                 self._check(line["loss"], recent, number)
-                if self.evaluation is not None and (last or _due(number, training.evaluate_every)):
-                    line["evaluation_loss"] = self.evaluated = self.evaluate(state)
+                evaluates = self.evaluation is not None and (last or _due(number, training.evaluate_every))
+                if evaluates:
+                    line |= self.evaluate(state)
                 self.lines.append(json.dumps(line))
                 self.tell(line, self.steps)
+                done, over = number, self.over(number)
                 stops = told_to_stop(number)
-                if last or stops or _due(number, training.save_every):
-                    self._save(number, state, line.get("evaluation_loss"))
+                best = evaluates and training.keep_best and self.best_step() == number
+                if over or stops or best or _due(number, training.save_every):
+                    self._save(number, state, line.get(self.best))
                 if stops:
                     break
         self.checkpoints.wait()
         return state
 
-    def last(self, name: str) -> float | None:
-        """A metric of the newest step."""
-        return json.loads(self.lines[-1])[name] if self.lines else None
+    def over(self, step: int) -> bool:
+        """Whether there is nothing left to do after a step."""
+        scores = self._scores()
+        waited = len(scores) - 1 - scores.index(min(scores)) if scores else 0
+        return step >= self.steps or bool(self.patience and waited >= self.patience)
 
-    def evaluate(self, state: State) -> float:
-        """The mean loss of the evaluation's targets, with the weights of their kinds."""
+    def best_step(self) -> int | None:
+        """The step whose evaluation was the best so far."""
+        found = [line for line in map(json.loads, self.lines) if self.best in line]
+        return min(found, key=lambda line: line[self.best])["step"] if found else None
+
+    def _scores(self) -> list[float]:
+        return [line[self.best] for line in map(json.loads, self.lines) if self.best in line]
+
+    def last(self, name: str) -> float | None:
+        """A metric of the newest step that has it."""
+        return next((line[name] for line in map(json.loads, reversed(self.lines)) if name in line), None)
+
+    def evaluate(self, state: State) -> dict[str, float]:
+        """evaluation_loss: the mean loss of the evaluation's targets, with the weights of their kinds; and more figures."""
         assert self.evaluation is not None
         loss = weight = 0.0
         for rows in self.evaluation.epoch(0):
             batch = jax.tree.map(lambda x: x[0], self._placed_rows(self.evaluation, rows, len(rows)))
             found: Sums = self._sums(state.params, self.frozen, batch, self.weights_K)
             loss, weight = loss + float(found.loss), weight + float(found.weight)
-        return loss / max(weight, 1e-9)
+        return {"evaluation_loss": loss / max(weight, 1e-9), **self.measure(state.params)}
 
     def _next(self, plans: Iterator[list[Sequence[int]]]) -> tuple[Batch, np.ndarray]:
         """The next batch on the devices, and the lengths of its documents."""
@@ -187,10 +207,9 @@ class Trainer:
         what = f"{loss:.4g}, the last {len(recent)} were {usual:.4g} on average" if math.isfinite(loss) else f"{loss}"
         raise TrainingError(f"step {number}: the loss is {what}; {place}; lower optimizer.learning_rate or look at the data")
 
-    def _save(self, number: int, state: State, evaluated: float | None) -> None:
-        """evaluated: of this very state; an older figure must not make it the best."""
-        notes = {"metrics": self.lines, "evaluation_loss": self.evaluated}
-        self.checkpoints.save(number, state, notes, evaluated)
+    def _save(self, number: int, state: State, score: float | None) -> None:
+        """score: of this very state; an older figure must not make it the best."""
+        self.checkpoints.save(number, state, {"metrics": self.lines}, score)
         self.write("".join(line + "\n" for line in self.lines))
 
     def _placed(self, x: Any) -> jax.Array:

@@ -13,9 +13,9 @@ import pytest
 from flax import nnx
 
 from tessy_jax.errors import CheckpointError
-from tessy_jax.models import export as export_module
 from tessy_jax.models import hf
 from tessy_jax.models.export import export
+from tessy_jax.store import files
 from tests.models.tiny import reference
 from tests.text.tiny_tokenizer import save_tokenizer
 
@@ -74,7 +74,7 @@ def test_a_disk_that_fails_leaves_nothing(tmp_path, monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(export_module, "_sync", full)
+    monkeypatch.setattr(files, "_sync", full)
     with pytest.raises(CheckpointError, match="No space left"):
         export(hf.load(reference("qwen3-untied").folder), tmp_path / "out")
     assert list(tmp_path.iterdir()) == []

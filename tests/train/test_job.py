@@ -153,7 +153,7 @@ def test_the_last_checkpoints_and_those_with_the_lowest_evaluation_loss_are_kept
     from tessy_jax.train import loop
 
     losses = {2: 3.0, 4: 1.0, 6: 2.0}
-    monkeypatch.setattr(loop.Trainer, "evaluate", lambda self, state: losses[int(state.step)])
+    monkeypatch.setattr(loop.Trainer, "evaluate", lambda self, state: {"evaluation_loss": losses[int(state.step)]})
     training = {"steps": 6, "save_every": 1, "evaluate_every": 2, "keep_last": 1, "keep_best": 1}
     code, summary = train(capsys, config(training=training, evaluation={"path": str(tmp_path / "rows.jsonl")}))
     assert code == 0, summary
