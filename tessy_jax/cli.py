@@ -91,6 +91,24 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--distributed", action="store_true", help="one of several processes (jax.distributed)")
 
     sub = command(
+        "boundary",
+        "Makes boundary predictors: samples traces, annotates segments of them, trains on these, measures.",
+        "tessy boundary sample configs/small_predictors.yaml\n  tessy boundary annotate configs/small_predictors.yaml\n"
+        "  tessy boundary train configs/small_predictors.yaml --speaker student\n"
+        "  tessy boundary eval configs/small_predictors.yaml",
+        boundary,
+    )
+    sub.add_argument(
+        "what",
+        choices=("sample", "annotate", "train", "eval"),
+        help="sample: traces of each speaker alone; annotate: what of them is style; train: a predictor; eval: measures and "
+        "report.html",
+    )
+    configured(sub, "annotator.kind=rules")
+    sub.add_argument("--speaker", choices=("student", "teacher"), help="this one only (default: all that are configured)")
+    sub.add_argument("--skip-invalid", action="store_true", help="train, eval: leave out lines that are no annotation")
+
+    sub = command(
         "export",
         "Writes a trained model, its adapter, or data as other programs read them: a folder, whole or not at all.",
         "tessy export model runs/small_train out/student --step 200\n  tessy export data runs/small_pair out/data\n"
@@ -197,6 +215,32 @@ def synthesize(args: argparse.Namespace) -> None:
     whole = summary["run"]
     failed = sum(whole["failures"].values())
     print(f"{whole['responses']} responses, {failed} failures in {config.output}; tessy rows {config.output} prints them")
+
+
+def boundary(args: argparse.Namespace) -> None:
+    from tessy_jax.boundary.traces import sample, speakers_of
+    from tessy_jax.boundary.train import annotate_traces, train_predictor
+    from tessy_jax.config import Predictors, read
+    from tessy_jax.report.predictors import evaluate_predictors
+
+    def tell(text: str) -> None:
+        print(text, file=sys.stderr)
+
+    config = read(Predictors, args.config, args.set)
+    found: dict[Any, Any]
+    if args.what == "sample":
+        found = sample(config, args.speaker, progress=not args.json, tell=tell)
+    elif args.what == "annotate":
+        found = annotate_traces(config, args.speaker, tell=tell)
+    elif args.what == "eval":
+        found = evaluate_predictors(config, args.speaker, skip_invalid=args.skip_invalid, tell=tell)
+    else:
+        how: dict[str, Any] = {"skip_invalid": args.skip_invalid, "progress": not args.json, "tell": tell}
+        found = {speaker: train_predictor(config, speaker, **how) for speaker in speakers_of(config, args.speaker)}
+    if args.json:
+        print(json.dumps(found))
+        return
+    print(f"{args.what}: {', '.join(found) or 'nothing to do'}, in {config.output}")
 
 
 def export(args: argparse.Namespace) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import difflib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -50,8 +50,9 @@ def dump(config: Run) -> str:
     return yaml.dump(config.resolved().model_dump(), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
 
 
-def settle(config: D, earlier: str | None) -> D:
-    """The run as resolved and with its date filled in, checked against the config.yaml of its folder's earlier starts.
+def settle(config: D, earlier: str | None, *, but: Collection[str] = ()) -> D:
+    """The run as resolved and with its date filled in, checked against the config.yaml of its folder's earlier starts. but:
+    sections that may differ all the same.
 
     Raises:
         ConfigError: the folder holds another kind of run, or one with other settings; names them.
@@ -62,7 +63,7 @@ def settle(config: D, earlier: str | None) -> D:
             before = type(config).model_validate(yaml.safe_load(earlier))
         except ValidationError:
             raise ConfigError(f"{config.output}: holds another kind of run; name another output") from None
-        changed = differences(before, config)
+        changed = [key for key in differences(before, config) if key.partition(".")[0] not in but]
         if changed:
             raise ConfigError(
                 f"{config.output}: holds a run with other settings ({', '.join(changed)}); name another output, or set them "

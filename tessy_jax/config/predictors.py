@@ -9,9 +9,9 @@ from pydantic import Field, model_validator
 from tessy_jax.config.sections import Count, Data, Dated, Dtype, Model, Natural, Real, Section, Synthesis, Text
 from tessy_jax.config.training import NotNegative, Optimizer, Positive, Share, Training
 
-AnnotatorKind = Literal["rules", "model", "endpoint"]
+AnnotatorKind = Literal["rules", "spans", "model", "endpoint"]
 
-NEEDS: dict[AnnotatorKind, tuple[str, ...]] = {"rules": (), "model": ("model",), "endpoint": ("url", "name")}
+NEEDS: dict[AnnotatorKind, tuple[str, ...]] = {"rules": (), "spans": (), "model": ("model",), "endpoint": ("url", "name")}
 """What each kind of annotator cannot do without."""
 
 
@@ -39,7 +39,8 @@ class Annotator(Section):
     """Who says which words of a segment are style."""
 
     kind: AnnotatorKind = "rules"
-    """A list of phrases (rules), a language model on this mesh (model), or one behind a URL (endpoint)."""
+    """A list of phrases (rules), the traces' own spans, where it is known who wrote what (spans: the student's is style), a
+    language model on this mesh (model), or one behind a URL (endpoint)."""
     lexicon: Text | None = None
     """For rules: a JSON file of phrases in place of the package's own, in the same form."""
     model: Model | None = None

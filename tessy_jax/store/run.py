@@ -21,7 +21,7 @@ from typing import Any, NamedTuple, Self
 from tessy_jax import __version__
 from tessy_jax.errors import ConfigError, DataError
 from tessy_jax.records import Failure, Key, Row, validate, validate_failure
-from tessy_jax.store.files import open_files
+from tessy_jax.store.files import Files, open_files
 
 log = logging.getLogger(__name__)
 
@@ -109,6 +109,10 @@ class RunReader:
         """The text of config.yaml."""
         data = self._get("config.yaml")
         return None if data is None else data.decode("utf-8", "replace")
+
+    def file(self, name: str) -> bytes | None:
+        """What a file of the folder holds; None where there is none."""
+        return self._get(name)
 
     def summary(self) -> dict[str, Any] | None:
         """What summary.json holds; None where there is none, or no whole one."""
@@ -267,6 +271,19 @@ class RunStore(RunReader):
             DataError: the folder cannot be written.
         """
         self._files.put("metrics.jsonl", lines.encode("utf-8"))
+
+    def save_page(self, name: str, text: str) -> None:
+        """Replaces a file for people, such as report.html.
+
+        Raises:
+            DataError: the folder cannot be written.
+        """
+        self._files.put(name, text.encode("utf-8"))
+
+    @property
+    def files(self) -> Files:
+        """The folder's files, for what is kept beside responses."""
+        return self._files
 
     def save_snapshot(self, data: bytes) -> None:
         """Replaces what is known of the responses in flight. The one before is kept, in case this one is torn.

@@ -38,6 +38,10 @@ class Checkpoints:
         """The step of the newest whole checkpoint."""
         return self._manager.latest_step()
 
+    def steps(self) -> list[int]:
+        """The steps that have a whole checkpoint."""
+        return sorted(self._manager.all_steps())
+
     def path(self, step: int) -> str:
         """Where a step's checkpoint is."""
         return os.path.join(self.folder, str(step))
@@ -96,7 +100,7 @@ class Checkpoints:
         Raises:
             CheckpointError: there is none.
         """
-        steps = sorted(self._manager.all_steps())
+        steps = self.steps()
         if not steps or step not in (None, *steps):
             there = f"the steps {', '.join(map(str, steps))}" if steps else "no checkpoint"
             wanted = "" if step is None else f", not {step}"

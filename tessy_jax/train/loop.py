@@ -7,7 +7,7 @@ import math
 import signal
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -141,10 +141,15 @@ class Trainer:
         waited = len(scores) - 1 - scores.index(min(scores)) if scores else 0
         return step >= self.steps or bool(self.patience and waited >= self.patience)
 
-    def best_step(self) -> int | None:
-        """The step whose evaluation was the best so far."""
+    def best_step(self, among: Collection[int] | None = None) -> int | None:
+        """The step whose evaluation was the best so far, the first of several; among these steps, or all."""
         found = [line for line in map(json.loads, self.lines) if self.best in line]
+        found = [line for line in found if among is None or line["step"] in among]
         return min(found, key=lambda line: line[self.best])["step"] if found else None
+
+    def at(self, step: int | None, name: str) -> float | None:
+        """A metric of a step; None where it has none."""
+        return next((line.get(name) for line in map(json.loads, self.lines) if line["step"] == step), None)
 
     def _scores(self) -> list[float]:
         return [line[self.best] for line in map(json.loads, self.lines) if self.best in line]

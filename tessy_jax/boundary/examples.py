@@ -1,0 +1,84 @@
+"""Annotated segments as what a predictor reads and says: tokens, labels, and the windows of inference."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tessy_jax.boundary.labels import STYLE, crops, shifted, token_labels
+from tessy_jax.boundary.spans import Annotation
+from tessy_jax.models.hf_config import read_config
+from tessy_jax.text.host_bridge import plain_tokenizer
+from tessy_jax.text.tokenizer import Tokenizer
+from tessy_jax.text.vocab import description
+from tessy_jax.train.data import Data, spooled
+from tessy_jax.train.examples import CAPABILITY as LEARN_CAPABILITY
+from tessy_jax.train.examples import STYLE as LEARN_STYLE
+from tessy_jax.train.pack import NO_TARGET, Example
+
+NAMES = ("none", "style", "capability")
+"""Kinds of targets: of the token after each, as `train.examples.KINDS` has who wrote it."""
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """A segment's tokens. ids [T], offsets [T, 2] in code points; labels int8 [T]: the kind of the *next* token, UNKNOWN at
+    the last."""
+
+    annotation: Annotation
+    ids: NDArray[np.int32]
+    offsets: NDArray[np.int64]
+    labels: NDArray[np.int8]
+
+
+def reader(folder: Path) -> Any:
+    """The `tokenizers.Tokenizer` with which a predictor in this folder reads text, as the decode loop does.
+
+    Raises:
+        ConfigError, TokenizerError: the folder's configuration or tokenizer cannot be read.
+    """
+    return plain_tokenizer(description(Tokenizer(folder, read_config(folder).vocab).hf, folder))
+
+
+def tokens_of(annotation: Annotation, tokenizer: Any) -> Tokens:
+    """The tokens of a segment."""
+    found = tokenizer.encode(annotation.segment.text, add_special_tokens=False)
+    offsets = np.array(found.offsets, np.int64).reshape(-1, 2)
+    return Tokens(annotation, np.array(found.ids, np.int32), offsets, shifted(token_labels(offsets, annotation.spans)))
+
+
+def examples(segments: Sequence[Tokens], window: int) -> Data:
+    """What is learnt: every decision once, in the window in which inference makes it.
+
+    A window's example holds one token more, the kind of which is its last target.
+    """
+    return spooled((example for tokens in segments for example in _windows(tokens, window)), NAMES)
+
+
+def _windows(tokens: Tokens, window: int) -> Iterator[Example]:
+    count = len(tokens.ids)
+    for crop in crops(count, window):
+        end = min(crop.end + 1, count)
+        kinds = np.full(end - crop.start, NO_TARGET, np.uint8)
+        known = tokens.labels[crop.first : end - 1]
+        kinds[crop.first - crop.start + 1 :] = np.where(known == STYLE, LEARN_STYLE, LEARN_CAPABILITY)
+        yield Example(tokens.ids[crop.start : end], kinds)
+
+
+def gathered(segments: Sequence[Tokens], window: int, decisions: Sequence[NDArray[np.floating]]) -> list[NDArray[Any]]:
+    """Per segment, what was decided after each of its tokens; NaN after the last. decisions: per example, after each of its
+    tokens."""
+    found, at = [], 0
+    for tokens in segments:
+        values = np.full(len(tokens.ids), np.nan)
+        for crop in crops(len(tokens.ids), window):
+            end = min(crop.end, len(tokens.ids) - 1)
+            values[crop.first : end] = decisions[at][crop.first - crop.start : end - crop.start]
+            at += 1
+        found.append(values)
+    return found

@@ -1,0 +1,118 @@
+"""`tessy boundary sample`: what each speaker thinks when it writes alone, and the traces that predictors are made from."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from tessy_jax.config import Predictors, Synthesize, dump, settle
+from tessy_jax.config.sections import Writer
+from tessy_jax.errors import ConfigError, DataError
+from tessy_jax.records import Row
+from tessy_jax.store import RunReader, RunStore
+from tessy_jax.store.tables import table_rows
+from tessy_jax.synthesis.job import synthesize
+from tessy_jax.train.data import COLUMNS, row_of
+
+log = logging.getLogger(__name__)
+SPEAKERS: tuple[Writer, ...] = ("student", "teacher")
+LATER = ("predictor", "optimizer", "training", "weights", "patience")
+"""Sections that only the training of a predictor depends on; it has a run folder of its own."""
+
+
+def speakers_of(config: Predictors, wanted: Writer | None) -> list[Writer]:
+    """The speakers that a command is for: the one that is wanted, or all that the configuration has.
+
+    Raises:
+        ConfigError: the one that is wanted is not in it.
+    """
+    there: list[Writer] = [name for name in SPEAKERS if getattr(config, name) or getattr(config.traces, name)]
+    if wanted is None:
+        return there
+    if wanted not in there:
+        raise ConfigError(f"--speaker {wanted}: the configuration has neither {wanted} nor traces.{wanted}; set one of them")
+    return [wanted]
+
+
+def opened(config: Predictors) -> tuple[RunStore, Predictors]:
+    """The run folder, which the caller closes, and the configuration as the folder's earlier commands had it.
+
+    Raises:
+        ConfigError: they had other settings, or another process writes to it.
+        DataError: it cannot be written.
+    """
+    store = RunStore(config.output)
+    try:
+        config = settle(config, store.config(), but=LATER)
+        store.save_config(dump(config))
+    except BaseException:
+        store.close()
+        raise
+    return store, config
+
+
+def place(config: Predictors, speaker: Writer) -> str:
+    """Where a speaker's traces are: those that the configuration names, or the run folder that `sample` fills."""
+    return getattr(config.traces, speaker) or f"{config.output.rstrip('/')}/traces/{speaker}"
+
+
+def sample(
+    config: Predictors,
+    wanted: Writer | None = None,
+    *,
+    progress: bool = True,
+    tell: Callable[[str], None] = log.info,
+) -> dict[str, Any]:
+    """Samples traces of the speakers that have none, each alone, or goes on with it; returns a summary per speaker.
+
+    Raises:
+        TessyError: what is wrong with configuration, prompts, models or output.
+    """
+    store, config = opened(config)
+    store.close()
+    found: dict[str, Any] = {}
+    for speaker in speakers_of(config, wanted):
+        if getattr(config.traces, speaker):
+            tell(f"{speaker}: traces are given ({place(config, speaker)})")
+            continue
+        run = Synthesize.model_validate(
+            {
+                "output": place(config, speaker),
+                "seed": config.seed,
+                "mesh": config.mesh,
+                "date": config.date,
+                "data": config.data,
+                speaker: getattr(config, speaker),
+                "synthesis": config.synthesis.model_copy(update={"recipe": f"{speaker}_only"}),
+            }
+        )
+        found[speaker] = synthesize(run, progress=progress, tell=tell).summary
+    return found
+
+
+def rows(config: Predictors, speaker: Writer) -> Iterator[Row]:
+    """A speaker's traces, in an order that does not depend on when they were finished.
+
+    Raises:
+        ConfigError: there are none yet.
+        DataError: they cannot be read.
+    """
+    path = place(config, speaker)
+    try:
+        reader: RunReader | None = RunReader(path)
+    except (ConfigError, DataError):
+        reader = None
+    if reader is not None:
+        yield from sorted(reader.rows(), key=lambda row: row.key)
+        return
+    if not getattr(config.traces, speaker) and "://" not in path and not Path(path).exists():
+        raise ConfigError(f"{path}: there are no traces of the {speaker} yet; run `tessy boundary sample` first")
+    for index, (where, raw) in enumerate(table_rows(path, "train", None, COLUMNS)):
+        try:
+            if isinstance(raw, DataError):
+                raise raw
+            yield row_of(raw, index)
+        except DataError as error:
+            raise DataError(f"{where}: {error}") from None

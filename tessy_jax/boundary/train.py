@@ -1,0 +1,233 @@
+"""`tessy boundary train`: annotated segments in, a boundary predictor out, by the trainer that trains the student."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+from flax import nnx
+
+from tessy_jax import __version__
+from tessy_jax.boundary.annotate import FOLDER, annotate
+from tessy_jax.boundary.examples import NAMES, Tokens, examples, reader, tokens_of
+from tessy_jax.boundary.known import Known
+from tessy_jax.boundary.predict import Judge, Judgements
+from tessy_jax.boundary.spans import read_annotations
+from tessy_jax.boundary.traces import opened, rows, speakers_of
+from tessy_jax.config import Predictors, dump, settle
+from tessy_jax.config.sections import Writer
+from tessy_jax.errors import ConfigError, DataError
+from tessy_jax.models import hf
+from tessy_jax.models.export import export
+from tessy_jax.models.restack import restack
+from tessy_jax.processes import first, once
+from tessy_jax.sharding import Layout, make_mesh
+from tessy_jax.store import RunReader, RunStore
+from tessy_jax.train.checkpoint import Checkpoints
+from tessy_jax.train.data import Order
+from tessy_jax.train.job import CHECKPOINTS
+from tessy_jax.train.job import FOLDER as MODEL
+from tessy_jax.train.loop import Trainer
+from tessy_jax.train.progress import Bar, Line
+
+log = logging.getLogger(__name__)
+CLASSES = ("capability", "style")
+"""Of a predictor, in the order of its scores."""
+
+
+class Annotated(NamedTuple):
+    """The segments of a speaker that are annotated, as tokens. skipped: where and why, for lines that are no annotation."""
+
+    train: list[Tokens]
+    validation: list[Tokens]
+    skipped: list[tuple[str, str]]
+
+
+def annotate_traces(
+    config: Predictors, wanted: Writer | None = None, *, tell: Callable[[str], None] = log.info
+) -> dict[str, dict[str, int]]:
+    """`tessy boundary annotate`: annotates segments of the traces of each speaker; returns their counts.
+
+    Raises:
+        TessyError: there are no traces, the annotator cannot be used, or too few segments survive.
+    """
+    store, config = opened(config)
+    with store:
+        found: dict[str, dict[str, int]] = {}
+        for speaker in speakers_of(config, wanted):
+            traces = list(rows(config, speaker))
+            known = {"annotator": lambda _, traces=traces: Known(traces)} if config.annotator.kind == "spans" else {}
+            found[speaker] = annotate(config, speaker, traces, store.files, tell, **known)
+            tell(f"{speaker}: " + ", ".join(f"{n} {name}" for name, n in found[speaker].items()))
+        store.save_summary({"annotations": found, "versions": {"tessy_jax": __version__}})
+        return found
+
+
+def annotated(config: Predictors, speaker: Writer, folder: Path, *, skip_invalid: bool) -> Annotated:
+    """The annotations in the run folder, as tokens of the predictor in `folder`.
+
+    Raises:
+        ConfigError: there are none yet.
+        DataError: a line is no annotation (unless skip_invalid), or none is left to learn from or to look at.
+    """
+    name = f"{FOLDER}/{speaker}.jsonl"
+    data = RunReader(config.output).file(name)
+    if data is None:
+        raise ConfigError(
+            f"{config.output}/{name}: there are no annotations of the {speaker} yet; run `tessy boundary annotate` first"
+        )
+    found = read_annotations(data, f"{config.output}/{name}", skip_invalid=skip_invalid)
+    tokenizer = reader(folder)
+    parts: dict[str, list[Tokens]] = {"train": [], "validation": []}
+    for annotation in found.kept:
+        parts[annotation.segment.split].append(tokens_of(annotation, tokenizer))
+    for split, tokens in parts.items():
+        if not any(len(t.ids) > 1 for t in tokens):
+            raise DataError(
+                f"{config.output}/{name}: none of its {len(found.kept)} annotations is for {split}; sample more prompts, or "
+                f"change segments.validation, which is {config.segments.validation:g}"
+            )
+    return Annotated(parts["train"], parts["validation"], found.skipped)
+
+
+def train_predictor(
+    config: Predictors,
+    speaker: Writer,
+    *,
+    skip_invalid: bool = False,
+    progress: bool = False,
+    tell: Callable[[str], None] = log.info,
+    on_step: Callable[[Line, int], None] = lambda line, steps: None,
+) -> dict[str, Any]:
+    """Trains a speaker's predictor on the annotations of the run folder, or goes on with it; returns the summary. It has a
+    run folder inside, `training/<speaker>`, in which `model` is the predictor of the best evaluation.
+
+    skip_invalid: lines that are no annotation are told and left out. tell: gets what there is to learn. on_step: gets each
+    step's metrics, and the number of steps; progress: so does the user.
+
+    Raises:
+        TessyError: what is wrong with configuration, annotations, backbone or output, before the first step; or the loss
+            is none.
+    """
+    started = time.perf_counter()
+    folder = hf.resolve(config.predictor.backbone, revision=config.predictor.revision)
+    found = annotated(config, speaker, folder, skip_invalid=skip_invalid)
+    for where, why in found.skipped:
+        tell(f"{where}: {why}; left out")
+    training, output = config.training, training_folder(config, speaker)
+    layout = Layout(make_mesh(config.mesh)) if config.mesh else Layout()
+    at_once = training.rows_at_once or training.rows
+    layout.check({"lanes": (at_once, "training.rows_at_once, or training.rows,")})
+    data = examples(found.train, config.predictor.window)
+    if first():
+        tell(f"{speaker}: {len(found.train)} segments to learn from, {len(found.validation)} to look at; {data.described()}")
+    with ExitStack() as stack:
+        stores: list[RunStore] = []
+
+        def settled() -> None:
+            stores.append(stack.enter_context(RunStore(output)))
+            own = settle(config.model_copy(update={"output": output}), stores[0].config())
+            stores[0].save_config(dump(own))
+
+        once(settled)
+        model = hf.load(folder, dtype=training.weights_dtype, layout=layout, stacked=True, classes=CLASSES, seed=config.seed)
+        graph, params, frozen = nnx.split(model, nnx.Param, ...)
+        shared: dict[str, Any] = {"size": training.tokens, "rows": at_once, "dtype": training.dtype, "layout": layout}
+        judge = Judge(graph, found.validation, window=config.predictor.window, **shared)
+
+        def measured(params: Any) -> dict[str, float]:
+            said = judge(params, frozen).classes()
+            return {
+                "style_f1": said["style"]["f1"],
+                "capability_f1": said["capability"]["f1"],
+                "accuracy": said["accuracy"],
+                "style_error": 1 - said["style"]["f1"],
+            }
+
+        bar = stack.enter_context(Bar(shown=progress and first()))
+
+        def told(line: Line, steps: int) -> None:
+            bar(line, steps)
+            on_step(line, steps)
+
+        checkpoints = stack.enter_context(
+            Checkpoints(f"{output}/{CHECKPOINTS}", last=training.keep_last, best=max(1, training.keep_best))
+        )
+        trainer = Trainer(
+            training,
+            config.optimizer,
+            graph,
+            frozen,
+            layout,
+            Order(data, training.tokens, training.rows, config.seed, labels=True),
+            [0.0, *(getattr(config.weights, name) for name in NAMES[1:])],
+            judge.order,
+            checkpoints,
+            lambda lines: stores[0].save_metrics(lines) if stores else None,
+            told,
+            measure=measured,
+            best="style_error",
+            patience=config.patience,
+        )
+        state = trainer.start(params)
+        begun = int(state.step)
+        state = trainer.run(state)
+        best = trainer.best_step(checkpoints.steps())
+        place = Path(output).expanduser() / MODEL
+        if trainer.over(int(state.step)) and "://" not in output and once(lambda: not place.exists()):
+            assert best is not None
+            kept = checkpoints.restore_params(best, state.params)
+            export(
+                restack(nnx.merge(graph, kept, frozen), stacked=False, dtype=config.predictor.dtype), place, copy_from=folder
+            )
+        summary = {
+            "speaker": speaker,
+            "steps": int(state.step),
+            "steps_wanted": trainer.steps,
+            "steps_of_this_start": int(state.step) - begun,
+            "finished": trainer.over(int(state.step)),
+            "best_step": best,
+            **{name: trainer.at(best, name) for name in ("style_f1", "capability_f1", "accuracy", "evaluation_loss")},
+            "segments": {"train": len(found.train), "validation": len(found.validation), "skipped": len(found.skipped)},
+            "targets": data.targets(),
+            "seconds": round(time.perf_counter() - started, 3),
+            "devices": [str(device) for device in jax.devices()[:1]] + [f"{jax.device_count()} in all"],
+            "versions": {"tessy_jax": __version__, "jax": jax.__version__},
+        }
+        once(lambda: stores[0].save_summary(summary))
+        return summary
+
+
+def training_folder(config: Predictors, speaker: Writer) -> str:
+    """The run folder of a speaker's training."""
+    return f"{config.output.rstrip('/')}/training/{speaker}"
+
+
+def judged(config: Predictors, speaker: Writer, *, skip_invalid: bool = False) -> Judgements:
+    """What the trained predictor says of the validation segments.
+
+    Raises:
+        TessyError: it is not trained yet, or cannot be loaded.
+    """
+    folder = Path(training_folder(config, speaker)).expanduser() / MODEL
+    if not folder.is_dir():
+        raise ConfigError(f"{folder}: there is no predictor yet; run `tessy boundary train --speaker {speaker}` to the end")
+    found = annotated(config, speaker, folder, skip_invalid=skip_invalid)
+    layout = Layout(make_mesh(config.mesh)) if config.mesh else Layout()
+    training = config.training
+    graph, params = nnx.split(hf.load(folder, dtype=config.predictor.dtype, layout=layout, stacked=True, classes=CLASSES))
+    judge = Judge(
+        graph,
+        found.validation,
+        window=config.predictor.window,
+        size=training.tokens,
+        rows=training.rows_at_once or training.rows,
+        dtype=config.predictor.dtype,
+        layout=layout,
+    )
+    return judge(params)

@@ -1,0 +1,46 @@
+"""Models of the miniature world before they have learnt anything."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+
+import jax.numpy as jnp
+from flax import nnx
+
+from tessy_jax.mini.styles import Speaker
+from tessy_jax.mini.tokenizers import FORMS, save
+from tessy_jax.models.export import export
+from tessy_jax.models.hf_config import read_config
+from tessy_jax.models.transformer import Decoder
+
+SHAPE = {
+    "architectures": ["Qwen3ForCausalLM"],
+    "model_type": "qwen3",
+    "hidden_size": 96,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+    "head_dim": 24,
+    "intermediate_size": 256,
+    "max_position_embeddings": 512,
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 10000.0,
+    "tie_word_embeddings": True,
+}
+"""As the prototype's that the design was checked with."""
+
+
+def blank(speaker: Speaker, folder: Path, *, seed: int) -> None:
+    """Writes a small random model of the qwen3 family with a speaker's tokenizer, in float32.
+
+    Raises:
+        CheckpointError: the folder exists and is not empty, or cannot be written.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        beside = Path(name)
+        save(speaker, beside)
+        (beside / "config.json").write_text(json.dumps(SHAPE | {"vocab_size": FORMS[speaker].vocab}))
+        decoder = Decoder(read_config(beside), nnx.Rngs(seed), dtype=jnp.float32)
+        export(decoder, folder, copy_from=beside)

@@ -1,0 +1,313 @@
+"""The four commands make predictors: from traces to a folder that the decode loop and transformers load."""
+
+import itertools
+import json
+import os
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+import yaml
+from flax import nnx
+from safetensors.numpy import load_file
+from transformers import AutoModelForTokenClassification
+
+from tessy_jax.boundary.examples import reader, tokens_of
+from tessy_jax.boundary.labels import STYLE, UNKNOWN
+from tessy_jax.boundary.predict import Judge
+from tessy_jax.boundary.segments import Segment
+from tessy_jax.boundary.spans import Annotation, Range
+from tessy_jax.boundary.train import CLASSES
+from tessy_jax.cli import main
+from tessy_jax.decode.window import judge_tokens, new_judge
+from tessy_jax.mini import models, rows, tasks
+from tessy_jax.models import hf
+from tessy_jax.sharding import Layout, make_mesh
+from tests.synthesis.tiny_pair import CLOSE, build, write_prompts
+
+STEPS = 6
+WINDOW = 16
+
+
+@pytest.fixture(scope="module")
+def backbones(tmp_path_factory):
+    """Random models that know the grammar's words and nothing else."""
+    folder = tmp_path_factory.mktemp("blank")
+    for speaker in ("student", "teacher"):
+        models.blank(speaker, folder / speaker, seed=1)
+    return folder
+
+
+def traces(file, speaker, count):
+    items = [item for family in "ABCD" for item in itertools.islice(tasks.items(family, "train", 0), count)]
+    rows.write_rows(file, rows.rows(items, speaker, writers="kinds"))
+    return str(file)
+
+
+@pytest.fixture
+def config(backbones, tmp_path):
+    def make(output="run", speaker="student", count=10, **changes):
+        raw = {
+            "output": str(tmp_path / output),
+            "traces": {speaker: traces(tmp_path / f"{speaker}.jsonl", speaker, count)},
+            "annotator": {"kind": "spans"},
+            "segments": {"words": 40, "per_trace": 1, "validation": 0.2},
+            "predictor": {"backbone": str(backbones / speaker), "dtype": "float32", "window": WINDOW},
+            "optimizer": {"learning_rate": 3.0e-3},
+            "training": {
+                "steps": STEPS,
+                "tokens": 128,
+                "rows": 4,
+                "dtype": "float32",
+                "remat": "none",
+                "evaluate_every": 2,
+            },
+        }
+        for key, value in changes.items():
+            raw[key] = {**raw.get(key, {}), **value} if isinstance(value, dict) else value
+        file = tmp_path / f"{output}.yaml"
+        file.write_text(yaml.safe_dump(raw))
+        return file
+
+    return make
+
+
+def run(capsys, what, file, *options):
+    capsys.readouterr()
+    code = main(["boundary", what, str(file), "--json", *options])
+    said = capsys.readouterr()
+    return code, json.loads(said.out) if code == 0 else said.err
+
+
+def lines(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_predictor_is_made_measured_and_loads_in_transformers_with_equal_logits(config, tmp_path, capsys):
+    file = config()
+    code, counts = run(capsys, "annotate", file)
+    assert code == 0, counts
+    assert counts["student"]["kept"] == counts["student"]["segments"] == 40
+    code, found = run(capsys, "train", file)
+    assert code == 0, found
+    summary = found["student"]
+    assert summary["finished"]
+    metrics = lines(tmp_path / "run" / "training" / "student")
+    evaluated = [line for line in metrics if "style_f1" in line]
+    assert [line["step"] for line in evaluated] == [2, 4, 6]
+    assert metrics[-1]["loss"] < metrics[0]["loss"]
+    assert summary["style_f1"] == max(line["style_f1"] for line in evaluated)
+    assert all(set(line["tokens_by"]) == {"style", "capability"} for line in metrics)
+
+    model = tmp_path / "run" / "training" / "student" / "model"
+    ours = hf.load(model)
+    theirs = AutoModelForTokenClassification.from_pretrained(model, dtype=torch.float32)
+    assert theirs.config.id2label == {0: "capability", 1: "style"}
+    tokens = np.random.default_rng(0).integers(5, 300, (2, 60))
+    with torch.no_grad():
+        expected = theirs.eval()(torch.tensor(tokens)).logits.numpy()
+    np.testing.assert_allclose(np.asarray(ours.logits(ours(jnp.asarray(tokens))[0])), expected, rtol=0, atol=2e-4)
+
+    code, measures = run(capsys, "eval", file)
+    assert code == 0, measures
+    assert measures["student"]["style"]["f1"] == pytest.approx(summary["style_f1"], abs=1e-6)
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "Boundary predictors: run" in page
+    assert json.loads((tmp_path / "run" / "evaluation.json").read_text()) == measures
+
+
+def test_an_interrupted_training_of_a_predictor_ends_as_one_that_was_not(config, tmp_path, capsys):
+    from tessy_jax.boundary.train import train_predictor
+    from tessy_jax.config import Predictors, read
+
+    for name in ("whole", "parts"):
+        assert run(capsys, "annotate", config(name))[0] == 0
+    assert run(capsys, "train", tmp_path / "whole.yaml")[0] == 0
+
+    def stop(line, steps):
+        if line["step"] == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    summary = train_predictor(read(Predictors, tmp_path / "parts.yaml"), "student", on_step=stop)
+    assert (summary["steps"], summary["finished"]) == (3, False)
+    code, found = run(capsys, "train", tmp_path / "parts.yaml")
+    assert code == 0, found
+    assert found["student"]["steps_of_this_start"] == STEPS - 3
+    one, two = (
+        load_file(tmp_path / name / "training" / "student" / "model" / "model.safetensors") for name in ("whole", "parts")
+    )
+    assert all((one[name] == two[name]).all() for name in one)
+
+
+def test_training_stops_when_evaluations_do_not_get_better_and_keeps_the_best(config, tmp_path, capsys, monkeypatch):
+    from tessy_jax.boundary import train
+
+    scores = iter([0.2, 0.7, 0.5, 0.6, 0.9])
+
+    class Said:
+        def classes(self):
+            return {"style": {"f1": next(scores)}, "capability": {"f1": 0.5}, "accuracy": 0.5}
+
+    monkeypatch.setattr(train.Judge, "__call__", lambda *_: Said())
+    file = config(patience=2, training={"steps": 20, "save_every": 100})
+    assert run(capsys, "annotate", file)[0] == 0
+    code, found = run(capsys, "train", file)
+    assert code == 0, found
+    assert found["student"]["steps"] == 8, "two evaluations after the best, at step 4"
+    assert found["student"]["finished"]
+    assert (found["student"]["best_step"], found["student"]["style_f1"]) == (4, 0.7)
+    assert {path.name for path in (tmp_path / "run" / "training" / "student" / "checkpoints").iterdir()} >= {"4", "8"}
+    assert run(capsys, "train", file)[1]["student"]["steps_of_this_start"] == 0
+
+
+@pytest.mark.parametrize("mesh", [{}, {"data": 2, "tensor": 2}])
+def test_a_decision_on_a_long_trace_is_that_on_its_bounded_window_and_that_of_the_decode_loop(backbones, mesh):
+    layout = Layout(make_mesh(mesh)) if mesh else Layout()
+    half = WINDOW // 2
+    folder = backbones / "student"
+    text = " ".join(rows.row(item, "student").content[8:] for item in itertools.islice(tasks.items("A", "train", 0), 4))
+    segment = Segment("a#0", "a", "validation", 0, text)
+    tokens = tokens_of(Annotation(segment, (Range(0, 5),), "test"), reader(folder))
+    count = len(tokens.ids)
+    assert count > 8 * WINDOW
+
+    predictor = hf.load(folder, layout=layout, stacked=True, classes=CLASSES, seed=3)
+    judge = Judge(*[nnx.split(predictor)[0], [tokens]], window=WINDOW, size=64, rows=4, dtype="float32", layout=layout)
+    (found,) = judge(nnx.state(predictor)).probabilities
+    assert np.isnan(found[-1])
+
+    alone = hf.load(folder, classes=CLASSES, seed=3)
+    graph, params = nnx.split(alone)
+    style = jax.jit(lambda ids: jax.nn.softmax(alone.logits(alone(ids[None])[0]), axis=-1)[0, :, 1])
+    for t in range(count - 1):
+        anchor = max(0, (t // half - 1) * half)
+        read = np.zeros(WINDOW, np.int32)
+        read[: t + 1 - anchor] = tokens.ids[anchor : t + 1]
+        np.testing.assert_allclose(found[t], style(jnp.asarray(read))[t - anchor], atol=1e-5)
+
+    state = new_judge(alone.config, 1, WINDOW, half, jnp.float32, Layout())
+    step = jax.jit(lambda state, ids: judge_tokens(graph, params, state, ids, jnp.full(1, half), half, jnp.float32(0)))
+    for block in range(count // half):
+        state, said = step(state, jnp.asarray(tokens.ids[None, block * half : (block + 1) * half]))
+        part = found[block * half : (block + 1) * half][: count - 1 - block * half]
+        clear = np.abs(part - 0.5) > 1e-4
+        assert (np.asarray(said)[0, : len(part)][clear] == (part > 0.5)[clear]).all()
+
+
+def test_every_decision_is_learnt_once_and_is_about_the_next_token(backbones):
+    from tessy_jax.boundary.examples import examples
+    from tessy_jax.train.data import Order
+
+    made = [rows.row(item, "student", writers="kinds") for item in itertools.islice(tasks.items("B", "train", 0), 5)]
+    segments, tokenizer = [], reader(backbones / "student")
+    for row in made:
+        own = [span for span in row.spans if span.phase == "think" and span.source != "template"]
+        first = own[0].start
+        text = row.content[first : own[-1].end]
+        style = tuple(Range(span.start - first, span.end - first) for span in own if span.source == "student")
+        segments.append(
+            tokens_of(Annotation(Segment("a#0", "a", "train", 0, text), style, "t"), reader(backbones / "student"))
+        )
+    order = Order(examples(segments, WINDOW), 64, 4, seed=0, labels=True)
+    batches = [order.assembled(rows) for rows in order.epoch(0)]
+    learnt = sum((batch.kinds_BT != 0).sum() for batch in batches)
+    assert (
+        learnt
+        == sum(len(tokens.ids) - 1 for tokens in segments)
+        == sum((tokens.labels != UNKNOWN).sum() for tokens in segments)
+    )
+    styles = sum(batch.targets_BT[batch.kinds_BT != 0].sum() for batch in batches)
+    assert styles == sum((tokens.labels == STYLE).sum() for tokens in segments)
+    for batch in batches:
+        assert ((batch.kinds_BT == 1) == (batch.targets_BT == 1))[batch.kinds_BT != 0].all()
+
+
+def test_traces_are_sampled_by_each_speaker_alone_once_and_annotated_by_rules(tmp_path, capsys):
+    paths = build(tmp_path / "pair")
+    thinking = {"open": "<think>\n", "close": CLOSE}
+    writer = {"dtype": "float32", "thinking": thinking, "sampling": {"temperature": 1.0, "top_p": 1.0, "top_k": 0}}
+    (tmp_path / "words.json").write_text(json.dumps({"anywhere": ["a", "e", "t"]}))
+    raw = {
+        "output": str(tmp_path / "run"),
+        "data": {"path": str(write_prompts(tmp_path / "prompts.jsonl", 8)), "rollouts": 2},
+        "student": {"model": paths["student"], **writer},
+        "teacher": {"model": paths["teacher"], **writer},
+        "synthesis": {"max_prompt_tokens": 64, "max_response_tokens": 48, "max_attempts": 8, "lanes": 4, "rounds": 4},
+        "segments": {"words": 5, "validation": 0.3},
+        "annotator": {"lexicon": str(tmp_path / "words.json"), "min_share": 0.1},
+        "predictor": {"backbone": paths["student"], "dtype": "float32", "window": 16},
+        "training": {"steps": 2, "tokens": 64, "rows": 2, "dtype": "float32"},
+    }
+    file = tmp_path / "run.yaml"
+    file.write_text(yaml.safe_dump(raw))
+    assert "no traces of the student yet" in run(capsys, "annotate", file)[1]
+    code, found = run(capsys, "sample", file)
+    assert code == 0, found
+    assert found["student"]["run"]["tokens_teacher"] == found["teacher"]["run"]["tokens_student"] == 0
+    assert found["teacher"]["run"]["responses"] > 4
+    again = run(capsys, "sample", file)[1]
+    assert again["student"]["responses"] == 0, "what is there is not sampled again"
+    code, counts = run(capsys, "annotate", file)
+    assert code == 0, counts
+    assert counts["student"]["traces"] == found["student"]["run"]["responses"]
+    assert "no predictor yet" in run(capsys, "eval", file)[1]
+    code, said = run(capsys, "train", file, "--speaker", "teacher")
+    assert code == 0, said
+    assert list(said) == ["teacher"]
+    assert run(capsys, "eval", file, "--speaker", "teacher")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("what", "changes", "options", "says"),
+    [
+        ("train", {}, [], "run `tessy boundary annotate` first"),
+        ("annotate", {}, ["--speaker", "teacher"], "neither teacher nor traces.teacher"),
+        ("annotate", {"traces": {"student": "absent.jsonl"}}, [], "absent.jsonl: "),
+    ],
+)
+def test_what_cannot_be_done_yet_says_what_to_do_first(config, capsys, tmp_path, what, changes, options, says):
+    file = config(**changes)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").write_text("# A run folder of tessy_jax\n") if what == "train" else None
+    code, said = run(capsys, what, file, *options)
+    assert code == 2, said
+    assert says in said
+
+
+def test_an_annotation_that_is_not_valid_is_refused_with_its_line_or_left_out(config, tmp_path, capsys):
+    file = config()
+    assert run(capsys, "annotate", file)[0] == 0
+    path = tmp_path / "run" / "annotations" / "student.jsonl"
+    told = [json.loads(line) for line in path.read_text().splitlines()]
+    told[2]["spans"][0]["text"] += "x"
+    path.write_text("".join(json.dumps(one) + "\n" for one in told))
+    code, said = run(capsys, "train", file)
+    assert code == 2
+    assert "student.jsonl:3: " in said
+    code, found = run(capsys, "train", file, "--skip-invalid")
+    assert code == 0, found
+    assert found["student"]["segments"]["skipped"] == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("speaker", ["student", "teacher"])
+def test_a_predictor_trained_from_scratch_knows_the_boundaries_of_the_grammar(config, capsys, speaker):
+    file = config(
+        speaker=speaker,
+        count=400,
+        segments={"words": 200, "validation": 0.1},
+        predictor={"window": 200},
+        training={"steps": 100, "tokens": 512, "rows": 8, "evaluate_every": 25},
+    )
+    for what in ("annotate", "train"):
+        code, said = run(capsys, what, file)
+        assert code == 0, said
+    code, measures = run(capsys, "eval", file)
+    assert code == 0, measures
+    found = measures[speaker]
+    assert found["style"]["f1"] >= 0.98
+    assert found["cuts"]["exact_share"] >= 0.95
+    print(f"{speaker}: style F1 {found['style']['f1']:.4f}, exact cuts {found['cuts']['exact_share']:.4f}")
