@@ -64,15 +64,18 @@ def small(tmp_path):
     return read
 
 
-@pytest.mark.parametrize("file", sorted(CONFIGS.glob("*_train.yaml")), ids=lambda file: file.stem)
-def test_a_shipped_training_loads_and_reads_back_as_it_was(file, tmp_path):
-    config = read(Train, file)
-    assert config.output == f"runs/{file.stem}"
+OTHERS = {"small_train": Train, "small_predictors": Predictors}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_a_shipped_run_of_another_kind_loads_and_reads_back_as_it_was(name, tmp_path):
+    config = read(OTHERS[name], CONFIGS / f"{name}.yaml")
+    assert config.output == f"runs/{name}"
     (tmp_path / "again.yaml").write_text(dump(config))
-    assert read(Train, tmp_path / "again.yaml") == config
+    assert read(OTHERS[name], tmp_path / "again.yaml") == config
 
 
-@pytest.mark.parametrize("file", [f for f in sorted(CONFIGS.glob("*.yaml")) if "_train" not in f.stem], ids=lambda f: f.stem)
+@pytest.mark.parametrize("file", [f for f in sorted(CONFIGS.glob("*.yaml")) if f.stem not in OTHERS], ids=lambda f: f.stem)
 def test_a_shipped_configuration_loads_and_its_mesh_holds_its_models(file):
     config = load(file)
     assert config.output == f"runs/{file.stem}"
@@ -94,7 +97,7 @@ def test_a_shipped_configuration_loads_and_its_mesh_holds_its_models(file):
 
 
 def test_there_is_a_shipped_configuration_for_each_pair():
-    assert {file.stem for file in CONFIGS.glob("*.yaml")} == {*MEMORY, "small_pair", "small_train"}
+    assert {file.stem for file in CONFIGS.glob("*.yaml")} == {*MEMORY, *OTHERS, "small_pair"}
 
 
 def test_the_axes_are_those_of_the_mesh():

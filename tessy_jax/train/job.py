@@ -36,7 +36,7 @@ from tessy_jax.train.examples import KINDS
 from tessy_jax.train.flops import peak_flops, step_flops
 from tessy_jax.train.loop import Trainer
 from tessy_jax.train.lora import add_lora, export_lora, merge_lora
-from tessy_jax.train.progress import Bar, Line, tensorboard, wandb
+from tessy_jax.train.progress import Bar, Line, Sink, tensorboard, wandb
 
 log = logging.getLogger(__name__)
 FOLDER, ADAPTER, CHECKPOINTS = "model", "adapter", "checkpoints"
@@ -111,7 +111,10 @@ def train(
         state = trainer.start(params)
         begun = int(state.step)
         if first():
-            listeners += [stack.enter_context(Bar(shown=progress)), *sinks(config, begun)]
+            listeners.append(stack.enter_context(Bar(shown=progress)))
+            for sink in sinks(config, begun):
+                stack.callback(sink.close)
+                listeners.append(lambda line, steps, write=sink.write: write(line))  # type: ignore[misc]
         state = trainer.run(state)
         done = int(state.step)
         result = None
@@ -169,14 +172,14 @@ def restored(config: Train, step: int | None, layout: Layout) -> tuple[Decoder, 
         return nnx.merge(graph, checkpoints.restore_params(step, params), frozen), step
 
 
-def sinks(config: Train, begun: int) -> list[Callable[[Line, int], None]]:
+def sinks(config: Train, begun: int) -> list[Sink]:
     """Where else the metrics go."""
-    writers: list[Callable[[Line], None]] = []
+    found = []
     if config.training.tensorboard:
-        writers.append(tensorboard(f"{config.output.rstrip('/')}/tensorboard", begun))
+        found.append(tensorboard(f"{config.output.rstrip('/')}/tensorboard", begun))
     if config.training.wandb:
-        writers.append(wandb(config.training.wandb, config.output, config.model_dump()))
-    return [lambda line, steps, write=write: write(line) for write in writers]  # type: ignore[misc]
+        found.append(wandb(config.training.wandb, config.output, config.model_dump()))
+    return found
 
 
 def busy(shape: ModelConfig, config: Train) -> Callable[[np.ndarray], float | None]:

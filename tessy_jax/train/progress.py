@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -54,7 +54,14 @@ class Bar:
             self.console.print(f"step {line['step']}/{steps}  {text}", highlight=False)
 
 
-def tensorboard(folder: str, begun: int) -> Callable[[Line], None]:
+class Sink(NamedTuple):
+    """Another place for metrics. write: gets each step's. close: makes sure that they have arrived."""
+
+    write: Callable[[Line], None]
+    close: Callable[[], None]
+
+
+def tensorboard(folder: str, begun: int) -> Sink:
     """Writes steps after `begun` for TensorBoard; what an interrupted start wrote of them is dropped.
 
     Raises:
@@ -71,12 +78,11 @@ def tensorboard(folder: str, begun: int) -> Callable[[Line], None]:
         for name in SINGLE:
             if line.get(name) is not None:
                 writer.add_scalar(name, line[name], line["step"])
-        writer.flush()
 
-    return write
+    return Sink(write, writer.close)
 
 
-def wandb(project: str, output: str, config: dict[str, Any]) -> Callable[[Line], None]:
+def wandb(project: str, output: str, config: dict[str, Any]) -> Sink:
     """Sends steps to a project of Weights & Biases; a run goes by its folder, so that it is continued and not begun again.
 
     Raises:
@@ -96,4 +102,4 @@ def wandb(project: str, output: str, config: dict[str, Any]) -> Callable[[Line],
     def write(line: Line) -> None:
         run.log({name: line[name] for name in SINGLE if line.get(name) is not None}, step=line["step"])
 
-    return write
+    return Sink(write, run.finish)

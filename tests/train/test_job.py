@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -231,6 +232,27 @@ def test_rows_that_are_too_long_are_counted(config, tmp_path, capsys):
     assert code == 0, summary
     assert summary["skipped"] == ["3/0"]
     assert summary["examples"] == 19
+
+
+def test_a_checkpoint_that_is_torn_or_of_another_model_is_named_before_the_first_step(config, tmp_path, capsys):
+    file = config(training={"steps": 2})
+    assert train(capsys, file)[0] == 0
+    newest = tmp_path / "run" / "checkpoints" / "2"
+    for part in newest.rglob("*"):
+        if part.is_file() and part.stat().st_size > 2000:
+            part.write_bytes(part.read_bytes()[:1000])
+    code, said = train(capsys, file)
+    assert code == 2, said
+    assert "checkpoints/2: cannot be restored into this model and optimizer" in said
+
+    other = config("other", training={"steps": 2})
+    assert train(capsys, config("sgd", optimizer={"name": "sgd", "options": {}}, training={"steps": 2}))[0] == 0
+    assert train(capsys, other)[0] == 0
+    shutil.rmtree(tmp_path / "other" / "checkpoints")
+    shutil.copytree(tmp_path / "sgd" / "checkpoints", tmp_path / "other" / "checkpoints")
+    code, said = train(capsys, other)
+    assert code == 2, said
+    assert "other/checkpoints/2: cannot be restored into this model and optimizer" in said
 
 
 def test_another_kind_of_run_and_other_settings_are_refused(config, tmp_path, capsys):
