@@ -42,8 +42,9 @@ class Trainer:
 
     weights: how much a target of each kind counts; the first is no target's. evaluation: what the evaluation loss is of.
     busy: seconds of the devices' best that a step over documents of these lengths is worth; None where not known. measure:
-    more figures of an evaluation, given the parameters. best: the figure whose lowest value is the best. patience: so many
-    evaluations in a row without a better one end the training (0: never).
+    more figures of an evaluation, given the parameters. best: the figure whose lowest value is the best, and scores: its
+    value at each step that was evaluated. patience: so many evaluations in a row without a better one end the training (0:
+    never).
     write: gets the metrics of all steps so far. tell: gets those of each step, and the number of steps. The state after a
     step follows from the step before it and the step's number alone, so that a run that was interrupted ends as one that was
     not.
@@ -65,6 +66,7 @@ class Trainer:
     best: str = "evaluation_loss"
     patience: int = 0
     lines: list[str] = field(default_factory=list)
+    scores: dict[int, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         training = self.training
@@ -86,6 +88,8 @@ class Trainer:
         if latest is None:
             return state
         self.lines = list(self.checkpoints.notes(latest)["metrics"])
+        found = map(json.loads, self.lines)
+        self.scores = {line["step"]: line[self.best] for line in found if self.best in line}
         restored: State = self.checkpoints.restore(latest, state)
         return restored
 
@@ -123,6 +127,7 @@ class Trainer:
                 evaluates = self.evaluation is not None and (last or _due(number, training.evaluate_every))
                 if evaluates:
                     line |= self.evaluate(state)
+                    self.scores[number] = line[self.best]
                 self.lines.append(json.dumps(line))
                 self.tell(line, self.steps)
                 done, over = number, self.over(number)
@@ -137,22 +142,18 @@ class Trainer:
 
     def over(self, step: int) -> bool:
         """Whether there is nothing left to do after a step."""
-        scores = self._scores()
+        scores = list(self.scores.values())
         waited = len(scores) - 1 - scores.index(min(scores)) if scores else 0
         return step >= self.steps or bool(self.patience and waited >= self.patience)
 
     def best_step(self, among: Collection[int] | None = None) -> int | None:
         """The step whose evaluation was the best so far, the first of several; among these steps, or all."""
-        found = [line for line in map(json.loads, self.lines) if self.best in line]
-        found = [line for line in found if among is None or line["step"] in among]
-        return min(found, key=lambda line: line[self.best])["step"] if found else None
+        found = {step: score for step, score in self.scores.items() if among is None or step in among}
+        return min(found, key=lambda step: found[step]) if found else None
 
     def at(self, step: int | None, name: str) -> float | None:
         """A metric of a step; None where it has none."""
         return next((line.get(name) for line in map(json.loads, self.lines) if line["step"] == step), None)
-
-    def _scores(self) -> list[float]:
-        return [line[self.best] for line in map(json.loads, self.lines) if self.best in line]
 
     def last(self, name: str) -> float | None:
         """A metric of the newest step that has it."""
