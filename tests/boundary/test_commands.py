@@ -27,6 +27,7 @@ from tessy_jax.mini import models, rows, tasks
 from tessy_jax.models import hf
 from tessy_jax.sharding import Layout, make_mesh
 from tests.synthesis.tiny_pair import CLOSE, build, write_prompts
+from tests.train.test_job import kill_again_and_again
 
 STEPS = 6
 WINDOW = 16
@@ -288,6 +289,24 @@ def test_an_annotation_that_is_not_valid_is_refused_with_its_line_or_left_out(co
     code, found = run(capsys, "train", file, "--skip-invalid")
     assert code == 0, found
     assert found["student"]["segments"]["skipped"] == 1
+
+
+@pytest.mark.slow
+def test_kill_9_at_random_instants_changes_no_bit_of_a_predictor(config, tmp_path, capsys):
+    training = {"steps": 40, "save_every": 2, "evaluate_every": 5}
+    for name in ("whole", "killed"):
+        assert run(capsys, "annotate", config(name, training=training))[0] == 0
+    assert run(capsys, "train", tmp_path / "whole.yaml")[0] == 0
+    file = tmp_path / "killed.yaml"
+    folder = tmp_path / "killed" / "training" / "student" / "checkpoints"
+    killed, _ = kill_again_and_again(["boundary", "train", str(file)], folder, 5)
+    assert killed >= 3, "the run ended before it was killed often"
+    code, said = run(capsys, "train", file)
+    assert code == 0, said
+    one, two = (
+        load_file(tmp_path / name / "training" / "student" / "model" / "model.safetensors") for name in ("whole", "killed")
+    )
+    assert all((one[name] == two[name]).all() for name in one)
 
 
 @pytest.mark.slow

@@ -162,23 +162,25 @@ def test_the_last_checkpoints_and_those_with_the_lowest_evaluation_loss_are_kept
     assert summary["evaluation_loss"] == 2.0
 
 
-@pytest.mark.slow
-def test_kill_9_at_10_random_instants_changes_no_bit(config, tmp_path, capsys):
-    steps = "training.steps=60"
-    assert train(capsys, config("whole"), "--set", steps)[0] == 0
-    file = config("killed")
-    command = [sys.executable, "-m", "tessy_jax.cli", "train", str(file), "--set", steps]
+def kill_again_and_again(command, folder, times):
+    """Starts a command and kills it at a random instant after its first new checkpoint, so many times or until it ends;
+    returns how often it was killed, and how often inside a checkpoint. folder: of the checkpoints."""
     environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".cache" / "xla"), "PYTHONPATH": str(ROOT)}
     rng, killed, torn = random.Random(0), 0, 0
-    folder = tmp_path / "killed" / "checkpoints"
-    while killed < 10:
-        before = {path.name for path in folder.glob("*")} if folder.exists() else set()
-        process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+    def there():
+        return {path.name for path in folder.glob("*")} if folder.exists() else set()
+
+    while killed < times:
+        before = there()
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tessy_jax.cli", *command],
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
         wait = time.monotonic() + 60
-        while time.monotonic() < wait and process.poll() is None:  # until it has made a step beyond the last start's
-            now = {path.name for path in folder.glob("*")} if folder.exists() else set()
-            if now - before:
-                break
+        while time.monotonic() < wait and process.poll() is None and not there() - before:
             time.sleep(0.005)
         time.sleep(rng.random() * 0.3)
         if process.poll() is not None:
@@ -186,13 +188,23 @@ def test_kill_9_at_10_random_instants_changes_no_bit(config, tmp_path, capsys):
         process.send_signal(signal.SIGKILL)
         process.wait()
         killed += 1
-        torn += any("tmp" in path.name for path in folder.glob("*"))
+        torn += any("tmp" in name for name in there())
+    return killed, torn
+
+
+@pytest.mark.slow
+def test_kill_9_at_10_random_instants_changes_no_bit(config, tmp_path, capsys):
+    steps = "training.steps=60"
+    assert train(capsys, config("whole"), "--set", steps)[0] == 0
+    file = config("killed")
+    killed, torn = kill_again_and_again(["train", str(file), "--set", steps], tmp_path / "killed" / "checkpoints", 10)
+    with capsys.disabled():
+        print(f"killed {killed} times, {torn} times inside a checkpoint")
     assert killed >= 5, "the run ended before it was killed often"
     code, summary = train(capsys, file, "--set", steps)
     assert code == 0, summary
     whole, parts = weights(tmp_path / "whole"), weights(tmp_path / "killed")
     assert all((whole[name] == parts[name]).all() for name in whole)
-    print(f"killed {killed} times, {torn} times inside a checkpoint")
 
 
 def test_a_loss_that_is_no_number_stops_and_names_the_last_good_checkpoint(config, tmp_path, capsys):
