@@ -2,10 +2,13 @@
 
 import json
 import shutil
+import subprocess
+import sys
 
 import pytest
 
 from tessy_jax import cli
+from tessy_jax.store import RunStore
 from tests.models.tiny import reference
 from tests.text.tiny_tokenizer import build, save_tokenizer
 
@@ -225,3 +228,14 @@ def test_a_fault_of_ours_ends_with_code_1_and_shows_its_traceback_with_debug(fol
     assert "broken loop" in capsys.readouterr().err
     with pytest.raises(RuntimeError, match="broken loop"):
         generate(folder, "--prompt", "x", "--debug")
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(tmp_path):
+    from tests.synthesis.test_publish import row
+
+    with RunStore(str(tmp_path / "run")) as store:
+        store.commit([row(i, note="x" * 10_000) for i in range(200)])
+    command = f"{sys.executable} -m tessy_jax.cli rows {tmp_path / 'run'}; echo rc $? >&2"
+    done = subprocess.run(f"({command}) | head -1", shell=True, capture_output=True, text=True, check=False)
+    assert done.stderr == "rc 0\n"
+    assert done.stdout.count("\n") == 1

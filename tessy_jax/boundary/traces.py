@@ -65,7 +65,8 @@ def sample(
     progress: bool = True,
     tell: Callable[[str], None] = log.info,
 ) -> dict[str, Any]:
-    """Samples traces of the speakers that have none, each alone, or goes on with it; returns a summary per speaker.
+    """Samples traces of the speakers that have none, each alone, or goes on with it; returns a summary per speaker. A trace
+    need not come to an end.
 
     Raises:
         TessyError: what is wrong with configuration, prompts, models or output.
@@ -88,7 +89,7 @@ def sample(
                 "synthesis": config.synthesis.model_copy(update={"recipe": f"{speaker}_only"}),
             }
         )
-        found[speaker] = synthesize(run, progress=progress, tell=tell).summary
+        found[speaker] = synthesize(run, unfinished=True, progress=progress, tell=tell).summary
     return found
 
 

@@ -35,13 +35,15 @@ def synthesize(
     config: Synthesize,
     student: Decoder | None = None,
     *,
+    unfinished: bool = False,
     progress: bool = True,
     tell: Callable[[str], None] = log.info,
 ) -> Written:
     """Runs or continues the job of a configuration.
 
-    student: its weights, where they are on this mesh already; they are used up. tell: gets the start-up check, the first
-    prompt as each model sees it.
+    student: its weights, where they are on this mesh already; they are used up. unfinished: responses that reach their
+    limit, or end their turn, inside the thinking are kept as they are, with that for a finish_reason: they are good for
+    their thinking, and no data to train on. tell: gets the start-up check, the first prompt as each model sees it.
 
     Raises:
         TessyError: what is wrong with configuration, input, models or output, before any device work.
@@ -60,9 +62,9 @@ def synthesize(
                 log.warning("%s: its tokenizer runs on the host only, which slows the loop down", voice.folder)
         store.save_config(dump(config))
         store.commit([], _skipped(found))
-        tasks = unfinished(wanted, store)
+        tasks = tasks_left(wanted, store)
         engine = cast.engine(student)
-        scheduler = Scheduler(cast, engine, tasks)
+        scheduler = Scheduler(cast, engine, tasks, unfinished=unfinished)
         saved = time.perf_counter()
         done = len(wanted) - len(tasks)
         with Progress(len(wanted), done, cast, scheduler, shown=progress) as bar:
@@ -81,7 +83,7 @@ def synthesize(
         return Written(summary, None if own is None else engine.release(own))
 
 
-def unfinished(wanted: list[Job], store: RunStore) -> list[Task]:
+def tasks_left(wanted: list[Job], store: RunStore) -> list[Task]:
     """What is still to be written, what had been begun first and with what there is of it."""
     over = store.finished() | store.failed()
     tasks = {task.key: task for task in map(Task, wanted) if task.key not in over}

@@ -140,6 +140,29 @@ def test_one_model_alone_writes_through_the_same_engine(config, tmp_path, capsys
     assert json.loads(out.out)["discarded_tokens"] == {name: 0}
 
 
+def test_traces_may_end_inside_their_thinking_and_say_so(pair, tmp_path, capsys):
+    from tessy_jax.config import Synthesize
+    from tessy_jax.synthesis.job import synthesize
+
+    prompts = write_prompts(tmp_path / "prompts.jsonl")
+    raw = settings(pair, prompts, tmp_path / "run", recipe="student_only", max_response_tokens=8, max_attempts=1)
+    summary = synthesize(Synthesize.model_validate(raw), unfinished=True, progress=False).summary
+    rows = rows_of(capsys, tmp_path / "run")
+    assert len(rows) + sum(summary["failures"].values()) == 40
+    ends = {"stop": 0, "length": 0, "early_end": 0}
+    for row in map(Row.from_json, rows):
+        end = row.meta["finish_reason"]
+        ends[end] += 1
+        assert row.content.startswith("<think>\n")
+        answers = bool(row.content.partition(CLOSE)[2])
+        assert {span.phase for span in row.spans} == {"think", *(["answer"] if answers else [])}
+        assert (CLOSE in row.content) == (end == "stop")
+        if end == "length":
+            assert row.meta["tokens_student"] == 8
+    assert min(ends["length"], ends["early_end"]) > 0, ends
+    assert not {"early_end"} & set(summary["failures"])
+
+
 def test_a_teacher_with_a_sentencepiece_vocabulary_writes_through_the_host(tmp_path, capsys, caplog):
     pair = build(tmp_path, teacher=sentencepiece_tokenizer(tmp_path))
     file = tmp_path / "config.yaml"
