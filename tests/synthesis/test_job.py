@@ -160,7 +160,6 @@ def test_traces_may_end_inside_their_thinking_and_say_so(pair, tmp_path, capsys)
         if end == "length":
             assert row.meta["tokens_student"] == 8
     assert min(ends["length"], ends["early_end"]) > 0, ends
-    assert not {"early_end"} & set(summary["failures"])
 
 
 def test_a_teacher_with_a_sentencepiece_vocabulary_writes_through_the_host(tmp_path, capsys, caplog):
