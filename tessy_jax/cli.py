@@ -110,6 +110,14 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--skip-invalid", action="store_true", help="train, eval: leave out lines that are no annotation")
 
     sub = command(
+        "evaluate",
+        "Lets a model answer tasks, n times each, and judges the answers; started again, it goes on where it was.",
+        "tessy evaluate evaluation.yaml --set student.model=runs/small_train/model --set output=runs/after",
+        evaluate,
+    )
+    configured(sub, "synthesis.lanes=16")
+
+    sub = command(
         "export",
         "Writes a trained model, its adapter, or data as other programs read them: a folder, whole or not at all.",
         "tessy export model runs/small_train out/student --step 200\n  tessy export data runs/small_pair out/data\n"
@@ -242,6 +250,24 @@ def boundary(args: argparse.Namespace) -> None:
         print(json.dumps(found))
         return
     print(f"{args.what}: {', '.join(found) or 'nothing to do'}, in {config.output}")
+
+
+def evaluate(args: argparse.Namespace) -> None:
+    from tessy_jax.config import Evaluate, read
+    from tessy_jax.evaluate.job import BENCHES
+    from tessy_jax.evaluate.job import evaluate as run
+    from tessy_jax.mini import evaluation
+
+    config = read(Evaluate, args.config, args.set)
+    benches = {**BENCHES, **evaluation.BENCHES}
+    summary = run(config, benches=benches, progress=not args.json, tell=lambda text: print(text, file=sys.stderr)).summary
+    if args.json:
+        print(json.dumps(summary))
+        return
+    for name, task in summary["tasks"].items():
+        for row, found in ((name, task), *((f"  {family}", found) for family, found in task["families"].items())):
+            low, high = found["interval"]
+            print(f"{row:<24} pass@1 {found['pass@1']:.1%} ({low:.1%} to {high:.1%}), {found['problems']} problems")
 
 
 def export(args: argparse.Namespace) -> None:

@@ -1,5 +1,6 @@
 """The typed, frozen configuration of a run: one YAML file, dotted overrides, and errors that name the key and the remedy."""
 
+from tessy_jax.config.evaluation import Evaluate
 from tessy_jax.config.file import dump, load, read, settle
 from tessy_jax.config.predictors import Predictors
 from tessy_jax.config.sections import (
@@ -33,6 +34,7 @@ __all__ = [
     "Boundary",
     "Data",
     "Dtype",
+    "Evaluate",
     "Examples",
     "Lora",
     "Model",

@@ -1,0 +1,106 @@
+"""The sections of an evaluation, and their defaults: they stand here only."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, StringConstraints, model_validator
+
+from tessy_jax.config.sections import Count, Dated, Model, Real, Sampling, Section, Synthesis, Text
+
+Verification = Literal["mini", "exact", "boxed"]
+Domain = Literal["in", "out"]
+
+
+class Items(Section):
+    """Which tasks of the miniature world."""
+
+    families: Annotated[list[Text], Field(min_length=1)]
+    """Ae and Ah (sums without and with the multipliers that the student has never seen), A (both), B, C, D."""
+    items: Count = 500
+    """Problems of each family."""
+    split: Literal["test", "validation"] = "test"
+    """Nothing is ever trained on these two."""
+    seed: Annotated[int, Field(ge=0, lt=1 << 32)] = 0
+    """Gives other problems."""
+
+
+class Task(Section):
+    """Problems of one kind."""
+
+    name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    """What the results call it: letters, digits, "." "_" and "-"."""
+    path: Text | None = None
+    """Prompts with their answers: JSONL or Parquet file, or the name or folder of a `datasets` data set. Where it has a
+    column `family` or `subject`, there are results for each of what this names, too."""
+    split: Text = "test"
+    """Which split of a data set; a file has only one."""
+    limit: Count | None = None
+    """Use only this many rows from the start (null: all)."""
+    answer: Text = "answer"
+    """The column that holds the right answer."""
+    mini: Items | None = None
+    """Problems of the miniature world, instead of a path."""
+    verifier: Verification
+    """Who says what is right: the miniature's own (mini), equal text or numbers (exact), or equal mathematics in the last
+    \\boxed{…} (boxed)."""
+    domain: Domain = "in"
+    """Of the kind that the student is trained on (in), or of another that it should not forget (out)."""
+    samples: Count = 1
+    """Responses to each problem."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.path is None) == (self.mini is None):
+            found = "neither path nor mini" if self.path is None else "both path and mini"
+            raise ValueError(
+                f"task {self.name!r} has {found}; set path to a file of problems, or mini to families, and not both"
+            )
+        if (self.verifier == "mini") != (self.mini is not None):
+            right = "verifier mini" if self.mini is not None else "verifier exact or boxed"
+            raise ValueError(
+                f"task {self.name!r} has verifier {self.verifier!r}, which does not fit its problems; use {right}"
+            )
+        return self
+
+
+class Answering(Synthesis):
+    """How responses are written: by the student alone, and once, so that a response that comes to nothing is a wrong one."""
+
+    recipe: Literal["student_only"] = "student_only"
+    """The student alone; nothing else can be evaluated."""
+    max_attempts: Literal[1] = 1
+    """A response that fails is wrong; a second attempt would hide it."""
+
+
+class Evaluate(Dated):
+    """Finds out what a model is worth."""
+
+    student: Model
+    """The model. Its sampling, where null, is that of the data (temperature 0.7, top-p 0.8, top-k 20)."""
+    tasks: Annotated[list[Task], Field(min_length=1)]
+    """What it is asked."""
+    synthesis: Answering = Answering()
+    confidence: Annotated[Real, Field(gt=0, lt=1)] = 0.95
+    """How probably an interval should hold the true value."""
+
+    @model_validator(mode="after")
+    def _sound(self) -> Self:
+        twice = [name for name, times in Counter(task.name for task in self.tasks).items() if times > 1]
+        if twice:
+            raise ValueError(f"tasks: the name {twice[0]!r} stands twice; give each task its own")
+        sampling = self.student.sampling or Sampling()
+        several = [task for task in self.tasks if task.samples > 1]
+        if several and sampling.temperature == 0:
+            raise ValueError(
+                f"task {several[0].name!r} has samples {several[0].samples}, which are all the same at temperature 0; set "
+                "samples to 1, or student.sampling.temperature higher"
+            )
+        return self
+
+    def resolved(self) -> Self:
+        """Sampling that is None is filled in; the date is the job's to fill in."""
+        if self.student.sampling is not None:
+            return self
+        return self.model_copy(update={"student": self.student.model_copy(update={"sampling": Sampling()})})

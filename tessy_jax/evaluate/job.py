@@ -1,0 +1,186 @@
+"""`tessy evaluate`: a model answers the problems of tasks, and what is right is counted.
+
+The run folder holds, besides config.yaml and summary.json: `prompts.jsonl`, the problems; `rollouts`, the run folder of the
+synthesis in which the model answers them; `verdicts.jsonl`, a line per response in the order of the problems.
+
+The responses are one synthesis, of the student alone and with one attempt, so that they are written, saved and resumed as
+any others are, and all tasks share the lanes. Tasks may want different numbers of samples: every row of prompts gets as many
+rollouts as divide all these numbers, and stands there as often as its task needs. Rows that come again have their rollouts
+numbered on (see `synthesis.prompts.jobs`), so that those of a problem are 0…samples−1. A response depends on seed, problem
+and rollout alone: other tasks beside it change nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, nullcontext, suppress
+from typing import Any, NamedTuple
+
+from tessy_jax import __version__
+from tessy_jax.config import Synthesize, dump, settle
+from tessy_jax.config.evaluation import Evaluate, Task
+from tessy_jax.errors import ConfigError, DataError
+from tessy_jax.evaluate.answers import Exact
+from tessy_jax.evaluate.boxed import Boxed
+from tessy_jax.evaluate.summary import Judged, summarize
+from tessy_jax.evaluate.tasks import Bench, Problem, Verdict, Verifier, problems_of, table_problems
+from tessy_jax.models.transformer import Decoder
+from tessy_jax.records import Failure, Key, Row
+from tessy_jax.store import RunReader, RunStore
+from tessy_jax.synthesis.job import synthesize
+
+log = logging.getLogger(__name__)
+
+BENCHES: dict[str, Bench] = {
+    "exact": Bench(table_problems, lambda: nullcontext(Exact())),
+    "boxed": Bench(table_problems, Boxed),
+}
+"""What tasks may use. `mini.evaluation` has one more, which is for the caller to add: this module is above the miniature."""
+PROMPTS, VERDICTS = "prompts.jsonl", "verdicts.jsonl"
+
+
+class Evaluated(NamedTuple):
+    """An evaluation that is done. summary: is also saved. student: its weights on the mesh; None where they were neither
+    given nor needed, everything having been written before."""
+
+    summary: dict[str, Any]
+    student: Decoder | None
+
+
+def evaluate(
+    config: Evaluate,
+    student: Decoder | None = None,
+    *,
+    benches: Mapping[str, Bench] = BENCHES,
+    progress: bool = True,
+    tell: Callable[[str], None] = log.info,
+) -> Evaluated:
+    """Runs or continues an evaluation; one that is finished is only read.
+
+    student: its weights, where they are on this mesh already; those that come back take their place. benches: by verifier.
+    tell: gets the start-up check, the first prompt as the model sees it.
+
+    Raises:
+        TessyError: what is wrong with configuration, tasks, model or output, before any device work.
+    """
+    started = time.perf_counter()
+    problems = problems_of(config.tasks, benches)
+    with ExitStack() as stack:
+        store = stack.enter_context(RunStore(config.output))
+        config = settle(config, store.config())
+        _keep_prompts(store, config, problems)
+        summary = store.summary()
+        if summary is None:
+            verifiers = {task.name: stack.enter_context(benches[task.verifier].verifier()) for task in config.tasks}
+            student = _respond(config, student, progress=progress, tell=tell)
+            judged = _judge(config.tasks, problems, RunReader(rollouts(config.output)), verifiers)
+            lines = (json.dumps(one.to_json(), ensure_ascii=False) + "\n" for one in judged)
+            store.files.put(VERDICTS, "".join(lines).encode("utf-8"))
+            summary = {
+                "student": config.student.model,
+                **summarize(config.tasks, judged, config.confidence),
+                "version": __version__,
+                "seconds": round(time.perf_counter() - started, 3),
+            }
+            store.save_summary(summary)
+        return Evaluated(summary, student)
+
+
+def rollouts(output: str) -> str:
+    """The run folder in which an evaluation's responses are."""
+    return f"{output.rstrip('/')}/rollouts"
+
+
+def verdict(verifier: Verifier, problem: Problem, response: Row | Failure) -> Verdict:
+    """What a response is worth. Of one that its spans divide, only what stands behind the thinking counts; one that failed,
+    as those do whose thinking never closes, is wrong for the reason that it failed for."""
+    if isinstance(response, Failure):
+        return Verdict(False, None, response.reason)
+    start = next((span.start for span in response.spans if span.phase == "answer"), len(response.content))
+    answer = response.content[start:]
+    return verifier.verify(problem, answer) if answer.strip() else Verdict(False, None, "no_answer")
+
+
+def _keep_prompts(store: RunStore, config: Evaluate, problems: Mapping[str, Sequence[Problem]]) -> None:
+    """Writes the problems into the run folder, or sees that they are those that it holds.
+
+    Raises:
+        ConfigError: they are others.
+    """
+    once = _rollouts_of_a_row(config)
+    rows = [
+        json.dumps(problem.to_json(), ensure_ascii=False) + "\n"
+        for task in config.tasks
+        for problem in problems[task.name]
+        for _ in range(task.samples // once)
+    ]
+    data, before = "".join(rows).encode("utf-8"), store.file(PROMPTS)
+    if before is not None and before != data:
+        raise ConfigError(
+            f"{config.output}: holds an evaluation of other problems: what a task reads has changed since; name another "
+            "output, or put it back"
+        )
+    store.save_config(dump(config))
+    if before is None:
+        store.files.put(PROMPTS, data)
+
+
+def _rollouts_of_a_row(config: Evaluate) -> int:
+    return math.gcd(*(task.samples for task in config.tasks))
+
+
+def _respond(config: Evaluate, student: Decoder | None, *, progress: bool, tell: Callable[[str], None]) -> Decoder | None:
+    """Has the responses written that are not there yet; the student's weights, if they are at hand."""
+    place = rollouts(config.output)
+    with suppress(ConfigError):  # it is not begun
+        if RunReader(place).summary() is not None:  # the last thing that a synthesis writes
+            return student
+    run = Synthesize.model_validate(
+        {
+            "output": place,
+            "seed": config.seed,
+            "mesh": config.mesh,
+            "date": config.date,
+            "data": {
+                "path": f"{os.path.expanduser(config.output).rstrip('/')}/{PROMPTS}",
+                "rollouts": _rollouts_of_a_row(config),
+            },
+            "student": config.student,
+            "synthesis": config.synthesis.model_dump(),
+        }
+    )
+    return synthesize(run, student, progress=progress, tell=tell).student
+
+
+def _judge(
+    tasks: Sequence[Task],
+    problems: Mapping[str, Sequence[Problem]],
+    reader: RunReader,
+    verifiers: Mapping[str, Verifier],
+) -> list[Judged]:
+    """Every response with its verdict, in the order of tasks, problems and rollouts.
+
+    Raises:
+        DataError: one is missing.
+    """
+    known = {problem.id: problem for own in problems.values() for problem in own}
+    found: dict[Key, Judged] = {}
+    for responses in (reader.rows(), reader.failures()):
+        for response in responses:
+            problem = known[response.prompt_id]
+            failed = isinstance(response, Failure)
+            tokens = None if isinstance(response, Failure) else int(response.meta["tokens_student"] or 0)
+            said = verdict(verifiers[problem.task], problem, response)
+            found[response.key] = Judged(problem, response.rollout, said, failed, tokens)
+    wanted = [(p.id, rollout) for task in tasks for p in problems[task.name] for rollout in range(task.samples)]
+    missing = next((key for key in wanted if key not in found), None)
+    if missing is not None:
+        raise DataError(
+            f"{reader.output}: lacks response {missing[1]} to {missing[0]!r}; remove this folder and evaluate again"
+        )
+    return [found[key] for key in wanted]

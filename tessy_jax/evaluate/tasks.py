@@ -1,0 +1,132 @@
+"""Tasks and their problems: a prompt, and what is known of its answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+from tessy_jax.config.evaluation import Task
+from tessy_jax.errors import ConfigError, DataError
+from tessy_jax.store.tables import table_rows
+from tessy_jax.synthesis.prompts import read
+
+FAMILIES = ("family", "subject")
+"""Columns that say of which family a problem is; the first that a row has."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What a model is asked. id: unique in an evaluation: "<task>/<own id>". family: None where it has none. messages: role
+    and content, the user's last. reference: the right answer, in the form that its verifier knows."""
+
+    id: str
+    task: str
+    family: str | None
+    messages: list[dict[str, str]]
+    reference: str
+
+    @property
+    def own_id(self) -> str:
+        """The id within the task."""
+        return self.id.removeprefix(f"{self.task}/")
+
+    def to_json(self) -> dict[str, Any]:
+        """The problem as a JSON object, which is a row of prompts, too."""
+        known = {"task": self.task, "family": self.family, "reference": self.reference}
+        return {"id": self.id, "messages": self.messages, **known}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What an answer is worth. answer: what was compared; None where there was nothing to. why: a word for counting."""
+
+    right: bool
+    answer: str | None
+    why: str
+
+
+class Verifier(Protocol):
+    """Says whether an answer is right."""
+
+    def verify(self, problem: Problem, answer: str) -> Verdict:
+        """answer: all that stands behind the thinking. Whatever it is, nothing is raised, and it does not take for ever."""
+
+
+class Bench(NamedTuple):
+    """A kind of task. problems: those of a task. verifier: opens one, which is closed when the evaluation is over."""
+
+    problems: Callable[[Task], Iterable[Problem]]
+    verifier: Callable[[], AbstractContextManager[Verifier]]
+
+
+def table_problems(task: Task) -> list[Problem]:
+    """The problems in a task's table, in its order.
+
+    A problem that comes again, by its own id or by its prompt where it has none, is one more problem: it gets a number.
+
+    Raises:
+        DataError: the table cannot be read, or a row is no prompt or has no answer; names file and line.
+        ConfigError: a package is missing.
+    """
+    assert task.path is not None
+    prompts = read(task.path, task.split, task.limit).prompts
+    table = table_rows(task.path, task.split, task.limit, (task.answer, *FAMILIES))
+    names: set[str] = set()
+    found = []
+    for prompt, (where, row) in zip(prompts, table, strict=False):
+        try:
+            if isinstance(row, DataError):
+                raise row
+            reference, family = _text(row, task.answer, needed=True), None
+            for column in FAMILIES:
+                family = family or _text(row, column)
+        except DataError as error:
+            raise DataError(f"{where}: {error}") from None
+        name, times = prompt.id, 1
+        while name in names:
+            times += 1
+            name = f"{prompt.id}/{times}"
+        names.add(name)
+        found.append(Problem(f"{task.name}/{name}", task.name, family or None, prompt.messages, reference))
+    return found
+
+
+def problems_of(tasks: Sequence[Task], benches: Mapping[str, Bench]) -> dict[str, list[Problem]]:
+    """The problems of every task, by the task's name.
+
+    Raises:
+        DataError, ConfigError: see `table_problems`; or a task's verifier is not among the benches.
+    """
+    found = {}
+    for task in tasks:
+        if task.verifier not in benches:
+            raise ConfigError(
+                f"task {task.name!r}: there is no verifier {task.verifier!r} here, only {', '.join(benches)}; give evaluate "
+                "its bench, too (that of mini is in tessy_jax.mini.evaluation)"
+            )
+        found[task.name] = list(benches[task.verifier].problems(task))
+    return found
+
+
+def _text(row: dict[str, Any], column: str, *, needed: bool = False) -> str:
+    """What a column holds, as text; empty where there is nothing, unless it is needed."""
+    value = row.get(column)
+    if value is None and not needed:
+        return ""
+    if value is None:
+        known = ", ".join(f"`{name}`" for name in sorted(row)[:12])
+        raise DataError(
+            f"has no `{column}`, which should hold the right answer; it holds {known}: set answer to one of them"
+        )
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise DataError(f"{column} is a {type(value).__name__}; it should be a string or a number")
+    text = str(value)
+    if needed and not text.strip():
+        raise DataError(f"{column} is empty; it should hold the right answer")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise DataError(f"{column} holds half of a surrogate pair, which is no text; remove it") from None
+    return text

@@ -1,0 +1,47 @@
+"""The miniature world's tasks, for `evaluate`."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from itertools import islice
+from typing import get_args
+
+from tessy_jax.config.evaluation import Task
+from tessy_jax.errors import ConfigError
+from tessy_jax.evaluate.tasks import Bench, Problem, Verdict
+from tessy_jax.mini.tasks import Family, item_of, items
+from tessy_jax.mini.verify import is_right
+from tessy_jax.text.chat import CLOSE
+
+
+class MiniVerifier:
+    """The item's answer, and nothing else but words of style; see `mini.verify.is_right`."""
+
+    def verify(self, problem: Problem, answer: str) -> Verdict:
+        """See `evaluate.tasks.Verifier`."""
+        right = is_right(item_of(problem.own_id), CLOSE + answer)
+        return Verdict(right, answer.strip(), "right" if right else "wrong_answer")
+
+
+def problems(task: Task) -> list[Problem]:
+    """The items of a task, family by family; their own ids are those of `mini.tasks`.
+
+    Raises:
+        ConfigError: there is no such family, or it has not so many items.
+    """
+    assert task.mini is not None
+    known: dict[str, Family] = {family: family for family in get_args(Family)}
+    unknown = next((name for name in task.mini.families if name not in known), None)
+    if unknown is not None:
+        raise ConfigError(
+            f"task {task.name!r}: mini.families has {unknown!r}, which is no family; they are {', '.join(known)}"
+        )
+    return [
+        Problem(f"{task.name}/{item.id}", task.name, item.family, [{"role": "user", "content": item.prompt}], item.answer)
+        for family in dict.fromkeys(task.mini.families)
+        for item in islice(items(known[family], task.mini.split, task.mini.seed), task.mini.items)
+    ]
+
+
+BENCHES: dict[str, Bench] = {"mini": Bench(problems, lambda: nullcontext(MiniVerifier()))}
+"""To be given to `evaluate`, with its own."""
