@@ -116,7 +116,7 @@ def line_chart(
 
 
 def bar_chart(groups: Sequence[Bars], *, label: str, x_label: str, y_label: str, width: float = 0.85) -> Markup:
-    """Bars over numbers; those of several groups at one place stand side by side.
+    """Bars over numbers; those of several groups at one place stand side by side. A group without bars is not named.
 
     label: what the chart shows, for those who cannot see it. width: of the bars at one place, in units of x.
 
@@ -131,6 +131,8 @@ def bar_chart(groups: Sequence[Bars], *, label: str, x_label: str, y_label: str,
     def draw(axes: Axes) -> None:
         each = width / len(groups) if shared else width
         for i, group in enumerate(groups):
+            if not len(group.x):  # the legend would give it a colour of its own
+                continue
             shift = (i - (len(groups) - 1) / 2) * each if shared else 0.0
             colour = STAND_IN[group.colour or COLOURS[i % (len(COLOURS) - 2)]]
             axes.bar([x + shift for x in group.x], group.heights, each, color=colour, label=visible(group.name))

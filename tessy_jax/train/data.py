@@ -78,19 +78,36 @@ class Data:
 
 def spooled(examples: Iterable[Example], names: tuple[str, ...] = KINDS) -> Data:
     """Examples as they come, written to unnamed temporary files (TMPDIR) and mapped into memory from there, so that their
-    number is limited by the disk alone. names: of their kinds."""
+    number is limited by the disk alone. names: of their kinds.
+
+    Raises:
+        DataError: the disk is full.
+    """
     lengths: list[int] = [0]
     with tempfile.TemporaryFile() as tokens, tempfile.TemporaryFile() as kinds:
         for found in examples:
-            tokens.write(np.ascontiguousarray(found.tokens, np.int32).data)
-            kinds.write(np.ascontiguousarray(found.kinds, np.uint8).data)
+            try:
+                tokens.write(np.ascontiguousarray(found.tokens, np.int32).data)
+                kinds.write(np.ascontiguousarray(found.kinds, np.uint8).data)
+            except OSError as error:
+                raise _no_room(error) from None
             lengths.append(len(found.tokens))
         if len(lengths) == 1:
             return Data(np.zeros(0, np.int32), np.zeros(0, np.uint8), np.zeros(1, np.int64), names)
-        tokens.flush()
-        kinds.flush()
+        try:
+            tokens.flush()
+            kinds.flush()
+        except OSError as error:
+            raise _no_room(error) from None
         mapped = np.memmap(tokens, np.int32, "r"), np.memmap(kinds, np.uint8, "r")
     return Data(*mapped, np.cumsum(lengths, dtype=np.int64), names)
+
+
+def _no_room(error: OSError) -> DataError:
+    return DataError(
+        f"{tempfile.gettempdir()}: cannot hold the tokenized examples, five bytes a token ({error.strerror}); make room, or "
+        "name another folder in TMPDIR"
+    )
 
 
 def read(section: Examples, chat: Chat, size: int, vocab: int) -> Data:

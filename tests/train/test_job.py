@@ -267,6 +267,25 @@ def test_a_checkpoint_that_is_torn_or_of_another_model_is_named_before_the_first
     assert "other/checkpoints/2: cannot be restored into this model and optimizer" in said
 
 
+def test_a_temporary_folder_without_room_is_named(config, capsys, monkeypatch):
+    from tessy_jax.train import data
+
+    class Full:
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+        def write(self, _):
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(data.tempfile, "TemporaryFile", Full)
+    code, said = train(capsys, config())
+    assert code == 2
+    assert "No space left on device); make room, or name another folder in TMPDIR" in said
+
+
 def test_another_kind_of_run_and_other_settings_are_refused(config, tmp_path, capsys):
     assert train(capsys, config())[0] == 0
     code, said = train(capsys, config(seed=5))
