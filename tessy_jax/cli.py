@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import select
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -164,7 +165,7 @@ def inspect(args: argparse.Namespace) -> None:
 
 
 def generate(args: argparse.Namespace) -> None:
-    from tessy_jax.sharding import Layout, make_mesh, parse_mesh
+    from tessy_jax.sharding import Layout, parse_mesh
     from tessy_jax.synthesis.generate import check_output, generate_rows, read_prompts, write_rows
 
     if args.output is not None:
@@ -177,7 +178,7 @@ def generate(args: argparse.Namespace) -> None:
         temperature=args.temperature,
         seed=args.seed,
         dtype=args.dtype,
-        layout=Layout(make_mesh(parse_mesh(args.mesh))) if args.mesh else Layout(),
+        layout=Layout.of(parse_mesh(args.mesh)),
         batch_size=args.batch_size,
     )
     if args.output is not None:
@@ -322,16 +323,30 @@ def _temperature(text: str) -> float:
     return value
 
 
+def _reader_left() -> bool:
+    """Whether nobody reads what is printed any more, as after `| head`; then nothing is printed any more."""
+    try:
+        os.write(sys.stdout.fileno(), b"")
+        readable = select.poll()
+        readable.register(sys.stdout.fileno(), 0)
+        gone = any(event & (select.POLLERR | select.POLLHUP) for _, event in readable.poll(0))
+    except (OSError, ValueError):
+        gone = True
+    if gone:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return gone
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit code."""
     args = parser().parse_args(argv)
     try:
         args.run(args)
         sys.stdout.flush()
-    except BrokenPipeError:  # whoever read has seen enough, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and _reader_left():
+            return 0
+
         if args.debug:
             raise
         known = isinstance(error, TessyError)

@@ -50,14 +50,14 @@ def once(work: Callable[[], T]) -> T:
     """
     if jax.process_count() == 1:
         return work()
-    found: dict[str, Any] = {}
+    said = b"{}"
     failed: Exception | None = None
     if first():
         try:
-            found = {"result": work()}
+            said = json.dumps({"result": work()}).encode()
         except Exception as error:  # the others wait to hear of it
-            failed, found = error, {"error": type(error).__name__, "text": str(error)}
-    found = json.loads(_broadcast(json.dumps(found).encode()))
+            failed, said = error, json.dumps({"error": type(error).__name__, "text": str(error)}).encode()
+    found = json.loads(_broadcast(said))
     if failed is not None:
         raise failed
     if "error" in found:
@@ -66,6 +66,27 @@ def once(work: Callable[[], T]) -> T:
             raise kind(found["text"])
         raise RuntimeError(f"process 0: {found['error']}: {found['text']}")
     result: T = found["result"]
+    return result
+
+
+def together(work: Callable[[], T]) -> T:
+    """What `work` gives in this process, where it goes well in all of them; each does its own.
+
+    Raises:
+        Exception: what it raises here; a RuntimeError where it goes wrong elsewhere only.
+    """
+    if jax.process_count() == 1:
+        return work()
+    failed: Exception | None = None
+    try:
+        result = work()
+    except Exception as error:
+        failed = error
+    well = np.asarray(multihost_utils.process_allgather(np.int32(failed is None))).reshape(-1)
+    if failed is not None:
+        raise failed
+    if not well.all():
+        raise RuntimeError(f"process {int(np.argmin(well))} has failed; see what it says")
     return result
 
 

@@ -84,6 +84,26 @@ class Layout:
 
     mesh: Mesh | AbstractMesh | None = None
 
+    @classmethod
+    def of(cls, sizes: Mapping[str, int]) -> Layout:
+        """The layout of a mesh of these sizes; without any, one device.
+
+        Raises:
+            ShardingError: the mesh needs more devices than there are, or leaves out some of those of several processes.
+        """
+        there, wanted = jax.device_count(), math.prod(sizes.values())
+        if jax.process_count() > 1 and wanted != there:
+            raise ShardingError(
+                f"the mesh has {wanted} devices, the {jax.process_count()} processes have {there}; make the product of its "
+                f"axes {there}, e.g. mesh={{data: {there}}}"
+            )
+        return cls(make_mesh(sizes)) if sizes else cls()
+
+    @property
+    def size(self) -> int:
+        """How many devices it has."""
+        return 1 if self.mesh is None else self.mesh.size
+
     def ways(self, axis: str | None) -> int:
         """Into how many pieces the logical axis is cut."""
         if self.mesh is None or axis is None:

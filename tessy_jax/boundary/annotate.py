@@ -37,7 +37,7 @@ from tessy_jax.errors import ConfigError, DataError, TokenizerError
 from tessy_jax.models import hf
 from tessy_jax.models.hf_config import read_config
 from tessy_jax.records import Row
-from tessy_jax.sharding import Layout, make_mesh
+from tessy_jax.sharding import Layout
 from tessy_jax.store.files import Files
 from tessy_jax.text.chat import CLOSE, OPEN
 from tessy_jax.text.tokenizer import Tokenizer
@@ -132,7 +132,7 @@ def make_annotator(config: Predictors) -> AnnotatorLike:
         return Rules(section.lexicon)
     if section.kind == "endpoint":
         return Endpoint(section)
-    layout = Layout(make_mesh(config.mesh)) if config.mesh else Layout()
+    layout = Layout.of(config.mesh)
     return LocalModel(section, layout=layout, seed=config.seed)
 
 
@@ -169,6 +169,13 @@ def annotate(
         ids = {annotation.segment.id for annotation in annotations}  # a kill may have left some of them among the dropped
         settled = [d for d in dropped if d.outcome != "failed" and d.segment.id not in ids]
         failed = [d.segment for d in dropped if d.outcome == "failed" and d.segment.id not in ids]
+        there = {a.segment.trace for a in annotations} | {d.segment.trace for d in dropped}
+        late = {segment.trace for segment in cuts.segments} - there
+        if late:
+            tell(
+                f"{speaker}: {len(late)} traces have no segment among the annotations, which are finished; delete "
+                f"{work.finished_name} to annotate all again"
+            )
         again = _outcomes(config, speaker, failed, work, tell, annotator)
         work.append(again)
         outcomes = [*annotations, *settled, *again]
@@ -225,6 +232,7 @@ class _Work:
         self._folder, self._name = f"{FOLDER}/{speaker}", f"{FOLDER}/{speaker}.jsonl"
         self._dropped = f"{FOLDER}/{speaker}-dropped.jsonl"
         self.dropped_name = f"{self._output}/{self._dropped}"
+        self.finished_name = f"{self._output}/{self._name}"
         self._next = 1 + max((int(PART.fullmatch(name)[1]) for name in self._parts()), default=-1)  # type: ignore[index]
 
     def finished(self) -> tuple[list[Annotation], list[Dropped]] | None:

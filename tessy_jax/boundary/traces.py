@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from tessy_jax.config.sections import Writer
 from tessy_jax.errors import ConfigError, DataError
 from tessy_jax.records import Row
 from tessy_jax.store import RunReader, RunStore
+from tessy_jax.store.files import within
 from tessy_jax.store.tables import table_rows
 from tessy_jax.synthesis.job import synthesize
 from tessy_jax.train.data import COLUMNS, row_of
@@ -36,8 +37,9 @@ def speakers_of(config: Predictors, wanted: Writer | None) -> list[Writer]:
     return [wanted]
 
 
-def opened(config: Predictors) -> tuple[RunStore, Predictors]:
-    """The run folder, which the caller closes, and the configuration as the folder's earlier commands had it.
+def opened(config: Predictors, but: Collection[str]) -> tuple[RunStore, Predictors]:
+    """The run folder, which the caller closes, and the configuration, checked against that of the folder's earlier commands.
+    but: sections that may differ; those of annotating may, as long as nothing is annotated.
 
     Raises:
         ConfigError: they had other settings, or another process writes to it.
@@ -45,7 +47,8 @@ def opened(config: Predictors) -> tuple[RunStore, Predictors]:
     """
     store = RunStore(config.output)
     try:
-        config = settle(config, store.config(), but=LATER)
+        free = () if store.files.sizes("annotations") else ("segments", "annotator")
+        config = settle(config, store.config(), but=(*but, *free))
         store.save_config(dump(config))
     except BaseException:
         store.close()
@@ -55,7 +58,7 @@ def opened(config: Predictors) -> tuple[RunStore, Predictors]:
 
 def place(config: Predictors, speaker: Writer) -> str:
     """Where a speaker's traces are: those that the configuration names, or the run folder that `sample` fills."""
-    return getattr(config.traces, speaker) or f"{config.output.rstrip('/')}/traces/{speaker}"
+    return getattr(config.traces, speaker) or within(config.output, f"traces/{speaker}")
 
 
 def sample(
@@ -71,7 +74,7 @@ def sample(
     Raises:
         TessyError: what is wrong with configuration, prompts, models or output.
     """
-    store, config = opened(config)
+    store, config = opened(config, LATER)
     store.close()
     found: dict[str, Any] = {}
     for speaker in speakers_of(config, wanted):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import yaml
 from flax import nnx
 
 from tessy_jax import __version__
@@ -18,7 +19,7 @@ from tessy_jax.boundary.examples import NAMES, Tokens, examples, reader, tokens_
 from tessy_jax.boundary.known import Known
 from tessy_jax.boundary.predict import Judge, Judgements
 from tessy_jax.boundary.spans import read_annotations
-from tessy_jax.boundary.traces import opened, rows, speakers_of
+from tessy_jax.boundary.traces import LATER, opened, rows, speakers_of
 from tessy_jax.config import Predictors, dump, settle
 from tessy_jax.config.sections import Writer
 from tessy_jax.errors import ConfigError, DataError
@@ -26,11 +27,12 @@ from tessy_jax.models import hf
 from tessy_jax.models.export import export
 from tessy_jax.models.restack import restack
 from tessy_jax.processes import first, once
-from tessy_jax.sharding import Layout, make_mesh
+from tessy_jax.sharding import Layout
 from tessy_jax.store import RunReader, RunStore
+from tessy_jax.store.files import local, within
 from tessy_jax.train.checkpoint import Checkpoints
 from tessy_jax.train.data import Order
-from tessy_jax.train.job import CHECKPOINTS
+from tessy_jax.train.job import CHECKPOINTS, check_weights
 from tessy_jax.train.job import FOLDER as MODEL
 from tessy_jax.train.loop import Trainer
 from tessy_jax.train.progress import Bar, Line
@@ -56,7 +58,7 @@ def annotate_traces(
     Raises:
         TessyError: there are no traces, the annotator cannot be used, or too few segments survive.
     """
-    store, config = opened(config)
+    store, config = opened(config, LATER)
     with store:
         found: dict[str, dict[str, int]] = {}
         for speaker in speakers_of(config, wanted):
@@ -111,8 +113,8 @@ def train_predictor(
     step's metrics, and the number of steps; progress: so does the user.
 
     Raises:
-        TessyError: what is wrong with configuration, annotations, backbone or output, before the first step; or the loss
-            is none.
+        TessyError: what is wrong with configuration, annotations, backbone or output, before the first step.
+        TrainingError: a loss is no number, or spikes.
     """
     started = time.perf_counter()
     folder = hf.resolve(config.predictor.backbone, revision=config.predictor.revision)
@@ -120,10 +122,15 @@ def train_predictor(
     for where, why in found.skipped:
         tell(f"{where}: {why}; left out")
     training, output = config.training, training_folder(config, speaker)
-    layout = Layout(make_mesh(config.mesh)) if config.mesh else Layout()
+    place = local(output)
+    if place is None:
+        raise ConfigError(f"{output}: predictors are trained into folders only; name a path as output, and copy it")
+    layout = Layout.of(config.mesh)
     at_once = training.rows_at_once or training.rows
     layout.check({"lanes": (at_once, "training.rows_at_once, or training.rows,")})
     data = examples(found.train, config.predictor.window)
+    weights = [getattr(config.weights, name) for name in NAMES[1:]]
+    check_weights(data, weights)
     if first():
         tell(f"{speaker}: {len(found.train)} segments to learn from, {len(found.validation)} to look at; {data.described()}")
     with ExitStack() as stack:
@@ -156,7 +163,7 @@ def train_predictor(
             on_step(line, steps)
 
         checkpoints = stack.enter_context(
-            Checkpoints(f"{output}/{CHECKPOINTS}", last=training.keep_last, best=max(1, training.keep_best))
+            Checkpoints(within(output, CHECKPOINTS), last=training.keep_last, best=max(1, training.keep_best))
         )
         trainer = Trainer(
             training,
@@ -165,10 +172,10 @@ def train_predictor(
             frozen,
             layout,
             Order(data, training.tokens, training.rows, config.seed, labels=True),
-            [0.0, *(getattr(config.weights, name) for name in NAMES[1:])],
+            [0.0, *weights],
             judge.order,
             checkpoints,
-            lambda lines: stores[0].save_metrics(lines) if stores else None,
+            lambda lines: once(lambda: stores[0].save_metrics(lines)),
             told,
             measure=measured,
             best="style_error",
@@ -178,12 +185,13 @@ def train_predictor(
         begun = int(state.step)
         state = trainer.run(state)
         best = trainer.best_step(checkpoints.steps())
-        place = Path(output).expanduser() / MODEL
-        if trainer.over(int(state.step)) and "://" not in output and once(lambda: not place.exists()):
+        if trainer.over(int(state.step)) and once(lambda: not (place / MODEL).exists()):
             assert best is not None
             kept = checkpoints.restore_params(best, state.params)
             export(
-                restack(nnx.merge(graph, kept, frozen), stacked=False, dtype=config.predictor.dtype), place, copy_from=folder
+                restack(nnx.merge(graph, kept, frozen), stacked=False, dtype=config.predictor.dtype),
+                place / MODEL,
+                copy_from=folder,
             )
         summary = {
             "speaker": speaker,
@@ -205,20 +213,22 @@ def train_predictor(
 
 def training_folder(config: Predictors, speaker: Writer) -> str:
     """The run folder of a speaker's training."""
-    return f"{config.output.rstrip('/')}/training/{speaker}"
+    return within(config.output, f"training/{speaker}")
 
 
 def judged(config: Predictors, speaker: Writer, *, skip_invalid: bool = False) -> Judgements:
-    """What the trained predictor says of the validation segments.
+    """What the trained predictor says of the validation segments, in the windows that it was trained for.
 
     Raises:
         TessyError: it is not trained yet, or cannot be loaded.
     """
-    folder = Path(training_folder(config, speaker)).expanduser() / MODEL
+    output = training_folder(config, speaker)
+    folder = (local(output) or Path(output)) / MODEL
     if not folder.is_dir():
         raise ConfigError(f"{folder}: there is no predictor yet; run `tessy boundary train --speaker {speaker}` to the end")
     found = annotated(config, speaker, folder, skip_invalid=skip_invalid)
-    layout = Layout(make_mesh(config.mesh)) if config.mesh else Layout()
+    config = Predictors.model_validate(yaml.safe_load(RunReader(output).config() or ""))  # as it was trained
+    layout = Layout.of(config.mesh)
     training = config.training
     graph, params = nnx.split(hf.load(folder, dtype=config.predictor.dtype, layout=layout, stacked=True, classes=CLASSES))
     judge = Judge(

@@ -164,9 +164,9 @@ class Predictors(Dated):
                 f"data is missing, and there are no traces of the {' and the '.join(sampled)}; set data.path to prompts, or "
                 f"traces.{sampled[0]} to responses"
             )
-        if self.training.tokens < self.predictor.window:
+        if self.training.tokens <= self.predictor.window:
             raise ValueError(
                 f"training.tokens is {self.training.tokens} and predictor.window {self.predictor.window}; a row must hold a "
-                f"window: set training.tokens to at least {self.predictor.window}"
+                f"window and the token that follows: set training.tokens to at least {self.predictor.window + 1}"
             )
         return self

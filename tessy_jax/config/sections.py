@@ -30,6 +30,7 @@ MAY_CHANGE = frozenset(
         "synthesis.rounds",
         "synthesis.snapshot_seconds",
         "synthesis.handover",
+        "training.save_every",
         "training.keep_last",
         "training.keep_best",
         "training.tensorboard",

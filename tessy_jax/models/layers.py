@@ -86,16 +86,17 @@ def product(equation: str, x: jax.Array, y: jax.Array) -> jax.Array:
     """einsum of two arrays with a float32 result, in the same precision as `matmul`."""
     if x.dtype == y.dtype == jnp.bfloat16:
         return _half_product(equation, x, y)
-    return _product(equation, x, y)
+    return plain_product(equation, x, y)
 
 
-def _product(equation: str, x: jax.Array, y: jax.Array) -> jax.Array:
+def plain_product(equation: str, x: jax.Array, y: jax.Array) -> jax.Array:
+    """The same with the gradient that JAX derives: for arrays that are cut by hand (`shard_map`), too."""
     return jnp.einsum(equation, x, y, precision=precision(x.dtype), preferred_element_type=jnp.float32)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _half_product(equation: str, x: jax.Array, y: jax.Array) -> jax.Array:
-    return _product(equation, x, y)
+    return plain_product(equation, x, y)
 
 
 def _half_product_bwd(equation: str, kept: tuple[jax.Array, jax.Array], grad: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -103,11 +104,11 @@ def _half_product_bwd(equation: str, kept: tuple[jax.Array, jax.Array], grad: ja
     factors, out = equation.split("->")
     of_x, of_y = factors.split(",")
     grad = grad.astype(x.dtype)
-    dx = _product(f"{out},{of_y}->{of_x}", grad, y).astype(x.dtype)
-    return dx, _product(f"{out},{of_x}->{of_y}", grad, x).astype(y.dtype)
+    dx = plain_product(f"{out},{of_y}->{of_x}", grad, y).astype(x.dtype)
+    return dx, plain_product(f"{out},{of_x}->{of_y}", grad, x).astype(y.dtype)
 
 
-_half_product.defvjp(lambda equation, x, y: (_product(equation, x, y), (x, y)), _half_product_bwd)
+_half_product.defvjp(lambda equation, x, y: (plain_product(equation, x, y), (x, y)), _half_product_bwd)
 
 
 class LoraParam(nnx.Param):

@@ -131,7 +131,7 @@ def _dense(
     weights_TE = (jax.nn.one_hot(ids_TA, E, dtype=jnp.float32) * weights_TA[..., None]).sum(axis=1)
 
     def product(equation: str, x: jax.Array, name: str) -> jax.Array:
-        y = layers.product(equation, x, params[name])
+        y = layers.plain_product(equation, x, params[name])
         if f"{name}_bias" in params:
             y += params[f"{name}_bias"].astype(jnp.float32)[:, None] * (share if name == "down" else 1.0)
         return y

@@ -52,8 +52,10 @@ def _fill(twin: Decoder, target: nnx.Param, values: list[jax.Array], dtype: Any,
     if sharding is not None and values[0].sharding.device_set != sharding.device_set:
         axes = target.get_metadata()["axes"]
         each = twin.layout.sharding(axes[1:] if whole else axes)
-        values = [jax.device_put(value, each) for value in values]
-    new = _joined(values, whole=whole, dtype=jnp.dtype(dtype), sharding=sharding)
+        moved = [jax.device_put(value, each) for value in values]
+    else:
+        moved = values
+    new = _joined(moved, whole=whole, dtype=jnp.dtype(dtype), sharding=sharding)
     target.set_value(new)
     if free:
         for value in values:

@@ -11,11 +11,12 @@ import numpy as np
 
 from tessy_jax import __version__
 from tessy_jax.boundary.predict import Judgements
-from tessy_jax.boundary.traces import opened, speakers_of
+from tessy_jax.boundary.traces import LATER, opened, speakers_of
 from tessy_jax.boundary.train import judged
 from tessy_jax.config import Predictors
 from tessy_jax.config.sections import Writer
 from tessy_jax.report.predictor import Example, PredictorView, predictor_report
+from tessy_jax.store import RunStore
 
 log = logging.getLogger(__name__)
 SHOWN = 12  # segments of each predictor
@@ -34,6 +35,8 @@ def evaluate_predictors(
     Raises:
         TessyError: a predictor is not trained yet, or annotations or output cannot be used.
     """
+    store, config = opened(config, LATER)
+    store.close()  # what cannot be written to is found out before anything is measured
     views: dict[Writer, PredictorView] = {}
     for speaker in speakers_of(config, wanted):
         judgements = judged(config, speaker, skip_invalid=skip_invalid)
@@ -42,8 +45,7 @@ def evaluate_predictors(
     title = f"Boundary predictors: {config.output.rstrip('/').rpartition('/')[2]}"
     page = predictor_report(views, title=title, subtitle=f"On held-out traces; tessy_jax {__version__}")
     found: dict[str, Any] = {speaker: dict(view.metrics) for speaker, view in views.items()}
-    store, _ = opened(config)
-    with store:
+    with RunStore(config.output) as store:
         store.save_page("evaluation.json", json.dumps(found, indent=1) + "\n")
         store.save_page("report.html", page)
     return found

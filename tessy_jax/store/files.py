@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, by name under a run folder: on a path, or on what fsspec knows (`gs://`, `s3://`)."""
+"""Files that appear whole or not at all, by name under a run folder: on a path, or on what fsspec knows (`gs://`)."""
 
 from __future__ import annotations
 
@@ -72,10 +72,22 @@ def open_files(output: str) -> Files:
     Raises:
         ConfigError: no file system is known for the address.
     """
+    path = local(output)
+    return RemoteFiles(output) if path is None else LocalFiles(path)
+
+
+def local(output: str) -> Path | None:
+    """The path of a run folder; None where it is an address."""
     kind, found, rest = output.partition("://")
-    if not found or kind in {"file", "local"}:
-        return LocalFiles(rest if found else output)
-    return RemoteFiles(output)
+    if found and kind not in {"file", "local"}:
+        return None
+    return Path(rest if found else output).expanduser()
+
+
+def within(output: str, name: str) -> str:
+    """The path or address of what lies in a run folder."""
+    path = local(output)
+    return f"{output.rstrip('/')}/{name}" if path is None else str(path / name)
 
 
 def _conflict(name: str) -> ConfigError:
@@ -85,8 +97,8 @@ def _conflict(name: str) -> ConfigError:
 class LocalFiles:
     """A folder. A file is written beside its place, synced, renamed, and the folder synced."""
 
-    def __init__(self, folder: str) -> None:
-        self.root = Path(folder).expanduser()
+    def __init__(self, folder: Path) -> None:
+        self.root = folder
         self._lock: int | None = None
 
     def start(self) -> None:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from tessy_jax.config import Synthesize, dump, settle
 from tessy_jax.models.transformer import Decoder
 from tessy_jax.records import Failure
-from tessy_jax.sharding import Layout, make_mesh
+from tessy_jax.sharding import Layout
 from tessy_jax.store import RunStore
 from tessy_jax.synthesis.cast import Cast
 from tessy_jax.synthesis.progress import Progress
@@ -53,7 +53,7 @@ def synthesize(
     wanted = jobs(found.prompts, config.data.rollouts)
     with RunStore(config.output) as store:
         config = settle(config, store.config())
-        layout = Layout(make_mesh(config.mesh)) if config.mesh else Layout()
+        layout = Layout.of(config.mesh)
         cast = Cast(config, layout)
         layout.check({"lanes": (config.synthesis.lanes, "synthesis.lanes")})
         tell(describe_prompts(cast, found))

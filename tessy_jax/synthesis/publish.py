@@ -59,11 +59,11 @@ class _Seen:
         self.prompts.add(row.prompt_id)
         for key, value in row.meta.items():
             known = self.types.get(key, type(None))
-            if value is None or known in (type(value), float):
+            if value is None or known is type(value) or (known, type(value)) == (float, int):
                 self.types.setdefault(key, known)
             elif known is type(None) or (known, type(value)) == (int, float):
                 self.types[key] = type(value)
-            elif (known, type(value)) != (float, int):
+            else:
                 raise DataError(
                     f"row {row.id!r}: meta.{key} is {value!r}, and a {known.__name__} in other rows; use one type"
                 )

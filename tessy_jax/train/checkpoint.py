@@ -10,22 +10,34 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy as keep
 
 from tessy_jax.errors import CheckpointError
+from tessy_jax.store.files import local
 
 SCORE = "score"
 
 
+def _rank(metrics: Any) -> tuple[float, int]:
+    return metrics[SCORE], metrics["step"]
+
+
 class Checkpoints:
     """The checkpoints under a folder or address. last, best: how many are kept of the newest, and of those with the
-    lowest score. A checkpoint holds arrays and, as JSON, what else there is to remember."""
+    lowest score, the first of equals. A checkpoint holds arrays and, as JSON, what else there is to remember. write: false
+    makes no folder and removes nothing."""
 
-    def __init__(self, folder: str, *, last: int, best: int) -> None:
-        self.folder = folder if "://" in folder else os.path.abspath(folder)
+    def __init__(self, folder: str, *, last: int, best: int, write: bool = True) -> None:
+        path = local(folder)
+        self.folder = folder if path is None else str(path.absolute())
         policies: list[Any] = [keep.LatestN(last)]
         if best:
-            policies.append(
-                keep.BestN(get_metric_fn=lambda m: m[SCORE], reverse=True, n=best, keep_checkpoints_without_metrics=False)
-            )
-        options = ocp.CheckpointManagerOptions(preservation_policy=keep.AnyPreservationPolicy(policies))
+            policies.append(keep.BestN(get_metric_fn=_rank, reverse=True, n=best, keep_checkpoints_without_metrics=False))
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=keep.AnyPreservationPolicy(policies),
+            best_fn=lambda metrics: metrics[SCORE],  # without it, scores would not be written and be lost to the next start
+            best_mode="min",
+            create=write,
+            read_only=not write,
+            cleanup_tmp_directories=write,
+        )
         self._manager = ocp.CheckpointManager(self.folder, options=options)
 
     def __enter__(self) -> Self:
@@ -49,7 +61,7 @@ class Checkpoints:
     def save(self, step: int, arrays: Any, notes: dict[str, Any], score: float | None) -> None:
         """Begins to write; what the arrays hold now is what is saved. score: the lower, the better; None: not known."""
         args = ocp.args.Composite(arrays=ocp.args.StandardSave(arrays), notes=ocp.args.JsonSave(notes))
-        metrics = None if score is None else {SCORE: score}
+        metrics = None if score is None else {SCORE: score, "step": step}
         self._manager.save(step, args=args, metrics=metrics, force=True)
 
     def notes(self, step: int) -> dict[str, Any]:
@@ -67,7 +79,7 @@ class Checkpoints:
         return found
 
     def restore(self, step: int, like: Any) -> Any:
-        """The arrays, placed as those of `like` are.
+        """The arrays, placed as those of `like` are, which may be abstract.
 
         Raises:
             CheckpointError: the checkpoint cannot be read, or is of another model.

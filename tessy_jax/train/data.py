@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import count
+from itertools import count, islice
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,7 @@ COLUMNS = (
     "source_ids",
     *FORMS,
 )
+AT_ONCE = 1 << 22  # tokens that are counted at once
 IGNORED = -100  # how tokenized data sets mark what is no target
 
 
@@ -62,9 +64,19 @@ class Data:
         """Tokens of each example."""
         return np.diff(self.offsets)
 
+    def fingerprint(self) -> str:
+        """A hash of all of it."""
+        digest = hashlib.sha256(self.offsets.tobytes())
+        for array in (self.tokens, self.kinds):
+            for first in range(0, len(array), AT_ONCE):
+                digest.update(np.ascontiguousarray(array[first : first + AT_ONCE]).data)
+        return digest.hexdigest()
+
     def targets(self) -> dict[str, int]:
         """Targets by kind."""
-        counts = np.bincount(self.kinds, minlength=len(self.names))
+        counts = np.zeros(len(self.names), np.int64)
+        for first in range(0, len(self.kinds), AT_ONCE):
+            counts += np.bincount(self.kinds[first : first + AT_ONCE], minlength=len(self.names))
         return {name: int(n) for name, n in zip(self.names, counts, strict=True) if name != self.names[NO_TARGET]}
 
     def described(self) -> str:
@@ -84,23 +96,32 @@ def spooled(examples: Iterable[Example], names: tuple[str, ...] = KINDS) -> Data
         DataError: the disk is full.
     """
     lengths: list[int] = [0]
-    with tempfile.TemporaryFile() as tokens, tempfile.TemporaryFile() as kinds:
-        for found in examples:
+    # unbuffered: closing would raise once more what could not be written
+    with tempfile.TemporaryFile(buffering=0) as tokens, tempfile.TemporaryFile(buffering=0) as kinds:
+        for batch in _batched(examples):
             try:
-                tokens.write(np.ascontiguousarray(found.tokens, np.int32).data)
-                kinds.write(np.ascontiguousarray(found.kinds, np.uint8).data)
+                _write(tokens, [np.ascontiguousarray(found.tokens, np.int32).tobytes() for found in batch])
+                _write(kinds, [np.ascontiguousarray(found.kinds, np.uint8).tobytes() for found in batch])
             except OSError as error:
                 raise _no_room(error) from None
-            lengths.append(len(found.tokens))
+            lengths += [len(found.tokens) for found in batch]
         if len(lengths) == 1:
             return Data(np.zeros(0, np.int32), np.zeros(0, np.uint8), np.zeros(1, np.int64), names)
-        try:
-            tokens.flush()
-            kinds.flush()
-        except OSError as error:
-            raise _no_room(error) from None
         mapped = np.memmap(tokens, np.int32, "r"), np.memmap(kinds, np.uint8, "r")
     return Data(*mapped, np.cumsum(lengths, dtype=np.int64), names)
+
+
+def _batched(examples: Iterable[Example]) -> Iterator[list[Example]]:
+    left = iter(examples)
+    while batch := list(islice(left, 256)):
+        yield batch
+
+
+def _write(file: Any, parts: list[bytes]) -> None:
+    """All of it: a file without a buffer may take less at once."""
+    data = memoryview(b"".join(parts))
+    while data:
+        data = data[file.write(data) :]
 
 
 def _no_room(error: OSError) -> DataError:

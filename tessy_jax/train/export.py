@@ -13,7 +13,7 @@ from tessy_jax.config import Train, settle
 from tessy_jax.errors import ConfigError
 from tessy_jax.models import hf
 from tessy_jax.models.export import export
-from tessy_jax.sharding import Layout, make_mesh
+from tessy_jax.sharding import Layout
 from tessy_jax.store import RunReader
 from tessy_jax.store.parquet import write_data_set
 from tessy_jax.train.data import tokenized_row
@@ -40,9 +40,10 @@ def run_config(run_folder: str) -> Train:
         ConfigError: it is none.
     """
     try:
-        return Train.model_validate(yaml.safe_load(RunReader(run_folder).config() or ""))
+        config = Train.model_validate(yaml.safe_load(RunReader(run_folder).config() or ""))
     except ValidationError:
         raise ConfigError(f"{run_folder}: holds no training; give the `output` of `tessy train`") from None
+    return config.model_copy(update={"output": run_folder})  # wherever it has been moved to
 
 
 def export_model(run_folder: str, folder: Path, step: int | None) -> int:
@@ -52,7 +53,7 @@ def export_model(run_folder: str, folder: Path, step: int | None) -> int:
         TessyError: there is no such training or checkpoint, or the folder cannot be written.
     """
     config = run_config(run_folder)
-    model, step = restored(config, step, _layout(config))
+    model, step = restored(config, step, Layout.of(config.mesh))
     base = hf.resolve(config.student.model, revision=config.student.revision, weights=False)
     export(plain(config, model), folder, copy_from=base)
     return step
@@ -67,7 +68,7 @@ def export_adapter(run_folder: str, folder: Path, step: int | None) -> int:
     config = run_config(run_folder)
     if config.lora is None:
         raise ConfigError(f"{run_folder}: was trained without adapters; export its model, or train with `lora`")
-    model, step = restored(config, step, _layout(config))
+    model, step = restored(config, step, Layout.of(config.mesh))
     export_lora(model, config.lora, folder, base=config.student.model)
     return step
 
@@ -90,7 +91,3 @@ def export_tokens(config: Train, folder: Path) -> int:
     sources = ", ".join(f"{i} {name}" for i, name in enumerate(KINDS))
     card = CARD.format(title=folder.name, described=data.described(), model=config.student.model, sources=sources)
     return write_data_set(folder, rows(), schema, card=card, tags=["tessy", "tokenized"])
-
-
-def _layout(config: Train) -> Layout:
-    return Layout(make_mesh(config.mesh)) if config.mesh else Layout()

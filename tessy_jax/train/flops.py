@@ -29,10 +29,16 @@ PEAKS = {
 fits."""
 
 
-def step_flops(config: ModelConfig, lengths: NDArray[np.int64], *, frozen: bool = False) -> float:
-    """Of a forward and backward pass over documents of these lengths. frozen: the weights themselves get no gradient."""
+def active_parameters(config: ModelConfig) -> int:
+    """Those that a token is multiplied with."""
+    return int(plan(config, dtype="bfloat16", slack=0)["parameters"]["active"])
+
+
+def step_flops(config: ModelConfig, active: int, lengths: NDArray[np.int64], *, frozen: bool = False) -> float:
+    """Of a forward and backward pass over documents of these lengths. active: see `active_parameters`. frozen: the weights
+    themselves get no gradient."""
     n = lengths.astype(np.float64)
-    per_token = (4 if frozen else 6) * plan(config, dtype="bfloat16", slack=0)["parameters"]["active"]
+    per_token = (4 if frozen else 6) * active
     latent = config.latent
     heads = config.heads * (latent.nope_dim + latent.rope_dim + latent.v_dim if latent else 2 * config.head_dim)
     pairs = sum(_seen(n, window) for window in config.windows)
@@ -45,10 +51,10 @@ def _seen(n: NDArray[np.float64], window: int | None) -> float:
     return float((w * n - w * w / 2).sum())
 
 
-def peak_flops(dtype: str) -> float | None:
-    """Per second, of all devices; None where it is not known, or the products are not bfloat16's."""
+def peak_flops(dtype: str, devices: int) -> float | None:
+    """Per second, of so many devices; None where it is not known, or the products are not bfloat16's."""
     device = jax.devices()[0]
     if dtype != "bfloat16":
         return None
     peak = next((peak for name, peak in PEAKS.items() if name in device.device_kind), None)
-    return None if peak is None else peak * jax.device_count()
+    return None if peak is None else peak * devices

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,7 @@ from flax import nnx
 
 from tessy_jax import __version__
 from tessy_jax.config import Model, Train, dump, settle
+from tessy_jax.errors import DataError
 from tessy_jax.models import hf
 from tessy_jax.models.config import ModelConfig
 from tessy_jax.models.export import export
@@ -25,15 +26,16 @@ from tessy_jax.models.hf_config import read_config
 from tessy_jax.models.layers import LoraParam
 from tessy_jax.models.restack import restack
 from tessy_jax.models.transformer import Decoder
-from tessy_jax.processes import first, once
-from tessy_jax.sharding import Layout, make_mesh
+from tessy_jax.processes import first, once, together
+from tessy_jax.sharding import Layout
 from tessy_jax.store import RunStore
+from tessy_jax.store.files import local, within
 from tessy_jax.text.chat import Chat
 from tessy_jax.text.tokenizer import Tokenizer
 from tessy_jax.train.checkpoint import Checkpoints
 from tessy_jax.train.data import Data, Order, read
 from tessy_jax.train.examples import KINDS
-from tessy_jax.train.flops import peak_flops, step_flops
+from tessy_jax.train.flops import active_parameters, peak_flops, step_flops
 from tessy_jax.train.loop import Trainer
 from tessy_jax.train.lora import add_lora, export_lora, merge_lora
 from tessy_jax.train.progress import Bar, Line, Sink, tensorboard, wandb
@@ -64,7 +66,8 @@ def train(
     learn. on_step: gets each step's metrics, and the number of steps; progress: so does the user.
 
     Raises:
-        TessyError: what is wrong with configuration, input, model or output, before the first step; or the loss is none.
+        TessyError: what is wrong with configuration, input, model or output, before the first step.
+        TrainingError: a loss is no number, or spikes.
     """
     started = time.perf_counter()
     with ExitStack() as stack:
@@ -76,12 +79,13 @@ def train(
 
         text = once(opened)
         config = Train.model_validate(yaml.safe_load(text))
-        layout = Layout(make_mesh(config.mesh)) if config.mesh else Layout()
+        layout = Layout.of(config.mesh)
         training = config.training
         layout.check({"lanes": (training.rows_at_once or training.rows, "training.rows_at_once, or training.rows,")})
         folder = hf.resolve(config.student.model, revision=config.student.revision)
         shape = read_config(folder)
-        data, evaluation = examples(config, folder)
+        data, evaluation = together(lambda: examples(config, folder))
+        check_weights(data, [getattr(config.weights, name) for name in data.names[1:]])
         for name, found in (("data", data), ("evaluation", evaluation)):
             if found is not None and first():
                 tell(f"{name}: {found.described()}")
@@ -104,17 +108,19 @@ def train(
             [0.0, *(getattr(config.weights, name) for name in KINDS[1:])],
             None if evaluation is None else order(evaluation, rows=training.rows_at_once or training.rows),
             stack.enter_context(checkpoints_of(config)),
-            lambda lines: stores[0].save_metrics(lines) if stores else None,
+            lambda lines: once(lambda: stores[0].save_metrics(lines)),
             told,
-            busy(shape, config),
+            busy(shape, config, layout),
         )
         state = trainer.start(params)
         begun = int(state.step)
         if first():
             listeners.append(stack.enter_context(Bar(shown=progress)))
-            for sink in sinks(config, begun):
-                stack.callback(sink.close)
-                listeners.append(lambda line, steps, write=sink.write: write(line))  # type: ignore[misc]
+        made: list[Sink] = []
+        once(lambda: made.extend(sinks(config, begun)))
+        for sink in made:
+            stack.callback(sink.close)
+            listeners.append(lambda line, steps, write=sink.write: write(line))  # type: ignore[misc]
         state = trainer.run(state)
         done = int(state.step)
         result = None
@@ -153,10 +159,11 @@ def parts(config: Train, folder: Path, layout: Layout, student: Decoder | None) 
     return nnx.split(model, LoraParam if config.lora else nnx.Param, ...)
 
 
-def checkpoints_of(config: Train) -> Checkpoints:
+def checkpoints_of(config: Train, *, write: bool = True) -> Checkpoints:
     """The run's checkpoints."""
     training = config.training
-    return Checkpoints(f"{config.output.rstrip('/')}/{CHECKPOINTS}", last=training.keep_last, best=training.keep_best)
+    folder = within(config.output, CHECKPOINTS)
+    return Checkpoints(folder, last=training.keep_last, best=training.keep_best, write=write)
 
 
 def restored(config: Train, step: int | None, layout: Layout) -> tuple[Decoder, int]:
@@ -167,7 +174,7 @@ def restored(config: Train, step: int | None, layout: Layout) -> tuple[Decoder, 
     """
     folder = hf.resolve(config.student.model, revision=config.student.revision)
     graph, params, frozen = parts(config, folder, layout, None)
-    with checkpoints_of(config) as checkpoints:
+    with checkpoints_of(config, write=False) as checkpoints:
         step = checkpoints.checked(step)
         return nnx.merge(graph, checkpoints.restore_params(step, params), frozen), step
 
@@ -176,18 +183,33 @@ def sinks(config: Train, begun: int) -> list[Sink]:
     """Where else the metrics go."""
     found = []
     if config.training.tensorboard:
-        found.append(tensorboard(f"{config.output.rstrip('/')}/tensorboard", begun))
+        found.append(tensorboard(within(config.output, "tensorboard"), begun))
     if config.training.wandb:
         found.append(wandb(config.training.wandb, config.output, config.model_dump()))
     return found
 
 
-def busy(shape: ModelConfig, config: Train) -> Callable[[np.ndarray], float | None]:
+def busy(shape: ModelConfig, config: Train, layout: Layout) -> Callable[[np.ndarray], float | None]:
     """How many seconds of the devices' best a step over documents of some lengths is worth."""
-    peak = peak_flops(config.training.dtype)
+    peak = peak_flops(config.training.dtype, layout.size)
     if peak is None:
         return lambda lengths: None
-    return lambda lengths: step_flops(shape, lengths, frozen=config.lora is not None) / peak
+    active = active_parameters(shape)
+    return lambda lengths: step_flops(shape, active, lengths, frozen=config.lora is not None) / peak
+
+
+def check_weights(data: Data, weights: Sequence[float]) -> None:
+    """That something is learnt. weights: of every kind but that of no target.
+
+    Raises:
+        DataError: all targets count nothing.
+    """
+    targets = data.targets()
+    if not any(n and weight for n, weight in zip(targets.values(), weights, strict=True)):
+        there = ", ".join(f"{n} {name}" for name, n in targets.items() if n)
+        raise DataError(
+            f"the targets are {there}, and `weights` gives them 0, so that nothing is learnt; give some a weight"
+        )
 
 
 def packed_share(order: Order) -> float:
@@ -198,12 +220,11 @@ def packed_share(order: Order) -> float:
 
 def finish(config: Train, folder: Path, model: Decoder) -> Decoder:
     """Writes the trained student and its adapter beside the checkpoints, once; returns it as it decodes. Uses up `model`."""
-    local = "://" not in config.output
-    place = Path(config.output).expanduser()
-    if local and config.lora and once(lambda: not (place / ADAPTER).exists()):
+    place = local(config.output)
+    if place is not None and config.lora and once(lambda: not (place / ADAPTER).exists()):
         export_lora(model, config.lora, place / ADAPTER, base=config.student.model)
     model = plain(config, model)
-    if local and once(lambda: not (place / FOLDER).exists()):
+    if place is not None and once(lambda: not (place / FOLDER).exists()):
         export(model, place / FOLDER, copy_from=folder)
     return model
 

@@ -17,8 +17,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
+from orbax.checkpoint.utils import to_shape_dtype_struct
 
 from tessy_jax.config import Optimizer, Training
+from tessy_jax.errors import ConfigError
 from tessy_jax.sharding import Layout, put
 from tessy_jax.train.checkpoint import Checkpoints
 from tessy_jax.train.data import Order
@@ -73,6 +75,7 @@ class Trainer:
         self.steps = training.steps or self.order.steps(training.epochs)
         self.optimizer = build(self.optimizing, self.steps)
         self.rates = schedule(self.optimizing, self.steps)
+        self.fingerprint = self.order.data.fingerprint()
         self.weights_K = put(np.array(self.weights, np.float32), self.layout, (None,))
 
     def start(self, params: Any) -> State:
@@ -80,6 +83,7 @@ class Trainer:
 
         Raises:
             CheckpointError: the checkpoint does not fit, or cannot be read.
+            ConfigError: it was trained on other data.
         """
         optimizer = jax.tree.map(self._placed, self.optimizer.init(params))
         state = State(params, optimizer, put(np.int32(0), self.layout, ()))
@@ -87,10 +91,20 @@ class Trainer:
         latest = self.checkpoints.latest()
         if latest is None:
             return state
-        self.lines = list(self.checkpoints.notes(latest)["metrics"])
-        found = map(json.loads, self.lines)
+        notes = self.checkpoints.notes(latest)
+        if notes["data"] != self.fingerprint:
+            raise ConfigError(
+                f"{self.checkpoints.path(latest)}: was trained on other data, which have changed since this run began; name "
+                "another output, or bring them back"
+            )
+        self.lines = list(notes["metrics"])
+        found = [json.loads(line) for line in self.lines]
         self.scores = {line["step"]: line[self.best] for line in found if self.best in line}
-        restored: State = self.checkpoints.restore(latest, state)
+        self.write("".join(line + "\n" for line in self.lines))  # a kill may have come between checkpoint and metrics
+        like = jax.tree.map(to_shape_dtype_struct, state)
+        for x in jax.tree.leaves(state):  # so that parameters and optimizer are held once only
+            x.delete()
+        restored: State = self.checkpoints.restore(latest, like)
         return restored
 
     def _compile(self, state: State) -> None:
@@ -110,7 +124,7 @@ class Trainer:
         """
         training = self.training
         done = int(state.step)
-        recent: deque[float] = deque(maxlen=RECENT)
+        recent = deque((json.loads(line)["loss"] for line in self.lines[-RECENT:]), maxlen=RECENT)
         plans = self.order.from_step(done)
         with _told_to_stop() as told_to_stop:
             over = self.over(done)
@@ -123,7 +137,7 @@ class Trainer:
                 if not last:
                     batch, lengths = self._next(plans)  # while the devices work
                 line = self._line(number, found, float(norm), time.perf_counter() - begun, read)
-                self._check(line["loss"], recent, number)
+                self._check(line, recent)
                 evaluates = self.evaluation is not None and (last or _due(number, training.evaluate_every))
                 if evaluates:
                     line |= self.evaluate(state)
@@ -199,10 +213,11 @@ class Trainer:
             "mfu": None if ideal is None else round(ideal / seconds, 4),
         }
 
-    def _check(self, loss: float, recent: deque[float], number: int) -> None:
+    def _check(self, line: dict[str, Any], recent: deque[float]) -> None:
+        loss, norm = line["loss"], line["grad_norm"]
         spike = self.training.spike
         usual = sum(recent) / len(recent) if recent else math.inf
-        if math.isfinite(loss) and not (spike and len(recent) == RECENT and loss > spike * usual):
+        if math.isfinite(loss) and math.isfinite(norm) and not (spike and len(recent) == RECENT and loss > spike * usual):
             recent.append(loss)
             return
         self.checkpoints.wait()
@@ -211,11 +226,15 @@ class Trainer:
             "there is no checkpoint yet" if last is None else f"the last good checkpoint is {self.checkpoints.path(last)}"
         )
         what = f"{loss:.4g}, the last {len(recent)} were {usual:.4g} on average" if math.isfinite(loss) else f"{loss}"
-        raise TrainingError(f"step {number}: the loss is {what}; {place}; lower optimizer.learning_rate or look at the data")
+        what = what if math.isfinite(norm) else f"{loss:.4g}, the norm of its gradient {norm}"
+        self.write("".join(told + "\n" for told in [*self.lines, json.dumps(line)]))
+        raise TrainingError(
+            f"step {line['step']}: the loss is {what}; {place}; lower optimizer.learning_rate or look at the data"
+        )
 
     def _save(self, number: int, state: State, score: float | None) -> None:
         """score: of this very state; an older figure must not make it the best."""
-        self.checkpoints.save(number, state, {"metrics": self.lines}, score)
+        self.checkpoints.save(number, state, {"metrics": self.lines, "data": self.fingerprint}, score)
         self.write("".join(line + "\n" for line in self.lines))
 
     def _placed(self, x: Any) -> jax.Array:

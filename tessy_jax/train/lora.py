@@ -57,7 +57,7 @@ def merge_lora(model: Decoder) -> Decoder:
     """The same function without adapters; the model itself is used up."""
     for _, linear, _ in _linears(model):
         if linear.lora_a is not None and linear.lora_b is not None:
-            change = linear.lora_scale * (linear.lora_a[...] @ linear.lora_b[...])
+            change = linear.lora_scale * jnp.matmul(linear.lora_a[...], linear.lora_b[...], precision="highest")
             kernel = linear.kernel[...]
             linear.kernel.set_value((kernel.astype(jnp.float32) + change).astype(jnp.float32))
             linear.lora_a = linear.lora_b = None

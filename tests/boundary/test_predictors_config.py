@@ -49,7 +49,7 @@ def test_a_speaker_needs_a_model_and_prompts_or_traces_that_are_there(tmp_path):
         ({"output": "x"}, "neither student nor teacher is set"),
         ({"output": "x", "student": {"model": "s"}}, r"no traces of the student; set data.path .* or traces.student"),
         (SMALL | {"annotator": {"kind": "model"}}, "annotator: kind 'model' needs model; set it, or use another kind"),
-        (SMALL | {"annotator": {"kind": "endpoint"}}, "needs url and name; set it, .*rules, model"),
+        (SMALL | {"annotator": {"kind": "endpoint"}}, "needs url and name; set it, .*rules, spans, model"),
         (SMALL | {"annotator": {"url": "localhost:80"}}, "should begin with http:// or https://"),
         (SMALL | {"annotator": {"kind": "llm"}}, "annotator.kind is 'llm'; "),
         (SMALL | {"annotator": {"model": {"model": "m", "sampling": {"top_k": 3}}}}, "set temperature beside model"),
@@ -57,7 +57,7 @@ def test_a_speaker_needs_a_model_and_prompts_or_traces_that_are_there(tmp_path):
         (SMALL | {"segments": {"validation": 1.0}}, "segments.validation is 1.0"),
         (SMALL | {"segments": {"word": 3}}, "did you mean segments.words"),
         (SMALL | {"weights": {"style": 0.0, "capability": 0.0}}, "give at least one some weight"),
-        (SMALL | {"training": {"tokens": 100}}, "set training.tokens to at least 200"),
+        (SMALL | {"training": {"tokens": 100}}, "set training.tokens to at least 201"),
     ],
 )
 def test_what_cannot_be_run_is_refused_with_the_remedy(tmp_path, content, message):

@@ -27,6 +27,11 @@ def test_the_newest_checkpoint_becomes_the_model_of_the_run_folder_and_an_older_
     assert all((new[name] == own[name]).all() for name in own)
     assert any((old[name] != own[name]).any() for name in own)
     AutoTokenizer.from_pretrained(tmp_path / "new")
+    (tmp_path / "run").rename(tmp_path / "moved")
+    assert main(["export", "model", str(tmp_path / "moved"), str(tmp_path / "from-moved")]) == 0
+    assert not (tmp_path / "run").exists()
+    (tmp_path / "moved").rename(tmp_path / "run")
+    capsys.readouterr()
     assert main(["export", "model", run, str(tmp_path / "none"), "--step", "3"]) == 2
     assert "has the steps 4, 6, not 3" in capsys.readouterr().err
     assert main(["export", "adapter", run, str(tmp_path / "none")]) == 2

@@ -267,20 +267,86 @@ def test_a_checkpoint_that_is_torn_or_of_another_model_is_named_before_the_first
     assert "other/checkpoints/2: cannot be restored into this model and optimizer" in said
 
 
+def test_the_best_checkpoint_stays_across_restarts_and_is_the_first_of_equals(tmp_path):
+    from tessy_jax.train.checkpoint import Checkpoints
+
+    def save(scores):
+        with Checkpoints(str(tmp_path), last=1, best=1) as checkpoints:
+            for step, score in scores.items():
+                checkpoints.save(step, {"x": np.arange(4)}, {}, score)
+                checkpoints.wait()
+            return checkpoints.steps()
+
+    assert save({1: 0.5, 2: 0.1, 3: 0.1}) == [2, 3]
+    assert save({4: 0.8, 5: 0.9}) == [2, 5]
+    assert save({6: 0.1}) == [2, 6]
+
+
+def test_data_that_have_changed_since_a_run_began_are_refused(config, tmp_path, capsys):
+    assert train(capsys, config())[0] == 0
+    write(tmp_path / "rows.jsonl", [row(i) for i in range(39)])
+    code, said = train(capsys, tmp_path / "run.yaml")
+    assert code == 2
+    assert "checkpoints/6: was trained on other data" in said
+
+
+def test_a_continued_training_holds_no_more_than_one_that_was_not(config, tmp_path):
+    import gc
+
+    import jax
+
+    from tessy_jax.config import Train, read
+    from tessy_jax.train.job import train as run
+
+    held = {}
+
+    def look(name, at):
+        def on_step(line, steps):
+            gc.collect()
+            held[name, line["step"]] = sum(x.nbytes for x in jax.live_arrays())
+            if line["step"] == at:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        return on_step
+
+    gc.collect()
+    before = sum(x.nbytes for x in jax.live_arrays())
+    file = config()
+    run(read(Train, file), on_step=look("first", 3))
+    gc.collect()
+    between = sum(x.nbytes for x in jax.live_arrays())
+    run(read(Train, file), on_step=look("again", STEPS))
+    first, again = held["first", 2] - before, held["again", 4] - between  # before anything is saved in the background
+    assert first > 1 << 18
+    assert again < 1.1 * first
+
+
+def test_weights_by_which_nothing_counts_are_refused(config, capsys):
+    code, said = train(capsys, config(weights={"student": 0, "teacher": 0, "template": 0}))
+    assert code == 2
+    assert "`weights` gives them 0" in said
+
+
+def test_an_infinite_gradient_stops_before_its_weights_are_saved(config, tmp_path, capsys, monkeypatch):
+    from tessy_jax.train import loop
+
+    told = loop.Trainer._line
+
+    def line(self, number, found, norm, *rest):
+        return told(self, number, found, float("inf") if number == 4 else norm, *rest)
+
+    monkeypatch.setattr(loop.Trainer, "_line", line)
+    code, said = train(capsys, config())
+    assert code == 1
+    assert "the norm of its gradient inf; the last good checkpoint is" in said
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["2"]
+    assert [found["step"] for found in lines(tmp_path / "run")] == [1, 2, 3, 4], "the step that explains it is told"
+
+
 def test_a_temporary_folder_without_room_is_named(config, capsys, monkeypatch):
     from tessy_jax.train import data
 
-    class Full:
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *_):
-            pass
-
-        def write(self, _):
-            raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(data.tempfile, "TemporaryFile", Full)
+    monkeypatch.setattr(data.tempfile, "TemporaryFile", lambda **how: Path("/dev/full").open("wb", **how))  # noqa: SIM115
     code, said = train(capsys, config())
     assert code == 2
     assert "No space left on device); make room, or name another folder in TMPDIR" in said

@@ -92,3 +92,9 @@ def test_what_the_first_process_refuses_all_do(config, tmp_path, capsys):  # noq
     codes, said = ended(start(config("two", seed=5)))
     assert codes == [2, 2]
     assert all("other settings (seed)" in err for _, err in said)
+
+
+def test_a_mesh_that_leaves_out_devices_of_several_processes_is_refused_by_all(config):  # noqa: F811
+    codes, said = ended(start(config("two"), "--set", "mesh={}"))
+    assert codes == [2, 2], said
+    assert all("make the product of its axes 8" in err for _, err in said)

@@ -14,7 +14,6 @@ from flax import nnx
 from tensorboardX.proto.event_pb2 import Event
 
 from tessy_jax.models import hf
-from tessy_jax.models.plan import plan
 from tessy_jax.train import flops, progress
 from tests.models.tiny import reference
 from tests.train.test_job import config, lines, student, train  # noqa: F401  (fixtures)
@@ -98,14 +97,16 @@ def test_the_operations_of_a_step_are_those_that_xla_counts(name):
 
     counted = jax.jit(forward).lower(params, jnp.zeros((1, n), jnp.int32)).compile().cost_analysis()["flops"]
     config = model.config  # noqa: F811
-    seen = flops.step_flops(config, np.array([n])) / 3
-    products = 2 * plan(config, dtype="float32", slack=0)["parameters"]["active"] * n
+    active = flops.active_parameters(config)
+    seen = flops.step_flops(config, active, np.array([n])) / 3
+    products = 2 * active * n
     assert seen > products
     assert 0.9 < (products + 2 * (seen - products)) / counted < 1.1
 
 
 def test_documents_apart_are_worth_less_than_one_of_their_length():
     config = hf.load(reference("llama-untied").folder).config  # noqa: F811
-    one, four = (flops.step_flops(config, np.array(lengths)) for lengths in ([400], [100] * 4))
+    active = flops.active_parameters(config)
+    one, four = (flops.step_flops(config, active, np.array(lengths)) for lengths in ([400], [100] * 4))
     assert four < one
-    assert flops.step_flops(config, np.array([400]), frozen=True) < one
+    assert flops.step_flops(config, active, np.array([400]), frozen=True) < one

@@ -9,7 +9,7 @@ import optax
 import pytest
 from flax import nnx
 
-from tessy_jax.models import hf
+from tessy_jax.models import hf, layers
 from tessy_jax.models.config import ModelConfig, Rope
 from tessy_jax.models.transformer import REMAT, Decoder
 from tessy_jax.sharding import Layout, make_mesh, parse_mesh, put
@@ -128,6 +128,31 @@ def test_computing_in_bfloat16_leaves_the_master_weights_in_float32():
     assert all(g.dtype == jnp.float32 for g in jax.tree.leaves(gradient))
     assert rough != exact
     np.testing.assert_allclose(rough, exact, rtol=2e-2)
+
+
+@pytest.mark.parametrize(
+    ("name", "devices"), [("llama-untied", 1), ("qwen3_moe-untied", 8), ("gpt_oss-untied", 8), ("deepseek_v3-untied", 1)]
+)
+def test_the_gradient_in_bfloat16_is_near_that_which_jax_derives_for_every_family(name, devices, monkeypatch):
+    """Not near float32's: a router that chooses another expert turns it."""
+    layout, graph, params, frozen = load(name, devices)
+    batch = jax.tree.map(lambda x: x[0], stacked(packed(), 1, layout))
+
+    def gradient():
+        def loss(params):
+            found = sums(graph, params, frozen, batch, jnp.asarray(WEIGHTS), jnp.bfloat16, "full")
+            return found.loss / found.weight
+
+        return [np.asarray(x, np.float64).ravel() for x in jax.tree.leaves(jax.jit(jax.grad(loss))(params))]
+
+    ours = gradient()
+    monkeypatch.setattr(layers, "_half_matmul", layers._matmul)
+    monkeypatch.setattr(layers, "_half_product", layers.plain_product)
+    for a, b in zip(ours, gradient(), strict=True):
+        norms = np.linalg.norm(a), np.linalg.norm(b)
+        if norms[1] > 1e-3:
+            np.testing.assert_allclose(norms[0], norms[1], rtol=0.02)
+            assert a @ b / (norms[0] * norms[1]) > 0.999, "another direction"
 
 
 def test_the_loss_needs_no_more_memory_for_longer_sequences():
