@@ -59,13 +59,16 @@ def train_ours(args):
 
     from tessy_jax.boundary.examples import examples
     from tessy_jax.boundary.train import CLASSES
+    from tessy_jax.config.predictors import PredictorTraining
     from tessy_jax.models import hf
     from tessy_jax.train.data import Order
+    from tessy_jax.train.pack import pack
     from tessy_jax.train.step import State, train_step
 
     data = examples(tokens(args), 200)
-    rows = -(-int(data.lengths.sum()) // 480)
-    order = Order(data, 512, rows, seed=0, labels=True)
+    size = PredictorTraining().tokens
+    rows = len(pack(data.lengths, size, seed=0, epoch=0))
+    order = Order(data, size, rows, seed=0, labels=True)
     plan = order.epoch(0)[0]
     batch = jax.tree.map(lambda x: jnp.asarray(x)[None], order.assembled(plan))
     count = int(data.lengths[[i for row in plan for i in row]].sum())
@@ -82,7 +85,7 @@ def train_ours(args):
         state, found, _ = step(state, batch, weights)
         losses.append(float(found.loss) / float(found.weight))
         seconds.append(time.perf_counter() - start)
-    told(seconds, count, tokens=count, padding=round(1 - count / (rows * 512), 4), losses=[round(x, 4) for x in losses])
+    told(seconds, count, tokens=count, padding=round(1 - count / (rows * size), 4), losses=[round(x, 4) for x in losses])
 
 
 def train_theirs(args):

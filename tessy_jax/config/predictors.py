@@ -121,10 +121,10 @@ class PredictorTraining(Training):
 
     epochs: Positive = 3.0
     """How often every segment is seen."""
-    tokens: Count = 512
-    """Tokens per row of a batch; several segments share a row."""
-    rows: Count = 8
-    """Rows per optimizer step: with 512 tokens each, about 40 segments of 60 words."""
+    tokens: Count = 256
+    """Tokens per row of a batch; several segments share a row, and attention costs as much as the row is long."""
+    rows: Count = 12
+    """Rows per optimizer step: with 256 tokens each, about 32 segments of 60 words."""
     evaluate_every: Natural = 100
     """Steps between two evaluations (0: at the end of the training only)."""
     keep_best: Natural = 1

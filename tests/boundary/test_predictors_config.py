@@ -20,7 +20,7 @@ def configured(tmp_path, content, *overrides):
 def test_setting_one_key_of_a_section_leaves_the_others_at_the_predictors_defaults(tmp_path):
     config = configured(tmp_path, SMALL, "optimizer.schedule=linear", "training.rows=16")
     assert (config.optimizer.schedule, config.optimizer.learning_rate) == ("linear", 1e-5)
-    assert (config.training.rows, config.training.epochs, config.training.tokens) == (16, 3.0, 512)
+    assert (config.training.rows, config.training.epochs, config.training.tokens) == (16, 3.0, 256)
     assert (config.segments.words, config.annotator.kind, config.predictor.window) == (60, "rules", 200)
 
 
