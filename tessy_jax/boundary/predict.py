@@ -18,6 +18,7 @@ from tessy_jax.boundary.metrics import classes, measure
 from tessy_jax.config.sections import Writer
 from tessy_jax.sharding import Layout, put
 from tessy_jax.train.data import Order
+from tessy_jax.train.step import computed_in
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,7 @@ class Judge:
     def __call__(self, *state: Any) -> Judgements:
         """state: the parts of the predictor's parameters, as they were split."""
         decisions: list[NDArray[np.floating]] = [np.zeros(0)] * len(self.order.data)
+        lengths = self.order.data.lengths
         for rows in self.order.epoch(0):
             batch = self.order.assembled(rows)
             tokens, segments = (put(x, self.layout, ("lanes", None)) for x in (batch.tokens_BT, batch.segments_BT))
@@ -79,7 +81,7 @@ class Judge:
             for row, numbers in enumerate(rows):
                 at = 0
                 for number in numbers:
-                    length = int(self.order.data.lengths[number])
+                    length = int(lengths[number])
                     decisions[number] = found[row, at : at + length]
                     at += length
         return Judgements(self.segments, gathered(self.segments, self.window, decisions))
@@ -87,7 +89,6 @@ class Judge:
 
 def _style(graph: Any, state: Any, tokens_BT: jax.Array, segments_BT: jax.Array, *, dtype: Any) -> jax.Array:
     """The probability of style after each token [B, T]."""
-    cast = jax.tree.map(lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x, state)
-    model = nnx.merge(graph, *cast)
+    model = nnx.merge(graph, *computed_in(dtype, state))
     hidden_BTD, _ = model(tokens_BT, segments_BT=segments_BT)
     return jax.nn.softmax(model.logits(hidden_BTD), axis=-1)[..., 1]

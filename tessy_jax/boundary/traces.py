@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Iterator
-from pathlib import Path
 from typing import Any
 
 from tessy_jax.config import Predictors, Synthesize, dump, settle
 from tessy_jax.config.sections import Writer
 from tessy_jax.errors import ConfigError, DataError
 from tessy_jax.records import Row
-from tessy_jax.store import RunReader, RunStore
-from tessy_jax.store.files import within
-from tessy_jax.store.tables import table_rows
+from tessy_jax.store import RunStore
+from tessy_jax.store.files import local, within
 from tessy_jax.synthesis.job import synthesize
-from tessy_jax.train.data import COLUMNS, row_of
+from tessy_jax.train.data import row_of, rows_at
 
 log = logging.getLogger(__name__)
 SPEAKERS: tuple[Writer, ...] = ("student", "teacher")
@@ -104,19 +102,11 @@ def rows(config: Predictors, speaker: Writer) -> Iterator[Row]:
         DataError: they cannot be read.
     """
     path = place(config, speaker)
-    try:
-        reader: RunReader | None = RunReader(path)
-    except (ConfigError, DataError):
-        reader = None
-    if reader is not None:
-        yield from sorted(reader.rows(), key=lambda row: row.key)
-        return
-    if not getattr(config.traces, speaker) and "://" not in path and not Path(path).exists():
+    folder = local(path)
+    if not getattr(config.traces, speaker) and folder is not None and not folder.exists():
         raise ConfigError(f"{path}: there are no traces of the {speaker} yet; run `tessy boundary sample` first")
-    for index, (where, raw) in enumerate(table_rows(path, "train", None, COLUMNS)):
+    for where, index, raw in rows_at(path, "train", None):
         try:
-            if isinstance(raw, DataError):
-                raise raw
-            yield row_of(raw, index)
+            yield raw if isinstance(raw, Row) else row_of(raw, index)
         except DataError as error:
             raise DataError(f"{where}: {error}") from None

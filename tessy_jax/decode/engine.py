@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from dataclasses import replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,7 @@ from tessy_jax.decode.loop import FILL, advance, fill, fill_all, share, zero_cou
 from tessy_jax.decode.proposal import put_at
 from tessy_jax.decode.run import Program, Weights
 from tessy_jax.decode.state import DONE, EMPTY, GOES_ON, RUNNING, Judge, Lanes, Policy, Rules, Side, Tables
+from tessy_jax.decode.totals import Compilation, Totals
 from tessy_jax.decode.window import first_needed, new_judge
 from tessy_jax.models.transformer import Decoder
 from tessy_jax.sharding import put
@@ -29,33 +30,6 @@ from tessy_jax.sharding import put
 REWOUND = 256  # tokens that a lane is rolled back at most; sliding windows and predictors keep that many more
 
 PACKED = 32  # tokens of all lanes that catch up at once at least; so few cost hardly more than one
-
-
-class Compilation(NamedTuple):
-    """One program that the engine used: what for, for how many tokens per lane, seconds to trace and compile (0 where this
-    process had it), and the bytes it holds beside its arguments."""
-
-    name: str
-    capacity: int
-    seconds: float
-    temporary_bytes: int
-
-
-@dataclass
-class Totals:
-    """Counts over all visits, per side where there are two; see `state.Counts`. prefilled, shared: tokens of seated
-    responses that were read, and that were copied from another lane. host_syncs: waits for the device."""
-
-    passes: np.ndarray = field(default_factory=lambda: np.zeros(2))
-    busy: np.ndarray = field(default_factory=lambda: np.zeros(2))
-    chunks: np.ndarray = field(default_factory=lambda: np.zeros(2))
-    caught_up: np.ndarray = field(default_factory=lambda: np.zeros(2))
-    judgements: np.ndarray = field(default_factory=lambda: np.zeros(2))
-    bridged: np.ndarray = field(default_factory=lambda: np.zeros(2))
-    prefilled: np.ndarray = field(default_factory=lambda: np.zeros(2))
-    shared: np.ndarray = field(default_factory=lambda: np.zeros(2))
-    rounds: float = 0
-    host_syncs: int = 0
 
 
 _PROGRAMS: dict[Any, tuple[Any, float]] = {}

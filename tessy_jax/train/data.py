@@ -165,7 +165,7 @@ def read(section: Examples, chat: Chat, size: int, vocab: int) -> Data:
 
 def _examples(section: Examples, chat: Chat, vocab: int) -> Iterator[tuple[str, str, Example]]:
     """Where, the row's id, and its example."""
-    for where, index, raw in _rows(section):
+    for where, index, raw in rows_at(section.path, section.split, section.limit):
         try:
             if isinstance(raw, Row):
                 yield where, raw.id, example(chat, raw)
@@ -178,16 +178,22 @@ def _examples(section: Examples, chat: Chat, vocab: int) -> Iterator[tuple[str, 
             raise DataError(f"{where}: {error}") from error
 
 
-def _rows(section: Examples) -> Iterator[tuple[str, int, Any]]:
+def rows_at(path: str, split: str, limit: int | None) -> Iterator[tuple[str, int, Any]]:
+    """The first `limit` rows at a path, as where, number and row: a run folder's Rows, in an order that does not depend on
+    when they were finished, or what a table holds. split: of a data set.
+
+    Raises:
+        DataError: they cannot be read.
+    """
     try:
-        reader: RunReader | None = RunReader(section.path)
+        reader: RunReader | None = RunReader(path)
     except (ConfigError, DataError):
         reader = None
     if reader is not None:
         rows = sorted(reader.rows(), key=lambda row: row.key)  # whatever order they were finished in
-        yield from ((section.path, i, row) for i, row in enumerate(rows[: section.limit]))
+        yield from ((path, i, row) for i, row in enumerate(rows[:limit]))
         return
-    for index, (where, row) in enumerate(table_rows(section.path, section.split, section.limit, COLUMNS)):
+    for index, (where, row) in enumerate(table_rows(path, split, limit, COLUMNS)):
         if isinstance(row, DataError):
             raise DataError(f"{where}: {row}")
         yield where, index, row

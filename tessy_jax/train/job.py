@@ -85,7 +85,8 @@ def train(
         folder = hf.resolve(config.student.model, revision=config.student.revision)
         shape = read_config(folder)
         data, evaluation = together(lambda: examples(config, folder))
-        check_weights(data, [getattr(config.weights, name) for name in data.names[1:]])
+        weights = [getattr(config.weights, name) for name in KINDS[1:]]
+        check_weights(data, weights)
         for name, found in (("data", data), ("evaluation", evaluation)):
             if found is not None and first():
                 tell(f"{name}: {found.described()}")
@@ -105,7 +106,7 @@ def train(
             frozen,
             layout,
             order(data, rows=training.rows),
-            [0.0, *(getattr(config.weights, name) for name in KINDS[1:])],
+            [0.0, *weights],
             None if evaluation is None else order(evaluation, rows=training.rows_at_once or training.rows),
             stack.enter_context(checkpoints_of(config)),
             lambda lines: once(lambda: stores[0].save_metrics(lines)),

@@ -76,6 +76,7 @@ class Trainer:
         self.optimizer = build(self.optimizing, self.steps)
         self.rates = schedule(self.optimizing, self.steps)
         self.fingerprint = self.order.data.fingerprint()
+        self.lengths = self.order.data.lengths
         self.weights_K = put(np.array(self.weights, np.float32), self.layout, (None,))
 
     def start(self, params: Any) -> State:
@@ -186,7 +187,7 @@ class Trainer:
     def _next(self, plans: Iterator[list[Sequence[int]]]) -> tuple[Batch, np.ndarray]:
         """The next batch on the devices, and the lengths of its documents."""
         rows = next(plans)
-        lengths = self.order.data.lengths[[i for row in rows for i in row]]
+        lengths = self.lengths[[i for row in rows for i in row]]
         return self._placed_rows(self.order, rows, self.training.rows_at_once or len(rows)), lengths
 
     def _line(self, number: int, found: Sums, norm: float, seconds: float, lengths: np.ndarray | None) -> dict[str, Any]:

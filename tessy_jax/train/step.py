@@ -4,7 +4,6 @@ how a batch is split changes nothing."""
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import jax
@@ -43,7 +42,7 @@ def sums(graph: Any, params: Any, frozen: Any, batch: Batch, weights_K: jax.Arra
 
     params are what is trained, frozen is the rest of the graph's state; both are cast to `dtype` to compute with.
     """
-    model = nnx.merge(graph, *jax.tree.map(partial(_cast, dtype=dtype), (params, frozen)))
+    model = nnx.merge(graph, *computed_in(dtype, (params, frozen)))
     hidden_BTD, _ = model(jnp.asarray(batch.tokens_BT), segments_BT=jnp.asarray(batch.segments_BT), remat=remat)
     losses_BT = token_losses(model, hidden_BTD, jnp.asarray(batch.targets_BT))
     K = weights_K.shape[0]
@@ -83,5 +82,6 @@ def train_step(
     return State(optax.apply_updates(state.params, updates), new, state.step + 1), total, norm
 
 
-def _cast(x: jax.Array, dtype: Any) -> jax.Array:
-    return x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x
+def computed_in(dtype: Any, state: Any) -> Any:
+    """The same arrays, those that are floats cast to the dtype that is computed in."""
+    return jax.tree.map(lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x, state)

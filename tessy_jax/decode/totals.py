@@ -1,0 +1,35 @@
+"""What an engine counts of its own work, for the summary of a job."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Compilation(NamedTuple):
+    """One program that the engine used: what for, for how many tokens per lane, seconds to trace and compile (0 where this
+    process had it), and the bytes it holds beside its arguments."""
+
+    name: str
+    capacity: int
+    seconds: float
+    temporary_bytes: int
+
+
+@dataclass
+class Totals:
+    """Counts over all visits, per side where there are two; see `state.Counts`. prefilled, shared: tokens of seated
+    responses that were read, and that were copied from another lane. host_syncs: waits for the device."""
+
+    passes: np.ndarray = field(default_factory=lambda: np.zeros(2))
+    busy: np.ndarray = field(default_factory=lambda: np.zeros(2))
+    chunks: np.ndarray = field(default_factory=lambda: np.zeros(2))
+    caught_up: np.ndarray = field(default_factory=lambda: np.zeros(2))
+    judgements: np.ndarray = field(default_factory=lambda: np.zeros(2))
+    bridged: np.ndarray = field(default_factory=lambda: np.zeros(2))
+    prefilled: np.ndarray = field(default_factory=lambda: np.zeros(2))
+    shared: np.ndarray = field(default_factory=lambda: np.zeros(2))
+    rounds: float = 0
+    host_syncs: int = 0
