@@ -75,6 +75,24 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--output", type=Path, metavar="FILE.jsonl", help="write rows there instead of printing text")
 
     sub = command(
+        "run",
+        "The whole job: predictors, data, training, evaluation before and after, and a report; started again, it goes on "
+        "where it was.",
+        "tessy run configs/mini.yaml --set rounds=2 --set output=runs/two_rounds",
+        run_all,
+    )
+    configured(sub, "training.epochs=2")
+    sub.add_argument("--distributed", action="store_true", help="one of several processes (jax.distributed)")
+
+    sub = command(
+        "compare",
+        "The whole job in variants, for several students and seeds, and one table; started again, it goes on where it was.",
+        "tessy compare configs/mini_table.yaml --set seeds=[0]",
+        compare,
+    )
+    configured(sub, "training.epochs=2")
+
+    sub = command(
         "synthesize",
         "Teacher and student write responses together, into a run folder; started again, it goes on where it was.",
         "tessy synthesize configs/small_pair.yaml --set data.path=prompts.jsonl --set synthesis.lanes=4",
@@ -82,6 +100,7 @@ def parser() -> argparse.ArgumentParser:
     )
     configured(sub, "synthesis.lanes=16")
     sub.add_argument("--dry-run", action="store_true", help="print memory, first prompts and programs; loads no weights")
+    sub.add_argument("--distributed", action="store_true", help="one of several processes (jax.distributed)")
 
     sub = command(
         "train",
@@ -117,6 +136,7 @@ def parser() -> argparse.ArgumentParser:
         evaluate,
     )
     configured(sub, "synthesis.lanes=16")
+    sub.add_argument("--distributed", action="store_true", help="one of several processes (jax.distributed)")
 
     sub = command(
         "export",
@@ -189,6 +209,45 @@ def generate(args: argparse.Namespace) -> None:
         print(row["text"])
 
 
+def run_all(args: argparse.Namespace) -> None:
+    from tessy_jax.config import Pipeline, read
+    from tessy_jax.evaluate.job import BENCHES
+    from tessy_jax.mini import evaluation
+    from tessy_jax.pipeline import run
+    from tessy_jax.processes import first, join
+    from tessy_jax.report.runs import run_table
+
+    config = read(Pipeline, args.config, args.set)
+    if args.distributed:
+        join()
+    benches = {**BENCHES, **evaluation.BENCHES}
+    summary = run(config, benches=benches, progress=not args.json, tell=lambda text: print(text, file=sys.stderr))
+    if not first():
+        return
+    if args.json:
+        print(json.dumps(summary))
+    elif summary["finished"]:
+        print(f"{run_table(config.output)}\n{config.output}/report.html has the rest")
+    else:
+        print(f"stopped in {config.output}; the same command goes on from there")
+
+
+def compare(args: argparse.Namespace) -> None:
+    from tessy_jax.compare import compare as run
+    from tessy_jax.compare import table
+    from tessy_jax.config import Comparison, read
+    from tessy_jax.evaluate.job import BENCHES
+    from tessy_jax.mini import evaluation
+
+    config = read(Comparison, args.config, args.set)
+    benches = {**BENCHES, **evaluation.BENCHES}
+    summary = run(config, benches=benches, progress=not args.json, tell=lambda text: print(text, file=sys.stderr))
+    if args.json:
+        print(json.dumps(summary))
+    else:
+        print(table(summary) if summary["finished"] else f"stopped in {config.output}; the same command goes on from there")
+
+
 def train(args: argparse.Namespace) -> None:
     from tessy_jax.config import Train, read
     from tessy_jax.processes import first, join
@@ -216,9 +275,14 @@ def synthesize(args: argparse.Namespace) -> None:
 
         print(describe(config))
         return
+    from tessy_jax.processes import first, join
     from tessy_jax.synthesis.job import synthesize as run
 
+    if args.distributed:
+        join()
     summary = run(config, progress=not args.json, tell=lambda text: print(text, file=sys.stderr)).summary
+    if not first():
+        return
     if args.json:
         print(json.dumps(summary))
         return
@@ -258,10 +322,15 @@ def evaluate(args: argparse.Namespace) -> None:
     from tessy_jax.evaluate.job import BENCHES
     from tessy_jax.evaluate.job import evaluate as run
     from tessy_jax.mini import evaluation
+    from tessy_jax.processes import first, join
 
     config = read(Evaluate, args.config, args.set)
     benches = {**BENCHES, **evaluation.BENCHES}
+    if args.distributed:
+        join()
     summary = run(config, benches=benches, progress=not args.json, tell=lambda text: print(text, file=sys.stderr)).summary
+    if not first():
+        return
     if args.json:
         print(json.dumps(summary))
         return
@@ -355,7 +424,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"tessy {args.command}: {text}", file=sys.stderr)
         return 2 if known else 1
     except KeyboardInterrupt:
-        print(f"tessy {args.command}: interrupted", file=sys.stderr)
+        again = "; the same command goes on from there" if "config" in args else ""
+        print(f"tessy {args.command}: interrupted{again}", file=sys.stderr)
         return 1
     return 0
 

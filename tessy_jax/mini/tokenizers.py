@@ -2,7 +2,7 @@
 
 | | student | teacher |
 |---|---|---|
-| splits text as | GPT-2: ` 12` is a word | Qwen 2: every digit by itself, spaces in front of digits too |
+| splits text as | GPT-2: ` 12` is a word | GPT-OSS: a number without the space in front of it |
 | marks thinking as | Qwen 3: `<think>`, `</think>`, tokens that are text | GPT-OSS: channels of control tokens |
 
 Merges are learnt from each one's own pretraining text, of the train split; all 256 bytes are tokens in both.
@@ -21,7 +21,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 from tessy_jax.mini.styles import Speaker, render
 from tessy_jax.mini.tasks import Family, items, stream
 from tessy_jax.text.chat import CLOSE, HARMONY, OPEN
-from tessy_jax.text.split import QWEN2, SPLITS
+from tessy_jax.text.split import O200K, SPLITS
 
 STUDENT_TEMPLATE = """\
 {%- for m in messages -%}<|{{ m.role }}|>{{ m.content }}<|end|>{%- endfor -%}
@@ -86,7 +86,7 @@ def build(speaker: Speaker) -> Tokenizer:
     if speaker == "student":
         built.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     else:
-        (expression,) = next(expressions for expressions, rule in SPLITS.items() if rule == QWEN2)
+        (expression,) = next(expressions for expressions, rule in SPLITS.items() if rule == O200K)
         split = pre_tokenizers.Split(Regex(expression), behavior="isolated")
         bytes_ = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
         built.pre_tokenizer = pre_tokenizers.Sequence([split, bytes_])

@@ -115,10 +115,20 @@ def line_chart(
     return _svg(draw, label, x_label, y_label)
 
 
-def bar_chart(groups: Sequence[Bars], *, label: str, x_label: str, y_label: str, width: float = 0.85) -> Markup:
+def bar_chart(
+    groups: Sequence[Bars],
+    *,
+    label: str,
+    x_label: str,
+    y_label: str,
+    width: float = 0.85,
+    ticks: Mapping[float, str] | None = None,
+    y_range: tuple[float, float] | None = None,
+) -> Markup:
     """Bars over numbers; those of several groups at one place stand side by side. A group without bars is not named.
 
-    label: what the chart shows, for those who cannot see it. width: of the bars at one place, in units of x.
+    label: what the chart shows, for those who cannot see it. width: of the bars at one place, in units of x. ticks: what
+    stands below some x, instead of numbers. y_range: of the axis; by default as the data are.
 
     Raises:
         DataError: a group has not as many x as heights.
@@ -136,6 +146,10 @@ def bar_chart(groups: Sequence[Bars], *, label: str, x_label: str, y_label: str,
             shift = (i - (len(groups) - 1) / 2) * each if shared else 0.0
             colour = STAND_IN[group.colour or COLOURS[i % (len(COLOURS) - 2)]]
             axes.bar([x + shift for x in group.x], group.heights, each, color=colour, label=visible(group.name))
+        if ticks:
+            axes.set_xticks(list(ticks), [visible(text) for text in ticks.values()])
+        if y_range:
+            axes.set_ylim(*y_range)
 
     return _svg(draw, label, x_label, y_label)
 

@@ -40,7 +40,7 @@ def evaluate_predictors(
     views: dict[Writer, PredictorView] = {}
     for speaker in speakers_of(config, wanted):
         judgements = judged(config, speaker, skip_invalid=skip_invalid)
-        views[speaker] = PredictorView(judgements.measured(speaker), _examples(judgements))
+        views[speaker] = PredictorView(judgements.measured(speaker, config.predictor.threshold), _examples(judgements))
         tell(f"{speaker}: {_line(views[speaker].metrics)}")
     title = f"Boundary predictors: {config.output.rstrip('/').rpartition('/')[2]}"
     page = predictor_report(views, title=title, subtitle=f"On held-out traces; tessy_jax {__version__}")

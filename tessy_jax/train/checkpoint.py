@@ -32,7 +32,8 @@ class Checkpoints:
             policies.append(keep.BestN(get_metric_fn=_rank, reverse=True, n=best, keep_checkpoints_without_metrics=False))
         options = ocp.CheckpointManagerOptions(
             preservation_policy=keep.AnyPreservationPolicy(policies),
-            best_fn=lambda metrics: metrics[SCORE],  # without it, scores would not be written and be lost to the next start
+            # without it, scores would not be written and be lost to the next start; with it, none at all is warned of
+            best_fn=(lambda metrics: metrics[SCORE]) if best else None,
             best_mode="min",
             create=write,
             read_only=not write,

@@ -164,7 +164,8 @@ def checkpoints_of(config: Train, *, write: bool = True) -> Checkpoints:
     """The run's checkpoints."""
     training = config.training
     folder = within(config.output, CHECKPOINTS)
-    return Checkpoints(folder, last=training.keep_last, best=training.keep_best, write=write)
+    best = 0 if config.evaluation is None else training.keep_best
+    return Checkpoints(folder, last=training.keep_last, best=best, write=write)
 
 
 def restored(config: Train, step: int | None, layout: Layout) -> tuple[Decoder, int]:

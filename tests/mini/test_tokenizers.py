@@ -19,7 +19,7 @@ from tessy_jax.mini.tasks import FAMILIES, item, items, split_of, stream
 from tessy_jax.mini.tokenizers import FORMS, build, save
 from tessy_jax.text.bridge import DeviceBridge, make_bridge
 from tessy_jax.text.chat import CLOSE, HARMONY_CLOSE, HARMONY_OPEN, OPEN, Chat
-from tessy_jax.text.split import GPT2, QWEN2
+from tessy_jax.text.split import GPT2, O200K
 from tessy_jax.text.tokenizer import Tokenizer
 from tessy_jax.text.vocab import description, read_vocabulary, same_vocabulary
 from tessy_jax.train.examples import example
@@ -87,7 +87,7 @@ def test_the_vocabularies_differ_in_size_split_rule_and_merges(folders):
     assert student[0]["model"]["merges"] != teacher[0]["model"]["merges"]
     bridges = [make_bridge(content, vocabulary, Path("mini")) for content, vocabulary in (student, teacher)]
     assert all(isinstance(bridge, DeviceBridge) for bridge in bridges)
-    assert [bridge.rule for bridge in bridges] == [GPT2, QWEN2]
+    assert [bridge.rule for bridge in bridges] == [GPT2, O200K]
 
 
 @pytest.mark.parametrize("speaker", SPEAKERS)

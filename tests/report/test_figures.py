@@ -86,6 +86,14 @@ def test_bars_at_one_place_stand_side_by_side():
     assert end < start
 
 
+def test_bars_may_stand_over_names_on_an_axis_of_a_given_range():
+    names = {0: "one", 1: "<b>", 2: "many"}
+    svg = bar_chart([Bars("spans", [0, 1, 2], [3, 4, 5])], **NAMES, ticks=names, y_range=(0, 20))
+    found = texts(svg)
+    assert [text for text in found if text in names.values()] == list(names.values())
+    assert "20" in found or "20.0" in found
+
+
 @pytest.mark.parametrize("name", ["<script>alert(1)</script>", '$\\frac{$ & "', "nul \0 \u202e \ud800 ]]>"])
 def test_hostile_names_are_text(name):
     svg = line_chart([Series(name, [0, 1], [0, 1])], label=name, x_label=name, y_label="y")

@@ -1,0 +1,34 @@
+"""Builds the models of the miniature world that the package ships: python scripts/build_mini.py
+
+Teacher, students and predictors, from nothing, seeded; started again, it goes on where it was. Writes the folders, with
+evaluation.json and build.log, to --output.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import time
+from pathlib import Path
+
+from tessy_jax.mini.build import build
+
+if __name__ == "__main__":
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--output", type=Path, default=Path("tessy_jax/mini/checkpoints"))
+    options.add_argument("--work", type=Path, default=Path(".cache/build_mini"), help="training runs, to go on from")
+    options.add_argument("--students", type=int, default=3)
+    args = options.parse_args()
+    logging.basicConfig(level=logging.WARNING)
+    args.output.mkdir(parents=True, exist_ok=True)
+    began = time.time()
+    with (args.output / "build.log").open("a", encoding="utf-8") as out:
+
+        def tell(text: str) -> None:
+            line = f"{(time.time() - began) / 60:6.1f} min  {text}"
+            print(line, flush=True)
+            out.write(line + "\n")
+            out.flush()
+
+        found = build(args.output, args.work, students=args.students, tell=tell)
+        tell(f"{found['bytes'] / 1e6:.2f} MB in {args.output}")

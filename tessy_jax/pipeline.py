@@ -1,0 +1,271 @@
+"""`tessy run`: the whole job in one process on one mesh: predictors, then, round by round, data, training and evaluation.
+
+The run folder holds the run folders of its stages: `predictors` (where some are made), `before` (the evaluation of the
+untouched student), and per round `round-<n>/synthesis`, `round-<n>/training` and `round-<n>/evaluation`. Each goes on by
+itself where it was killed; one that is finished is passed over. The student's arrays go from stage to stage; after a restart
+they come from the run folder, and are the same.
+"""
+
+from __future__ import annotations
+
+import logging
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from typing import Any
+
+import jax
+
+from tessy_jax import __version__
+from tessy_jax.boundary.traces import sample
+from tessy_jax.boundary.train import annotate_traces, train_predictor, training_folder
+from tessy_jax.config import Evaluate, Model, Pipeline, Predictors, Synthesize, Train, dump, settle
+from tessy_jax.config.sections import Writer
+from tessy_jax.errors import ConfigError
+from tessy_jax.evaluate.job import BENCHES, evaluate
+from tessy_jax.evaluate.tasks import Bench, problems_of
+from tessy_jax.models.transformer import Decoder
+from tessy_jax.processes import first, once
+from tessy_jax.report.predictors import evaluate_predictors
+from tessy_jax.report.runs import run_page
+from tessy_jax.sharding import Layout
+from tessy_jax.store import RunReader, RunStore
+from tessy_jax.store.files import local, within
+from tessy_jax.synthesis import prompts
+from tessy_jax.synthesis.cast import Cast
+from tessy_jax.synthesis.job import synthesize
+from tessy_jax.train.job import FOLDER, train
+
+log = logging.getLogger(__name__)
+MADE, BEFORE, DATA, TRAINING, EVALUATION = "predictors", "before", "synthesis", "training", "evaluation"
+"""Folders of the stages; the last three in that of a round."""
+Tell = Callable[[str], None]
+
+
+def run(
+    config: Pipeline,
+    *,
+    benches: Mapping[str, Bench] = BENCHES,
+    before: str | None = None,
+    page: bool = True,
+    progress: bool = True,
+    tell: Tell = log.info,
+) -> dict[str, Any]:
+    """Runs or continues the job of a configuration; returns its summary, which is saved beside report.html.
+
+    benches: by verifier, for the evaluations. before: where the untouched student's evaluation is or will be, if not in the
+    run folder. page: whether report.html is written. tell: gets what each stage has to say.
+
+    Raises:
+        TessyError: what is wrong with configuration, input, models or output; most of it before any stage begins.
+        TrainingError: a loss is no number, or spikes.
+    """
+    with ExitStack() as stack:
+        stores: list[RunStore] = []
+
+        def opened() -> dict[str, Any]:
+            stores.append(stack.enter_context(RunStore(config.output)))
+            settled = settle(config, stores[0].config())
+            stores[0].save_config(dump(settled))
+            return {"config": settled.model_dump(), "summary": stores[0].summary()}
+
+        if local(config.output) is None:
+            raise ConfigError(f"{config.output}: the whole job runs in a folder only; name a path as output, and copy it")
+        found = once(opened)
+        job = _Job(Pipeline.model_validate(found["config"]), benches, progress, tell, stores, found["summary"] or {})
+        job.run(before or within(config.output, BEFORE))
+        summary = job.summary()
+        if job.finished and page:
+            once(lambda: stores[0].save_page("report.html", run_page(config.output)))
+        return summary
+
+
+class _Job:
+    """A job on its way. stages: seconds by name, of those that are over."""
+
+    def __init__(
+        self,
+        config: Pipeline,
+        benches: Mapping[str, Bench],
+        progress: bool,
+        tell: Tell,
+        stores: list[RunStore],
+        earlier: Mapping[str, Any],
+    ) -> None:
+        self.config, self.benches, self.stores = config, benches, stores
+        self.how: dict[str, Any] = {"progress": progress, "tell": tell}
+        self.tell = tell if first() else lambda text: None
+        self.stages: dict[str, float] = {stage["name"]: stage["seconds"] for stage in earlier.get("stages", [])}
+        self.peak: int = earlier.get("peak_memory", {}).get("host_bytes", 0)
+        self.finished = False
+        self.student: Decoder | None = None
+
+    def run(self, before: str) -> None:
+        """All stages that are not over. before: where the untouched student's evaluation is."""
+        config = self.config
+        boundary = {speaker: getattr(config.boundary, speaker) for speaker in ("student", "teacher")}
+        self._check(boundary)
+        if config.missing:
+            boundary |= self._predictors()
+        self._evaluation(BEFORE, before, config.student.model)
+        model = config.student.model
+        for number in range(1, config.rounds + 1):
+            folder = round_folder(config.output, number)
+            training = self._training(number, folder, model)
+            if not _is_trained(training.output):
+                data = self._synthesis(number, folder, model, boundary)
+                with self._stage(f"round {number}: synthesis"):
+                    if not _is_over(data.output):
+                        written = synthesize(data, self.student, **self.how)
+                        self.student = written.student or self.student
+                with self._stage(f"round {number}: training"):
+                    trained = train(training, self.student, **self.how)
+                    self.student = trained.student
+                if not trained.summary["finished"]:
+                    self.tell(f"round {number}: training was asked to stop; the same command goes on from there")
+                    return
+            model = within(training.output, FOLDER)
+            self._evaluation(f"round {number}: evaluation", within(folder, EVALUATION), model)
+        self.student = None
+        self.finished = True
+
+    def _check(self, boundary: Mapping[str, str | None]) -> None:
+        """What can be found wrong before any work is done."""
+        config = self.config
+        problems_of(config.evaluation.tasks, self.benches)
+        prompts.read(config.data.path, config.data.split, config.data.limit, config.data.skip_invalid)
+        if not config.missing:
+            first_round = round_folder(config.output, 1)
+            Cast(self._synthesis(1, first_round, config.student.model, boundary), Layout.of(config.mesh))
+
+    def summary(self) -> dict[str, Any]:
+        """What is saved as summary.json."""
+        unit = 1 if sys.platform == "darwin" else 1024
+        self.peak = max(self.peak, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)
+        memory = jax.local_devices()[0].memory_stats() or {}
+        found = {
+            "rounds": self.config.rounds,
+            "finished": self.finished,
+            "stages": [{"name": name, "seconds": round(seconds, 3)} for name, seconds in self.stages.items()],
+            "peak_memory": {"host_bytes": self.peak, "device_bytes": memory.get("peak_bytes_in_use")},
+            "devices": [str(device) for device in jax.devices()[:1]] + [f"{jax.device_count()} in all"],
+            "processes": jax.process_count(),
+            "versions": {"tessy_jax": __version__, "jax": jax.__version__},
+        }
+        once(lambda: self.stores[0].save_summary(found))
+        return found
+
+    @contextmanager
+    def _stage(self, name: str) -> Iterator[None]:
+        """What is done in here counts as this stage; of several starts, the one that took longest counts."""
+        started = time.perf_counter()
+        self.tell(f"=== {name}")
+        yield
+        seconds = time.perf_counter() - started
+        self.stages[name] = max(seconds, self.stages.get(name, 0.0))
+        self.summary()
+
+    def _shared(self, output: str, seed: int) -> dict[str, Any]:
+        return {"output": output, "seed": seed % (1 << 32), "mesh": self.config.mesh, "date": self.config.date}
+
+    def _student(self, model: str) -> Model:
+        """The student's section, with the weights of a folder."""
+        student = self.config.student
+        return student if model == student.model else student.model_copy(update={"model": model, "revision": None})
+
+    def _predictors(self) -> dict[str, str]:
+        """Makes the predictors that are missing; their folders."""
+        config, making = self.config, self.config.predictors
+        assert making is not None
+        made = {
+            **making.model_dump(),
+            **self._shared(within(config.output, MADE), config.seed),
+            "data": making.data or config.data,
+            **{speaker: getattr(config, speaker) for speaker in config.missing},
+        }
+        predictors = Predictors.model_validate(made)
+        speakers: list[Writer] = [speaker for speaker in ("student", "teacher") if speaker in config.missing]
+        folders = {speaker: training_folder(predictors, speaker) for speaker in speakers}
+        with self._stage(MADE):
+            if not _holds(predictors.output, "evaluation.json"):
+                sample(predictors, **self.how)
+                annotate_traces(predictors, tell=self.how["tell"])
+                for speaker in speakers:
+                    train_predictor(predictors, speaker, **self.how)
+                evaluate_predictors(predictors, tell=self.how["tell"])
+        return {speaker: within(folder, FOLDER) for speaker, folder in folders.items()}
+
+    def _synthesis(self, number: int, folder: str, model: str, boundary: Mapping[str, str | None]) -> Synthesize:
+        config = self.config
+        return Synthesize.model_validate(
+            {
+                **self._shared(within(folder, DATA), config.seed + number - 1),
+                "data": config.data,
+                "student": self._student(model),
+                "teacher": config.teacher,
+                "boundary": config.boundary.model_copy(update=dict(boundary)),
+                "synthesis": config.synthesis,
+            }
+        )
+
+    def _training(self, number: int, folder: str, model: str) -> Train:
+        config = self.config
+        return Train.model_validate(
+            {
+                **self._shared(within(folder, TRAINING), config.seed + number - 1),
+                "student": self._student(model),
+                "data": {"path": within(folder, DATA), "too_long": config.too_long},
+                **{name: getattr(config, name) for name in ("weights", "optimizer", "lora", "training")},
+            }
+        )
+
+    def _evaluation(self, name: str, place: str, model: str) -> None:
+        """Evaluates the student, the same way every time."""
+        config, asked = self.config, self.config.evaluation
+        wanted = Evaluate.model_validate(
+            {
+                **self._shared(place, config.seed),
+                "student": self._student(model).model_copy(update={"sampling": asked.sampling or config.student.sampling}),
+                "tasks": asked.tasks,
+                "synthesis": asked.synthesis,
+                "confidence": asked.confidence,
+            }
+        )
+        with self._stage(name):
+            if not _is_over(wanted.output):
+                self.student = evaluate(wanted, self.student, benches=self.benches, **self.how).student
+
+
+def round_folder(output: str, number: int) -> str:
+    """Where the stages of a round are; the first is 1."""
+    return within(output, f"round-{number}")
+
+
+def _is_over(output: str) -> bool:
+    """Whether a synthesis or an evaluation has come to its end: its summary is the last thing that it writes."""
+    return _holds(output, "summary.json")
+
+
+def _holds(output: str, name: str) -> bool:
+    """Whether a run folder is there and holds a file."""
+
+    def found() -> bool:
+        with suppress(ConfigError):  # it is not begun
+            return RunReader(output).file(name) is not None
+        return False
+
+    return once(found)
+
+
+def _is_trained(output: str) -> bool:
+    """Whether a training has come to its end."""
+
+    def found() -> bool:
+        with suppress(ConfigError):
+            summary = RunReader(output).summary()
+            return summary is not None and bool(summary["finished"])
+        return False
+
+    return once(found)

@@ -1,0 +1,156 @@
+"""How probable each model finds what stands in a few responses, token by token: who wrote what they could have written
+alone, and who did not. For people to look at; kept as scores.jsonl in the run folder of a synthesis."""
+
+from __future__ import annotations
+
+import heapq
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from tessy_jax.models.transformer import Decoder
+from tessy_jax.processes import whole
+from tessy_jax.records import Row
+from tessy_jax.sharding import put
+from tessy_jax.synthesis.cast import Cast
+from tessy_jax.text.chat import Chat
+
+SCORES = "scores.jsonl"
+"""The file in the run folder: an object a line, see `score`."""
+ROWS = 8
+"""So many rows are scored, the first in the order of the input."""
+LIMIT = 4096
+"""Tokens of prompt and response that are read at most; what comes after them has no score."""
+SHORTEST = 256  # tokens of a program; else powers of two
+CHUNK = 256  # tokens of all rows whose log-probabilities over the vocabulary are held at once
+
+Score = tuple[int, int, float]
+"""Code points start…end−1 of the assistant's content, and the log-probability of the token that stands there."""
+
+
+class Scorer(NamedTuple):
+    """A model that scores, with its own chat template."""
+
+    model: Decoder
+    chat: Chat
+
+
+class _Reading(NamedTuple):
+    """A row in a model's own tokens. places: of each token that is scored: its index, and its code points."""
+
+    tokens: list[int]
+    places: list[tuple[int, int, int]]
+
+
+def first_rows(rows: Iterable[Row]) -> list[dict[str, Any]]:
+    """The rows to score, the first in the order of the input, as JSON: one process may read them for all."""
+    first = heapq.nsmallest(ROWS, rows, key=lambda row: (int(row.meta["index"] or 0), row.rollout, row.id))
+    return [row.to_json() for row in first]
+
+
+def score_lines(cast: Cast, writers: Sequence[Decoder], rows: Sequence[Mapping[str, Any]]) -> str:
+    """The text of scores.jsonl for some rows as JSON; all processes ask for it together. writers: the models of the cast's
+    voices."""
+    scorers: dict[str, Scorer] = {
+        voice.name: Scorer(model, voice.chat) for voice, model in zip(cast.voices, writers, strict=True)
+    }
+    known = [Row.from_json(row) for row in rows]
+    found = score(known, scorers, open_text=cast.open_text, close_text=cast.close_text)
+    return "".join(json.dumps(line, ensure_ascii=False, separators=(",", ":")) + "\n" for line in found)
+
+
+def score(
+    rows: Sequence[Row], scorers: Mapping[str, Scorer], *, open_text: str, close_text: str, limit: int = LIMIT
+) -> list[dict[str, Any]]:
+    """Per row {"id": its id, and per scorer by name: its `Score`s in order}; all processes ask for it together.
+
+    The log-probability is that of the whole vocabulary at temperature 1. A model reads what it read when the row was
+    written: the prompt in its own template, the thinking, what it closes thinking with, and the answer. What opens and
+    closes the thinking is not scored, being neither model's. A token ends where the next one begins; of tokens that share
+    a character the last one has it.
+
+    rows: as synthesis writes them. open_text, close_text: how thinking opens and closes in them.
+    """
+    found: list[dict[str, Any]] = [{"id": row.id} for row in rows]
+    for name, (model, chat) in scorers.items():
+        readings = [_reading(chat, row, open_text, close_text, limit) for row in rows]
+        values = _log_probabilities(model, [reading.tokens for reading in readings])
+        for line, reading, value in zip(found, readings, values, strict=True):
+            line[name] = [(start, end, round(float(value[at]), 4)) for at, start, end in reading.places]
+    return found
+
+
+def _reading(chat: Chat, row: Row, open_text: str, close_text: str, limit: int) -> _Reading:
+    content, first = row.content, len(open_text)
+    closes = content.find(close_text, first)
+    thought = len(content) if closes < 0 else closes
+    tokens = chat.prompt(row.messages[:-1])
+    places: list[tuple[int, int, int]] = []
+
+    def read(start: int, end: int) -> None:
+        ids, begins = chat.text_tokens(content[start:end])
+        ends = [*begins[1:], end - start]
+        places.extend(
+            (len(tokens) + i, start + begin, start + stop) for i, (begin, stop) in enumerate(zip(begins, ends, strict=True))
+        )
+        tokens.extend(ids)
+
+    read(first, thought)
+    if closes >= 0:
+        tokens.extend(chat.close_ids)
+        read(closes + len(close_text), len(content))
+    return _Reading(tokens[:limit], [place for place in places if place[0] < limit])
+
+
+def _log_probabilities(model: Decoder, sequences: Sequence[Sequence[int]]) -> list[np.ndarray]:
+    """Of every token of some sequences, given those before it; 0 for the first. Sequences of like length share a pass, as
+    many as the mesh cuts lanes into pieces, and a program."""
+    layout = model.layout
+    at_once = layout.ways("lanes")
+    graph, params = nnx.split(model)
+    program = jax.jit(partial(_scored, graph), out_shardings=layout.sharding((None, None)))
+    found: list[np.ndarray] = [np.zeros(0, np.float32)] * len(sequences)
+    order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))
+    for start in range(0, len(order), at_once):
+        group = order[start : start + at_once]
+        size = max(SHORTEST, 1 << (len(sequences[group[-1]]) - 1).bit_length())  # the longest comes last
+        tokens_BT, segments_BT = np.zeros((2, at_once, size), np.int32)
+        for row, i in enumerate(group):
+            tokens_BT[row, : len(sequences[i])] = sequences[i]
+            segments_BT[row, : len(sequences[i])] = 1
+        values_BT = whole(program(params, *(put(x, layout, ("lanes", None)) for x in (tokens_BT, segments_BT))))
+        for row, i in enumerate(group):
+            found[i] = values_BT[row, : len(sequences[i])]
+    return found
+
+
+def _scored(graph: Any, params: Any, tokens_BT: jax.Array, segments_BT: jax.Array) -> jax.Array:
+    """Log-probabilities float32 [B, T] of the tokens, those of the first being 0."""
+    model = nnx.merge(graph, params)
+    hidden_BTD, _ = model(tokens_BT, segments_BT=segments_BT)
+    B, T, _ = hidden_BTD.shape
+    width = max(1, CHUNK // B)
+    count = -(-(T - 1) // width)
+    cut: Callable[[jax.Array], jax.Array] = partial(_in_pieces, count=count, width=width)
+
+    def piece(parts: tuple[jax.Array, jax.Array]) -> jax.Array:
+        hidden_BCD, next_BC = parts
+        logits_BCV = model.logits(hidden_BCD)
+        chosen_BC = jnp.take_along_axis(logits_BCV, next_BC[..., None], axis=-1)[..., 0]
+        return chosen_BC - jax.nn.logsumexp(logits_BCV, axis=-1)
+
+    values = jax.lax.map(piece, (cut(hidden_BTD[:, :-1]), cut(tokens_BT[:, 1:])))
+    values_BT = values.swapaxes(0, 1).reshape(B, count * width)[:, : T - 1]
+    return jnp.pad(values_BT, ((0, 0), (1, 0)))
+
+
+def _in_pieces(x: jax.Array, count: int, width: int) -> jax.Array:
+    """[B, T, …] as [count, B, width, …]."""
+    x = jnp.pad(x, ((0, 0), (0, count * width - x.shape[1]), *((0, 0),) * (x.ndim - 2)))
+    return x.reshape(x.shape[0], count, width, *x.shape[2:]).swapaxes(0, 1)

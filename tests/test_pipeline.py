@@ -1,0 +1,172 @@
+"""The whole job runs its stages once, goes on after any interruption, and gives what the stages give by themselves."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tessy_jax import cli
+from tessy_jax.config import Pipeline, read
+from tessy_jax.evaluate.job import BENCHES
+from tessy_jax.mini import evaluation
+from tessy_jax.models import hf
+from tessy_jax.pipeline import run
+from tessy_jax.synthesis.export import rows_in_order
+from tests.conftest import ROOT
+from tests.small_job import MODELS, job
+
+STAGES = ["before", "round 1: synthesis", "round 1: training", "round 1: evaluation"]
+
+
+def tessy(*arguments):
+    return cli.main(["run", *map(str, arguments)])
+
+
+def summary(folder):
+    return json.loads((folder / "summary.json").read_text())
+
+
+def results(folder, rounds=1):
+    """What a person would compare: verdicts before and after, losses, responses."""
+    found = {"before": (folder / "before" / "verdicts.jsonl").read_text()}
+    for number in range(1, rounds + 1):
+        place = folder / f"round-{number}"
+        found[f"after {number}"] = (place / "evaluation" / "verdicts.jsonl").read_text()
+        lines = (place / "training" / "metrics.jsonl").read_text().splitlines()
+        found[f"losses {number}"] = [json.loads(line)["loss"] for line in lines]
+        found[f"rows {number}"] = [(row.id, row.content, row.spans) for row in rows_in_order(str(place / "synthesis"))]
+    return found
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A job that nothing interrupted."""
+    folder = tmp_path_factory.mktemp("whole")
+    assert tessy(job(folder), "--json") == 0
+    return folder / "job"
+
+
+def test_a_job_leaves_its_stages_a_summary_and_a_report(whole):
+    found = summary(whole)
+    assert found["finished"]
+    assert [stage["name"] for stage in found["stages"]] == STAGES
+    assert all(stage["seconds"] > 0 for stage in found["stages"])
+    assert found["peak_memory"]["host_bytes"] > 1e8
+    everything = results(whole)
+    assert len(everything["losses 1"]) == 6
+    assert len(everything["rows 1"]) == 12
+    assert {span.source for _, _, spans in everything["rows 1"] for span in spans} == {"student", "teacher", "template"}
+    page = (whole / "report.html").read_text()
+    assert page.startswith("<!doctype html>") or page.startswith("<!DOCTYPE html>")
+
+
+def test_a_finished_job_is_only_read(whole, capsys):
+    before = {file: file.stat().st_mtime_ns for file in whole.rglob("*.json*")}
+    responses = {file for file in before if "responses" in file.parts}
+    assert tessy(whole.parent / "job.yaml") == 0
+    said = capsys.readouterr()
+    assert "report.html" in said.out
+    assert "Ae" in said.out
+    assert responses == {file for file in whole.rglob("*.json*") if "responses" in file.parts}
+    for file, then in before.items():
+        if file.parent != whole:
+            assert file.stat().st_mtime_ns == then, file
+
+
+def test_another_configuration_in_a_run_folder_is_refused_with_the_keys(whole, capsys):
+    code = tessy(whole.parent / "job.yaml", "--set", "training.steps=7", "--set", "evaluation.sampling.temperature=0.5")
+    assert code == 2
+    said = capsys.readouterr().err
+    assert "training.steps" in said
+    assert "evaluation.sampling.temperature" in said
+
+
+def test_the_student_is_loaded_once_and_goes_from_stage_to_stage(whole, tmp_path, monkeypatch):
+    loaded = []
+    load = hf.load
+    monkeypatch.setattr(hf, "load", lambda folder, **how: (loaded.append(str(folder)), load(folder, **how))[1])
+    config = read(Pipeline, job(tmp_path))
+    found = run(config, benches={**BENCHES, **evaluation.BENCHES}, progress=False, page=False)
+    assert found["finished"]
+    names = ("student-0", "teacher", "predictor-student", "predictor-teacher")
+    assert sorted(loaded) == sorted(str(MODELS / name) for name in names)
+    assert results(tmp_path / "job") == results(whole)
+
+
+@pytest.mark.slow
+def test_every_round_goes_on_with_the_student_of_the_last(whole, tmp_path, capsys):
+    assert tessy(job(tmp_path), "--set", "rounds=2") == 0
+    two = results(tmp_path / "job", rounds=2)
+    assert {key: two[key] for key in results(whole)} == results(whole)
+    assert two["rows 2"] != two["rows 1"]
+    assert two["losses 2"][0] < two["losses 1"][0], "the second round begins with what the first has learnt"
+    config = (tmp_path / "job" / "round-2" / "synthesis" / "config.yaml").read_text()
+    assert f"model: {tmp_path}/job/round-1/training/model" in config
+    assert "round 2" in (tmp_path / "job" / "report.html").read_text().lower()
+    assert tessy(tmp_path / "job.yaml") == 0, "fewer rounds are done already"
+
+
+@pytest.mark.slow
+def test_a_job_that_is_killed_in_every_stage_ends_as_one_that_is_not(whole, tmp_path):
+    file = job(tmp_path)
+    command = [sys.executable, "-m", "tessy_jax.cli", "run", str(file), "--json", "--set", "synthesis.snapshot_seconds=0"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".cache" / "xla")}
+    environment["XLA_FLAGS"] = ""
+    rng, folder = random.Random(0), tmp_path / "job"
+    marks = ["before/config.yaml", "round-1/synthesis/config.yaml", "round-1/training/config.yaml"]
+    marks += ["round-1/training/metrics.jsonl", "round-1/evaluation/config.yaml", "round-1/evaluation/rollouts/config.yaml"]
+    killed = 0
+    for mark in marks:
+        process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while process.poll() is None and not (folder / mark).exists():
+            time.sleep(0.01)
+        time.sleep(rng.uniform(0, 1.5))
+        killed += process.poll() is None
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert killed >= 4, "the job ended before it was killed often"
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    ours, theirs = results(folder), results(whole)
+    assert ours.pop("losses 1") == pytest.approx(theirs.pop("losses 1"), rel=1e-5)  # one device, eight devices' thread pool
+    assert ours == theirs
+
+
+def test_ctrl_c_leaves_a_run_that_goes_on_and_says_so(tmp_path):
+    file = job(tmp_path)
+    command = [sys.executable, "-m", "tessy_jax.cli", "run", str(file)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".cache" / "xla")}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and not (tmp_path / "job" / "before" / "config.yaml").exists():
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 1, said
+    assert "interrupted; the same command goes on from there" in said.splitlines()[-1]
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"boundary": {"student": None}}, "boundary.student"),
+        ({"teacher": None}, "teacher"),
+        ({"training": {"tokens": 100}}, "training.tokens"),
+        ({"training": {"step": 1}}, "training.steps"),
+        ({"synthesis": {"lanes": "many"}}, "synthesis.lanes"),
+        ({"evaluation": {"tasks": []}}, "evaluation.tasks"),
+        ({"rounds": 0}, "rounds"),
+        ({"data": {"path": "nowhere.jsonl"}}, "nowhere.jsonl"),
+        ({"output": "gs://bucket/job"}, "gs://bucket/job"),
+    ],
+)
+def test_what_cannot_work_is_said_before_any_stage(tmp_path, capsys, changes, said):
+    assert tessy(job(tmp_path, **changes)) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert said in lines[-1]
+    assert not (tmp_path / "job" / "before" / "rollouts").exists()
