@@ -134,6 +134,11 @@ class _Job:
     def _check(self, boundary: Mapping[str, str | None]) -> None:
         """What can be found wrong before any work is done."""
         config = self.config
+        if config.missing and jax.process_count() > 1:
+            raise ConfigError(
+                f"boundary names no predictor of the {' and the '.join(config.missing)}, and predictors are made by one "
+                "process alone; make them with `tessy boundary` first, and name them"
+            )
         problems_of(config.evaluation.tasks, self.benches)
         prompts.read(config.data.path, config.data.split, config.data.limit, config.data.skip_invalid)
         if not config.missing:

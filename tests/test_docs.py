@@ -1,5 +1,6 @@
 """What the documents show is what the commands print."""
 
+import ast
 import importlib.util
 import re
 from pathlib import Path
@@ -39,3 +40,14 @@ def test_the_documents_are_there_and_name_no_machine(name):
     text = (ROOT / name).read_text()
     assert len(text) > 200
     assert not re.search(r"(?<![\w.])/(work|root|home|tmp)/", text)
+
+
+def test_the_python_example_of_the_readme_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    (example,) = [block for block in blocks if "responses(data)" in block]
+    assert example.count("runs/notebook") >= 3
+    exec(compile(example.replace("runs/notebook", str(tmp_path / "notebook")), "README.md", "exec"), {})
+    written, result = capsys.readouterr().out.strip().splitlines()
+    assert {source for source, _ in ast.literal_eval(written)} == {"student", "teacher", "template"}
+    assert 0 <= ast.literal_eval(result)["in"]["pass@1"] <= 1
