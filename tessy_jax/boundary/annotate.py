@@ -14,7 +14,8 @@ import json
 import logging
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 from tessy_jax.boundary.endpoint import Endpoint
@@ -26,6 +27,7 @@ from tessy_jax.boundary.spans import (
     Annotation,
     Dropped,
     Outcome,
+    Range,
     json_lines,
     judge,
     read_annotations,
@@ -160,7 +162,7 @@ def annotate(
     finished = work.finished()
     if finished is None:
         _check_thinking(cuts, speaker, config.annotator.min_share)
-        outcomes = _outcomes(config, speaker, cuts.segments, work, tell, annotator)
+        outcomes = _outcomes(config, speaker, cuts.segments, cuts.endings, work, tell, annotator)
         work.save_dropped(outcomes)
         _check_kept(outcomes, config, work.dropped_name)
         work.append(outcomes)
@@ -176,7 +178,7 @@ def annotate(
                 f"{speaker}: {len(late)} traces have no segment among the annotations, which are finished; delete "
                 f"{work.finished_name} to annotate all again"
             )
-        again = _outcomes(config, speaker, failed, work, tell, annotator)
+        again = _outcomes(config, speaker, failed, cuts.endings, work, tell, annotator)
         work.append(again)
         outcomes = [*annotations, *settled, *again]
         work.save_dropped(outcomes)
@@ -191,6 +193,7 @@ def _outcomes(
     config: Predictors,
     speaker: str,
     wanted: Sequence[Segment],
+    endings: Collection[str],
     work: _Work,
     tell: Callable[[str], None],
     annotator: Callable[[Predictors], AnnotatorLike],
@@ -202,13 +205,31 @@ def _outcomes(
         chosen = annotator(config)
         tell(f"{speaker}: {len(todo)} segments to annotate by {chosen.name}")
         for first in range(0, len(todo), chosen.at_once):
-            outcomes = chosen.annotate(todo[first : first + chosen.at_once])
+            outcomes = with_endings(chosen, todo[first : first + chosen.at_once], endings)
             work.commit(outcomes)  # what is told has been saved
             known |= {outcome.segment.id: outcome for outcome in outcomes}
             done = len(todo[: first + chosen.at_once])
             tell(f"{speaker}: {done} of {len(todo)} segments; {_described(known.values())}")
             _check_answers(outcomes, chosen.at_once, known.values())
     return [known[segment.id] for segment in wanted]
+
+
+def with_endings(annotator: AnnotatorLike, wanted: Sequence[Segment], endings: Collection[str]) -> list[Outcome]:
+    """What an annotator says of segments without what closes the thinking, which it does not get to see; that is style: the
+    student is to write on there, and the teacher to hand over."""
+    bare = [
+        replace(segment, text=segment.text.removesuffix(max(filter(segment.text.endswith, endings), key=len, default="")))
+        for segment in wanted
+    ]
+    found: list[Outcome] = []
+    for segment, short, outcome in zip(wanted, bare, annotator.annotate(bare), strict=True):
+        if isinstance(outcome, Annotation) and segment != short:
+            spans, at = list(outcome.spans), len(short.text)
+            start = spans.pop().start if spans and spans[-1].end == at else at
+            found.append(replace(outcome, segment=segment, spans=(*spans, Range(start, len(segment.text)))))
+        else:
+            found.append(replace(outcome, segment=segment))
+    return found
 
 
 def cuts_of(config: Predictors, speaker: Writer, rows: Iterable[Row]) -> Cuts:

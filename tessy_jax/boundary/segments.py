@@ -7,7 +7,7 @@ import json
 import random
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 from tessy_jax.config.predictors import Segments
@@ -21,7 +21,8 @@ WORD = re.compile(r"\S+")
 @dataclass(frozen=True, slots=True)
 class Segment:
     """A piece of a trace. id: "<trace>#<number>". trace: the id of its row. split: the same for all segments of a prompt.
-    start: the code point of the thinking at which it begins. text: verbatim, without white space at its ends."""
+    start: the code point of the thinking at which it begins. text: verbatim, without white space at its ends; where it goes
+    to the end of a thinking that was closed, with what closed it, because who goes on there is a decision, too."""
 
     id: str
     trace: str
@@ -31,11 +32,13 @@ class Segment:
 
 
 class Cuts(NamedTuple):
-    """What traces gave. traces: how many there were. without: how many of them had no thinking."""
+    """What traces gave. traces: how many there were. without: how many of them had no thinking. endings: what stands between
+    the last word of a thinking and the end of what closes it, such as "\\n</think>"; a segment that ends so, ends there."""
 
     segments: list[Segment]
     traces: int
     without: int
+    endings: frozenset[str]
 
 
 def thinking(row: Row, open_text: str, close_text: str) -> str | None:
@@ -55,6 +58,18 @@ def thinking(row: Row, open_text: str, close_text: str) -> str | None:
         text, closed, _ = content[first:].partition(closes)
         text = text if closed else ""
     return text if text.strip() else None
+
+
+def ending(row: Row, text: str, close_text: str) -> str:
+    """What stands between the last word of a thinking, `text`, and the end of what closes it; empty where nothing does."""
+    space = text[len(text.rstrip()) :]
+    if not row.spans:
+        return space + close_text.strip()
+    last = max(i for i, span in enumerate(row.spans) if span.phase == "think" and span.source != "template")
+    following = row.spans[last + 1 : last + 2]
+    if not following or following[0].phase != "think":
+        return ""
+    return space + row.content[following[0].start : following[0].end].rstrip()
 
 
 def split_of(prompt_id: str, validation: float, seed: int) -> Split:
@@ -88,6 +103,7 @@ def segments(rows: Iterable[Row], section: Segments, *, seed: int, open_text: st
     """
     found: list[Segment] = []
     ids: set[str] = set()
+    endings: set[str] = set()
     without = 0
     for row in rows:
         if row.id in ids:
@@ -98,8 +114,13 @@ def segments(rows: Iterable[Row], section: Segments, *, seed: int, open_text: st
             without += 1
             continue
         split = split_of(row.prompt_id, section.validation, seed)
-        found += cut(row.id, text, split, words=section.words, per_trace=section.per_trace, seed=seed)
-    return Cuts(found, len(ids), without)
+        closing, end = ending(row, text, close_text), len(text.rstrip())
+        endings |= {closing} - {""}
+        found += [
+            replace(segment, text=segment.text + closing) if segment.start + len(segment.text) == end else segment
+            for segment in cut(row.id, text, split, words=section.words, per_trace=section.per_trace, seed=seed)
+        ]
+    return Cuts(found, len(ids), without, frozenset(endings))
 
 
 def _digest(seed: int, purpose: str, name: str) -> int:

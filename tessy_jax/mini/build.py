@@ -238,7 +238,7 @@ def build(output: Path, work: Path, *, students: int, tell: Callable[[str], None
     for speaker in STYLES:
         model, report["predictors"][speaker] = predictor(speaker, work / f"predictor-{speaker}", tell)
         _ship(model, output / f"predictor-{speaker}")
-    report["seconds"] = round(time.perf_counter() - started)
+    report["seconds_of_last_start"] = round(time.perf_counter() - started)
     report["bytes"] = sum(file.stat().st_size for file in output.rglob("*") if file.is_file())
     report["versions"] = {"tessy_jax": __version__, "jax": jax.__version__}
     (output / "evaluation.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")

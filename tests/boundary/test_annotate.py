@@ -319,7 +319,7 @@ def test_the_thinking_is_found_by_the_speakers_own_markers(opened, output):
     own = config(output).model_copy(update={"student": Model(model="m", thinking=thinking)})
     rows = [Row("p/0", "p", 0, ({"role": "assistant", "content": "```\nwait, so x\n``` 42"},), (), {})]
     assert annotate(own, "student", rows, opened, annotator=Scripted())["kept"] == 1
-    assert [a.segment.text for a in kept(opened)] == ["wait, so x"]
+    assert [a.segment.text for a in kept(opened)] == ["wait, so x\n```"]
 
 
 def test_the_rules_annotate_by_default_and_keep_everything(opened, output):

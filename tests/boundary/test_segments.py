@@ -4,7 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tessy_jax.boundary.segments import cut, segments, split_of, thinking
+from tessy_jax.boundary.annotate import with_endings
+from tessy_jax.boundary.segments import Segment, cut, segments, split_of, thinking
+from tessy_jax.boundary.spans import Annotation, Dropped, Range
 from tessy_jax.config.predictors import Segments
 from tessy_jax.errors import DataError
 from tessy_jax.records import Row, Span
@@ -90,3 +92,43 @@ def test_traces_without_thinking_are_counted_and_an_id_may_stand_once():
     assert (len(cuts.segments), cuts.traces, cuts.without) == (1, 2, 1)
     with pytest.raises(DataError, match="row 'a/0': stands twice"):
         segments([*rows, rows[0]], Segments(), seed=0, open_text=OPEN, close_text=CLOSE)
+
+
+@pytest.mark.parametrize("spanned", [True, False])
+def test_a_segment_that_goes_to_the_end_of_a_closed_thinking_holds_what_closes_it(spanned):
+    spans = [
+        Span("template", "think", 0, 8),
+        Span("student", "think", 8, 15),
+        Span("template", "think", 15, 26),
+        Span("student", "answer", 26, 27),
+    ]
+    rows = [row(f"{OPEN}a b c d{CLOSE}x", spans if spanned else [], prompt="p")]
+    cuts = segments(rows, Segments(words=2, per_trace=9), seed=0, open_text=OPEN, close_text=CLOSE)
+    assert [s.text for s in cuts.segments] == ["a b", "b c", "c d\n</think>"]
+    assert cuts.endings == {"\n</think>"}
+    if spanned:
+        open_ended = [row(f"{OPEN}a b c d", spans[:2], prompt="p")]
+        cuts = segments(open_ended, Segments(words=2, per_trace=9), seed=0, open_text=OPEN, close_text=CLOSE)
+        assert [s.text for s in cuts.segments] == ["a b", "b c", "c d"]
+        assert not cuts.endings
+
+
+def test_what_closes_the_thinking_is_style_and_annotators_do_not_see_it():
+    class Last:
+        name, at_once = "last", 9
+
+        def annotate(self, wanted):
+            assert all("think" not in segment.text for segment in wanted)
+            return [
+                Dropped(s, "empty", "[]")
+                if s.text == "no"
+                else Annotation(s, (Range(len(s.text) - 1, len(s.text)),), "last")
+                for s in wanted
+            ]
+
+    texts = ["x = 3.\n</think>", "x = 4.", "no\n</think>"]
+    wanted = [Segment(f"r#{i}", "r", "train", 0, text) for i, text in enumerate(texts)]
+    first, second, third = with_endings(Last(), wanted, {"\n</think>", "</think>"})
+    assert (first.segment, first.spans) == (wanted[0], (Range(5, 15),))
+    assert (second.segment, second.spans) == (wanted[1], (Range(5, 6),))
+    assert (third.segment, third.outcome) == (wanted[2], "empty")
