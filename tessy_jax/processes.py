@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Callable
@@ -12,7 +13,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from tessy_jax import errors
-from tessy_jax.errors import ConfigError, TessyError
+from tessy_jax.errors import ConfigError, DataError, TessyError
 
 T = TypeVar("T")
 
@@ -88,6 +89,23 @@ def together(work: Callable[[], T]) -> T:
     if not well.all():
         raise RuntimeError(f"process {int(np.argmin(well))} has failed; see what it says")
     return result
+
+
+def alike(value: Any, name: str) -> None:
+    """Sees that a value, something that JSON knows, is the same in all processes.
+
+    Raises:
+        DataError: in all processes, that it is not; says what it is by its name.
+    """
+    if jax.process_count() == 1:
+        return
+    digest = np.frombuffer(hashlib.sha256(json.dumps(value).encode()).digest(), np.uint8)
+    digests = np.asarray(multihost_utils.process_allgather(digest))
+    other = (digests != digests[0]).any(axis=1)
+    if other.any():
+        raise DataError(
+            f"{name}: process {int(np.argmax(other))} reads something else than process 0; let all read the same files"
+        )
 
 
 def whole(x: jax.Array) -> np.ndarray:

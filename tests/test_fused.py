@@ -22,7 +22,8 @@ def held():
     return sum(x.nbytes for x in jax.live_arrays())
 
 
-@pytest.mark.parametrize("mesh", [{}, pytest.param({"data": 2, "fsdp": 2}, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("mesh", [{}, {"data": 2, "fsdp": 2}])
 def test_the_students_arrays_go_from_synthesis_to_training_and_back_without_touching_disk(tmp_path, monkeypatch, mesh):
     paths = build(tmp_path / "pair")
     prompts = write_prompts(tmp_path / "prompts.jsonl", 6)

@@ -11,11 +11,10 @@ from dataclasses import replace
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from tessy_jax.decode.cache import grow, new_cache
+from tessy_jax.decode.cache import new_cache
 from tessy_jax.decode.entry import Entry, View
 from tessy_jax.decode.generate import FEWEST_LANES, bucket
 from tessy_jax.decode.loop import FILL, advance, fill, fill_all, share, zero_counts
@@ -23,6 +22,7 @@ from tessy_jax.decode.proposal import put_at
 from tessy_jax.decode.run import Program, Weights
 from tessy_jax.decode.state import DONE, EMPTY, GOES_ON, RUNNING, Judge, Lanes, Policy, Rules, Side, Tables
 from tessy_jax.decode.totals import Compilation, Totals
+from tessy_jax.decode.visit import bare, cleared, grown, report, seated, taken
 from tessy_jax.decode.window import first_needed, new_judge
 from tessy_jax.models.transformer import Decoder
 from tessy_jax.sharding import put
@@ -152,7 +152,7 @@ class Engine:
                 for name, value in self._numbers_of(entry).items()
             },
         }
-        self.lanes = self._call("seat", _seated, (), (self.lanes, np.int32(lane), rows), donate=0)
+        self.lanes = self._call("seat", seated, (), (self.lanes, np.int32(lane), rows), donate=0)
         self._unwritten.discard(lane)
         for m, view in enumerate(entry.views):
             shared = self._share(m, lane, view)
@@ -225,7 +225,8 @@ class Engine:
 
     def clear(self, lane: int) -> None:
         """Leaves a lane empty."""
-        self.lanes = replace(self.lanes, status_B=self.lanes.status_B.at[lane].set(EMPTY))
+        status = self._call("clear", cleared, (), (self.lanes.status_B, np.int32(lane)), donate=0)
+        self.lanes = replace(self.lanes, status_B=status)
 
     def run(self, *, harvest: int = 1) -> np.ndarray:
         """Writes until `harvest` lanes have ended, or the rounds between two visits are used up; the lanes' status [B]."""
@@ -234,8 +235,7 @@ class Engine:
             policy = replace(self.policy, harvest=self._everywhere(np.int32(harvest)))
             args = (self.weights, self.tables, policy, self.lanes)
             self.lanes = self._call("loop", advance, (self.program,), args, donate=3)
-            longest = jnp.stack([self.lanes.longest(m) for m in range(len(self.writers))]).max()
-            status, counts, needed = jax.device_get((self.lanes.status_B, self.lanes.counts, longest))
+            status, counts, needed = jax.device_get(self._call("report", report, (), (bare(self.lanes),)))
             self._add(counts)
             ended = (status >= DONE).sum() >= harvest or not (status == RUNNING).any()
             if int(needed) + self.margin > self._capacity and not ended:
@@ -254,11 +254,10 @@ class Engine:
         """The responses in these lanes, each as of its last commit."""
         if not lanes:
             return []
-        state = self.lanes
-        index = np.array(lanes)
-        small = {name: getattr(state, name)[index] for name in _NUMBERS}
-        sides = [(s.tokens_BS[index], s.ends_BS[index], s.prompt_B[index], s.known_B[index]) for s in state.sides]
-        small, text, sources, sides = jax.device_get((small, state.text_BY[index], state.source_BY[index], sides))
+        size = 1 << (len(lanes) - 1).bit_length()  # so that few sizes are compiled for
+        index = np.pad(np.array(lanes, np.int32), (0, size - len(lanes)), mode="edge")
+        found = self._call(f"take {size}", taken, (), (bare(self.lanes), index))
+        small, text, sources, sides = jax.device_get(found)
         self.totals.host_syncs += 1
         entries = []
         for row in range(len(lanes)):
@@ -305,23 +304,32 @@ class Engine:
         if tokens <= self._capacity:
             return
         self._capacity = bucket(tokens)
-        sides = tuple(
-            replace(side, cache=grow(side.cache, model.config, self._capacity, slack=self.slack))
-            for side, model in zip(self.lanes.sides, self.writers, strict=True)
-        )
-        self.lanes = replace(self.lanes, sides=sides)
+        for m, model in enumerate(self.writers):
+            side, static = self.lanes.sides[m], (model.config, self._capacity, self.slack)
+            self._set_side(m, replace(side, cache=self._call(f"grow {m}", grown, static, (side.cache,), like=0)))
         self.program = self.program._replace(rules=self.program.rules._replace(capacity=self._capacity))
 
     def _call(
-        self, name: str, function: Callable[..., Any], static: tuple[Any, ...], args: tuple[Any, ...], donate: int
+        self,
+        name: str,
+        function: Callable[..., Any],
+        static: tuple[Any, ...],
+        args: tuple[Any, ...],
+        *,
+        donate: int | None = None,
+        like: int | None = None,
     ) -> Any:
+        """function(*static, *args), compiled once. donate: the argument that the result overwrites; like: that which it is
+        placed as, donate unless given. Without either, every host gets to see it whole."""
         leaves, structure = jax.tree.flatten(args)
         shapes = tuple((np.shape(x), np.dtype(x.dtype), getattr(x, "sharding", None)) for x in leaves)
         key = (function, static, structure, shapes)
         if key not in _PROGRAMS:
             start = time.perf_counter()
-            # every program returns what it was given to overwrite, and leaves it where it was
-            placed = None if self.layout.mesh is None else jax.tree.map(lambda x: x.sharding, args[donate])
+            like = donate if like is None else like
+            placed: Any = self.layout.sharding(())
+            if like is not None and placed is not None:
+                placed = jax.tree.map(lambda x: x.sharding, args[like])
             jitted = jax.jit(lambda *given: function(*static, *given), donate_argnums=donate, out_shardings=placed)
             _PROGRAMS[key] = jitted.lower(*args).compile(), time.perf_counter() - start
             seconds = _PROGRAMS[key][1]
@@ -335,45 +343,5 @@ class Engine:
         return program(*args)
 
 
-_NUMBERS = (
-    "committed_B",
-    "speaker_B",
-    "phase_B",
-    "thought_B",
-    "thinkers_B",
-    "answerer_B",
-    "samples_B",
-    "attempts_B",
-    "generated_B2",
-    "discarded_B2",
-    "switches_B",
-    "status_B",
-)
-
-
 def _padded(x: np.ndarray, size: int) -> np.ndarray:
     return np.pad(x, (0, size - len(x)))
-
-
-def _seated(lanes: Lanes, lane: jax.Array, rows: dict[str, Any]) -> Lanes:
-    def row(old: jax.Array, new: jax.Array) -> jax.Array:
-        return old.at[lane].set(new)
-
-    sides = tuple(
-        replace(
-            side,
-            tokens_BS=row(side.tokens_BS, rows["tokens"][m]),
-            ends_BS=row(side.ends_BS, rows["ends"][m]),
-            prompt_B=row(side.prompt_B, rows["prompt"][m]),
-            known_B=row(side.known_B, rows["known"][m]),
-            cache=side.cache.rolled_back(row(side.cache.lengths_B, jnp.int32(0))),
-        )
-        for m, side in enumerate(lanes.sides)
-    )
-    judges = tuple(
-        None if judge is None else replace(judge, judged_B=row(judge.judged_B, rows["judged"][m]))
-        for m, judge in enumerate(lanes.judges)
-    )
-    numbers: dict[str, Any] = {name: row(getattr(lanes, name), value) for name, value in rows["numbers"].items()}
-    text, source = row(lanes.text_BY, rows["text"]), row(lanes.source_BY, rows["source"])
-    return replace(lanes, text_BY=text, source_BY=source, sides=sides, judges=judges, **numbers)

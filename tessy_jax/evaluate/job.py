@@ -21,6 +21,8 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, nullcontext, suppress
 from typing import Any, NamedTuple
 
+import yaml
+
 from tessy_jax import __version__
 from tessy_jax.config import Synthesize, dump, settle
 from tessy_jax.config.evaluation import Evaluate, Task
@@ -30,6 +32,7 @@ from tessy_jax.evaluate.boxed import Boxed
 from tessy_jax.evaluate.summary import Judged, summarize
 from tessy_jax.evaluate.tasks import Bench, Problem, Verdict, Verifier, problems_of, table_problems
 from tessy_jax.models.transformer import Decoder
+from tessy_jax.processes import once
 from tessy_jax.records import Failure, Key, Row
 from tessy_jax.store import RunReader, RunStore
 from tessy_jax.synthesis.job import synthesize
@@ -60,7 +63,8 @@ def evaluate(
     progress: bool = True,
     tell: Callable[[str], None] = log.info,
 ) -> Evaluated:
-    """Runs or continues an evaluation; one that is finished is only read.
+    """Runs or continues an evaluation; one that is finished is only read. One process of several does its part: all write
+    responses; the first alone has the problems and judges, and puts the prompts where the others read them.
 
     student: its weights, where they are on this mesh already; those that come back take their place. benches: by verifier.
     tell: gets the start-up check, the first prompt as the model sees it.
@@ -69,26 +73,27 @@ def evaluate(
         TessyError: what is wrong with configuration, tasks, model or output, before any device work.
     """
     started = time.perf_counter()
-    problems = problems_of(config.tasks, benches)
     with ExitStack() as stack:
-        store = stack.enter_context(RunStore(config.output))
-        config = settle(config, store.config())
-        _keep_prompts(store, config, problems)
-        summary = store.summary()
-        if summary is None:
-            verifiers = {task.name: stack.enter_context(benches[task.verifier].verifier()) for task in config.tasks}
-            student = _respond(config, student, progress=progress, tell=tell)
-            judged = _judge(config.tasks, problems, RunReader(rollouts(config.output)), verifiers)
-            lines = (json.dumps(one.to_json(), ensure_ascii=False) + "\n" for one in judged)
-            store.files.put(VERDICTS, "".join(lines).encode("utf-8"))
-            summary = {
-                "student": config.student.model,
-                **summarize(config.tasks, judged, config.confidence),
-                "version": __version__,
-                "seconds": round(time.perf_counter() - started, 3),
-            }
-            store.save_summary(summary)
-        return Evaluated(summary, student)
+        judges: list[_Judge] = []  # the first process alone has one
+
+        def opened() -> dict[str, Any]:
+            problems = problems_of(config.tasks, benches)
+            store = stack.enter_context(RunStore(config.output))
+            settled = settle(config, store.config())
+            _keep_prompts(store, settled, problems)
+            summary = store.summary()
+            if summary is None:
+                verifiers = {task.name: stack.enter_context(benches[task.verifier].verifier()) for task in config.tasks}
+                judges.append(_Judge(settled, store, problems, verifiers))
+            return {"config": dump(settled), "summary": summary, "written": _are_written(config.output)}
+
+        begun = once(opened)
+        config = Evaluate.model_validate(yaml.safe_load(begun["config"]))
+        if begun["summary"] is not None:
+            return Evaluated(begun["summary"], student)
+        if not begun["written"]:
+            student = synthesize(_synthesis(config), student, progress=progress, tell=tell).student
+        return Evaluated(once(lambda: judges[0].concluded(started)), student)
 
 
 def rollouts(output: str) -> str:
@@ -112,12 +117,12 @@ def _keep_prompts(store: RunStore, config: Evaluate, problems: Mapping[str, Sequ
     Raises:
         ConfigError: they are others.
     """
-    once = _rollouts_of_a_row(config)
+    together = _rollouts_of_a_row(config)
     rows = [
         json.dumps(problem.to_json(), ensure_ascii=False) + "\n"
         for task in config.tasks
         for problem in problems[task.name]
-        for _ in range(task.samples // once)
+        for _ in range(task.samples // together)
     ]
     data, before = "".join(rows).encode("utf-8"), store.file(PROMPTS)
     if before is not None and before != data:
@@ -134,15 +139,18 @@ def _rollouts_of_a_row(config: Evaluate) -> int:
     return math.gcd(*(task.samples for task in config.tasks))
 
 
-def _respond(config: Evaluate, student: Decoder | None, *, progress: bool, tell: Callable[[str], None]) -> Decoder | None:
-    """Has the responses written that are not there yet; the student's weights, if they are at hand."""
-    place = rollouts(config.output)
-    with suppress(ConfigError):  # it is not begun
-        if RunReader(place).summary() is not None:  # the last thing that a synthesis writes
-            return student
-    run = Synthesize.model_validate(
+def _are_written(output: str) -> bool:
+    """Whether all responses are there."""
+    with suppress(ConfigError):  # they are not begun
+        return RunReader(rollouts(output)).summary() is not None  # the last thing that a synthesis writes
+    return False
+
+
+def _synthesis(config: Evaluate) -> Synthesize:
+    """The run that writes the responses."""
+    return Synthesize.model_validate(
         {
-            "output": place,
+            "output": rollouts(config.output),
             "seed": config.seed,
             "mesh": config.mesh,
             "date": config.date,
@@ -154,7 +162,30 @@ def _respond(config: Evaluate, student: Decoder | None, *, progress: bool, tell:
             "synthesis": config.synthesis.model_dump(),
         }
     )
-    return synthesize(run, student, progress=progress, tell=tell).student
+
+
+class _Judge(NamedTuple):
+    """What responses are judged with. problems, verifiers: by task."""
+
+    config: Evaluate
+    store: RunStore
+    problems: Mapping[str, Sequence[Problem]]
+    verifiers: Mapping[str, Verifier]
+
+    def concluded(self, started: float) -> dict[str, Any]:
+        """Judges all responses and saves the verdicts and the summary, which it returns. started: on the clock."""
+        config = self.config
+        judged = _judge(config.tasks, self.problems, RunReader(rollouts(config.output)), self.verifiers)
+        lines = (json.dumps(one.to_json(), ensure_ascii=False) + "\n" for one in judged)
+        self.store.files.put(VERDICTS, "".join(lines).encode("utf-8"))
+        summary = {
+            "student": config.student.model,
+            **summarize(config.tasks, judged, config.confidence),
+            "version": __version__,
+            "seconds": round(time.perf_counter() - started, 3),
+        }
+        self.store.save_summary(summary)
+        return summary
 
 
 def _judge(

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import base64
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from functools import partial
 from typing import Any, NamedTuple
+
+import yaml
 
 from tessy_jax.config import Synthesize, dump, settle
 from tessy_jax.models.transformer import Decoder
-from tessy_jax.records import Failure
+from tessy_jax.processes import alike, first, once, together
+from tessy_jax.records import Failure, Row
 from tessy_jax.sharding import Layout
 from tessy_jax.store import RunStore
 from tessy_jax.synthesis.cast import Cast
 from tessy_jax.synthesis.progress import Progress
 from tessy_jax.synthesis.prompts import Job, Prompts, jobs, read
 from tessy_jax.synthesis.scheduler import Scheduler, Task, response_id
-from tessy_jax.synthesis.snapshot import pack, unpack
+from tessy_jax.synthesis.scores import SCORES, first_rows, score_lines
+from tessy_jax.synthesis.snapshot import Begun, pack, unpack
 from tessy_jax.synthesis.summary import summarize
 from tessy_jax.text.host_bridge import HostBridge
 
@@ -39,7 +46,8 @@ def synthesize(
     progress: bool = True,
     tell: Callable[[str], None] = log.info,
 ) -> Written:
-    """Runs or continues the job of a configuration.
+    """Runs or continues the job of a configuration; one process of several does its part: all of them keep the same lanes
+    full in the same order, and the first alone has to do with the run folder.
 
     student: its weights, where they are on this mesh already; they are used up. unfinished: responses that reach their
     limit, or end their turn, inside the thinking are kept as they are, with that for a finish_reason: they are good for
@@ -49,53 +57,110 @@ def synthesize(
         TessyError: what is wrong with configuration, input, models or output, before any device work.
     """
     started = time.perf_counter()
-    found = read(config.data.path, config.data.split, config.data.limit, config.data.skip_invalid)
-    wanted = jobs(found.prompts, config.data.rollouts)
-    with RunStore(config.output) as store:
-        config = settle(config, store.config())
+    data = config.data
+    found = together(lambda: read(data.path, data.split, data.limit, data.skip_invalid))
+    alike([[prompt.id, prompt.messages] for prompt in found.prompts], data.path)
+    wanted = jobs(found.prompts, data.rollouts)
+    with ExitStack() as stack:
+        stores: list[RunStore] = []  # the first process alone has one
+
+        def opened() -> str:
+            stores.append(stack.enter_context(RunStore(config.output)))
+            return dump(settle(config, stores[0].config()))
+
+        text = once(opened)
+        config = Synthesize.model_validate(yaml.safe_load(text))
         layout = Layout.of(config.mesh)
-        cast = Cast(config, layout)
+        cast = together(lambda: Cast(config, layout))
         layout.check({"lanes": (config.synthesis.lanes, "synthesis.lanes")})
-        tell(describe_prompts(cast, found))
-        for voice, bridge in zip(cast.voices, cast.bridges, strict=False):
-            if len(cast.voices) > 1 and isinstance(bridge, HostBridge):
-                log.warning("%s: its tokenizer runs on the host only, which slows the loop down", voice.folder)
-        store.save_config(dump(config))
-        store.commit([], _skipped(found))
-        tasks = tasks_left(wanted, store)
-        engine = cast.engine(student)
+        if first():
+            tell(describe_prompts(cast, found))
+            for voice, bridge in zip(cast.voices, cast.bridges, strict=False):
+                if len(cast.voices) > 1 and isinstance(bridge, HostBridge):
+                    log.warning("%s: its tokenizer runs on the host only, which slows the loop down", voice.folder)
+        tasks = tasks_left(wanted, once(lambda: kept(stores[0], text, _skipped(found))))
+        engine = together(lambda: cast.engine(student))
         scheduler = Scheduler(cast, engine, tasks, unfinished=unfinished)
         saved = time.perf_counter()
+
+        def keep(rows: Sequence[Row], failures: Sequence[Failure]) -> bool:
+            """Saves what ended; whether it is time for a snapshot."""
+            if rows or failures:
+                stores[0].commit(rows, failures)
+            return time.perf_counter() - saved >= config.synthesis.snapshot_seconds
+
+        def save(begun: Sequence[Begun]) -> None:
+            stores[0].save_snapshot(pack(begun))
+
         done = len(wanted) - len(tasks)
-        with Progress(len(wanted), done, cast, scheduler, shown=progress) as bar:
+        with Progress(len(wanted), done, cast, scheduler, shown=progress and first()) as bar:
             for rows, failures in scheduler.visits():
-                if rows or failures:
-                    store.commit(rows, failures)  # what the bar counts has been saved
-                bar.advance(len(rows) + len(failures))
-                if time.perf_counter() - saved >= config.synthesis.snapshot_seconds:
-                    store.save_snapshot(pack(scheduler.begun()))
+                due = once(partial(keep, rows, failures))
+                bar.advance(len(rows) + len(failures))  # what the bar counts has been saved
+                if due:
+                    begun = scheduler.begun()
+                    once(partial(save, begun))
                     saved = time.perf_counter()
-        store.clear_snapshots()
-        store.compact()
-        summary = summarize(cast, scheduler, store, seconds=time.perf_counter() - started)
-        store.save_summary(summary)
+
+        if len(cast.voices) > 1:  # neither evaluations nor traces
+            lines = score_lines(cast, engine.writers, once(lambda: first_rows(stores[0].rows())))
+            once(lambda: stores[0].save_page(SCORES, lines))
+
+        def concluded() -> dict[str, Any]:
+            stores[0].clear_snapshots()
+            stores[0].compact()
+            summary = summarize(cast, scheduler, stores[0], seconds=time.perf_counter() - started)
+            stores[0].save_summary(summary)
+            return summary
+
+        summary = once(concluded)
         own = cast.names.index("student") if "student" in cast.names else None
         return Written(summary, None if own is None else engine.release(own))
 
 
-def tasks_left(wanted: list[Job], store: RunStore) -> list[Task]:
-    """What is still to be written, what had been begun first and with what there is of it."""
-    over = store.finished() | store.failed()
-    tasks = {task.key: task for task in map(Task, wanted) if task.key not in over}
+def responses(config: Synthesize, student: Decoder | None = None) -> Iterator[Row | Failure]:
+    """Writes the responses of a configuration, in one process, and gives each as it ends; nothing is saved, and `output` is
+    not looked at. student: as for `synthesize`.
+
+    Raises:
+        TessyError: what is wrong with configuration, input or models, before any device work.
+    """
+    config = settle(config, None)
+    data = config.data
+    found = read(data.path, data.split, data.limit, data.skip_invalid)
+    yield from _skipped(found)
+    cast = Cast(config, Layout.of(config.mesh))
+    tasks = [Task(job) for job in jobs(found.prompts, data.rollouts)]
+    for rows, failures in Scheduler(cast, cast.engine(student), tasks).visits():
+        yield from rows
+        yield from failures
+
+
+def kept(store: RunStore, config: str, failures: Sequence[Failure]) -> dict[str, Any]:
+    """Saves the configuration and what has failed already; what `tasks_left` has to know of the folder, as JSON: the keys of
+    responses that are over, and the snapshot in base64."""
+    store.save_config(config)
+    store.commit([], failures)
     blob = store.load_snapshot()
+    return {
+        "over": sorted(store.finished() | store.failed()),
+        "snapshot": None if blob is None else base64.b64encode(blob).decode("ascii"),
+    }
+
+
+def tasks_left(wanted: list[Job], before: dict[str, Any]) -> list[Task]:
+    """What is still to be written, what had been begun first and with what there is of it. before: see `kept`."""
+    over = {(prompt, rollout) for prompt, rollout in before["over"]}
+    tasks = {task.key: task for task in map(Task, wanted) if task.key not in over}
+    blob = before["snapshot"]
     begun = []
-    for one in unpack(blob) if blob else []:
+    for one in unpack(base64.b64decode(blob)) if blob else []:
         task = tasks.get(one.key)
         if task is not None:
             task.attempt, task.entry, task.seconds = one.attempt, one.entry, one.seconds
             begun.append(one.key)
-    first = set(begun)
-    return [tasks[key] for key in begun] + [task for key, task in tasks.items() if key not in first]
+    early = set(begun)
+    return [tasks[key] for key in begun] + [task for key, task in tasks.items() if key not in early]
 
 
 def describe_prompts(cast: Cast, found: Prompts) -> str:

@@ -66,6 +66,7 @@ def summarize(cast: Cast, scheduler: Scheduler, store: RunStore, *, seconds: flo
         "seconds_running": round(scheduler.running_seconds, 3),
         "kept_tokens_per_second": round(float(tally.kept.sum()) / max(scheduler.running_seconds, 1e-9), 3),
         "devices": [str(device) for device in jax.devices()[:1]] + [f"{jax.device_count()} in all"],
+        "processes": jax.process_count(),
         "versions": {
             "tessy_jax": __version__,
             "jax": jax.__version__,

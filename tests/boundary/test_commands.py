@@ -224,6 +224,7 @@ def test_every_decision_is_learnt_once_and_is_about_the_next_token(backbones):
         assert ((batch.kinds_BT == 1) == (batch.targets_BT == 1))[batch.kinds_BT != 0].all()
 
 
+@pytest.mark.slow
 def test_traces_are_sampled_by_each_speaker_alone_once_and_annotated_by_rules(tmp_path, capsys):
     paths = build(tmp_path / "pair")
     thinking = {"open": "<think>\n", "close": CLOSE}

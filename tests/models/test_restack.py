@@ -16,7 +16,7 @@ def parts(model):
     return {".".join(map(str, path)): parameter for path, parameter in hf.parameter_paths(nnx.state(model))}
 
 
-@pytest.mark.parametrize("devices", [1, 8])
+@pytest.mark.parametrize("devices", [1, pytest.param(8, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", ["llama-untied", "gpt_oss-tied", "deepseek_v3-untied"])
 def test_arrays_go_from_one_form_to_the_other_and_back_unchanged_and_stay_on_the_mesh(name, devices):
     layout = Layout() if devices == 1 else Layout(make_mesh(parse_mesh(VARIANTS[name].mesh)))

@@ -53,6 +53,7 @@ def ended(running):
     return [process.returncode for process in running], said
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_losses_and_the_model_of_one(config, tmp_path, capsys):  # noqa: F811
     evaluation = {"evaluation": {"path": str(tmp_path / "rows.jsonl")}}
     assert train(capsys, config("one", **evaluation), "--set", MESH)[0] == 0

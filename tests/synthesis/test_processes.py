@@ -1,0 +1,247 @@
+"""Several processes write, judge and train as one does, and go on together."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import redirect_stdout
+from io import StringIO
+
+import pytest
+import yaml
+
+from tessy_jax.cli import main
+from tests.conftest import ROOT
+from tests.synthesis.tiny_pair import CLOSE, build, settings, write_prompts
+
+pytestmark = pytest.mark.slow
+MESH = {"data": 8}
+FUSED = """
+import json, sys
+from tessy_jax.config import Evaluate, Synthesize, Train
+from tessy_jax.evaluate.job import evaluate
+from tessy_jax.processes import first, join
+from tessy_jax.synthesis.job import synthesize
+from tessy_jax.train.job import train
+
+if sys.argv[2:]:
+    join()
+raw = json.loads(open(sys.argv[1]).read())
+written = synthesize(Synthesize.model_validate(raw["synthesize"]), progress=False)
+trained = train(Train.model_validate(raw["train"]), written.student)
+evaluated = evaluate(Evaluate.model_validate(raw["evaluate"]), trained.student, progress=False)
+if first():
+    print(json.dumps([trained.summary["loss"], evaluated.summary["tasks"], evaluated.student is not None]))
+"""
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    return build(tmp_path_factory.mktemp("pair"))
+
+
+def written(file, raw):
+    file.write_text(yaml.safe_dump(raw))
+    return file
+
+
+def synthesis(pair, folder, name, **changes):
+    prompts = write_prompts(folder / "prompts.jsonl", 6)
+    return settings(pair, prompts, folder / name, lanes=8) | {"mesh": MESH} | changes
+
+
+def evaluation(pair, folder, name, **changes):
+    problems = [{"id": i, "prompt": f"add {i} and {i * i}", "answer": str(i)} for i in range(4)]
+    (folder / "problems.jsonl").write_text("".join(json.dumps(row) + "\n" for row in problems))
+    given = settings(pair, folder / "unused", folder / name, lanes=4)
+    own = {k: v for k, v in given["synthesis"].items() if k not in ("max_attempts", "student_step", "teacher_step")}
+    own |= {"max_response_tokens": 24, "rounds": 16}
+    tasks = [{"name": "sums", "path": str(folder / "problems.jsonl"), "verifier": "exact", "samples": 2}]
+    return {k: given[k] for k in ("output", "seed", "student")} | {"synthesis": own, "tasks": tasks} | changes
+
+
+def start(*command, devices=4, processes=2, each=()):
+    """So many processes of one Python command. each: what each has behind it."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {
+        **os.environ,
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}",
+        "JAX_NUM_PROCESSES": str(processes),
+        "JAX_COMPILATION_CACHE_DIR": os.environ.get("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "xla")),
+        "PYTHONPATH": str(ROOT),
+    }
+    return [
+        subprocess.Popen(
+            [sys.executable, *map(str, command), *(each[number] if each else ())],
+            env={**environment, "JAX_PROCESS_ID": str(number)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for number in range(processes)
+    ]
+
+
+def tessy(what, file, **how):
+    return start("-m", "tessy_jax.cli", what, file, "--json", "--distributed", **how)
+
+
+def ended(running):
+    try:
+        said = [process.communicate(timeout=900) for process in running]
+    finally:
+        for process in running:
+            process.kill()
+    return [process.returncode for process in running], said
+
+
+def last(said):
+    """What the first process printed; the transport between CPUs prints, too."""
+    return json.loads(said[0][0].splitlines()[-1])
+
+
+def printed(capsys, *args):
+    capsys.readouterr()
+    assert main([str(a) for a in args]) == 0
+    return capsys.readouterr().out
+
+
+def responses(capsys, run, count):
+    """Rows and failures, time aside."""
+    rows = [json.loads(line) for line in printed(capsys, "rows", run).splitlines()]
+    for row in rows:
+        row["meta"].pop("seconds")
+    failures = printed(capsys, "rows", run, "--failures").splitlines()
+    assert rows
+    assert len(rows) + len(failures) == count
+    return rows, sorted(failures)
+
+
+@pytest.fixture(scope="module")
+def alone(pair, tmp_path_factory):
+    """What one process writes on eight devices: its summary, and its run folder."""
+    folder = tmp_path_factory.mktemp("alone")
+    file = written(folder / "one.yaml", synthesis(pair, folder, "one"))
+    said = StringIO()
+    with redirect_stdout(said):
+        assert main(["synthesize", str(file), "--json"]) == 0
+    return json.loads(said.getvalue()), folder / "one"
+
+
+def test_two_processes_of_four_devices_write_the_responses_of_one_of_eight(pair, tmp_path, capsys):
+    few = {"data": {"path": str(tmp_path / "prompts.jsonl"), "rollouts": 1}}
+    found = []
+    for name in ("one", "two"):
+        raw = synthesis(pair, tmp_path, name, **few)
+        raw["synthesis"] |= {"max_response_tokens": 24, "max_attempts": 3, "rounds": 16}
+        file = written(tmp_path / f"{name}.yaml", raw)
+        if name == "one":
+            found.append(json.loads(printed(capsys, "synthesize", file, "--json")))
+            continue
+        codes, said = ended(tessy("synthesize", file))
+        assert codes == [0, 0], said
+        assert "{" not in said[1][0], "the second process has nothing to tell"
+        assert "first prompt" not in said[1][1]
+        found.append(last(said))
+    one, two = found
+    assert (one["processes"], two["processes"]) == (1, 2)
+    for name in ("kept_tokens", "generated_tokens", "passes", "rounds", "host_syncs", "retries"):
+        assert one[name] == two[name], name
+    rows = responses(capsys, tmp_path / "one", 6)
+    assert rows == responses(capsys, tmp_path / "two", 6)
+
+
+def test_two_processes_that_are_killed_go_on_as_two_or_as_one(pair, alone, tmp_path, capsys):
+    summary, folder = alone
+    expected = responses(capsys, folder, 24)
+    run, mesh = tmp_path / "run", {"mesh": {"data": 2}}
+    file = written(tmp_path / "run.yaml", synthesis(pair, tmp_path, "run", **mesh))
+    running = tessy("synthesize", file, devices=1)
+    while not (list(run.glob("snapshots/*.bin")) and list(run.glob("responses/*.jsonl"))):
+        assert all(process.poll() is None for process in running)
+        time.sleep(0.001)
+    for process in running:
+        process.send_signal(signal.SIGKILL)
+    ended(running)
+    assert not (run / "summary.json").exists(), "it was through before it was killed"
+    shutil.copytree(run, tmp_path / "copy")
+    codes, said = ended(tessy("synthesize", file, devices=1))
+    assert codes == [0, 0], said
+    assert last(said)["responses"] < len(expected[0])
+    assert last(said)["generated_tokens"] != summary["generated_tokens"], "it began anew"
+    assert responses(capsys, run, 24) == expected
+    # how many devices there are, is no part of what a run is
+    copied = written(tmp_path / "copy.yaml", synthesis(pair, tmp_path, "copy"))
+    printed(capsys, "synthesize", copied, "--json")
+    assert responses(capsys, tmp_path / "copy", 24) == expected
+
+
+def test_two_processes_evaluate_as_one_on_a_mesh_that_cuts_no_lanes(pair, tmp_path, capsys):
+    mesh = {"mesh": {"tensor": 2}}
+    one = written(tmp_path / "one.yaml", evaluation(pair, tmp_path, "one", **mesh))
+    alone = json.loads(printed(capsys, "evaluate", one, "--json"))
+    two = written(tmp_path / "two.yaml", evaluation(pair, tmp_path, "two", **mesh))
+    for again in (False, True):  # the second only reads
+        codes, said = ended(tessy("evaluate", two, devices=1))
+        assert codes == [0, 0], said
+        assert "{" not in said[1][0], "the second process has nothing to tell"
+        assert {**last(said), "seconds": 0} == {**alone, "seconds": 0}, again
+    verdicts = [(tmp_path / name / "verdicts.jsonl").read_text() for name in ("one", "two")]
+    assert verdicts[0] == verdicts[1]
+    assert len(verdicts[0].splitlines()) == 8
+
+
+def test_two_processes_pass_the_students_arrays_on_as_one_does(pair, tmp_path):
+    found = []
+    for name, processes in (("one", 1), ("two", 2)):
+        folder = tmp_path / name
+        folder.mkdir()
+        student = settings(pair, folder, folder)["student"]
+        mesh = {"fsdp": 2}
+        raw = {
+            "synthesize": synthesis(pair, folder, "data", mesh=mesh, date="2026-01-01"),
+            "train": {
+                "output": str(folder / "train"),
+                "mesh": mesh,
+                "student": {key: student[key] for key in ("model", "dtype", "thinking")},
+                "data": {"path": str(folder / "data")},
+                "optimizer": {"learning_rate": 0.01},
+                "training": {"steps": 3, "tokens": 128, "rows": 8, "dtype": "float32"},
+            },
+            "evaluate": evaluation(pair, folder, "after", mesh=mesh),
+        }
+        raw["synthesize"]["data"]["rollouts"] = 1
+        for part in ("synthesize", "evaluate"):
+            raw[part]["synthesis"] |= {"max_response_tokens": 24, "rounds": 16, "lanes": 4}
+        (folder / "raw.json").write_text(json.dumps(raw))
+        options = ["join"] if processes > 1 else []
+        codes, said = ended(start("-c", FUSED, folder / "raw.json", *options, devices=2 // processes, processes=processes))
+        assert codes == [0] * processes, said
+        found.append(last(said))
+    (loss, tasks, back), (other_loss, other_tasks, other_back) = found
+    assert other_loss == pytest.approx(loss, rel=1e-5)
+    assert back
+    assert other_back
+    assert [task["problems"] for task in tasks.values()] == [task["problems"] for task in other_tasks.values()]
+
+
+def test_what_the_first_process_refuses_and_what_they_read_differently_stops_all(pair, tmp_path):
+    file = written(tmp_path / "run.yaml", synthesis(pair, tmp_path, "run"))
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "letter.txt").write_text("not of a run")
+    codes, said = ended(tessy("synthesize", file))
+    assert codes == [2, 2], said
+    assert all("holds 'letter.txt' but no run" in error for _, error in said)
+    (tmp_path / "other").mkdir()
+    other = write_prompts(tmp_path / "other" / "prompts.jsonl", 7)
+    codes, said = ended(tessy("synthesize", file, each=((), ("--set", f"data.path={other}"))))
+    assert codes == [2, 2], said
+    assert all("process 1 reads something else than process 0" in error for _, error in said)
+    assert CLOSE not in said[0][1], "it was not found out before the work"
