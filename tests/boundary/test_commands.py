@@ -149,11 +149,12 @@ def test_training_stops_when_evaluations_do_not_get_better_and_keeps_the_best(co
     scores = iter([0.2, 0.7, 0.5, 0.6, 0.9])
 
     class Said:
-        def classes(self):
+        def classes(self, threshold):
+            assert threshold == 0.25
             return {"style": {"f1": next(scores)}, "capability": {"f1": 0.5}, "accuracy": 0.5}
 
     monkeypatch.setattr(train.Judge, "__call__", lambda *_: Said())
-    file = config(patience=2, training={"steps": 20, "save_every": 100})
+    file = config(patience=2, training={"steps": 20, "save_every": 100}, predictor={"threshold": 0.25})
     assert run(capsys, "annotate", file)[0] == 0
     code, found = run(capsys, "train", file)
     assert code == 0, found
