@@ -44,6 +44,7 @@ def test_the_documents_are_there_and_name_no_machine(name):
     assert not re.search(r"(?<![\w.])/(work|root|home|tmp)/", text)
 
 
+@pytest.mark.slow
 def test_the_python_example_of_the_readme_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)

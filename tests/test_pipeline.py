@@ -138,8 +138,10 @@ def test_a_job_that_is_killed_in_every_stage_ends_as_one_that_is_not(whole, tmp_
 
 
 def test_ctrl_c_leaves_a_run_that_goes_on_and_says_so(tmp_path):
-    file = job(tmp_path)
-    command = [sys.executable, "-m", "tessy_jax.cli", "run", str(file)]
+    # what shells start in the background ignores the signal, and so would this
+    code = "import signal, sys\nfrom tessy_jax.cli import main\n"
+    code += "signal.signal(signal.SIGINT, signal.default_int_handler)\nsys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", code, "run", str(job(tmp_path))]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".cache" / "xla")}
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     while process.poll() is None and not (tmp_path / "job" / "before" / "config.yaml").exists():
