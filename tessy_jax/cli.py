@@ -7,167 +7,12 @@ import json
 import os
 import select
 import sys
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
-from tessy_jax import __version__
+from tessy_jax.arguments import parser
 from tessy_jax.errors import TessyError
-
-DTYPES = ("float32", "bfloat16")
-
-
-def parser() -> argparse.ArgumentParser:
-    """The command line, whole."""
-    formatter = argparse.RawDescriptionHelpFormatter
-    top = argparse.ArgumentParser(
-        "tessy",
-        description="Teacher and student write SFT data together, on one device mesh.",
-        epilog="example: tessy inspect --model Qwen/Qwen3-8B\n`tessy COMMAND --help` shows every option with an example",
-        formatter_class=formatter,
-    )
-    top.add_argument("--version", action="version", version=f"tessy_jax {__version__}")
-    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-
-    def command(name: str, summary: str, example: str, run: Any) -> argparse.ArgumentParser:
-        sub = commands.add_parser(
-            name, help=summary, description=summary, epilog=f"example:\n  {example}", formatter_class=formatter
-        )
-        sub.add_argument("--debug", action="store_true", help="show the traceback of an error")
-        sub.set_defaults(run=run)
-        return sub
-
-    def configured(sub: argparse.ArgumentParser, example: str) -> None:
-        sub.add_argument("config", type=Path, metavar="CONFIG", help="YAML file, e.g. one of configs/")
-        sub.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=f"change one key, e.g. {example}")
-        sub.add_argument("--json", action="store_true", help="print the summary as one JSON object")
-
-    sub = command(
-        "inspect",
-        "Family, parameters, and bytes of weights and cache per token and per device, without loading weights.",
-        "tessy inspect --model openai/gpt-oss-120b --mesh tensor=8 --lanes 104 --context 40960",
-        inspect,
-    )
-    sub.add_argument("--model", required=True, help="Hugging Face folder, config.json, or hub name")
-    sub.add_argument("--mesh", default="", help="axes and sizes, e.g. tensor=8,data=2 (axes: data, fsdp, tensor, expert)")
-    sub.add_argument("--lanes", type=_positive, help="responses written at once (default: one per lane shard)")
-    sub.add_argument("--context", type=_positive, help="tokens per lane (default: the model's maximum)")
-    sub.add_argument("--dtype", choices=DTYPES, default="bfloat16", help="of weights and cache (default: bfloat16)")
-    sub.add_argument("--json", action="store_true", help="print one JSON object")
-
-    sub = command(
-        "generate",
-        "One model continues prompts, in batches.",
-        'tessy generate --model ./SmolLM2-135M-Instruct --chat --prompt "What is a monad?" --max-new-tokens 64',
-        generate,
-    )
-    sub.add_argument("--model", required=True, help="Hugging Face folder or hub name")
-    prompts = sub.add_mutually_exclusive_group(required=True)
-    prompts.add_argument("--prompt", help="one prompt")
-    prompts.add_argument("--prompts", type=Path, metavar="FILE", help="JSONL whose rows have a `prompt`")
-    sub.add_argument("--chat", action="store_true", help="put prompts into the chat template (else: continue raw text)")
-    sub.add_argument("--max-new-tokens", type=_positive, default=256, metavar="N", help="per prompt (default: 256)")
-    sub.add_argument("--temperature", type=_temperature, default=0.0, metavar="T", help="0 is greedy (default)")
-    sub.add_argument("--seed", type=_natural, default=0, metavar="S", help="of sampling (default: 0)")
-    sub.add_argument("--dtype", choices=DTYPES, default="bfloat16", help="of weights and cache (default: bfloat16)")
-    sub.add_argument("--mesh", default="", help="axes and sizes, e.g. tensor=2,data=4 (default: one device)")
-    sub.add_argument("--batch-size", type=_positive, default=8, metavar="N", help="prompts at once (default: 8)")
-    sub.add_argument("--output", type=Path, metavar="FILE.jsonl", help="write rows there instead of printing text")
-
-    sub = command(
-        "run",
-        "The whole job: predictors, data, training, evaluation before and after, and a report; started again, it goes on "
-        "where it was.",
-        "tessy run configs/mini.yaml --set rounds=2 --set output=runs/two_rounds",
-        run_all,
-    )
-    configured(sub, "training.epochs=2")
-    sub.add_argument("--distributed", action="store_true", help="one of several processes (jax.distributed)")
-
-    sub = command(
-        "compare",
-        "The whole job in variants, for several students and seeds, and one table; started again, it goes on where it was.",
-        "tessy compare configs/mini_table.yaml --set seeds=[0]",
-        compare,
-    )
-    configured(sub, "training.epochs=2")
-
-    sub = command(
-        "synthesize",
-        "Teacher and student write responses together, into a run folder; started again, it goes on where it was.",
-        "tessy synthesize configs/small_pair.yaml --set data.path=prompts.jsonl --set synthesis.lanes=4",
-        synthesize,
-    )
-    configured(sub, "synthesis.lanes=16")
-    sub.add_argument("--dry-run", action="store_true", help="print memory, first prompts and programs; loads no weights")
-    sub.add_argument("--distributed", action="store_true", help="one of several processes (jax.distributed)")
-
-    sub = command(
-        "train",
-        "Fine-tunes the student on responses, into a run folder; started again, it goes on where it was.",
-        "tessy train configs/small_train.yaml --set data.path=runs/small_pair --set training.epochs=2",
-        train,
-    )
-    configured(sub, "training.rows=4")
-    sub.add_argument("--distributed", action="store_true", help="one of several processes (jax.distributed)")
-
-    sub = command(
-        "boundary",
-        "Makes boundary predictors: samples traces, annotates segments of them, trains on these, measures.",
-        "tessy boundary sample configs/small_predictors.yaml\n  tessy boundary annotate configs/small_predictors.yaml\n"
-        "  tessy boundary train configs/small_predictors.yaml --speaker student\n"
-        "  tessy boundary eval configs/small_predictors.yaml",
-        boundary,
-    )
-    sub.add_argument(
-        "what",
-        choices=("sample", "annotate", "train", "eval"),
-        help="sample: traces of each speaker alone; annotate: what of them is style; train: a predictor; eval: measures and "
-        "report.html",
-    )
-    configured(sub, "annotator.kind=rules")
-    sub.add_argument("--speaker", choices=("student", "teacher"), help="this one only (default: all that are configured)")
-    sub.add_argument("--skip-invalid", action="store_true", help="train, eval: leave out lines that are no annotation")
-
-    sub = command(
-        "evaluate",
-        "Lets a model answer tasks, n times each, and judges the answers; started again, it goes on where it was.",
-        "tessy evaluate evaluation.yaml --set student.model=runs/small_train/model --set output=runs/after",
-        evaluate,
-    )
-    configured(sub, "synthesis.lanes=16")
-    sub.add_argument("--distributed", action="store_true", help="one of several processes (jax.distributed)")
-
-    sub = command(
-        "export",
-        "Writes a trained model, its adapter, or data as other programs read them: a folder, whole or not at all.",
-        "tessy export model runs/small_train out/student --step 200\n  tessy export data runs/small_pair out/data\n"
-        "  tessy export tokens configs/small_train.yaml out/tokens --set data.path=runs/small_pair",
-        export,
-    )
-    sub.add_argument(
-        "what",
-        choices=("model", "adapter", "data", "tokens"),
-        help="model: Hugging Face folder; adapter: for PEFT; data: Parquet with a card; tokens: tokenized, as trained on",
-    )
-    sub.add_argument("source", metavar="SOURCE", help="run folder; for tokens the YAML file of a training")
-    sub.add_argument("folder", type=Path, metavar="FOLDER", help="new folder to write")
-    sub.add_argument("--step", type=_positive, metavar="N", help="model, adapter: of this checkpoint (default: the newest)")
-    sub.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="tokens: change one key of SOURCE")
-
-    sub = command(
-        "rows",
-        "Prints the finished responses of a run folder as JSONL, in the order of the input.",
-        "tessy rows runs/small_pair > responses.jsonl",
-        rows,
-    )
-    sub.add_argument("run_folder", metavar="RUN", help="the `output` of a synthesis run")
-    form = sub.add_mutually_exclusive_group()
-    form.add_argument("--failures", action="store_true", help="the failed ones instead")
-    form.add_argument(
-        "--legacy-dialogs", action="store_true", help="as {id_ddm, dialogs}, the form of the released data set"
-    )
-    return top
 
 
 def inspect(args: argparse.Namespace) -> None:
@@ -209,135 +54,122 @@ def generate(args: argparse.Namespace) -> None:
         print(row["text"])
 
 
-def run_all(args: argparse.Namespace) -> None:
-    from tessy_jax.config import Pipeline, read
-    from tessy_jax.evaluate.job import BENCHES
-    from tessy_jax.mini import evaluation
-    from tessy_jax.pipeline import run
-    from tessy_jax.processes import first, join
-    from tessy_jax.report.runs import run_table
+def told(text: str) -> None:
+    print(text, file=sys.stderr)
 
-    config = read(Pipeline, args.config, args.set)
+
+def finish(args: argparse.Namespace, kind: Any, job: Any, shown: Any) -> None:
+    """Runs the job of a configuration of this kind, in one process or as one of several, and prints its summary: as JSON, or
+    what `shown` makes of configuration and summary."""
+    from tessy_jax.config import read
+    from tessy_jax.processes import first, join
+
+    config = read(kind, args.config, args.set)
     if args.distributed:
         join()
-    benches = {**BENCHES, **evaluation.BENCHES}
-    summary = run(config, benches=benches, progress=not args.json, tell=lambda text: print(text, file=sys.stderr))
-    if not first():
-        return
-    if args.json:
-        print(json.dumps(summary))
-    elif summary["finished"]:
-        print(f"{run_table(config.output)}\n{config.output}/report.html has the rest")
-    else:
-        print(f"stopped in {config.output}; the same command goes on from there")
+    summary = job(config, progress=not args.json, tell=told)
+    if first():
+        print(json.dumps(summary) if args.json else shown(config, summary))
+
+
+def benches() -> dict[str, Any]:
+    """What tasks may use: the miniature's verifier, too."""
+    from tessy_jax.evaluate.job import BENCHES
+    from tessy_jax.mini import evaluation
+
+    return {**BENCHES, **evaluation.BENCHES}
+
+
+def run_all(args: argparse.Namespace) -> None:
+    from tessy_jax.config import Pipeline
+    from tessy_jax.pipeline import run
+    from tessy_jax.report.runs import run_table
+
+    def shown(config: Any, summary: Any) -> str:
+        if not summary["finished"]:
+            return f"stopped in {config.output}; the same command goes on from there"
+        return f"{run_table(config.output)}\n{config.output}/report.html has the rest"
+
+    finish(args, Pipeline, partial(run, benches=benches()), shown)
 
 
 def compare(args: argparse.Namespace) -> None:
     from tessy_jax.compare import compare as run
     from tessy_jax.compare import table
-    from tessy_jax.config import Comparison, read
-    from tessy_jax.evaluate.job import BENCHES
-    from tessy_jax.mini import evaluation
+    from tessy_jax.config import Comparison
 
-    config = read(Comparison, args.config, args.set)
-    benches = {**BENCHES, **evaluation.BENCHES}
-    summary = run(config, benches=benches, progress=not args.json, tell=lambda text: print(text, file=sys.stderr))
-    if args.json:
-        print(json.dumps(summary))
-    else:
-        print(table(summary) if summary["finished"] else f"stopped in {config.output}; the same command goes on from there")
+    def shown(config: Any, summary: Any) -> str:
+        return table(summary) if summary["finished"] else f"stopped in {config.output}; the same command goes on from there"
+
+    finish(args, Comparison, partial(run, benches=benches()), shown)
 
 
 def train(args: argparse.Namespace) -> None:
-    from tessy_jax.config import Train, read
-    from tessy_jax.processes import first, join
+    from tessy_jax.config import Train
     from tessy_jax.train.job import train as run
 
-    config = read(Train, args.config, args.set)
-    if args.distributed:
-        join()
-    summary = run(config, progress=not args.json, tell=lambda text: print(text, file=sys.stderr)).summary
-    if not first():
-        return
-    if args.json:
-        print(json.dumps(summary))
-        return
-    ended = f"{summary['steps']} of {summary['steps_wanted']} steps, loss {summary['loss']:.4f}, in {config.output}"
-    print(ended if summary["finished"] else f"{ended}; the same command goes on from there")
+    def shown(config: Any, summary: Any) -> str:
+        ended = f"{summary['steps']} of {summary['steps_wanted']} steps, loss {summary['loss']:.4f}, in {config.output}"
+        return ended if summary["finished"] else f"{ended}; the same command goes on from there"
+
+    finish(args, Train, lambda config, **how: run(config, **how).summary, shown)
 
 
 def synthesize(args: argparse.Namespace) -> None:
-    from tessy_jax.config import load
+    from tessy_jax.config import Synthesize, load
 
-    config = load(args.config, args.set)
     if args.dry_run:
         from tessy_jax.synthesis.dry_run import describe
 
-        print(describe(config))
+        print(describe(load(args.config, args.set)))
         return
-    from tessy_jax.processes import first, join
     from tessy_jax.synthesis.job import synthesize as run
 
-    if args.distributed:
-        join()
-    summary = run(config, progress=not args.json, tell=lambda text: print(text, file=sys.stderr)).summary
-    if not first():
-        return
-    if args.json:
-        print(json.dumps(summary))
-        return
-    whole = summary["run"]
-    failed = sum(whole["failures"].values())
-    print(f"{whole['responses']} responses, {failed} failures in {config.output}; tessy rows {config.output} prints them")
+    def shown(config: Any, summary: Any) -> str:
+        whole = summary["run"]
+        failed, place = sum(whole["failures"].values()), config.output
+        return f"{whole['responses']} responses, {failed} failures in {place}; tessy rows {place} prints them"
+
+    finish(args, Synthesize, lambda config, **how: run(config, **how).summary, shown)
 
 
 def boundary(args: argparse.Namespace) -> None:
     from tessy_jax.boundary.traces import sample, speakers_of
     from tessy_jax.boundary.train import annotate_traces, train_predictor
-    from tessy_jax.config import Predictors, read
+    from tessy_jax.config import Predictors
     from tessy_jax.report.predictors import evaluate_predictors
 
-    def tell(text: str) -> None:
-        print(text, file=sys.stderr)
+    def job(config: Any, progress: bool, tell: Any) -> dict[Any, Any]:
+        if args.what == "sample":
+            return sample(config, args.speaker, progress=progress, tell=tell)
+        if args.what == "annotate":
+            return dict(annotate_traces(config, args.speaker, tell=tell))
+        if args.what == "eval":
+            return evaluate_predictors(config, args.speaker, skip_invalid=args.skip_invalid, tell=tell)
+        how: dict[str, Any] = {"skip_invalid": args.skip_invalid, "progress": progress, "tell": tell}
+        return {speaker: train_predictor(config, speaker, **how) for speaker in speakers_of(config, args.speaker)}
 
-    config = read(Predictors, args.config, args.set)
-    found: dict[Any, Any]
-    if args.what == "sample":
-        found = sample(config, args.speaker, progress=not args.json, tell=tell)
-    elif args.what == "annotate":
-        found = annotate_traces(config, args.speaker, tell=tell)
-    elif args.what == "eval":
-        found = evaluate_predictors(config, args.speaker, skip_invalid=args.skip_invalid, tell=tell)
-    else:
-        how: dict[str, Any] = {"skip_invalid": args.skip_invalid, "progress": not args.json, "tell": tell}
-        found = {speaker: train_predictor(config, speaker, **how) for speaker in speakers_of(config, args.speaker)}
-    if args.json:
-        print(json.dumps(found))
-        return
-    print(f"{args.what}: {', '.join(found) or 'nothing to do'}, in {config.output}")
+    def shown(config: Any, found: Any) -> str:
+        return f"{args.what}: {', '.join(found) or 'nothing to do'}, in {config.output}"
+
+    finish(args, Predictors, job, shown)
 
 
 def evaluate(args: argparse.Namespace) -> None:
-    from tessy_jax.config import Evaluate, read
-    from tessy_jax.evaluate.job import BENCHES
+    from tessy_jax.config import Evaluate
     from tessy_jax.evaluate.job import evaluate as run
-    from tessy_jax.mini import evaluation
-    from tessy_jax.processes import first, join
 
-    config = read(Evaluate, args.config, args.set)
-    benches = {**BENCHES, **evaluation.BENCHES}
-    if args.distributed:
-        join()
-    summary = run(config, benches=benches, progress=not args.json, tell=lambda text: print(text, file=sys.stderr)).summary
-    if not first():
-        return
-    if args.json:
-        print(json.dumps(summary))
-        return
-    for name, task in summary["tasks"].items():
-        for row, found in ((name, task), *((f"  {family}", found) for family, found in task["families"].items())):
-            low, high = found["interval"]
-            print(f"{row:<24} pass@1 {found['pass@1']:.1%} ({low:.1%} to {high:.1%}), {found['problems']} problems")
+    def shown(config: Any, summary: Any) -> str:
+        lines = []
+        for name, task in summary["tasks"].items():
+            for row, found in ((name, task), *((f"  {family}", found) for family, found in task["families"].items())):
+                low, high = found["interval"]
+                lines.append(
+                    f"{row:<24} pass@1 {found['pass@1']:.1%} ({low:.1%} to {high:.1%}), {found['problems']} problems"
+                )
+        return "\n".join(lines)
+
+    finish(args, Evaluate, lambda config, **how: run(config, benches=benches(), **how).summary, shown)
 
 
 def export(args: argparse.Namespace) -> None:
@@ -370,26 +202,18 @@ def rows(args: argparse.Namespace) -> None:
         print(json.dumps(legacy(row) if args.legacy_dialogs else row.to_json(), ensure_ascii=False))
 
 
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
-    return int(text)
-
-
-def _natural(text: str) -> int:
-    if not text.isdecimal() or int(text) >= 1 << 32:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to 2^32 - 1")
-    return int(text)
-
-
-def _temperature(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 0")
-    return value
+COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
+    "inspect": inspect,
+    "generate": generate,
+    "run": run_all,
+    "compare": compare,
+    "synthesize": synthesize,
+    "train": train,
+    "boundary": boundary,
+    "evaluate": evaluate,
+    "export": export,
+    "rows": rows,
+}
 
 
 def _reader_left() -> bool:
@@ -410,7 +234,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit code."""
     args = parser().parse_args(argv)
     try:
-        args.run(args)
+        COMMANDS[args.command](args)
         sys.stdout.flush()
     except Exception as error:
         if isinstance(error, BrokenPipeError) and _reader_left():

@@ -1,0 +1,173 @@
+"""The command line: which commands there are, and their options."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from tessy_jax import __version__
+
+DTYPES = ("float32", "bfloat16")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line, whole."""
+    formatter = argparse.RawDescriptionHelpFormatter
+    top = argparse.ArgumentParser(
+        "tessy",
+        description="Teacher and student write SFT data together, on one device mesh.",
+        epilog="example: tessy inspect --model Qwen/Qwen3-8B\n`tessy COMMAND --help` shows every option with an example",
+        formatter_class=formatter,
+    )
+    top.add_argument("--version", action="version", version=f"tessy_jax {__version__}")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, summary: str, example: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(
+            name, help=summary, description=summary, epilog=f"example:\n  {example}", formatter_class=formatter
+        )
+        sub.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        return sub
+
+    def configured(sub: argparse.ArgumentParser, example: str, *, distributed: bool = False) -> None:
+        sub.add_argument("config", type=Path, metavar="CONFIG", help="YAML file, e.g. one of configs/")
+        sub.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=f"change one key, e.g. {example}")
+        sub.add_argument("--json", action="store_true", help="print the summary as one JSON object")
+        sub.set_defaults(distributed=False)
+        if distributed:
+            sub.add_argument("--distributed", action="store_true", help="one of several processes (jax.distributed)")
+
+    sub = command(
+        "inspect",
+        "Family, parameters, and bytes of weights and cache per token and per device, without loading weights.",
+        "tessy inspect --model openai/gpt-oss-120b --mesh tensor=8 --lanes 104 --context 40960",
+    )
+    sub.add_argument("--model", required=True, help="Hugging Face folder, config.json, or hub name")
+    sub.add_argument("--mesh", default="", help="axes and sizes, e.g. tensor=8,data=2 (axes: data, fsdp, tensor, expert)")
+    sub.add_argument("--lanes", type=_positive, help="responses written at once (default: one per lane shard)")
+    sub.add_argument("--context", type=_positive, help="tokens per lane (default: the model's maximum)")
+    sub.add_argument("--dtype", choices=DTYPES, default="bfloat16", help="of weights and cache (default: bfloat16)")
+    sub.add_argument("--json", action="store_true", help="print one JSON object")
+
+    sub = command(
+        "generate",
+        "One model continues prompts, in batches.",
+        'tessy generate --model ./SmolLM2-135M-Instruct --chat --prompt "What is a monad?" --max-new-tokens 64',
+    )
+    sub.add_argument("--model", required=True, help="Hugging Face folder or hub name")
+    prompts = sub.add_mutually_exclusive_group(required=True)
+    prompts.add_argument("--prompt", help="one prompt")
+    prompts.add_argument("--prompts", type=Path, metavar="FILE", help="JSONL whose rows have a `prompt`")
+    sub.add_argument("--chat", action="store_true", help="put prompts into the chat template (else: continue raw text)")
+    sub.add_argument("--max-new-tokens", type=_positive, default=256, metavar="N", help="per prompt (default: 256)")
+    sub.add_argument("--temperature", type=_temperature, default=0.0, metavar="T", help="0 is greedy (default)")
+    sub.add_argument("--seed", type=_natural, default=0, metavar="S", help="of sampling (default: 0)")
+    sub.add_argument("--dtype", choices=DTYPES, default="bfloat16", help="of weights and cache (default: bfloat16)")
+    sub.add_argument("--mesh", default="", help="axes and sizes, e.g. tensor=2,data=4 (default: one device)")
+    sub.add_argument("--batch-size", type=_positive, default=8, metavar="N", help="prompts at once (default: 8)")
+    sub.add_argument("--output", type=Path, metavar="FILE.jsonl", help="write rows there instead of printing text")
+
+    sub = command(
+        "run",
+        "The whole job: predictors, data, training, evaluation before and after, and a report; started again, it goes on "
+        "where it was.",
+        "tessy run configs/mini.yaml --set rounds=2 --set output=runs/two_rounds",
+    )
+    configured(sub, "training.epochs=2", distributed=True)
+
+    sub = command(
+        "compare",
+        "The whole job in variants, for several students and seeds, and one table; started again, it goes on where it was.",
+        "tessy compare configs/mini_table.yaml --set seeds=[0]",
+    )
+    configured(sub, "training.epochs=2")
+
+    sub = command(
+        "synthesize",
+        "Teacher and student write responses together, into a run folder; started again, it goes on where it was.",
+        "tessy synthesize configs/small_pair.yaml --set data.path=prompts.jsonl --set synthesis.lanes=4",
+    )
+    configured(sub, "synthesis.lanes=16", distributed=True)
+    sub.add_argument("--dry-run", action="store_true", help="print memory, first prompts and programs; loads no weights")
+
+    sub = command(
+        "train",
+        "Fine-tunes the student on responses, into a run folder; started again, it goes on where it was.",
+        "tessy train configs/small_train.yaml --set data.path=runs/small_pair --set training.epochs=2",
+    )
+    configured(sub, "training.rows=4", distributed=True)
+
+    sub = command(
+        "boundary",
+        "Makes boundary predictors: samples traces, annotates segments of them, trains on these, measures.",
+        "tessy boundary sample configs/small_predictors.yaml\n  tessy boundary annotate configs/small_predictors.yaml\n"
+        "  tessy boundary train configs/small_predictors.yaml --speaker student\n"
+        "  tessy boundary eval configs/small_predictors.yaml",
+    )
+    sub.add_argument(
+        "what",
+        choices=("sample", "annotate", "train", "eval"),
+        help="sample: traces of each speaker alone; annotate: what of them is style; train: a predictor; eval: measures and "
+        "report.html",
+    )
+    configured(sub, "annotator.kind=rules")
+    sub.add_argument("--speaker", choices=("student", "teacher"), help="this one only (default: all that are configured)")
+    sub.add_argument("--skip-invalid", action="store_true", help="train, eval: leave out lines that are no annotation")
+
+    sub = command(
+        "evaluate",
+        "Lets a model answer tasks, n times each, and judges the answers; started again, it goes on where it was.",
+        "tessy evaluate evaluation.yaml --set student.model=runs/small_train/model --set output=runs/after",
+    )
+    configured(sub, "synthesis.lanes=16", distributed=True)
+
+    sub = command(
+        "export",
+        "Writes a trained model, its adapter, or data as other programs read them: a folder, whole or not at all.",
+        "tessy export model runs/small_train out/student --step 200\n  tessy export data runs/small_pair out/data\n"
+        "  tessy export tokens configs/small_train.yaml out/tokens --set data.path=runs/small_pair",
+    )
+    sub.add_argument(
+        "what",
+        choices=("model", "adapter", "data", "tokens"),
+        help="model: Hugging Face folder; adapter: for PEFT; data: Parquet with a card; tokens: tokenized, as trained on",
+    )
+    sub.add_argument("source", metavar="SOURCE", help="run folder; for tokens the YAML file of a training")
+    sub.add_argument("folder", type=Path, metavar="FOLDER", help="new folder to write")
+    sub.add_argument("--step", type=_positive, metavar="N", help="model, adapter: of this checkpoint (default: the newest)")
+    sub.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="tokens: change one key of SOURCE")
+
+    sub = command(
+        "rows",
+        "Prints the finished responses of a run folder as JSONL, in the order of the input.",
+        "tessy rows runs/small_pair > responses.jsonl",
+    )
+    sub.add_argument("run_folder", metavar="RUN", help="the `output` of a synthesis run")
+    form = sub.add_mutually_exclusive_group()
+    form.add_argument("--failures", action="store_true", help="the failed ones instead")
+    form.add_argument(
+        "--legacy-dialogs", action="store_true", help="as {id_ddm, dialogs}, the form of the released data set"
+    )
+    return top
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
+
+
+def _natural(text: str) -> int:
+    if not text.isdecimal() or int(text) >= 1 << 32:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to 2^32 - 1")
+    return int(text)
+
+
+def _temperature(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 0")
+    return value
