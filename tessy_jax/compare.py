@@ -13,13 +13,15 @@ from statistics import fmean, stdev
 from typing import Any
 
 from tessy_jax import __version__
-from tessy_jax.config import Cell, Comparison, dump, settle
+from tessy_jax.config import Cell, Comparison
+from tessy_jax.config.pipeline import DATA, EVALUATION, TRAINING
 from tessy_jax.evaluate.job import BENCHES
 from tessy_jax.evaluate.tasks import Bench
-from tessy_jax.pipeline import DATA, EVALUATION, TRAINING, round_folder, run
+from tessy_jax.pipeline import round_folder, run
 from tessy_jax.processes import once
-from tessy_jax.store import RunReader, RunStore
+from tessy_jax.store import RunReader
 from tessy_jax.store.files import within
+from tessy_jax.store.opening import opened
 
 log = logging.getLogger(__name__)
 UNTOUCHED = "untouched"
@@ -40,24 +42,17 @@ def compare(
         TrainingError: a loss is no number, or spikes.
     """
     with ExitStack() as stack:
-        stores: list[RunStore] = []
-
-        def opened() -> dict[str, Any]:
-            stores.append(stack.enter_context(RunStore(config.output)))
-            settled = settle(config, stores[0].config())
-            stores[0].save_config(dump(settled))
-            return settled.model_dump()
-
-        settled = Comparison.model_validate(once(opened))
-        cells = list(settled.cells())
+        stores, config, text = opened(stack, config)
+        cells = list(config.cells())
+        once(lambda: stores[0].save_config(text))
         for number, cell in enumerate(cells, 1):
             tell(f"##### {number} of {len(cells)}: {cell.place}")
-            place = {"output": within(settled.output, cell.place), "mesh": settled.mesh, "date": settled.date}
+            place = {"output": within(config.output, cell.place), "mesh": config.mesh, "date": config.date}
             how: dict[str, Any] = {"benches": benches, "progress": progress, "tell": tell}
-            before = within(settled.output, cell.before)
+            before = within(config.output, cell.before)
             if not run(cell.config.model_copy(update=place), before=before, page=False, **how)["finished"]:
                 return {"finished": False}
-        summary = once(lambda: summarize(settled.output, cells))
+        summary = once(lambda: summarize(config.output, cells))
         once(lambda: stores[0].save_summary(summary))
         return summary
 

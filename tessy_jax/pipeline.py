@@ -13,7 +13,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import jax
@@ -21,26 +21,25 @@ import jax
 from tessy_jax import __version__
 from tessy_jax.boundary.traces import sample
 from tessy_jax.boundary.train import annotate_traces, train_predictor, training_folder
-from tessy_jax.config import Evaluate, Model, Pipeline, Predictors, Synthesize, Train, dump, settle
-from tessy_jax.config.sections import Writer
+from tessy_jax.config import Boundary, Evaluate, Model, Pipeline, Predictors, Synthesize, Train
+from tessy_jax.config.pipeline import BEFORE, DATA, EVALUATION, MADE, TRAINING, round_name
 from tessy_jax.errors import ConfigError
 from tessy_jax.evaluate.job import BENCHES, evaluate
 from tessy_jax.evaluate.tasks import Bench, problems_of
 from tessy_jax.models.transformer import Decoder
-from tessy_jax.processes import first, once
+from tessy_jax.processes import devices, first, once
 from tessy_jax.report.predictors import evaluate_predictors
 from tessy_jax.report.runs import run_page
 from tessy_jax.sharding import Layout
-from tessy_jax.store import RunReader, RunStore
+from tessy_jax.store import RunStore
 from tessy_jax.store.files import local, within
+from tessy_jax.store.opening import opened, reader_of
 from tessy_jax.synthesis import prompts
 from tessy_jax.synthesis.cast import Cast
 from tessy_jax.synthesis.job import synthesize
 from tessy_jax.train.job import FOLDER, train
 
 log = logging.getLogger(__name__)
-MADE, BEFORE, DATA, TRAINING, EVALUATION = "predictors", "before", "synthesis", "training", "evaluation"
-"""Folders of the stages; the last three in that of a round."""
 Tell = Callable[[str], None]
 
 
@@ -62,19 +61,13 @@ def run(
         TessyError: what is wrong with configuration, input, models or output; most of it before any stage begins.
         TrainingError: a loss is no number, or spikes.
     """
+    if local(config.output) is None:
+        raise ConfigError(f"{config.output}: the whole job runs in a folder only; name a path as output, and copy it")
     with ExitStack() as stack:
-        stores: list[RunStore] = []
-
-        def opened() -> dict[str, Any]:
-            stores.append(stack.enter_context(RunStore(config.output)))
-            settled = settle(config, stores[0].config())
-            stores[0].save_config(dump(settled))
-            return {"config": settled.model_dump(), "summary": stores[0].summary()}
-
-        if local(config.output) is None:
-            raise ConfigError(f"{config.output}: the whole job runs in a folder only; name a path as output, and copy it")
-        found = once(opened)
-        job = _Job(Pipeline.model_validate(found["config"]), benches, progress, tell, stores, found["summary"] or {})
+        stores, config, text = opened(stack, config)
+        job = _Job(config, benches, progress, tell, stores, once(lambda: stores[0].summary() or {}))
+        job.check()
+        once(lambda: stores[0].save_config(text))
         job.run(before or within(config.output, BEFORE))
         summary = job.summary()
         if job.finished and page:
@@ -105,10 +98,7 @@ class _Job:
     def run(self, before: str) -> None:
         """All stages that are not over. before: where the untouched student's evaluation is."""
         config = self.config
-        boundary = {speaker: getattr(config.boundary, speaker) for speaker in ("student", "teacher")}
-        self._check(boundary)
-        if config.missing:
-            boundary |= self._predictors()
+        boundary = config.boundary.model_copy(update=self._predictors()) if config.missing else config.boundary
         self._evaluation(BEFORE, before, config.student.model)
         model = config.student.model
         for number in range(1, config.rounds + 1):
@@ -131,8 +121,12 @@ class _Job:
         self.student = None
         self.finished = True
 
-    def _check(self, boundary: Mapping[str, str | None]) -> None:
-        """What can be found wrong before any work is done."""
+    def check(self) -> None:
+        """What can be found wrong before any work is done.
+
+        Raises:
+            TessyError: what is.
+        """
         config = self.config
         if config.missing and jax.process_count() > 1:
             raise ConfigError(
@@ -143,7 +137,7 @@ class _Job:
         prompts.read(config.data.path, config.data.split, config.data.limit, config.data.skip_invalid)
         if not config.missing:
             first_round = round_folder(config.output, 1)
-            Cast(self._synthesis(1, first_round, config.student.model, boundary), Layout.of(config.mesh))
+            Cast(self._synthesis(1, first_round, config.student.model, config.boundary), Layout.of(config.mesh))
 
     def summary(self) -> dict[str, Any]:
         """What is saved as summary.json."""
@@ -155,7 +149,7 @@ class _Job:
             "finished": self.finished,
             "stages": [{"name": name, "seconds": round(seconds, 3)} for name, seconds in self.stages.items()],
             "peak_memory": {"host_bytes": self.peak, "device_bytes": memory.get("peak_bytes_in_use")},
-            "devices": [str(device) for device in jax.devices()[:1]] + [f"{jax.device_count()} in all"],
+            "devices": devices(),
             "processes": jax.process_count(),
             "versions": {"tessy_jax": __version__, "jax": jax.__version__},
         }
@@ -184,25 +178,19 @@ class _Job:
         """Makes the predictors that are missing; their folders."""
         config, making = self.config, self.config.predictors
         assert making is not None
-        made = {
-            **making.model_dump(),
-            **self._shared(within(config.output, MADE), config.seed),
-            "data": making.data or config.data,
-            **{speaker: getattr(config, speaker) for speaker in config.missing},
-        }
+        made = making.model_dump() | self._shared(within(config.output, MADE), config.seed)
+        made |= {"data": making.data or config.data} | {speaker: getattr(config, speaker) for speaker in config.missing}
         predictors = Predictors.model_validate(made)
-        speakers: list[Writer] = [speaker for speaker in ("student", "teacher") if speaker in config.missing]
-        folders = {speaker: training_folder(predictors, speaker) for speaker in speakers}
         with self._stage(MADE):
             if not _holds(predictors.output, "evaluation.json"):
                 sample(predictors, **self.how)
                 annotate_traces(predictors, tell=self.how["tell"])
-                for speaker in speakers:
+                for speaker in config.missing:
                     train_predictor(predictors, speaker, **self.how)
                 evaluate_predictors(predictors, tell=self.how["tell"])
-        return {speaker: within(folder, FOLDER) for speaker, folder in folders.items()}
+        return {speaker: within(training_folder(predictors, speaker), FOLDER) for speaker in config.missing}
 
-    def _synthesis(self, number: int, folder: str, model: str, boundary: Mapping[str, str | None]) -> Synthesize:
+    def _synthesis(self, number: int, folder: str, model: str, boundary: Boundary) -> Synthesize:
         config = self.config
         return Synthesize.model_validate(
             {
@@ -210,7 +198,7 @@ class _Job:
                 "data": config.data,
                 "student": self._student(model),
                 "teacher": config.teacher,
-                "boundary": config.boundary.model_copy(update=dict(boundary)),
+                "boundary": boundary,
                 "synthesis": config.synthesis,
             }
         )
@@ -245,7 +233,7 @@ class _Job:
 
 def round_folder(output: str, number: int) -> str:
     """Where the stages of a round are; the first is 1."""
-    return within(output, f"round-{number}")
+    return within(output, round_name(number))
 
 
 def _is_over(output: str) -> bool:
@@ -255,22 +243,9 @@ def _is_over(output: str) -> bool:
 
 def _holds(output: str, name: str) -> bool:
     """Whether a run folder is there and holds a file."""
-
-    def found() -> bool:
-        with suppress(ConfigError):  # it is not begun
-            return RunReader(output).file(name) is not None
-        return False
-
-    return once(found)
+    return once(lambda: (reader := reader_of(output)) is not None and reader.file(name) is not None)
 
 
 def _is_trained(output: str) -> bool:
     """Whether a training has come to its end."""
-
-    def found() -> bool:
-        with suppress(ConfigError):
-            summary = RunReader(output).summary()
-            return summary is not None and bool(summary["finished"])
-        return False
-
-    return once(found)
+    return once(lambda: (reader := reader_of(output)) is not None and bool((reader.summary() or {}).get("finished")))

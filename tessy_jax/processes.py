@@ -38,6 +38,11 @@ def join() -> None:
         ) from error
 
 
+def devices() -> list[str]:
+    """What a run is on, as summaries say it: the first device, and how many there are."""
+    return [*(str(device) for device in jax.devices()[:1]), f"{jax.device_count()} in all"]
+
+
 def first() -> bool:
     """Whether this process is the one that writes files and tells the user."""
     return jax.process_index() == 0

@@ -68,6 +68,11 @@ class Row:
         return self.prompt_id, self.rollout
 
     @property
+    def place(self) -> tuple[int, int, str]:
+        """What rows are sorted by to stand in the order of the input."""
+        return int(self.meta.get("index") or 0), self.rollout, self.id
+
+    @property
     def content(self) -> str:
         """What the assistant wrote."""
         return self.messages[-1]["content"]

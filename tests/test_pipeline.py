@@ -20,6 +20,7 @@ from tessy_jax.synthesis.export import rows_in_order
 from tests.conftest import ROOT
 from tests.small_job import MODELS, job
 
+TASK = {"name": "sums", "mini": {"families": ["Ae"], "items": 2}, "verifier": "mini"}
 STAGES = ["before", "round 1: synthesis", "round 1: training", "round 1: evaluation"]
 
 
@@ -162,6 +163,8 @@ def test_ctrl_c_leaves_a_run_that_goes_on_and_says_so(tmp_path):
         ({"training": {"step": 1}}, "training.steps"),
         ({"synthesis": {"lanes": "many"}}, "synthesis.lanes"),
         ({"evaluation": {"tasks": []}}, "evaluation.tasks"),
+        ({"evaluation": {"tasks": [TASK, TASK]}}, "the name 'sums' stands twice"),
+        ({"evaluation": {"tasks": [TASK | {"samples": 2}], "sampling": {"temperature": 0}}}, "temperature 0"),
         ({"rounds": 0}, "rounds"),
         ({"data": {"path": "nowhere.jsonl"}}, "nowhere.jsonl"),
         ({"output": "gs://bucket/job"}, "gs://bucket/job"),
@@ -172,3 +175,4 @@ def test_what_cannot_work_is_said_before_any_stage(tmp_path, capsys, changes, sa
     lines = capsys.readouterr().err.strip().splitlines()
     assert said in lines[-1]
     assert not (tmp_path / "job" / "before" / "rollouts").exists()
+    assert not (tmp_path / "job" / "config.yaml").exists(), "what is put right would be refused as another job"

@@ -26,7 +26,7 @@ from tessy_jax.errors import ConfigError, DataError
 from tessy_jax.models import hf
 from tessy_jax.models.export import export
 from tessy_jax.models.restack import restack
-from tessy_jax.processes import first, once
+from tessy_jax.processes import devices, first, once
 from tessy_jax.sharding import Layout
 from tessy_jax.store import RunReader, RunStore
 from tessy_jax.store.files import local, within
@@ -204,7 +204,7 @@ def train_predictor(
             "segments": {"train": len(found.train), "validation": len(found.validation), "skipped": len(found.skipped)},
             "targets": data.targets(),
             "seconds": round(time.perf_counter() - started, 3),
-            "devices": [str(device) for device in jax.devices()[:1]] + [f"{jax.device_count()} in all"],
+            "devices": devices(),
             "versions": {"tessy_jax": __version__, "jax": jax.__version__},
         }
         once(lambda: stores[0].save_summary(summary))

@@ -74,11 +74,9 @@ class Answering(Synthesis):
     """A response that fails is wrong; a second attempt would hide it."""
 
 
-class Evaluate(Dated):
-    """Finds out what a model is worth."""
+class Asking(Section):
+    """What a student is asked, and how the answers are counted."""
 
-    student: Model
-    """The model. Its sampling, where null, is that of the data (temperature 0.7, top-p 0.8, top-k 20)."""
     tasks: Annotated[list[Task], Field(min_length=1)]
     """What it is asked."""
     synthesis: Answering = Answering()
@@ -86,17 +84,35 @@ class Evaluate(Dated):
     """How probably an interval should hold the true value."""
 
     @model_validator(mode="after")
-    def _sound(self) -> Self:
+    def _apart(self) -> Self:
         twice = [name for name, times in Counter(task.name for task in self.tasks).items() if times > 1]
         if twice:
             raise ValueError(f"tasks: the name {twice[0]!r} stands twice; give each task its own")
-        sampling = self.student.sampling or Sampling()
+        return self
+
+    def check_samples(self, sampling: Sampling | None) -> None:
+        """That several answers to a problem may differ. sampling: of the student; None: the default.
+
+        Raises:
+            ValueError: they are all the same.
+        """
         several = [task for task in self.tasks if task.samples > 1]
-        if several and sampling.temperature == 0:
+        if several and (sampling or Sampling()).temperature == 0:
             raise ValueError(
                 f"task {several[0].name!r} has samples {several[0].samples}, which are all the same at temperature 0; set "
                 "samples to 1, or student.sampling.temperature higher"
             )
+
+
+class Evaluate(Asking, Dated):
+    """Finds out what a model is worth."""
+
+    student: Model
+    """The model. Its sampling, where null, is that of the data (temperature 0.7, top-p 0.8, top-k 20)."""
+
+    @model_validator(mode="after")
+    def _sound(self) -> Self:
+        self.check_samples(self.student.sampling)
         return self
 
     def resolved(self) -> Self:

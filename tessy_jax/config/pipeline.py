@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Self
+from typing import Self, get_args
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
-from tessy_jax.config.evaluation import Answering, Task
+from tessy_jax.config.evaluation import Asking
 from tessy_jax.config.predictors import Making
 from tessy_jax.config.sections import (
     RECIPES,
@@ -15,27 +15,29 @@ from tessy_jax.config.sections import (
     Data,
     Dated,
     Model,
-    Real,
     Sampling,
-    Section,
     Synthesis,
+    Writer,
     preset_values,
 )
 from tessy_jax.config.training import Lora, Optimizer, TooLong, Training, Weights
 
+MADE, BEFORE, DATA, TRAINING, EVALUATION = "predictors", "before", "synthesis", "training", "evaluation"
+"""Folders of the stages, which are run folders themselves; the last three in that of a round."""
 MARGIN = 16
 """Tokens that a chat template may put behind a response."""
 
 
-class Evaluation(Section):
+def round_name(number: int) -> str:
+    """The folder of a round; the first is 1."""
+    return f"round-{number}"
+
+
+class Evaluation(Asking):
     """What the student is asked before the first round and after every one."""
 
-    tasks: Annotated[list[Task], Field(min_length=1)]
     sampling: Sampling | None = None
     """How its answers are drawn (null: as its data are)."""
-    synthesis: Answering = Answering()
-    confidence: Annotated[Real, Field(gt=0, lt=1)] = 0.95
-    """How probably an interval should hold the true value."""
 
 
 class Pipeline(Dated):
@@ -64,14 +66,15 @@ class Pipeline(Dated):
     """How often the student is trained on data of its own time: each round's is written with the student of the last one."""
 
     @property
-    def missing(self) -> list[str]:
-        """The boundary predictors that the recipe needs and the configuration does not name: student, teacher."""
-        needs = [key.removeprefix("boundary.") for key in RECIPES[self.synthesis.recipe] if key.startswith("boundary.")]
-        return [speaker for speaker in needs if getattr(self.boundary, speaker) is None]
+    def missing(self) -> list[Writer]:
+        """Whose boundary predictor the recipe needs and the configuration does not name."""
+        needs = RECIPES[self.synthesis.recipe]
+        return [name for name in get_args(Writer) if f"boundary.{name}" in needs and getattr(self.boundary, name) is None]
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
         recipe, training, synthesis = self.synthesis.recipe, self.training, self.synthesis
+        self.evaluation.check_samples(self.evaluation.sampling or self.student.sampling)
         if "teacher" in RECIPES[recipe] and self.teacher is None:
             raise ValueError(f"recipe {recipe!r} needs teacher; set it, or use another recipe")
         if self.missing and self.predictors is None:
@@ -94,5 +97,4 @@ class Pipeline(Dated):
 
     def resolved(self) -> Self:
         """What is None in synthesis, student and teacher comes from the preset; the date is the job's to fill in."""
-        update: dict[str, Any] = preset_values(self)
-        return self.model_copy(update=update)
+        return self.model_copy(update=preset_values(self))

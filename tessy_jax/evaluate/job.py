@@ -18,7 +18,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, nullcontext, suppress
+from contextlib import ExitStack, nullcontext
 from typing import Any, NamedTuple
 
 import yaml
@@ -35,6 +35,7 @@ from tessy_jax.models.transformer import Decoder
 from tessy_jax.processes import once
 from tessy_jax.records import Failure, Key, Row
 from tessy_jax.store import RunReader, RunStore
+from tessy_jax.store.opening import reader_of
 from tessy_jax.synthesis.job import synthesize
 
 log = logging.getLogger(__name__)
@@ -141,9 +142,8 @@ def _rollouts_of_a_row(config: Evaluate) -> int:
 
 def _are_written(output: str) -> bool:
     """Whether all responses are there."""
-    with suppress(ConfigError):  # they are not begun
-        return RunReader(rollouts(output)).summary() is not None  # the last thing that a synthesis writes
-    return False
+    reader = reader_of(rollouts(output))
+    return reader is not None and reader.summary() is not None  # the last thing that a synthesis writes
 
 
 def _synthesis(config: Evaluate) -> Synthesize:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import heapq
 import io
@@ -16,7 +15,7 @@ from typing import Any
 import yaml
 
 from tessy_jax import __version__
-from tessy_jax.errors import ConfigError
+from tessy_jax.config.pipeline import BEFORE, DATA, EVALUATION, MADE, TRAINING, round_name
 from tessy_jax.records import Key, Row
 from tessy_jax.report.results import as_text
 from tessy_jax.report.run import LOSSES, run_report
@@ -36,6 +35,7 @@ from tessy_jax.report.view import (
 )
 from tessy_jax.store import RunReader
 from tessy_jax.store.files import within
+from tessy_jax.store.opening import reader_of
 
 RESPONSES = 8
 """Responses of each round that are shown, the first in the order of the input: those that have scores."""
@@ -65,7 +65,7 @@ def run_page(output: str) -> str:
         rounds=list(_rounds(output)),
         changes=changes,
         compared=compared,
-        predictors=_predictors(within(output, "predictors")),
+        predictors=_predictors(within(output, MADE)),
     )
     title = f"Run: {output.rstrip('/').rpartition('/')[2]}"
     return run_report(view, title=title, version=__version__)
@@ -80,13 +80,6 @@ def run_table(output: str) -> str:
     return as_text([Evaluation(name, found.summary() or {}) for name, found in _evaluations(output)])
 
 
-def _opened(place: str) -> RunReader | None:
-    """A run folder, where there is one."""
-    with contextlib.suppress(ConfigError):
-        return RunReader(place)
-    return None
-
-
 def _lines(reader: RunReader, name: str) -> Iterator[dict[str, Any]]:
     """The objects of a JSONL file; none where there is no file."""
     for line in io.BytesIO(reader.file(name) or b""):
@@ -97,8 +90,8 @@ def _lines(reader: RunReader, name: str) -> Iterator[dict[str, Any]]:
 def _parts(output: str) -> Iterator[tuple[int, dict[str, RunReader | None]]]:
     """The rounds that have begun, and their run folders."""
     for number in count(1):
-        names = ("synthesis", "training", "evaluation")
-        found = {name: _opened(within(output, f"round-{number}/{name}")) for name in names}
+        folder = within(output, round_name(number))
+        found = {name: reader_of(within(folder, name)) for name in (DATA, TRAINING, EVALUATION)}
         if not any(found.values()):
             return
         yield number, found
@@ -106,27 +99,27 @@ def _parts(output: str) -> Iterator[tuple[int, dict[str, RunReader | None]]]:
 
 def _evaluations(output: str) -> list[tuple[str, RunReader]]:
     """Those that are finished, by name, in their order."""
-    found = [("before", _opened(within(output, "before")))]
-    found += [(f"after round {number}", parts["evaluation"]) for number, parts in _parts(output)]
+    found = [(BEFORE, reader_of(within(output, BEFORE)))]
+    found += [(f"after round {number}", parts[EVALUATION]) for number, parts in _parts(output)]
     return [(name, reader) for name, reader in found if reader is not None and reader.summary() is not None]
 
 
 def _predictors(place: str) -> dict[str, Any]:
     """The measures of the predictors that the run has made."""
-    reader = _opened(place)
+    reader = reader_of(place)
     data = reader.file("evaluation.json") if reader else None
     return json.loads(data) if data else {}
 
 
 def _rounds(output: str) -> Iterator[Round]:
     for number, parts in _parts(output):
-        synthesis, training = parts["synthesis"], parts["training"]
+        synthesis, training = parts[DATA], parts[TRAINING]
         trained = None if training is None else _training(training)
         if synthesis is None:
             yield Round(number, training=trained)
             continue
         tally = Tally()
-        first = heapq.nsmallest(RESPONSES, _counted(synthesis, tally), key=_order)
+        first = heapq.nsmallest(RESPONSES, _counted(synthesis, tally), key=lambda row: row.place)
         scores = _scores(synthesis, {row.id for row in first})
         yield Round(
             number,
@@ -142,11 +135,6 @@ def _counted(reader: RunReader, tally: Tally) -> Iterator[Row]:
     for row in reader.rows():
         tally.add(row)
         yield row
-
-
-def _order(row: Row) -> tuple[int, int, str]:
-    """The place of a row in the input."""
-    return int(row.meta.get("index") or 0), row.rollout, row.id
 
 
 def _scores(reader: RunReader, wanted: Collection[str]) -> dict[str, dict[str, list[Score]]]:
@@ -219,7 +207,7 @@ def _answers(name: str, reader: RunReader, wanted: Collection[str]) -> dict[str,
     verdicts = {line["id"]: line for line in _lines(reader, "verdicts.jsonl") if line["id"] in wanted}
     keys: dict[Key, str] = {(line["prompt_id"], line["rollout"]): own for own, line in verdicts.items()}
     rows: dict[str, Row] = {}
-    rollouts = _opened(within(reader.output, "rollouts"))
+    rollouts = reader_of(within(reader.output, "rollouts"))
     for row in rollouts.rows() if rollouts is not None else ():
         if row.key in keys:
             rows[keys[row.key]] = row

@@ -17,11 +17,8 @@ def rows_in_order(run_folder: str) -> Iterator[Row]:
         ConfigError: it is no run folder.
         DataError: it cannot be read.
     """
-    held = [
-        (int(row.meta.get("index") or 0), row.rollout, zlib.compress(json.dumps(row.to_json()).encode(), 1))
-        for row in RunReader(run_folder).rows()
-    ]
-    for _, _, packed in sorted(held, key=lambda item: item[:2]):
+    held = [(row.place[:2], zlib.compress(json.dumps(row.to_json()).encode(), 1)) for row in RunReader(run_folder).rows()]
+    for _, packed in sorted(held, key=lambda item: item[0]):
         yield Row.from_json(json.loads(zlib.decompress(packed)))
 
 

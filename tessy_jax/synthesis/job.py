@@ -10,14 +10,13 @@ from contextlib import ExitStack
 from functools import partial
 from typing import Any, NamedTuple
 
-import yaml
-
-from tessy_jax.config import Synthesize, dump, settle
+from tessy_jax.config import Synthesize, settle
 from tessy_jax.models.transformer import Decoder
 from tessy_jax.processes import alike, first, once, together
 from tessy_jax.records import Failure, Row
 from tessy_jax.sharding import Layout
 from tessy_jax.store import RunStore
+from tessy_jax.store.opening import opened
 from tessy_jax.synthesis.cast import Cast
 from tessy_jax.synthesis.progress import Progress
 from tessy_jax.synthesis.prompts import Job, Prompts, jobs, read
@@ -62,14 +61,7 @@ def synthesize(
     alike([[prompt.id, prompt.messages] for prompt in found.prompts], data.path)
     wanted = jobs(found.prompts, data.rollouts)
     with ExitStack() as stack:
-        stores: list[RunStore] = []  # the first process alone has one
-
-        def opened() -> str:
-            stores.append(stack.enter_context(RunStore(config.output)))
-            return dump(settle(config, stores[0].config()))
-
-        text = once(opened)
-        config = Synthesize.model_validate(yaml.safe_load(text))
+        stores, config, text = opened(stack, config)
         layout = Layout.of(config.mesh)
         cast = together(lambda: Cast(config, layout))
         layout.check({"lanes": (config.synthesis.lanes, "synthesis.lanes")})

@@ -11,6 +11,7 @@ import numpy as np
 import transformers
 
 from tessy_jax import __version__
+from tessy_jax.processes import devices
 from tessy_jax.store import RunStore
 from tessy_jax.synthesis.cast import Cast
 from tessy_jax.synthesis.scheduler import Scheduler
@@ -65,7 +66,7 @@ def summarize(cast: Cast, scheduler: Scheduler, store: RunStore, *, seconds: flo
         "seconds": round(seconds, 3),
         "seconds_running": round(scheduler.running_seconds, 3),
         "kept_tokens_per_second": round(float(tally.kept.sum()) / max(scheduler.running_seconds, 1e-9), 3),
-        "devices": [str(device) for device in jax.devices()[:1]] + [f"{jax.device_count()} in all"],
+        "devices": devices(),
         "processes": jax.process_count(),
         "versions": {
             "tessy_jax": __version__,

@@ -13,11 +13,10 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import yaml
 from flax import nnx
 
 from tessy_jax import __version__
-from tessy_jax.config import Model, Train, dump, settle
+from tessy_jax.config import Model, Train
 from tessy_jax.errors import DataError
 from tessy_jax.models import hf
 from tessy_jax.models.config import ModelConfig
@@ -26,10 +25,10 @@ from tessy_jax.models.hf_config import read_config
 from tessy_jax.models.layers import LoraParam
 from tessy_jax.models.restack import restack
 from tessy_jax.models.transformer import Decoder
-from tessy_jax.processes import first, once, together
+from tessy_jax.processes import devices, first, once, together
 from tessy_jax.sharding import Layout
-from tessy_jax.store import RunStore
 from tessy_jax.store.files import local, within
+from tessy_jax.store.opening import opened
 from tessy_jax.text.chat import Chat
 from tessy_jax.text.tokenizer import Tokenizer
 from tessy_jax.train.checkpoint import Checkpoints
@@ -71,14 +70,7 @@ def train(
     """
     started = time.perf_counter()
     with ExitStack() as stack:
-        stores: list[RunStore] = []
-
-        def opened() -> str:
-            stores.append(stack.enter_context(RunStore(config.output)))
-            return dump(settle(config, stores[0].config()))
-
-        text = once(opened)
-        config = Train.model_validate(yaml.safe_load(text))
+        stores, config, text = opened(stack, config)
         layout = Layout.of(config.mesh)
         training = config.training
         layout.check({"lanes": (training.rows_at_once or training.rows, "training.rows_at_once, or training.rows,")})
@@ -140,7 +132,7 @@ def train(
             "evaluation_loss": trainer.last("evaluation_loss"),
             "packed_share": packed_share(trainer.order),
             "seconds": round(time.perf_counter() - started, 3),
-            "devices": [str(device) for device in jax.devices()[:1]] + [f"{jax.device_count()} in all"],
+            "devices": devices(),
             "processes": jax.process_count(),
             "versions": {"tessy_jax": __version__, "jax": jax.__version__},
         }
