@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import heapq
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from tessy_jax.models.loss import token_losses
 from tessy_jax.models.transformer import Decoder
 from tessy_jax.processes import whole
 from tessy_jax.records import Row
@@ -50,7 +51,7 @@ class _Reading(NamedTuple):
 
 def first_rows(rows: Iterable[Row]) -> list[dict[str, Any]]:
     """The rows to score, the first in the order of the input, as JSON: one process may read them for all."""
-    first = heapq.nsmallest(ROWS, rows, key=lambda row: (int(row.meta["index"] or 0), row.rollout, row.id))
+    first = heapq.nsmallest(ROWS, rows, key=lambda row: row.place)
     return [row.to_json() for row in first]
 
 
@@ -134,23 +135,5 @@ def _scored(graph: Any, params: Any, tokens_BT: jax.Array, segments_BT: jax.Arra
     """Log-probabilities float32 [B, T] of the tokens, those of the first being 0."""
     model = nnx.merge(graph, params)
     hidden_BTD, _ = model(tokens_BT, segments_BT=segments_BT)
-    B, T, _ = hidden_BTD.shape
-    width = max(1, CHUNK // B)
-    count = -(-(T - 1) // width)
-    cut: Callable[[jax.Array], jax.Array] = partial(_in_pieces, count=count, width=width)
-
-    def piece(parts: tuple[jax.Array, jax.Array]) -> jax.Array:
-        hidden_BCD, next_BC = parts
-        logits_BCV = model.logits(hidden_BCD)
-        chosen_BC = jnp.take_along_axis(logits_BCV, next_BC[..., None], axis=-1)[..., 0]
-        return chosen_BC - jax.nn.logsumexp(logits_BCV, axis=-1)
-
-    values = jax.lax.map(piece, (cut(hidden_BTD[:, :-1]), cut(tokens_BT[:, 1:])))
-    values_BT = values.swapaxes(0, 1).reshape(B, count * width)[:, : T - 1]
-    return jnp.pad(values_BT, ((0, 0), (1, 0)))
-
-
-def _in_pieces(x: jax.Array, count: int, width: int) -> jax.Array:
-    """[B, T, …] as [count, B, width, …]."""
-    x = jnp.pad(x, ((0, 0), (0, count * width - x.shape[1]), *((0, 0),) * (x.ndim - 2)))
-    return x.reshape(x.shape[0], count, width, *x.shape[2:]).swapaxes(0, 1)
+    losses_BT = token_losses(model, hidden_BTD[:, :-1], tokens_BT[:, 1:], chunk=CHUNK)
+    return jnp.pad(-losses_BT, ((0, 0), (1, 0)))

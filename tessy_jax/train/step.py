@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from tessy_jax.train.loss import token_losses
+from tessy_jax.models.loss import token_losses
 from tessy_jax.train.pack import NO_TARGET, Batch
 
 

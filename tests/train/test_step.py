@@ -11,9 +11,9 @@ from flax import nnx
 
 from tessy_jax.models import hf, layers
 from tessy_jax.models.config import ModelConfig, Rope
+from tessy_jax.models.loss import token_losses
 from tessy_jax.models.transformer import REMAT, Decoder
 from tessy_jax.sharding import Layout, make_mesh, parse_mesh, put
-from tessy_jax.train.loss import token_losses
 from tessy_jax.train.pack import NO_TARGET, Batch, Example, assemble, pack
 from tessy_jax.train.step import State, sums, train_step
 from tests.models.tiny import VARIANTS, VOCAB, reference
