@@ -21,19 +21,19 @@ from typing import Any
 import jax
 
 from tessy_jax import __version__
-from tessy_jax.boundary.train import annotate_traces, judged, train_predictor
+from tessy_jax.boundary.train import annotate_traces, judged, train_predictor, training_folder
 from tessy_jax.config import Evaluate, Predictors, Train
 from tessy_jax.config.sections import Dtype
 from tessy_jax.errors import DataError
 from tessy_jax.evaluate.job import evaluate
 from tessy_jax.mini.evaluation import BENCHES
 from tessy_jax.mini.models import blank
-from tessy_jax.mini.rows import Writers, rows, write_rows
+from tessy_jax.mini.rows import rows, write_rows
 from tessy_jax.mini.styles import STYLES, Speaker
 from tessy_jax.mini.tasks import Family, items
 from tessy_jax.mini.tokenizers import FORMS
 from tessy_jax.records import Row
-from tessy_jax.train.job import train
+from tessy_jax.train.job import FOLDER, train
 
 log = logging.getLogger(__name__)
 TRIES = 3
@@ -81,9 +81,8 @@ def pretraining(speaker: Speaker, stage: Stage, seed: int) -> Iterator[Row]:
 
 def traces(speaker: Speaker) -> Iterator[Row]:
     """The rows that a predictor learns from: both styles, as it meets them when both speakers write, and their spans."""
-    writers: Writers = "kinds"
     for family in FORMS[speaker].families:
-        yield from rows(islice(items(family, "train", 0), TRACES), speaker, mixed=0.5, writers=writers)
+        yield from rows(islice(items(family, "train", 0), TRACES), speaker, mixed=0.5, writers="kinds")
 
 
 def language_model(speaker: Speaker, seed: int, work: Path, tell: Callable[[str], None] = log.info) -> Path:
@@ -120,7 +119,7 @@ def language_model(speaker: Speaker, seed: int, work: Path, tell: Callable[[str]
         tell(
             f"{speaker}, seed {seed}, {stage.name}: {done['steps']} steps, loss {done['loss']:.4f}, {done['seconds']:.0f} s"
         )
-        model = work / stage.name / "model"
+        model = work / stage.name / FOLDER
     return model
 
 
@@ -191,7 +190,7 @@ def predictor(speaker: Speaker, work: Path, tell: Callable[[str], None] = log.in
         "cuts": {k: found["cuts"][f"{k}_share"] for k in ("early", "exact", "late")},
     }
     tell(f"{speaker}'s predictor: {json.dumps(measures)}, {done['seconds']:.0f} s")
-    return work / "run" / "training" / speaker / "model", measures
+    return Path(training_folder(config, speaker)) / FOLDER, measures
 
 
 def build(output: Path, work: Path, *, students: int, tell: Callable[[str], None] = log.info) -> dict[str, Any]:

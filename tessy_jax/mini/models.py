@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 from flax import nnx
@@ -17,7 +18,7 @@ from tessy_jax.models.hf_config import read_config
 from tessy_jax.models.layers import INIT_STD
 from tessy_jax.models.transformer import Decoder
 
-SHAPE = {
+SHAPE: dict[str, Any] = {
     "architectures": ["Qwen3ForCausalLM"],
     "model_type": "qwen3",
     "hidden_size": 96,
@@ -32,8 +33,8 @@ SHAPE = {
     "tie_word_embeddings": True,
 }
 """As the prototype's that the design was checked with."""
-OUT = (2 * 3) ** -0.5
-"""Of what a layer adds, so that three layers add as much as one."""
+OUT = (2 * SHAPE["num_hidden_layers"]) ** -0.5
+"""Of what a layer adds, so that all of them add as much as one."""
 
 
 def blank(speaker: Speaker, folder: Path, *, seed: int) -> None:
