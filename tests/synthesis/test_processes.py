@@ -1,12 +1,8 @@
 """Several processes write, judge and train as one does, and go on together."""
 
 import json
-import os
 import shutil
 import signal
-import socket
-import subprocess
-import sys
 import time
 from contextlib import redirect_stdout
 from io import StringIO
@@ -15,7 +11,7 @@ import pytest
 import yaml
 
 from tessy_jax.cli import main
-from tests.conftest import ROOT
+from tests.several import ended, start, tessy
 from tests.synthesis.tiny_pair import CLOSE, build, settings, write_prompts
 
 pytestmark = pytest.mark.slow
@@ -62,44 +58,6 @@ def evaluation(pair, folder, name, **changes):
     own |= {"max_response_tokens": 24, "rounds": 16}
     tasks = [{"name": "sums", "path": str(folder / "problems.jsonl"), "verifier": "exact", "samples": 2}]
     return {k: given[k] for k in ("output", "seed", "student")} | {"synthesis": own, "tasks": tasks} | changes
-
-
-def start(*command, devices=4, processes=2, each=()):
-    """So many processes of one Python command. each: what each has behind it."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    environment = {
-        **os.environ,
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-        "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}",
-        "JAX_NUM_PROCESSES": str(processes),
-        "JAX_COMPILATION_CACHE_DIR": os.environ.get("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "xla")),
-        "PYTHONPATH": str(ROOT),
-    }
-    return [
-        subprocess.Popen(
-            [sys.executable, *map(str, command), *(each[number] if each else ())],
-            env={**environment, "JAX_PROCESS_ID": str(number)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for number in range(processes)
-    ]
-
-
-def tessy(what, file, **how):
-    return start("-m", "tessy_jax.cli", what, file, "--json", "--distributed", **how)
-
-
-def ended(running):
-    try:
-        said = [process.communicate(timeout=900) for process in running]
-    finally:
-        for process in running:
-            process.kill()
-    return [process.returncode for process in running], said
 
 
 def last(said):

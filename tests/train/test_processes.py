@@ -1,46 +1,23 @@
 """Several processes train as one does, and stop together."""
 
 import json
-import os
 import signal
-import socket
-import subprocess
-import sys
 import time
+from functools import partial
 
 import numpy as np
 import pytest
 
-from tests.conftest import ROOT
+from tests import several
+from tests.several import tessy
 from tests.train.test_job import config, lines, student, train, weights  # noqa: F401  (fixtures)
 
 MESH = "mesh={data: 2, fsdp: 2, tensor: 2}"
 
 
-def start(file, *options, devices=4, processes=2):
+def start(file, *options, **how):
     """So many processes of one training."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "tessy_jax.cli", "train", str(file), "--json", "--distributed", "--set", MESH]
-    environment = {
-        **os.environ,
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-        "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}",
-        "JAX_NUM_PROCESSES": str(processes),
-        "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".cache" / "xla"),
-        "PYTHONPATH": str(ROOT),
-    }
-    return [
-        subprocess.Popen(
-            [*command, *options],
-            env={**environment, "JAX_PROCESS_ID": str(number)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for number in range(processes)
-    ]
+    return tessy("train", file, "--set", MESH, *options, **how)
 
 
 def summary(said):
@@ -48,9 +25,7 @@ def summary(said):
     return json.loads(said[0].splitlines()[-1])
 
 
-def ended(running):
-    said = [process.communicate(timeout=240) for process in running]
-    return [process.returncode for process in running], said
+ended = partial(several.ended, timeout=240)
 
 
 @pytest.mark.slow

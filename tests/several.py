@@ -1,0 +1,48 @@
+"""Several processes of one program, each with devices of its own."""
+
+import os
+import socket
+import subprocess
+import sys
+
+from tests.conftest import ROOT
+
+
+def start(*command, devices=4, processes=2, each=()):
+    """So many processes of one Python command. each: what each has behind it."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {
+        **os.environ,
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}",
+        "JAX_NUM_PROCESSES": str(processes),
+        "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".cache" / "xla"),
+        "PYTHONPATH": str(ROOT),
+    }
+    return [
+        subprocess.Popen(
+            [sys.executable, *map(str, command), *(each[number] if each else ())],
+            env={**environment, "JAX_PROCESS_ID": str(number)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for number in range(processes)
+    ]
+
+
+def tessy(what, file, *options, **how):
+    """So many processes of one command."""
+    return start("-m", "tessy_jax.cli", what, file, "--json", "--distributed", *options, **how)
+
+
+def ended(running, timeout=900):
+    """Exit codes, and what each has printed."""
+    try:
+        said = [process.communicate(timeout=timeout) for process in running]
+    finally:
+        for process in running:
+            process.kill()
+    return [process.returncode for process in running], said
