@@ -7,6 +7,7 @@ import heapq
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import jax
@@ -96,10 +97,8 @@ def _reading(chat: Chat, row: Row, open_text: str, close_text: str, limit: int) 
 
     def read(start: int, end: int) -> None:
         ids, begins = chat.text_tokens(content[start:end])
-        ends = [*begins[1:], end - start]
-        places.extend(
-            (len(tokens) + i, start + begin, start + stop) for i, (begin, stop) in enumerate(zip(begins, ends, strict=True))
-        )
+        spans = pairwise([*begins, end - start])
+        places.extend((len(tokens) + i, start + begin, start + stop) for i, (begin, stop) in enumerate(spans))
         tokens.extend(ids)
 
     read(first, thought)

@@ -34,6 +34,8 @@ ROWS = [
     row_of("okay", "now", 1),
     row_of("let me check it again. " * 20, "hence 19", 2),
     row_of("it does not end", "", 4, closes=False),
+    row_of("", "at once", 5),
+    row_of("no answer", "", 6),
 ]
 
 
