@@ -17,7 +17,7 @@ from tessy_jax.config import Cell, Comparison
 from tessy_jax.config.pipeline import DATA, EVALUATION, TRAINING
 from tessy_jax.evaluate.job import BENCHES
 from tessy_jax.evaluate.tasks import Bench
-from tessy_jax.pipeline import round_folder, run
+from tessy_jax.pipeline import check, round_folder, run
 from tessy_jax.processes import once
 from tessy_jax.store import RunReader
 from tessy_jax.store.files import within
@@ -44,6 +44,9 @@ def compare(
     with ExitStack() as stack:
         stores, config, text = opened(stack, config)
         cells = list(config.cells())
+        for cell in cells:
+            if cell.seed == config.seeds[0]:  # another seed changes nothing that can be wrong
+                check(cell.config, benches)
         once(lambda: stores[0].save_config(text))
         for number, cell in enumerate(cells, 1):
             tell(f"##### {number} of {len(cells)}: {cell.place}")

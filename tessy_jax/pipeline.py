@@ -66,13 +66,30 @@ def run(
     with ExitStack() as stack:
         stores, config, text = opened(stack, config)
         job = _Job(config, benches, progress, tell, stores, once(lambda: stores[0].summary() or {}))
-        job.check()
+        check(config, benches)
         once(lambda: stores[0].save_config(text))
         job.run(before or within(config.output, BEFORE))
         summary = job.summary()
         if job.finished and page:
             once(lambda: stores[0].save_page("report.html", run_page(config.output)))
         return summary
+
+
+def check(config: Pipeline, benches: Mapping[str, Bench] = BENCHES) -> None:
+    """Sees what can be found wrong with a job before any work is done.
+
+    Raises:
+        TessyError: what is.
+    """
+    if config.missing and jax.process_count() > 1:
+        raise ConfigError(
+            f"boundary names no predictor of the {' and the '.join(config.missing)}, and predictors are made by one "
+            "process alone; make them with `tessy boundary` first, and name them"
+        )
+    problems_of(config.evaluation.tasks, benches)
+    prompts.read(config.data.path, config.data.split, config.data.limit, config.data.skip_invalid)
+    if not config.missing:
+        Cast(_synthesis(config, 1, config.student, config.boundary), Layout.of(config.mesh))
 
 
 class _Job:
@@ -105,7 +122,7 @@ class _Job:
             folder = round_folder(config.output, number)
             training = self._training(number, folder, model)
             if not _is_trained(training.output):
-                data = self._synthesis(number, folder, model, boundary)
+                data = _synthesis(config, number, self._student(model), boundary)
                 with self._stage(f"round {number}: synthesis"):
                     if not _is_over(data.output):
                         written = synthesize(data, self.student, **self.how)
@@ -120,24 +137,6 @@ class _Job:
             self._evaluation(f"round {number}: evaluation", within(folder, EVALUATION), model)
         self.student = None
         self.finished = True
-
-    def check(self) -> None:
-        """What can be found wrong before any work is done.
-
-        Raises:
-            TessyError: what is.
-        """
-        config = self.config
-        if config.missing and jax.process_count() > 1:
-            raise ConfigError(
-                f"boundary names no predictor of the {' and the '.join(config.missing)}, and predictors are made by one "
-                "process alone; make them with `tessy boundary` first, and name them"
-            )
-        problems_of(config.evaluation.tasks, self.benches)
-        prompts.read(config.data.path, config.data.split, config.data.limit, config.data.skip_invalid)
-        if not config.missing:
-            first_round = round_folder(config.output, 1)
-            Cast(self._synthesis(1, first_round, config.student.model, config.boundary), Layout.of(config.mesh))
 
     def summary(self) -> dict[str, Any]:
         """What is saved as summary.json."""
@@ -166,9 +165,6 @@ class _Job:
         self.stages[name] = max(seconds, self.stages.get(name, 0.0))
         self.summary()
 
-    def _shared(self, output: str, seed: int) -> dict[str, Any]:
-        return {"output": output, "seed": seed % (1 << 32), "mesh": self.config.mesh, "date": self.config.date}
-
     def _student(self, model: str) -> Model:
         """The student's section, with the weights of a folder."""
         student = self.config.student
@@ -178,7 +174,7 @@ class _Job:
         """Makes the predictors that are missing; their folders."""
         config, making = self.config, self.config.predictors
         assert making is not None
-        made = making.model_dump() | self._shared(within(config.output, MADE), config.seed)
+        made = making.model_dump() | _shared(config, within(config.output, MADE), config.seed)
         made |= {"data": making.data or config.data} | {speaker: getattr(config, speaker) for speaker in config.missing}
         predictors = Predictors.model_validate(made)
         with self._stage(MADE):
@@ -190,24 +186,11 @@ class _Job:
                 evaluate_predictors(predictors, tell=self.how["tell"])
         return {speaker: within(training_folder(predictors, speaker), FOLDER) for speaker in config.missing}
 
-    def _synthesis(self, number: int, folder: str, model: str, boundary: Boundary) -> Synthesize:
-        config = self.config
-        return Synthesize.model_validate(
-            {
-                **self._shared(within(folder, DATA), config.seed + number - 1),
-                "data": config.data,
-                "student": self._student(model),
-                "teacher": config.teacher,
-                "boundary": boundary,
-                "synthesis": config.synthesis,
-            }
-        )
-
     def _training(self, number: int, folder: str, model: str) -> Train:
         config = self.config
         return Train.model_validate(
             {
-                **self._shared(within(folder, TRAINING), config.seed + number - 1),
+                **_shared(config, within(folder, TRAINING), config.seed + number - 1),
                 "student": self._student(model),
                 "data": {"path": within(folder, DATA), "too_long": config.too_long},
                 **{name: getattr(config, name) for name in ("weights", "optimizer", "lora", "training")},
@@ -219,7 +202,7 @@ class _Job:
         config, asked = self.config, self.config.evaluation
         wanted = Evaluate.model_validate(
             {
-                **self._shared(place, config.seed),
+                **_shared(config, place, config.seed),
                 "student": self._student(model).model_copy(update={"sampling": asked.sampling or config.student.sampling}),
                 "tasks": asked.tasks,
                 "synthesis": asked.synthesis,
@@ -229,6 +212,25 @@ class _Job:
         with self._stage(name):
             if not _is_over(wanted.output):
                 self.student = evaluate(wanted, self.student, benches=self.benches, **self.how).student
+
+
+def _shared(config: Pipeline, output: str, seed: int) -> dict[str, Any]:
+    """What all stages have in common."""
+    return {"output": output, "seed": seed % (1 << 32), "mesh": config.mesh, "date": config.date}
+
+
+def _synthesis(config: Pipeline, number: int, student: Model, boundary: Boundary) -> Synthesize:
+    """The synthesis of a round."""
+    return Synthesize.model_validate(
+        {
+            **_shared(config, within(round_folder(config.output, number), DATA), config.seed + number - 1),
+            "data": config.data,
+            "student": student,
+            "teacher": config.teacher,
+            "boundary": boundary,
+            "synthesis": config.synthesis,
+        }
+    )
 
 
 def round_folder(output: str, number: int) -> str:

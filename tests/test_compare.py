@@ -65,6 +65,13 @@ def test_a_variant_that_is_no_job_is_named_before_any_stage(tmp_path, capsys):
     assert not list((tmp_path / "job").glob("*/*/before/rollouts"))
 
 
+def test_what_a_job_cannot_read_is_said_before_the_comparison_is_saved(tmp_path, capsys):
+    file = comparison(tmp_path, variants={"good": {}, "odd": {"data.path": "nowhere.jsonl"}})
+    assert cli.main(["compare", str(file)]) == 2
+    assert "nowhere.jsonl" in capsys.readouterr().err
+    assert not (tmp_path / "job" / "config.yaml").exists(), "what is put right would be refused as another comparison"
+
+
 @pytest.mark.slow
 def test_the_table_is_the_mean_of_what_the_jobs_have_found(tmp_path, capsys):
     file = comparison(tmp_path, seeds=[3, 4])

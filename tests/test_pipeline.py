@@ -17,6 +17,7 @@ from tessy_jax.mini import evaluation
 from tessy_jax.models import hf
 from tessy_jax.pipeline import run
 from tessy_jax.synthesis.export import rows_in_order
+from tests import several
 from tests.conftest import ROOT
 from tests.small_job import MODELS, job
 
@@ -136,6 +137,20 @@ def test_a_job_that_is_killed_in_every_stage_ends_as_one_that_is_not(whole, tmp_
     ours, theirs = results(folder), results(whole)
     assert ours.pop("losses 1") == pytest.approx(theirs.pop("losses 1"), rel=1e-5)  # one device, eight devices' thread pool
     assert ours == theirs
+
+
+@pytest.mark.slow
+def test_two_processes_of_four_devices_run_the_job_of_one_of_eight(tmp_path):
+    mesh = {"data": 4, "tensor": 2}
+    assert tessy(job(tmp_path, "one", mesh=mesh), "--json") == 0
+    codes, said = several.ended(several.tessy("run", job(tmp_path, "two", mesh=mesh)))
+    assert codes == [0, 0], said
+    found = summary(tmp_path / "two")
+    assert (found["processes"], found["devices"][1]) == (2, "8 in all")
+    ours, theirs = results(tmp_path / "two"), results(tmp_path / "one")
+    assert ours.pop("losses 1") == pytest.approx(theirs.pop("losses 1"), rel=1e-5)
+    assert ours == theirs
+    assert (tmp_path / "two" / "report.html").exists()
 
 
 def test_ctrl_c_leaves_a_run_that_goes_on_and_says_so(tmp_path):

@@ -74,7 +74,14 @@ def test_every_device_holds_its_part_of_every_weight_and_no_more(name, stacked):
     assert cut or VARIANTS[name].mesh == "data=8"
 
 
-@pytest.mark.parametrize("name", ["qwen3-untied", "gpt_oss-untied", "qwen3_moe-untied", "deepseek_v3-tied"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "qwen3-untied",
+        "gpt_oss-untied",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("qwen3_moe-untied", "deepseek_v3-tied")),
+    ],
+)
 def test_gradients_on_8_devices_equal_those_on_one(name):
     def gradients(layout):
         model = hf.load(reference(name).folder, layout=layout, stacked=True)

@@ -28,7 +28,7 @@ WORLDS = {
     "one vocabulary, discard, online": World(ONE, "discard", reads=(0, 1)),
     "one vocabulary, extend, online": World(ONE, "extend", reads=(0, 1)),
 }
-SLOW = (1, 4, 6, 7, 8)  # these compile for long and are left to the long run
+SLOW = (1, 2, 4, 5, 6, 7, 8)  # these compile for long and are left to the long run
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def alone():
     return by_engine(World(), JOBS, lanes=3)
 
 
-@pytest.mark.parametrize("lanes", [1, 8])
+@pytest.mark.parametrize("lanes", [1, pytest.param(8, marks=pytest.mark.slow)])
 def test_a_response_does_not_depend_on_the_number_of_lanes(alone, lanes):
     assert by_engine(World(), JOBS, lanes=lanes) == alone
 
@@ -73,14 +73,13 @@ def test_a_response_does_not_depend_on_when_turns_end(alone, handover):
     assert by_engine(World(handover=handover, rounds=3), JOBS, lanes=3) == alone
 
 
+@pytest.mark.slow
 def test_a_response_does_not_depend_on_cache_sizes(alone):
     assert by_engine(World(capacity=96), JOBS, lanes=3) == alone
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["two vocabularies, discard, online", pytest.param("two vocabularies, extend, online", marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["two vocabularies, discard, online", "two vocabularies, extend, online"])
 def test_a_response_does_not_depend_on_the_boundary_mode(name):
     world = replace(WORLDS[name], seed=77)
     jobs = [Job(100 + i) for i in range(12)]
@@ -100,6 +99,7 @@ def test_a_prompt_that_a_lane_has_read_is_copied_and_a_response_does_not_depend_
         assert by_engine(world, [job])[job.sample] == together[job.sample], job
 
 
+@pytest.mark.slow
 def test_a_layer_that_forgets_its_beginning_shares_a_prompt_only_before_anything_is_written():
     writers = [model(1 + m, len(spelled(kind)), sharp=2.5, window=16) for m, kind in enumerate(("student", "teacher"))]
     jobs = [Job(i, (20, 30), like=50) for i in (50, 51, 52)]

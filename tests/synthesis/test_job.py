@@ -129,7 +129,7 @@ def test_a_finished_run_started_again_does_nothing_and_one_with_other_settings_i
     assert "seed" in out.err
 
 
-@pytest.mark.parametrize("recipe", ["student_only", "teacher_only"])
+@pytest.mark.parametrize("recipe", ["student_only", pytest.param("teacher_only", marks=pytest.mark.slow)])
 def test_one_model_alone_writes_through_the_same_engine(config, tmp_path, capsys, recipe):
     code, out = printed(capsys, "synthesize", config(synthesis={"recipe": recipe}, data={"limit": 5}), "--json")
     assert code == 0, out.err
@@ -162,6 +162,7 @@ def test_traces_may_end_inside_their_thinking_and_say_so(pair, tmp_path, capsys)
     assert min(ends["length"], ends["early_end"]) > 0, ends
 
 
+@pytest.mark.slow
 def test_a_teacher_with_a_sentencepiece_vocabulary_writes_through_the_host(tmp_path, capsys, caplog):
     pair = build(tmp_path, teacher=sentencepiece_tokenizer(tmp_path))
     file = tmp_path / "config.yaml"

@@ -38,7 +38,7 @@ def trained(name, devices=1):
     return graph, params, state.params, frozen
 
 
-@pytest.mark.parametrize(("name", "devices"), [("llama-untied", 1), ("qwen2-tied", 8)])
+@pytest.mark.parametrize(("name", "devices"), [("llama-untied", 1), pytest.param("qwen2-tied", 8, marks=pytest.mark.slow)])
 def test_an_adapter_loads_in_peft_and_a_merged_model_in_transformers_with_equal_logits(name, devices, tmp_path):
     graph, _, params, frozen = trained(name, devices)
     model = nnx.merge(graph, params, frozen)

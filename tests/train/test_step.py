@@ -78,7 +78,12 @@ def alone(name: str) -> tuple:
 
 @pytest.mark.parametrize(
     ("name", "splits", "devices"),
-    [("llama-untied", 1, 1), ("llama-untied", 3, 1), ("qwen3-tied", 2, 8), ("gpt_oss-untied", 2, 8)],
+    [
+        ("llama-untied", 1, 1),
+        ("llama-untied", 3, 1),
+        ("qwen3-tied", 2, 8),
+        pytest.param("gpt_oss-untied", 2, 8, marks=pytest.mark.slow),
+    ],
 )
 def test_packing_splitting_and_sharding_change_neither_loss_nor_gradient(name, splits, devices):
     rows = packed()
@@ -131,7 +136,12 @@ def test_computing_in_bfloat16_leaves_the_master_weights_in_float32():
 
 
 @pytest.mark.parametrize(
-    ("name", "devices"), [("llama-untied", 1), ("qwen3_moe-untied", 8), ("gpt_oss-untied", 8), ("deepseek_v3-untied", 1)]
+    ("name", "devices"),
+    [
+        ("llama-untied", 1),
+        ("qwen3_moe-untied", 8),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in (("gpt_oss-untied", 8), ("deepseek_v3-untied", 1))),
+    ],
 )
 def test_the_gradient_in_bfloat16_is_near_that_which_jax_derives_for_every_family(name, devices, monkeypatch):
     """Not near float32's: a router that chooses another expert turns it."""
