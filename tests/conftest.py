@@ -6,6 +6,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+LONGEST = ("test_loop.py", "test_parity.py")
 QUICK = " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -21,6 +22,11 @@ def pytest_configure(config: pytest.Config) -> None:
     """The default suite compiles much and computes little: its programs are not optimized. The long tests' are."""
     if "not slow" in config.getoption("markexpr"):
         os.environ["XLA_FLAGS"] += QUICK
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of several processes none waits for another that has begun what takes longest at the end."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
 
 
 def _skip(reason: str) -> None:

@@ -53,6 +53,7 @@ def whole(tmp_path_factory):
     return folder / "job"
 
 
+@pytest.mark.slow
 def test_a_job_leaves_its_stages_a_summary_and_a_report(whole):
     found = summary(whole)
     assert found["finished"]
@@ -67,6 +68,7 @@ def test_a_job_leaves_its_stages_a_summary_and_a_report(whole):
     assert page.startswith("<!doctype html>") or page.startswith("<!DOCTYPE html>")
 
 
+@pytest.mark.slow
 def test_a_finished_job_is_only_read(whole, capsys):
     before = {file: file.stat().st_mtime_ns for file in whole.rglob("*.json*")}
     responses = {file for file in before if "responses" in file.parts}
@@ -80,6 +82,7 @@ def test_a_finished_job_is_only_read(whole, capsys):
             assert file.stat().st_mtime_ns == then, file
 
 
+@pytest.mark.slow
 def test_another_configuration_in_a_run_folder_is_refused_with_the_keys(whole, capsys):
     code = tessy(whole.parent / "job.yaml", "--set", "training.steps=7", "--set", "evaluation.sampling.temperature=0.5")
     assert code == 2
@@ -88,6 +91,7 @@ def test_another_configuration_in_a_run_folder_is_refused_with_the_keys(whole, c
     assert "evaluation.sampling.temperature" in said
 
 
+@pytest.mark.slow
 def test_the_student_is_loaded_once_and_goes_from_stage_to_stage(whole, tmp_path, monkeypatch):
     loaded = []
     load = hf.load

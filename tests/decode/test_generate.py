@@ -49,8 +49,7 @@ def prompts_of(lengths):
     "name",
     [
         "llama-untied",
-        "gpt_oss-untied",
-        *(pytest.param(n, marks=pytest.mark.slow) for n in ("deepseek_v3-untied", "qwen3_moe-tied")),
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("gpt_oss-untied", "deepseek_v3-untied", "qwen3_moe-tied")),
     ],
 )
 def test_generation_equals_a_plain_loop_over_whole_sequences(name, temperature, monkeypatch):

@@ -58,7 +58,8 @@ def alone():
     return by_engine(World(), JOBS, lanes=3)
 
 
-@pytest.mark.parametrize("lanes", [1, pytest.param(8, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("lanes", [1, 8])
 def test_a_response_does_not_depend_on_the_number_of_lanes(alone, lanes):
     assert by_engine(World(), JOBS, lanes=lanes) == alone
 
@@ -86,6 +87,7 @@ def test_a_response_does_not_depend_on_the_boundary_mode(name):
     assert by_engine(world, jobs) == by_engine(replace(world, online=False), jobs)
 
 
+@pytest.mark.slow
 def test_a_prompt_that_a_lane_has_read_is_copied_and_a_response_does_not_depend_on_that():
     world = World(longest_prompt=210)
     sizes = (150, 203)

@@ -24,11 +24,13 @@ def crossed(name: str, devices: int) -> bool:
     return VARIANTS[name].tied == (devices == 1)
 
 
-CROSSED = [
-    pytest.param(name, devices, marks=() if crossed(name, devices) else pytest.mark.slow)
-    for name in NAMES
-    for devices in (1, 8)
-]
+def marked(*case, default: bool):
+    """A case of the default suite, or of the long run."""
+    return pytest.param(*case, marks=() if default else pytest.mark.slow)
+
+
+CROSSED = [marked(name, devices, default=crossed(name, devices)) for name in NAMES for devices in (1, 8)]
+FORMS = ("unrolled", "stacked")
 
 
 def layout_of(name: str, devices: int) -> Layout:
@@ -56,12 +58,18 @@ def assert_close(ours, theirs):
     np.testing.assert_allclose(np.asarray(ours), theirs, rtol=0, atol=TOLERANCE)
 
 
-@pytest.mark.parametrize("devices", [1, 8])
-@pytest.mark.parametrize("stacked", [False, True], ids=["unrolled", "stacked"])
-@pytest.mark.parametrize("name", NAMES)
-def test_whole_sequences_give_the_logits_of_transformers(name, stacked, devices):
+@pytest.mark.parametrize(
+    ("name", "form", "devices"),
+    [
+        marked(name, form, devices, default=crossed(name, devices) and (form == "stacked") == (devices == 8))
+        for name in NAMES
+        for form in FORMS
+        for devices in (1, 8)
+    ],
+)
+def test_whole_sequences_give_the_logits_of_transformers(name, form, devices):
     layout = layout_of(name, devices)
-    model = hf.load(reference(name).folder, layout=layout, stacked=stacked)
+    model = hf.load(reference(name).folder, layout=layout, stacked=form == "stacked")
     assert_close(whole(model, put(tokens(), layout, ("lanes", None))), reference(name).logits)
 
 
@@ -120,17 +128,22 @@ def test_a_rollback_of_up_to_the_slack_leaves_no_trace(name):
     assert_close(ours, reference(name).logits)
 
 
-@pytest.mark.parametrize("stacked", [False, True], ids=["unrolled", "stacked"])
-@pytest.mark.parametrize("name", NAMES)
-def test_an_exported_model_gives_the_same_logits_in_transformers(name, stacked, tmp_path):
-    model = hf.load(reference(name).folder, stacked=stacked)
+@pytest.mark.parametrize(
+    ("name", "form"),
+    [marked(name, form, default=VARIANTS[name].tied == (form == "unrolled")) for name in NAMES for form in FORMS],
+)
+def test_an_exported_model_gives_the_same_logits_in_transformers(name, form, tmp_path):
+    model = hf.load(reference(name).folder, stacked=form == "stacked")
     export(model, tmp_path / "out", shard_bytes=100_000)
     assert (tmp_path / "out" / "model.safetensors.index.json").exists()
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32, attn_implementation="eager")
     assert_close(hf_logits(theirs.eval()), reference(name).logits)
 
 
-@pytest.mark.parametrize(("name", "devices"), CROSSED)
+@pytest.mark.parametrize(
+    ("name", "devices"),
+    [marked(name, devices, default=VARIANTS[name].tied and devices == 1) for name in NAMES for devices in (1, 8)],
+)
 def test_a_token_classifier_gives_the_scores_of_transformers_whole_in_chunks_and_by_token(name, devices):
     labels, layout = labels_of(name), layout_of(name, devices)
     expected = reference(name, labels)

@@ -129,7 +129,8 @@ def test_a_finished_run_started_again_does_nothing_and_one_with_other_settings_i
     assert "seed" in out.err
 
 
-@pytest.mark.parametrize("recipe", ["student_only", pytest.param("teacher_only", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", ["student_only", "teacher_only"])
 def test_one_model_alone_writes_through_the_same_engine(config, tmp_path, capsys, recipe):
     code, out = printed(capsys, "synthesize", config(synthesis={"recipe": recipe}, data={"limit": 5}), "--json")
     assert code == 0, out.err
