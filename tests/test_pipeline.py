@@ -157,6 +157,29 @@ def test_two_processes_of_four_devices_run_the_job_of_one_of_eight(tmp_path):
     assert (tmp_path / "two" / "report.html").exists()
 
 
+@pytest.mark.slow
+def test_a_disk_that_fills_leaves_a_run_that_goes_on_and_says_so(whole, tmp_path):
+    """Files of a checkpoint do not fit, those of the responses do."""
+    file, limit = job(tmp_path), 1_100_000
+    code = f"import resource, sys\nresource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))\n"
+    code += "from tessy_jax.cli import main\nsys.exit(main(sys.argv[1:]))"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_ENABLE_COMPILATION_CACHE": "false"}
+    command = [sys.executable, "-c", code, "run", str(file)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stderr
+    assert "round-1/training" in done.stderr.splitlines()[-1]
+    assert "cannot be written" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    assert tessy(file, "--json") == 0
+    assert results(tmp_path / "job") == results(whole)
+
+
+@pytest.mark.parametrize("folder", ["/proc/self/job", "/dev/null/job"])
+def test_an_output_that_cannot_be_written_is_named_before_any_work(tmp_path, capsys, folder):
+    assert tessy(job(tmp_path), "--set", f"output={folder}") == 2
+    assert folder in capsys.readouterr().err.splitlines()[-1]
+
+
 def test_ctrl_c_leaves_a_run_that_goes_on_and_says_so(tmp_path):
     # what shells start in the background ignores the signal, and so would this
     code = "import signal, sys\nfrom tessy_jax.cli import main\n"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Self
 
 import jax
@@ -17,6 +19,10 @@ SCORE = "score"
 
 def _rank(metrics: Any) -> tuple[float, int]:
     return metrics[SCORE], metrics["step"]
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
 
 
 class Checkpoints:
@@ -60,10 +66,15 @@ class Checkpoints:
         return os.path.join(self.folder, str(step))
 
     def save(self, step: int, arrays: Any, notes: dict[str, Any], score: float | None) -> None:
-        """Begins to write; what the arrays hold now is what is saved. score: the lower, the better; None: not known."""
+        """Begins to write; what the arrays hold now is what is saved. score: the lower, the better; None: not known.
+
+        Raises:
+            CheckpointError: it cannot be written, or an earlier one could not.
+        """
         args = ocp.args.Composite(arrays=ocp.args.StandardSave(arrays), notes=ocp.args.JsonSave(notes))
         metrics = None if score is None else {SCORE: score, "step": step}
-        self._manager.save(step, args=args, metrics=metrics, force=True)
+        with self._writing():
+            self._manager.save(step, args=args, metrics=metrics, force=True)
 
     def notes(self, step: int) -> dict[str, Any]:
         """What was noted with the arrays.
@@ -121,16 +132,35 @@ class Checkpoints:
         return steps[-1] if step is None else step
 
     def wait(self) -> None:
-        """Until everything is written."""
-        self._manager.wait_until_finished()
+        """Until everything is written.
+
+        Raises:
+            CheckpointError: something cannot be.
+        """
+        with self._writing():
+            self._manager.wait_until_finished()
 
     def close(self) -> None:
-        """Waits, and lets go."""
-        self._manager.close()
+        """Waits, and lets go.
+
+        Raises:
+            CheckpointError: something cannot be written.
+        """
+        with self._writing():
+            self._manager.close()
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # Orbax raises anything from OSError to XlaRuntimeError, and late
+            raise CheckpointError(
+                f"{self.folder}: a checkpoint cannot be written ({_reason(error)}); free some space or mend what else is "
+                "wrong, then run again: the checkpoints that are whole are kept"
+            ) from error
 
     def _unreadable(self, step: int, error: Exception) -> CheckpointError:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
         return CheckpointError(
-            f"{self.path(step)}: cannot be restored into this model and optimizer ({reason}); continue with the settings it "
-            "was written with, delete it to go on from an older one, or name another output"
+            f"{self.path(step)}: cannot be restored into this model and optimizer ({_reason(error)}); continue with "
+            "the settings it was written with, delete it to go on from an older one, or name another output"
         )

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import resource
 import shutil
 import signal
 import subprocess
@@ -18,6 +19,7 @@ from safetensors.numpy import load_file
 from transformers import AutoModelForCausalLM
 
 from tessy_jax.cli import main
+from tessy_jax.store import files
 from tests.conftest import ROOT
 from tests.synthesis.tiny_pair import CLOSE, build
 
@@ -350,6 +352,25 @@ def test_a_temporary_folder_without_room_is_named(config, capsys, monkeypatch):
     code, said = train(capsys, config())
     assert code == 2
     assert "No space left on device); make room, or name another folder in TMPDIR" in said
+
+
+def test_a_checkpoint_that_does_not_fit_is_named_and_the_training_goes_on_when_it_does(
+    config, tmp_path, capsys, monkeypatch
+):
+    assert train(capsys, config("whole"))[0] == 0
+    file = config()
+    monkeypatch.setattr(files, "PROBE", b"\0")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        code, said = train(capsys, file)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert code == 2
+    assert f"{tmp_path}/run/checkpoints: a checkpoint cannot be written" in said
+    assert "free some space" in said
+    assert train(capsys, file)[0] == 0
+    assert [line["loss"] for line in lines(tmp_path / "run")] == [line["loss"] for line in lines(tmp_path / "whole")]
 
 
 def test_another_kind_of_run_and_other_settings_are_refused(config, tmp_path, capsys):
