@@ -56,7 +56,7 @@ def test_filters_keep_the_tokens_and_shares_that_transformers_keeps(filters):
     V = GROUP * (FEW + 2)
     logits = 2.5 * jax.random.normal(jax.random.key(3), (V,))
     wanted = kept_by_hugging_face(logits, *filters)
-    count = 3000
+    count = 10_000
     draw = jax.jit(lambda k: sample(jnp.broadcast_to(logits, (500, V)), k, Sampling.of(*filters)))
     drawn = np.concatenate([np.asarray(draw(keys(500, sample_id=i))) for i in range(count // 500)])
     frequencies = np.bincount(drawn, minlength=V) / count
