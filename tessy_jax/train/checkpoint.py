@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +26,11 @@ def _reason(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
 
 
+def _not_raised(record: logging.LogRecord) -> bool:
+    """False for what Orbax's threads log, tracebacks and all, of an error that `Checkpoints` raises as well."""
+    return record.levelno != logging.ERROR or f"{os.sep}orbax{os.sep}" not in record.pathname
+
+
 class Checkpoints:
     """The checkpoints under a folder or address. last, best: how many are kept of the newest, and of those with the
     lowest score, the first of equals. A checkpoint holds arrays and, as JSON, what else there is to remember. write: false
@@ -45,6 +51,7 @@ class Checkpoints:
             read_only=not write,
             cleanup_tmp_directories=write,
         )
+        logging.getLogger("absl").addFilter(_not_raised)
         self._manager = ocp.CheckpointManager(self.folder, options=options)
 
     def __enter__(self) -> Self:
