@@ -167,7 +167,8 @@ def test_a_disk_that_fills_leaves_a_run_that_goes_on_and_says_so(whole, tmp_path
     command = [sys.executable, "-c", code, "run", str(file)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 2, done.stderr
-    (said,) = [line for line in done.stderr.splitlines() if line.startswith("tessy run:")]  # Orbax's threads may say more, later
+    # not the last line always: threads of Orbax may still be speaking
+    (said,) = [line for line in done.stderr.splitlines() if line.startswith("tessy run:")]
     assert "round-1/training" in said
     assert "cannot be written" in said
     assert "_SignalingThread" not in done.stderr
