@@ -20,7 +20,7 @@ import jax
 
 from tessy_jax import __version__
 from tessy_jax.boundary.traces import sample
-from tessy_jax.boundary.train import annotate_traces, train_predictor, training_folder
+from tessy_jax.boundary.train import annotate_traces, backbone_of, train_predictor, training_folder
 from tessy_jax.config import Boundary, Evaluate, Model, Pipeline, Predictors, Synthesize, Train
 from tessy_jax.config.pipeline import BEFORE, DATA, EVALUATION, MADE, TRAINING, round_name
 from tessy_jax.errors import ConfigError
@@ -88,7 +88,10 @@ def check(config: Pipeline, benches: Mapping[str, Bench] = BENCHES) -> None:
         )
     problems_of(config.evaluation.tasks, benches)
     prompts.read(config.data.path, config.data.split, config.data.limit, config.data.skip_invalid)
-    if not config.missing:
+    if config.missing:
+        assert config.predictors is not None
+        backbone_of(config.predictors.predictor)
+    else:
         Cast(_synthesis(config, 1, config.student, config.boundary), Layout.of(config.mesh))
 
 

@@ -21,6 +21,7 @@ from tessy_jax.boundary.predict import Judge, Judgements
 from tessy_jax.boundary.spans import read_annotations
 from tessy_jax.boundary.traces import LATER, opened, rows, speakers_of
 from tessy_jax.config import Predictors, dump, settle
+from tessy_jax.config.predictors import Predictor
 from tessy_jax.config.sections import Writer
 from tessy_jax.errors import ConfigError, DataError
 from tessy_jax.models import hf
@@ -117,7 +118,7 @@ def train_predictor(
         TrainingError: a loss is no number, or spikes.
     """
     started = time.perf_counter()
-    folder = hf.resolve(config.predictor.backbone, revision=config.predictor.revision)
+    folder = backbone_of(config.predictor)
     found = annotated(config, speaker, folder, skip_invalid=skip_invalid)
     for where, why in found.skipped:
         tell(f"{where}: {why}; left out")
@@ -142,7 +143,8 @@ def train_predictor(
             stores[0].save_config(dump(own))
 
         once(settled)
-        model = hf.load(folder, dtype=training.weights_dtype, layout=layout, stacked=True, classes=CLASSES, seed=config.seed)
+        form = {"dtype": training.weights_dtype, "layout": layout, "stacked": True}
+        model = hf.load(folder, classes=CLASSES, layers=config.predictor.layers, seed=config.seed, **form)
         graph, params, frozen = nnx.split(model, nnx.Param, ...)
         shared: dict[str, Any] = {"size": training.tokens, "rows": at_once, "dtype": training.dtype, "layout": layout}
         judge = Judge(graph, found.validation, window=config.predictor.window, **shared)
@@ -209,6 +211,21 @@ def train_predictor(
         }
         once(lambda: stores[0].save_summary(summary))
         return summary
+
+
+def backbone_of(predictor: Predictor) -> Path:
+    """The folder of the model that a predictor is made from.
+
+    Raises:
+        ConfigError: there is none, or it has fewer layers than are wanted.
+    """
+    folder = hf.resolve(predictor.backbone, revision=predictor.revision)
+    own, wanted = hf.read_config(folder).layers, predictor.layers
+    if wanted is not None and wanted > own:
+        raise ConfigError(
+            f"predictor.layers is {wanted}, but {folder} has {own}; set it to {own} at most, or to null for all"
+        )
+    return folder
 
 
 def training_folder(config: Predictors, speaker: Writer) -> str:

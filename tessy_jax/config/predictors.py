@@ -88,6 +88,9 @@ class Predictor(Section):
     """Hugging Face folder or hub name: a causal LM, which gets a new head, or a token classifier with two labels."""
     revision: Text | None = None
     """Branch, tag or commit on the hub (null: its main branch)."""
+    layers: Count | None = None
+    """Take the first of the backbone's layers alone (null: all); the loop runs a predictor at every token, and boundaries are
+    shallow."""
     dtype: Dtype = "bfloat16"
     """Of the weights that are exported."""
     window: Annotated[int, Field(ge=4, multiple_of=2)] = 200

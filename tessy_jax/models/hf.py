@@ -21,7 +21,7 @@ from flax import nnx
 from tessy_jax.errors import CheckpointError, ConfigError
 from tessy_jax.models.checkpoint import EverySecond, Index, Source, Stacked, Tensor, Transposed, open_checkpoint
 from tessy_jax.models.config import ModelConfig
-from tessy_jax.models.hf_config import as_classifier, read_config
+from tessy_jax.models.hf_config import as_classifier, read_config, shortened
 from tessy_jax.models.layers import INIT_STD
 from tessy_jax.models.quantized import SUPPORTED, BlockFp8, Mxfp4
 from tessy_jax.models.transformer import Decoder, runs
@@ -109,21 +109,26 @@ def load(
     layout: Layout | None = None,
     stacked: bool = False,
     classes: Sequence[str] = (),
+    layers: int | None = None,
     seed: int = 0,
 ) -> Decoder:
     """A decoder with the weights of a Hugging Face folder or hub name, cast to dtype and placed on the layout's mesh.
 
     classes: a causal LM gets a new token-classification head of these in place of its own, drawn from seed; a token
-    classifier must have as many. Everything is checked before the first tensor is read: an error leaves nothing half-loaded.
+    classifier must have as many. layers: the first of the folder's alone (None: all). Everything is checked before the first tensor is read: an error leaves nothing half-loaded.
 
     Raises:
-        ConfigError: a config.json that cannot be run.
+        ConfigError: a config.json that cannot be run, or of fewer layers.
         CheckpointError: weights that are missing, torn, of another shape than the configuration's, or unknown.
         ShardingError: a mesh that does not divide the model.
     """
     folder = resolve(model)
     config = read_config(folder)
     layout = layout or Layout()
+    if layers is not None:
+        if layers > config.layers:
+            raise ConfigError(f"{folder}: has {config.layers} layers, fewer than {layers}; ask for as many at most")
+        config = shortened(config, layers)
     if classes and config.labels is None:
         config = as_classifier(config, classes)
     elif classes and config.labels != len(classes):
@@ -147,9 +152,10 @@ def match_checkpoint(folder: Path, config: ModelConfig, decoder: Decoder) -> dic
     tensors = open_checkpoint(folder)
     if config.tied:
         _check_tie(tensors)
-    find = _Finder(folder, tensors, config)
+    own = read_config(folder)
+    find = _Finder(folder, tensors, config, own.layers)
     sources: dict[tuple[Any, ...], Source] = {}
-    new_head = config.labels is not None and read_config(folder).labels is None
+    new_head = config.labels is not None and own.labels is None
     for path, parameter in parameter_paths(nnx.state(decoder)):
         if new_head and path[0] == "score":
             continue
@@ -172,7 +178,7 @@ def match_checkpoint(folder: Path, config: ModelConfig, decoder: Decoder) -> dic
             f"{tensors[unknown[0]].file}: {len(unknown)} tensors have no place in the model of config.json, first "
             f"{unknown[0]}; config.json and weights are not of the same model"
         )
-    predicting = [name for name in unused if name.startswith("model.layers.")]
+    predicting = [name for name in unused if own.layers <= find.layer(name)]
     if predicting:
         log.warning("%s: %d tensors of multi-token prediction are left aside, as transformers does", folder, len(predicting))
     return sources
@@ -192,10 +198,10 @@ def _check_tie(tensors: Mapping[str, Tensor]) -> None:
 
 
 class _Finder:
-    """From a parameter's name to its source in a checkpoint; remembers which tensors were asked for."""
+    """From a parameter's name to its source in a checkpoint of so many layers; remembers which tensors were asked for."""
 
-    def __init__(self, folder: Path, tensors: Mapping[str, Tensor], config: ModelConfig) -> None:
-        self.folder, self.tensors, self.config = folder, tensors, config
+    def __init__(self, folder: Path, tensors: Mapping[str, Tensor], config: ModelConfig, layers: int) -> None:
+        self.folder, self.tensors, self.config, self.layers = folder, tensors, config, layers
         self.used: set[str] = set()
         raw = json.loads(config.raw)
         self.predicting_layers: int = raw.get("num_nextn_predict_layers") or 0
@@ -253,11 +259,16 @@ class _Finder:
         source.check()
         return source
 
+    @staticmethod
+    def layer(name: str) -> int:
+        """The number of the layer that a tensor belongs to; -1: to none."""
+        found = re.match(r"model\.layers\.(\d+)\.", name)
+        return int(found[1]) if found else -1
+
     def ignorable(self, name: str) -> bool:
         """Tensors that transformers leaves aside too: rotary tables, a head that is tied or replaced, DeepSeek's multi-token
-        prediction."""
-        layer = re.match(r"model\.layers\.(\d+)\.", name)
-        if layer and self.config.layers <= int(layer[1]) < self.config.layers + self.predicting_layers:
+        prediction; and layers that are not wanted."""
+        if self.config.layers <= self.layer(name) < self.layers + self.predicting_layers:
             return True
         no_head = self.config.tied or self.config.labels is not None
         return name.endswith("rotary_emb.inv_freq") or (name == "lm_head.weight" and no_head)

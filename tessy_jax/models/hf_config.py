@@ -350,6 +350,14 @@ def as_classifier(config: ModelConfig, names: Sequence[str]) -> ModelConfig:
     return replace(config, labels=len(names), raw=json.dumps(raw))
 
 
+def shortened(config: ModelConfig, layers: int) -> ModelConfig:
+    """The same model with so many of its layers, the first."""
+    raw = json.loads(config.raw) | {"num_hidden_layers": layers}
+    if raw.get("layer_types"):
+        raw["layer_types"] = raw["layer_types"][:layers]
+    return parse_config(raw)
+
+
 def _labels(s: Settings) -> int | None:
     names = [str(name) for name in s.items("architectures")]
     if any(name.endswith("ForTokenClassification") for name in names):

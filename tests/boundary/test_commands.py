@@ -125,8 +125,9 @@ def test_an_interrupted_training_of_a_predictor_ends_as_one_that_was_not(config,
     from tessy_jax.config import Predictors, read
 
     for name in ("whole", "parts"):
-        assert run(capsys, "annotate", config(name))[0] == 0
+        assert run(capsys, "annotate", config(name, predictor={"layers": 1}))[0] == 0
     assert run(capsys, "train", tmp_path / "whole.yaml")[0] == 0
+    assert hf.read_config(tmp_path / "whole" / "training" / "student" / "model").layers == 1
 
     def stop(line, steps):
         if line["step"] == 3:
@@ -265,6 +266,7 @@ def test_traces_are_sampled_by_each_speaker_alone_once_and_annotated_by_rules(tm
     ("what", "changes", "options", "says"),
     [
         ("train", {}, [], "run `tessy boundary annotate` first"),
+        ("train", {"predictor": {"layers": 40}}, [], "set it to 3 at most, or to null for all"),
         ("annotate", {}, ["--speaker", "teacher"], "neither teacher nor traces.teacher"),
         ("annotate", {"traces": {"student": "absent.jsonl"}}, [], "absent.jsonl: "),
     ],

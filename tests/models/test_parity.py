@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from flax import nnx
-from transformers import AutoModelForCausalLM, AutoModelForTokenClassification
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForTokenClassification
 
 from tessy_jax.decode.cache import grow, new_cache
 from tessy_jax.models import hf
@@ -167,6 +167,22 @@ def test_a_token_classifier_survives_an_export(name, tmp_path):
         tmp_path / "out", dtype=torch.float32, attn_implementation="eager"
     )
     assert_close(hf_logits(theirs.eval()), expected.logits)
+
+
+@pytest.mark.parametrize("name", ["qwen2-untied", "gpt_oss-tied", "deepseek_v3-untied"])
+def test_the_first_layers_of_a_model_are_those_of_transformers_also_after_an_export(name, tmp_path):
+    folder, how = reference(name).folder, {"dtype": torch.float32, "attn_implementation": "eager"}
+    config = AutoConfig.from_pretrained(folder)
+    config.num_hidden_layers = 2
+    config.layer_types = config.layer_types[:2] if getattr(config, "layer_types", None) else None
+    expected = hf_logits(AutoModelForCausalLM.from_pretrained(folder, config=config, **how).eval())
+    ours = hf.load(folder, layers=2, stacked=True)
+    assert_close(whole(ours, jnp.asarray(tokens())), expected)
+    assert np.abs(expected - reference(name).logits).max() > 0.1
+    export(ours, tmp_path / "short")
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "short", **how)
+    assert again.config.num_hidden_layers == 2
+    np.testing.assert_array_equal(hf_logits(again.eval()), expected)
 
 
 @pytest.mark.parametrize("name", ["llama-untied", "gpt_oss-tied", "deepseek_v3-untied"])
