@@ -26,6 +26,7 @@ from tessy_jax.config.sections import Writer
 from tessy_jax.errors import ConfigError, DataError
 from tessy_jax.models import hf
 from tessy_jax.models.export import export
+from tessy_jax.models.hf_config import read_config
 from tessy_jax.models.restack import restack
 from tessy_jax.processes import devices, first, once
 from tessy_jax.sharding import Layout
@@ -143,8 +144,15 @@ def train_predictor(
             stores[0].save_config(dump(own))
 
         once(settled)
-        form = {"dtype": training.weights_dtype, "layout": layout, "stacked": True}
-        model = hf.load(folder, classes=CLASSES, layers=config.predictor.layers, seed=config.seed, **form)
+        model = hf.load(
+            folder,
+            dtype=training.weights_dtype,
+            layout=layout,
+            stacked=True,
+            classes=CLASSES,
+            layers=config.predictor.layers,
+            seed=config.seed,
+        )
         graph, params, frozen = nnx.split(model, nnx.Param, ...)
         shared: dict[str, Any] = {"size": training.tokens, "rows": at_once, "dtype": training.dtype, "layout": layout}
         judge = Judge(graph, found.validation, window=config.predictor.window, **shared)
@@ -220,11 +228,9 @@ def backbone_of(predictor: Predictor) -> Path:
         ConfigError: there is none, or it has fewer layers than are wanted.
     """
     folder = hf.resolve(predictor.backbone, revision=predictor.revision)
-    own, wanted = hf.read_config(folder).layers, predictor.layers
+    own, wanted = read_config(folder).layers, predictor.layers
     if wanted is not None and wanted > own:
-        raise ConfigError(
-            f"predictor.layers is {wanted}, but {folder} has {own}; set it to {own} at most, or to null for all"
-        )
+        raise ConfigError(f"predictor.layers is {wanted}, but {folder} has {own}; set it to {own} at most, or to null")
     return folder
 
 

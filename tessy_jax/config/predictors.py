@@ -89,8 +89,8 @@ class Predictor(Section):
     revision: Text | None = None
     """Branch, tag or commit on the hub (null: its main branch)."""
     layers: Count | None = None
-    """Take the first of the backbone's layers alone (null: all); the loop runs a predictor at every token, and boundaries are
-    shallow."""
+    """How many of the backbone's layers to take, the first (null: all); fewer make the decode loop faster, which asks a
+    predictor at every token."""
     dtype: Dtype = "bfloat16"
     """Of the weights that are exported."""
     window: Annotated[int, Field(ge=4, multiple_of=2)] = 200

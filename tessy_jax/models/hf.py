@@ -115,7 +115,8 @@ def load(
     """A decoder with the weights of a Hugging Face folder or hub name, cast to dtype and placed on the layout's mesh.
 
     classes: a causal LM gets a new token-classification head of these in place of its own, drawn from seed; a token
-    classifier must have as many. layers: the first of the folder's alone (None: all). Everything is checked before the first tensor is read: an error leaves nothing half-loaded.
+    classifier must have as many. layers: how many to take, the first (None: all). Everything is checked before the first
+    tensor is read: an error leaves nothing half-loaded.
 
     Raises:
         ConfigError: a config.json that cannot be run, or of fewer layers.

@@ -266,7 +266,7 @@ def test_traces_are_sampled_by_each_speaker_alone_once_and_annotated_by_rules(tm
     ("what", "changes", "options", "says"),
     [
         ("train", {}, [], "run `tessy boundary annotate` first"),
-        ("train", {"predictor": {"layers": 40}}, [], "set it to 3 at most, or to null for all"),
+        ("train", {"predictor": {"layers": 40}}, [], "set it to 3 at most, or to null"),
         ("annotate", {}, ["--speaker", "teacher"], "neither teacher nor traces.teacher"),
         ("annotate", {"traces": {"student": "absent.jsonl"}}, [], "absent.jsonl: "),
     ],
