@@ -80,7 +80,7 @@ def parser() -> argparse.ArgumentParser:
         "The whole job in variants, for several students and seeds, and one table; started again, it goes on where it was.",
         "tessy compare configs/mini_table.yaml --set seeds=[0]",
     )
-    configured(sub, "training.epochs=2")
+    configured(sub, "training.epochs=2", distributed=True)
 
     sub = command(
         "synthesize",

@@ -18,7 +18,7 @@ from tessy_jax.config.pipeline import DATA, EVALUATION, TRAINING
 from tessy_jax.evaluate.job import BENCHES
 from tessy_jax.evaluate.tasks import Bench
 from tessy_jax.pipeline import check, round_folder, run
-from tessy_jax.processes import once
+from tessy_jax.processes import first, once
 from tessy_jax.store import RunReader
 from tessy_jax.store.files import within
 from tessy_jax.store.opening import opened
@@ -49,7 +49,8 @@ def compare(
                 check(cell.config, benches)
         once(lambda: stores[0].save_config(text))
         for number, cell in enumerate(cells, 1):
-            tell(f"##### {number} of {len(cells)}: {cell.place}")
+            if first():
+                tell(f"##### {number} of {len(cells)}: {cell.place}")
             place = {"output": within(config.output, cell.place), "mesh": config.mesh, "date": config.date}
             how: dict[str, Any] = {"benches": benches, "progress": progress, "tell": tell}
             before = within(config.output, cell.before)

@@ -10,6 +10,7 @@ from tessy_jax import cli
 from tessy_jax.compare import table
 from tessy_jax.config import Comparison, read
 from tessy_jax.errors import ConfigError
+from tests import several
 from tests.conftest import ROOT
 from tests.small_job import job
 
@@ -91,3 +92,7 @@ def test_the_table_is_the_mean_of_what_the_jobs_have_found(tmp_path, capsys):
     assert found["variants"]["untouched"]["in domain"]["mean"] == pytest.approx(untouched)
     assert cli.main(["compare", str(file)]) == 0, "a finished comparison is only counted again"
     assert table(found) in capsys.readouterr().out
+    codes, said = several.ended(several.tessy("compare", file, "--set", "mesh={data: 2}", devices=1))
+    assert codes == [0, 0], said
+    assert json.loads(said[0][0])["variants"] == found["variants"]
+    assert not said[1][0], "the first of several processes speaks"

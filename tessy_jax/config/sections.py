@@ -34,6 +34,7 @@ MAY_CHANGE = frozenset(
         "synthesis.lanes",
         "synthesis.rounds",
         "synthesis.snapshot_seconds",
+        "synthesis.scored",
         "synthesis.handover",
         "training.save_every",
         "training.keep_last",
@@ -237,6 +238,8 @@ class Synthesis(Section):
     """Rounds of the device loop between two visits of the host."""
     snapshot_seconds: Annotated[Real, Field(ge=0)] = 60.0
     """How often unfinished responses are saved, in seconds."""
+    scored: Natural = 8
+    """Responses, the first, of which the report shows how probable each model finds every token (0: none)."""
     handover: Annotated[Real, Field(gt=0, le=1)] = 0.5
     """A turn ends early once this share of its lanes has handed over; the rest go on in the next round."""
 

@@ -94,8 +94,8 @@ def synthesize(
                     once(partial(save, begun))
                     saved = time.perf_counter()
 
-        if len(cast.voices) > 1:  # neither evaluations nor traces
-            lines = score_lines(cast, engine.writers, once(lambda: first_rows(stores[0].rows())))
+        if config.synthesis.scored and len(cast.voices) > 1:  # neither evaluations nor traces
+            lines = score_lines(cast, engine.writers, once(lambda: first_rows(stores[0].rows(), config.synthesis.scored)))
             once(lambda: stores[0].save_page(SCORES, lines))
 
         def concluded() -> dict[str, Any]:

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from tessy_jax.decode.generate import bucket
 from tessy_jax.models.loss import token_losses
 from tessy_jax.models.transformer import Decoder
 from tessy_jax.processes import whole
@@ -25,11 +26,9 @@ from tessy_jax.text.chat import Chat
 
 SCORES = "scores.jsonl"
 """The file in the run folder: an object a line, see `score`."""
-ROWS = 8
-"""So many rows are scored, the first in the order of the input."""
 LIMIT = 4096
 """Tokens of prompt and response that are read at most; what comes after them has no score."""
-SHORTEST = 256  # tokens of a program; else powers of two
+SHORTEST = 256  # tokens of a program; else as many as a cache
 CHUNK = 256  # tokens of all rows whose log-probabilities over the vocabulary are held at once
 
 Score = tuple[int, int, float]
@@ -50,9 +49,9 @@ class _Reading(NamedTuple):
     places: list[tuple[int, int, int]]
 
 
-def first_rows(rows: Iterable[Row]) -> list[dict[str, Any]]:
+def first_rows(rows: Iterable[Row], count: int) -> list[dict[str, Any]]:
     """The rows to score, the first in the order of the input, as JSON: one process may read them for all."""
-    first = heapq.nsmallest(ROWS, rows, key=lambda row: row.place)
+    first = heapq.nsmallest(count, rows, key=lambda row: row.place)
     return [row.to_json() for row in first]
 
 
@@ -119,7 +118,7 @@ def _log_probabilities(model: Decoder, sequences: Sequence[Sequence[int]]) -> li
     order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))
     for start in range(0, len(order), at_once):
         group = order[start : start + at_once]
-        size = max(SHORTEST, 1 << (len(sequences[group[-1]]) - 1).bit_length())  # the longest comes last
+        size = bucket(max(SHORTEST, len(sequences[group[-1]])))  # the longest comes last
         tokens_BT, segments_BT = np.zeros((2, at_once, size), np.int32)
         for row, i in enumerate(group):
             tokens_BT[row, : len(sequences[i])] = sequences[i]

@@ -120,7 +120,7 @@ def test_rows_of_like_length_share_a_program(pair, monkeypatch):
     monkeypatch.setattr(scores, "_scored", lambda *args: sizes.append(args[2].shape) or real(*args))  # runs when traced
     scorers = scorers_of(pair)
     score([*ROWS, row_of("so " * 300, "19", 5)], {"student": scorers["student"]}, **TEXTS)
-    assert sizes == [(1, 256), (1, 1024)]
+    assert sizes == [(1, 256), (1, 768)]
 
 
 def test_the_first_rows_in_the_order_of_the_input_are_scored_and_each_is_a_line_of_json(pair):
@@ -129,11 +129,11 @@ def test_the_first_rows_in_the_order_of_the_input_are_scored_and_each_is_a_line_
     voices = [SimpleNamespace(name=name, chat=scorer.chat) for name, scorer in scorers.items()]
     cast = SimpleNamespace(voices=voices, **TEXTS)
     models = [scorer.model for scorer in scorers.values()]
-    lines = score_lines(cast, models, first_rows(iter(rows))).splitlines()
+    lines = score_lines(cast, models, first_rows(iter(rows), 8)).splitlines()
     found = [json.loads(line) for line in lines]
     assert [line["id"] for line in found] == [f"{number}/0" for number in (0, 1, 2, 3, 4, 5, 7, 9)]
     assert all(sorted(line) == ["id", "student", "teacher"] for line in found)
-    assert score_lines(cast, models, first_rows([])) == ""
+    assert score_lines(cast, models, first_rows([], 8)) == ""
 
 
 def test_of_tokens_that_share_a_character_the_last_has_it():
