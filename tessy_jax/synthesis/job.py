@@ -49,7 +49,7 @@ def synthesize(
     full in the same order, and the first alone has to do with the run folder.
 
     student: its weights, where they are on this mesh already; they are used up. unfinished: responses that reach their
-    limit, or end their turn, inside the thinking are kept as they are, with that for a finish_reason: they are good for
+    limit, or end their turn inside the thinking, are kept as they are, with that for a finish_reason: they are good for
     their thinking, and no data to train on. tell: gets the start-up check, the first prompt as each model sees it.
 
     Raises:

@@ -26,7 +26,7 @@ REASONS = {
     CONTROL: "control_token",
     UNSPELLED: "unspellable",
 }
-INSIDE = ("length", "early_end")  # reasons for which a response may end inside its thinking, and be text all the same
+CUT = ("length", "early_end")  # reasons for which a response may end before its end, and be text all the same
 INVALID = "invalid_utf8"
 TOO_LONG = "prompt_too_long"
 DETAILS = {
@@ -70,7 +70,7 @@ class Tally:
 
 
 class Scheduler:
-    """Writes tasks in the lanes of an engine. unfinished: what ends inside its thinking is a response, too."""
+    """Writes tasks in the lanes of an engine. unfinished: what does not come to its end is a response, too."""
 
     def __init__(self, cast: Cast, engine: Engine, tasks: list[Task], *, unfinished: bool = False) -> None:
         self.cast, self.engine, self.unfinished = cast, engine, unfinished
@@ -147,7 +147,7 @@ class Scheduler:
             self.tally.discarded += discarded
             reason = REASONS.get(entry.status)
             row = None
-            if reason is None or (self.unfinished and reason in INSIDE and entry.thought < 0 and entry.text.strip()):
+            if reason is None or (self.unfinished and reason in CUT and entry.text.strip()):
                 try:
                     row = self.row(task, entry)
                 except DataError:
@@ -184,7 +184,7 @@ class Scheduler:
         names = [*cast.names, *(["template"] if len(cast.names) == 2 else ["", "template"])]
         codes = np.array([code(names[s], "think") if names[s] else 0 for s in range(3)], np.uint8)  # type: ignore[arg-type]
         text = entry.text
-        if entry.thought < 0:  # the last character may lack a byte
+        if entry.status in REASONS:  # the last character may lack a byte
             text = text.decode("utf-8", "ignore").encode()
         answers = np.arange(len(text)) >= (entry.thought + len(closing) if entry.thought >= 0 else len(text))
         told = codes[np.frombuffer(entry.sources, np.uint8)[: len(text)]] | (PHASE_BIT * answers).astype(np.uint8)
@@ -209,7 +209,7 @@ class Scheduler:
             "word_rule": config.synthesis.word_rule,
             "seed": config.seed,
             "attempt": entry.attempt,
-            "finish_reason": "stop" if entry.thought >= 0 else REASONS[entry.status],
+            "finish_reason": REASONS.get(entry.status, "stop"),
             "tokens_discarded": sum(entry.discarded),
             "switches": entry.switches,
             "seconds": round(task.seconds, 3),
