@@ -159,7 +159,7 @@ def calibration(probabilities: Floats, labels: Labels, bins: int = 10) -> dict[s
     known = labels != UNKNOWN
     said, truth = probabilities[known].astype(np.float64), labels[known] == STYLE
     which = np.minimum((said * bins).astype(np.int64), bins - 1)
-    counts = np.bincount(which, minlength=bins)
+    counts = np.bincount(which, minlength=bins).astype(np.float64)
     mean_said = np.bincount(which, said, minlength=bins) / np.maximum(1, counts)
     share = np.bincount(which, truth, minlength=bins) / np.maximum(1, counts)
     return {

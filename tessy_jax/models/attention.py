@@ -7,7 +7,7 @@ sees, never the shape of an array. The cache itself belongs to `decode/`; here i
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol, Self
+from typing import Any, Literal, Protocol, Self
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,8 @@ from tessy_jax.models.layers import Linear, RMSNorm, constant, product, rotate
 from tessy_jax.sharding import Layout
 
 QUERY_BLOCK = 512  # queries whose scores are held at once in sequences longer than this
+FUSED_BLOCK = 4096  # queries of one call of a fused kernel, whose mask is held
+FUSED_HEAD = 128  # the largest head dim that cuDNN's kernels take, forward and backward
 MASKED = -0.7 * float(jnp.finfo(jnp.float32).max)  # finite: a lane without any key must not produce NaN
 
 
@@ -126,6 +128,49 @@ def attend(
     split = jax.tree.map(lambda x: x.reshape(x.shape[0], count, QUERY_BLOCK, *x.shape[2:]).swapaxes(0, 1), parts)
     out = jax.lax.map(jax.checkpoint(block), split).swapaxes(0, 1)
     return out.reshape(out.shape[0], count * QUERY_BLOCK, *out.shape[3:])[:, :T]
+
+
+def attend_fused(
+    q_BTKGH: jax.Array,
+    k_BKSH: jax.Array,
+    v_BKSH: jax.Array,
+    *,
+    scale: float,
+    positions_BT: jax.Array,
+    segments_BT: jax.Array,
+    window: int | jax.Array | None = None,
+    implementation: Literal["xla", "cudnn"] = "cudnn",
+) -> jax.Array:
+    """`attend` over whole packed sequences without sinks, by cuDNN's flash attention: scores never reach memory, and blocks
+    of keys behind the queries are passed over."""
+    B, T, K, G, H = q_BTKGH.shape
+    q_BTNH = q_BTKGH.reshape(B, T, K * G, H)
+    k_BSKH, v_BSKH = k_BKSH.swapaxes(1, 2), v_BKSH.swapaxes(1, 2)
+    parts = []
+    for start in range(0, T, FUSED_BLOCK):
+        end = min(start + FUSED_BLOCK, T)
+        queries, keys = positions_BT[:, start:end, None], positions_BT[:, None, :end]
+        seen = (keys <= queries) & (segments_BT[:, start:end, None] == segments_BT[:, None, :end])
+        if window is not None:
+            seen &= keys > queries - window
+        part = jax.nn.dot_product_attention(
+            q_BTNH[:, start:end],
+            k_BSKH[:, :end],
+            v_BSKH[:, :end],
+            mask=seen[:, None],
+            scale=scale,
+            is_causal=start == 0,
+            implementation=implementation,
+        )
+        parts.append(part)
+    return jnp.concatenate(parts, axis=1).reshape(B, T, K, G, H)
+
+
+def _fusable(q_BTKGH: jax.Array, v_BKSH: jax.Array, segments_BT: jax.Array | None, sinks_KG: jax.Array | None) -> bool:
+    """Whether cuDNN has a kernel for this attention."""
+    H = q_BTKGH.shape[-1]
+    fits = H % 8 == 0 and H <= FUSED_HEAD and v_BKSH.shape[-1] == H and q_BTKGH.dtype == jnp.bfloat16
+    return fits and segments_BT is not None and sinks_KG is None and jax.default_backend() == "gpu"
 
 
 class Attention(nnx.Module):
@@ -239,6 +284,10 @@ def _attend_step(
     """Attention over this step's own tokens, or over a cache that they are appended to first."""
     if cache is None:
         assert v_BKTH is not None
+        if _fusable(q_BTKGH, v_BKTH, step.segments_BT, sinks_KG):
+            assert step.segments_BT is not None
+            how: dict[str, Any] = {"positions_BT": step.positions_BT, "segments_BT": step.segments_BT}
+            return attend_fused(q_BTKGH, k_BKTH, v_BKTH, scale=scale, window=window, **how), None
         out = attend(
             q_BTKGH,
             k_BKTH,

@@ -49,15 +49,15 @@ def pack(lengths: Sequence[int] | NDArray[np.int64], size: int, *, seed: int, ep
     Raises:
         ConfigError: an example is longer than a row, or empty.
     """
-    lengths = np.asarray(lengths, np.int64)
-    if len(lengths) and (lengths.max() > size or lengths.min() < 1):
-        worst = int(lengths.argmax() if lengths.max() > size else lengths.argmin())
-        raise ConfigError(f"example {worst} has {lengths[worst]} tokens; it should have 1 to {size}, as many as a row")
+    sizes: NDArray[np.int64] = np.asarray(lengths, np.int64)
+    if len(sizes) and (np.max(sizes) > size or np.min(sizes) < 1):
+        worst = int(np.argmax(sizes) if np.max(sizes) > size else np.argmin(sizes))
+        raise ConfigError(f"example {worst} has {sizes[worst]} tokens; it should have 1 to {size}, as many as a row")
     rng = np.random.default_rng([seed, epoch])
     rows: list[list[int]] = []
     names, room = np.zeros(OPEN, np.int64), np.full(OPEN, -1, np.int64)  # open rows, and the room each has left; -1: none
-    for number in rng.permutation(len(lengths)).tolist():
-        need = lengths[number]
+    for number in rng.permutation(len(sizes)).tolist():
+        need = sizes[number]
         fits = np.flatnonzero(room >= need)
         if len(fits):
             slot = int(fits[np.argmin(names[fits])])
