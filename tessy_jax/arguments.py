@@ -84,7 +84,7 @@ def parser() -> argparse.ArgumentParser:
 
     sub = command(
         "analyze",
-        "Figures of a comparison, or of the data of some runs: who resembles whom, words, lengths, quality, losses, accuracy.",
+        "Figures of a comparison, or of the data of some runs: likeness, words, lengths, quality, losses, accuracy.",
         "tessy analyze configs/mini_table.yaml\n"
         "  tessy analyze ours=runs/tessy theirs=runs/teacher_only --output runs/analysis",
     )

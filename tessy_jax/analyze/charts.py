@@ -32,6 +32,8 @@ WIDTH = 4.2
 """Inches, of every chart; on the page it is as wide as its column."""
 ROW = 0.3
 """Inches, of a line with a name on its left."""
+SPREAD = 0.6
+"""Of a row's height, over which dots of several kinds are spread."""
 LONGEST = 22
 """Characters of a name that are shown; of a longer one, its beginning and its end."""
 DRAWN = 100
@@ -130,13 +132,14 @@ def scatter(
 
     def draw(axes: Axes, paint: Paint) -> None:
         for one, own in points.items():
-            step = -(-len(own) // DRAWN)
-            x, y = zip(*own[::step], strict=True)
-            axes.plot(x, y, told[one].marker, ms=2.6, mew=0, color=paint[told[one].colour], alpha=0.45)
-        for one, (x, y) in centroids.items():
+            some = own[:: -(-len(own) // DRAWN)]
+            across, up = ([point[axis] for point in some] for axis in (0, 1))
+            axes.plot(across, up, told[one].marker, ms=3.2, mew=0, color=paint[told[one].colour], alpha=0.45)
+        for i, (one, (x, y)) in enumerate(centroids.items()):
             look, edge = told[one], paint["ink"]
+            size = 11 - 4 * i / len(centroids)  # one that lies on another leaves its edge to be seen
             axes.plot(
-                [x], [y], look.marker, ms=9.5, mew=1.3, mec=edge, color=paint[look.colour], label=shown(one), ls="none"
+                [x], [y], look.marker, ms=size, mew=1.2, mec=edge, color=paint[look.colour], label=shown(one), ls="none"
             )
         axes.margins(0.06)
 
@@ -228,21 +231,24 @@ def dots(
     legend: bool = True,
 ) -> Chart:
     """Values of each row as dots of several kinds. row: its height in inches."""
+    size = 5.0 if row >= ROW else 3.6
+    columns = _columns([group.name for group in groups])
+    above = 0.2 * -(-len(groups) // columns) if legend else 0.0
 
     def draw(axes: Axes, paint: Paint) -> None:
-        for group in groups:
-            colour = paint[group.look.colour]
-            places = [(value, i) for i, value in enumerate(group.values) if value is not None]
+        for k, group in enumerate(groups):
+            colour, shift = paint[group.look.colour], SPREAD * ((k + 0.5) / len(groups) - 0.5)
             for i, ends in enumerate(group.ranges):
-                axes.plot(ends, [i, i], color=colour, lw=2, alpha=0.6, solid_capstyle="butt")
+                axes.plot(ends, [i + shift] * 2, color=colour, lw=2, alpha=0.6, solid_capstyle="butt")
             face = colour if group.look.filled else "none"
-            x, y = zip(*places, strict=True) if places else ((), ())
+            x = [math.nan if value is None else value for value in group.values]
+            y = [i + shift for i in range(len(x))]
             text = shown(group.name) if legend else None
-            axes.plot(x, y, group.look.marker, ls="none", color=colour, mfc=face, mew=1.3, ms=5, label=text)
+            axes.plot(x, y, group.look.marker, ls="none", color=colour, mfc=face, mew=1.1, ms=size, label=text)
         _rows(axes, paint, rows)
 
-    size, columns = _height(len(rows), row), _columns([group.name for group in groups])
-    return Chart(name, label, draw, x_label, size=size, grid="both", columns=columns)
+    width, height = _height(len(rows), row)
+    return Chart(name, label, draw, x_label, size=(width, height + above), grid="both", columns=columns)
 
 
 def curves(
@@ -259,6 +265,8 @@ def curves(
     """Lines with bands. told: how each is drawn, by name. ticks: names of places on the axis."""
 
     def draw(axes: Axes, paint: Paint) -> None:
+        from matplotlib.ticker import MaxNLocator
+
         for line in lines:
             look = told[line.name]
             y = [math.nan if value is None else value for value in line.y]
@@ -268,6 +276,7 @@ def curves(
             if any(off):
                 low, high = ([v + sign * d for v, d in zip(y, off, strict=True)] for sign in (-1, 1))
                 axes.fill_between(line.x, low, high, color=paint[look.colour], alpha=0.15, lw=0)
+        axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, steps=[1, 2, 5, 10]))
         if ticks:
             axes.set_xticks(list(ticks), [visible(text) for text in ticks.values()])
 

@@ -42,7 +42,7 @@ class DataSet:
 
 
 def read(source: Source, first: int, judge: Judge | None) -> DataSet:
-    """A finished data set. first: how many responses are kept whole.
+    """A finished data set. first: how many responses are kept whole, one at least.
 
     Raises:
         DataError: it cannot be read, or a response cannot be judged.
@@ -64,7 +64,7 @@ def _counted(rows: Iterable[Row], found: DataSet, judge: Judge | None) -> Iterat
         tokens = {name: int(row.meta.get(f"tokens_{name}") or 0) for name in WRITERS}
         found.tokens.update(tokens)
         found.lengths["tokens"].append(sum(tokens.values()))
-        written = (row.content[span.start : span.end] for span in row.spans if span.source != "template")
+        written = (" " if span.source == "template" else row.content[span.start : span.end] for span in row.spans)
         found.lengths["words"].append(len("".join(written).split()))
         if judge is not None:
             right, samples = found.right.get(row.prompt_id, (0, 0))

@@ -37,6 +37,8 @@ log = logging.getLogger(__name__)
 FOLDER = "analysis"
 """Where the analysis of a comparison is, in its run folder."""
 NUMBERS, FIGURES, PAGE = "analysis.json", "figures", "report.html"
+MARK = "analysis_of"
+"""The key of our config.yaml that no other run has."""
 NO_JOBS = "These are run folders of syntheses, which no student has learnt from; analyze a comparison to see it."
 
 T = TypeVar("T", Source, Job)
@@ -76,15 +78,15 @@ def analyze(
     Raises:
         TessyError: what is wrong with configuration, input, models or output.
     """
-    gaps = Gaps()
+    gaps, told = Gaps(), dict[str, Any]()
     if isinstance(config, Comparison):
         sources, jobs = of_comparison(config)
         output = output or within(config.output, FOLDER)
-        title, told = config.output, {"comparison": config.output}
+        title, told = config.output, {MARK: config.output}
     else:
         sources, jobs = of_runs(config), []
         output = output or config.output
-        title, told = output, {"runs": dict(config.runs)}
+        title, told = output, {MARK: dict(config.runs)}
     with RunStore(_ours(output)) as store:
         store.save_config(yaml.safe_dump({**told, "analysis": config.analysis.model_dump()}, sort_keys=False))
         numbers = _numbers(config, sources, jobs, gaps, benches)
@@ -109,7 +111,7 @@ def _ours(output: str) -> str:
         ConfigError: it holds another kind of run.
     """
     reader: RunReader | None = reader_of(output)
-    if reader is not None and "analysis" not in (yaml.safe_load(reader.config() or "") or {}):
+    if reader is not None and MARK not in (yaml.safe_load(reader.config() or "") or {}):
         raise ConfigError(f"{output}: holds another kind of run; name another folder with --output")
     return output
 

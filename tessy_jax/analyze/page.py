@@ -40,7 +40,7 @@ def page(numbers: Numbers, *, title: str, version: str) -> str:
         gaps = [text for about, text in numbers["missing"] if about == topic]
         figures = [Figure(name, chart.inline(), note) for chart, name, note in parts(numbers)]
         told = " ".join([lead, *gaps]) if figures else " ".join(gaps)
-        pieces = [Beside(figures)] if figures else []
+        pieces = [Beside(figures[i : i + 2]) for i in range(0, len(figures), 2)]  # three would be small
         sections.append(Section(heading, told, [*pieces, *_tables(topic, numbers)]))
     variants = len(numbers["variants"])
     subtitle = f"{variants} variant{'s' * (variants != 1)}; figures of the paper in brackets; tessy_jax {version}"
