@@ -143,7 +143,8 @@ def scatter(
             )
         axes.margins(0.06)
 
-    return Chart(name, label, draw, *axes_labels, (WIDTH, 3.9), "both", _columns(list(points)))
+    columns, above = _legend(list(points))
+    return Chart(name, label, draw, *axes_labels, (WIDTH, 3.4 + above), "both", columns)
 
 
 def matrix(name: str, label: str, names: Sequence[str], values: Sequence[Sequence[float | None]]) -> Chart:
@@ -162,13 +163,13 @@ def matrix(name: str, label: str, names: Sequence[str], values: Sequence[Sequenc
                     axes.add_patch(cell)
                 text = "–" if value is None else f"{value:.2f}"
                 axes.text(j, i, text, ha="center", va="center", color=paint["ink"], size=9 if len(names) < 7 else 7.5)
-        axes.set(xlim=(-0.5, len(names) - 0.5), ylim=(len(names) - 0.5, -0.5), aspect="equal")
+        axes.set(xlim=(-0.5, len(names) - 0.5), ylim=(len(names) - 0.5, -0.5), aspect="equal", anchor="N")
         axes.set_yticks(range(len(names)), [shown(one) for one in names], color=paint["ink"])
-        axes.set_xticks(range(len(names)), [shown(one) for one in names], rotation=35, ha="right", rotation_mode="anchor")
+        axes.set_xticks(range(len(names)), [shown(one) for one in names], rotation=55, ha="right", rotation_mode="anchor")
         axes.tick_params(axis="x", labelcolor=paint["ink"])
         axes.spines[:].set_visible(False)
 
-    return Chart(name, label, draw, size=(WIDTH, 1.5 + 0.33 * len(names)), grid=None)
+    return Chart(name, label, draw, size=(WIDTH, 1.5 + 0.3 * len(names)), grid=None)
 
 
 def boxes(name: str, label: str, x_label: str, rows: Mapping[str, tuple[Sequence[float], float]]) -> Chart:
@@ -232,19 +233,18 @@ def dots(
 ) -> Chart:
     """Values of each row as dots of several kinds. row: its height in inches."""
     size = 5.0 if row >= ROW else 3.6
-    columns = _columns([group.name for group in groups])
-    above = 0.2 * -(-len(groups) // columns) if legend else 0.0
+    columns, above = _legend([group.name for group in groups] if legend else [])
 
     def draw(axes: Axes, paint: Paint) -> None:
         for k, group in enumerate(groups):
             colour, shift = paint[group.look.colour], SPREAD * ((k + 0.5) / len(groups) - 0.5)
             for i, ends in enumerate(group.ranges):
                 axes.plot(ends, [i + shift] * 2, color=colour, lw=2, alpha=0.6, solid_capstyle="butt")
-            face = colour if group.look.filled else "none"
+            face, edge = (colour, 0.4) if group.look.filled else ("none", 1.1)
             x = [math.nan if value is None else value for value in group.values]
             y = [i + shift for i in range(len(x))]
             text = shown(group.name) if legend else None
-            axes.plot(x, y, group.look.marker, ls="none", color=colour, mfc=face, mew=1.1, ms=size, label=text)
+            axes.plot(x, y, group.look.marker, ls="none", color=colour, mfc=face, mew=edge, ms=size, label=text)
         _rows(axes, paint, rows)
 
     width, height = _height(len(rows), row)
@@ -280,7 +280,8 @@ def curves(
         if ticks:
             axes.set_xticks(list(ticks), [visible(text) for text in ticks.values()])
 
-    return Chart(name, label, draw, x_label, y_label, columns=_columns([line.name for line in lines]))
+    columns, above = _legend([line.name for line in lines])
+    return Chart(name, label, draw, x_label, y_label, (WIDTH, 2.8 + above), columns=columns)
 
 
 def _rows(axes: Axes, paint: Paint, names: Sequence[str]) -> None:
@@ -294,7 +295,8 @@ def _height(rows: int, row: float = ROW) -> tuple[float, float]:
     return WIDTH, 1.0 + row * max(rows, 2)
 
 
-def _columns(names: Sequence[str]) -> int:
-    """Columns of a legend that have room beside each other."""
+def _legend(names: Sequence[str]) -> tuple[int, float]:
+    """Columns of a legend that have room beside each other, and its height in inches."""
     longest = max((len(shown(name)) for name in names), default=1)
-    return max(1, min(3, 48 // (longest + 6)))
+    columns = max(1, min(3, 58 // (longest + 6)))
+    return columns, 0.2 * -(-len(names) // columns)

@@ -126,7 +126,7 @@ def _numbers(
     """All that figures and page are made of."""
     settings = config.analysis
     unfinished = [source.place for source in sources if source.data is None]
-    gaps.among("texts", "Data that are not finished are left out", unfinished, len(sources))
+    gaps.among("data", "Data that are not finished are left out", unfinished, len(sources))
     sets = _read(config, sources, benches)
     if not sets:
         raise ConfigError(
@@ -209,11 +209,18 @@ def _accuracy(jobs: Sequence[Job], gaps: Gaps) -> dict[str, Any] | None:
     if not jobs:
         gaps.say("accuracy", NO_JOBS)
         return None
-    lacking = [job.place for job in jobs if job.before is None or not all(one.evaluation for one in job.rounds)]
-    gaps.among("accuracy", "Jobs whose evaluations are not finished", lacking, len(jobs))
+    lacking = [
+        job.place
+        for job in jobs
+        if job.before is None or any(one.evaluation is None or one.unfinished for one in job.rounds)
+    ]
+    gaps.among("accuracy", "Jobs whose evaluations are not all finished", lacking, len(jobs))
     found = accuracy(_by_variant(jobs))
     if found["domains"] and not found["epochs"]:
         gaps.say("accuracy", "There are no evaluations after single epochs, only those before and after training.")
+    if found["epochs"]:
+        lacking = [job.place for job in jobs if not any(one.after for one in job.rounds)]
+        gaps.among("accuracy", "Jobs without evaluations after single epochs", lacking, len(jobs))
     return found if found["domains"] else None
 
 

@@ -61,9 +61,10 @@ def _data(numbers: Numbers) -> Section:
     ]
     table = Table(
         "The data",
-        ["variant", "data sets", "responses", "failed", "read for their words"],
+        ["variant", "data sets", "responses", "failed", "sampled"],
         rows,
-        "All of a variant's data sets, which differ by student and seed, count together. Failed responses are in no data.",
+        "All of a variant's data sets, which differ by student and seed, count together. Failed responses are in no data; "
+        "those sampled, the first ones, are read for the map, the similarities and the words.",
     )
     missing = numbers["missing"]
     lead = "Nothing is missing." if not missing else "Missing: " + " ".join(text for _, text in missing)

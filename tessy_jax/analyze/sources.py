@@ -41,12 +41,13 @@ class Source:
 @dataclass(frozen=True)
 class Round:
     """What became of the student in a round, as far as it is finished. epochs: how many the training had, None where it was
-    told its steps. after: evaluations by epoch. evaluation: that at the end."""
+    told its steps. after: evaluations by epoch. evaluation: that at the end. unfinished: whether one of an epoch is."""
 
     epochs: float | None
     training: RunReader | None
     after: Mapping[int, RunReader]
     evaluation: RunReader | None
+    unfinished: bool = False
 
 
 @dataclass(frozen=True)
@@ -139,4 +140,4 @@ def _round(folder: str, epochs: float | None) -> Round:
     place = within(folder, EPOCHS)
     after = {int(name): _over(within(place, name)) for name in sorted(open_files(place).sizes("")) if EPOCH.fullmatch(name)}
     finished = {number: reader for number, reader in after.items() if reader is not None}
-    return Round(epochs, training, finished, _over(within(folder, EVALUATION)))
+    return Round(epochs, training, finished, _over(within(folder, EVALUATION)), len(finished) < len(after))

@@ -108,13 +108,23 @@ def test_what_is_not_finished_is_said_on_the_page_and_on_stderr(tmp_path, capsys
     for said in (
         "Data that are not finished are left out: 1 of 6 (student/seed-3/tessy).",
         "Jobs whose training is not finished: 1 of 6 (student/seed-3/teacher_only).",
-        "Jobs whose evaluations are not finished: 3 of 6 (student/seed-4/tessy, student/seed-4/teacher_only, ",
+        "Jobs whose evaluations are not all finished: 3 of 6 (student/seed-4/tessy, student/seed-4/teacher_only, ",
         "There are no evaluations after single epochs",
         "No student read the data",
     ):
         assert said in err
         assert said in page.text
     assert tables(page)["The data"][1][:3] == ["tessy", "1", "4"]
+
+
+def test_epochs_that_were_not_evaluated_are_said(tmp_path, capsys, undrawn):
+    file = build(tmp_path, prompts=2, seeds=(3,), epochs=1)
+    shutil.rmtree(run(tmp_path, "teacher_only") / "epochs")
+    (run(tmp_path) / "epochs" / "001" / "summary.json").unlink()
+    assert cli.main(["analyze", str(file)]) == 0
+    said = capsys.readouterr().err
+    assert "evaluations are not all finished: 1 of 3 (student/seed-3/tessy)." in said
+    assert "without evaluations after single epochs: 2 of 3 (student/seed-3/tessy, student/seed-3/teacher_only)." in said
 
 
 def test_run_folders_alone_give_the_figures_of_their_texts(tmp_path, capsys):
