@@ -29,7 +29,7 @@ Sums = defaultdict[tuple[str, str], list[float]]
 
 
 def likelihoods(sets: Mapping[str, Sequence[DataSet]], settings: Likelihood, mesh: Mapping[str, int]) -> dict[str, Any]:
-    """Per variant, the mean over the tokens of its responses. Each student is loaded once, and reads the data of all
+    """Per variant, the mean over all tokens of its responses, and over those of each writer in each phase. Each student is loaded once, and reads the data of all
     variants that were written for it; a data set without a student is left out.
 
     Raises:
@@ -54,7 +54,8 @@ def likelihoods(sets: Mapping[str, Sequence[DataSet]], settings: Likelihood, mes
             found = score(rows, {"student": Scorer(model, chat)}, **texts, limit=settings.tokens)
             add(sums[name], rows, (line["student"] for line in found))
     return {
-        name: {phase: {source: _mean(own, source, phase) for source, p in KINDS if p == phase} for phase in PHASES}
+        name: {"all": _mean(list(own.values()))}
+        | {phase: {s: _mean([own[s, p]] if (s, p) in own else []) for s, p in KINDS if p == phase} for phase in PHASES}
         for name, own in sums.items()
         if own
     }
@@ -76,11 +77,11 @@ def add(sums: Sums, rows: Iterable[Row], scores: Iterable[Sequence[Score]]) -> N
             total[1] += 1
 
 
-def _mean(sums: Sums, source: str, phase: str) -> dict[str, Any] | None:
-    """Negative log-likelihood per token in nats, and of how many tokens; None where that writer has none there."""
-    if (source, phase) not in sums:
+def _mean(sums: Sequence[Sequence[float]]) -> dict[str, Any] | None:
+    """Negative log-likelihood per token in nats, and of how many tokens; None of none."""
+    if not sums:
         return None
-    total, tokens = sums[source, phase]
+    total, tokens = (sum(values) for values in zip(*sums, strict=True))
     return {"nll": round(-total / tokens, DIGITS) + 0.0, "tokens": int(tokens)}
 
 

@@ -20,7 +20,9 @@ KINDS = {
     ("think", "teacher"): ("teacher's, thinking", Look("blue", "s")),
     ("answer", "student"): ("student's, answer", Look("orange", "o", filled=False)),
     ("answer", "teacher"): ("teacher's, answer", Look("blue", "s", filled=False)),
+    ("all", ""): ("all tokens", Look("ink", "D")),
 }
+"""Of tokens whose likelihood is shown: how they are called and drawn, by phase and writer."""
 LOSSES = {"loss": "all targets", "loss_cap": "capability tokens", "loss_sty": "style tokens"}
 DOMAINS = {"in": "in domain", "out": "out of domain"}
 WORD_ROW = 0.155
@@ -85,10 +87,16 @@ def _tables(topic: str, numbers: Numbers) -> list[Table]:
         ]
         return [Table("Quality in numbers", ["", "pass@1", "interval", "prompts", "responses", "right"], rows)]
     if topic == "likelihood" and found:
-        rows = [[name, *(_nll(own[phase][writer]) for phase, writer in KINDS)] for name, own in found.items()]
+        rows = [[name, *(_nll(_of(own, *kind)) for kind in KINDS)] for name, own in found.items()]
         columns = ["", *(text for text, _ in KINDS.values())]
         return [Table("Negative log-likelihood in numbers", columns, rows, "In brackets: tokens.")]
     return []
+
+
+def _of(likelihood: Mapping[str, Any], phase: str, writer: str) -> Mapping[str, Any] | None:
+    """The measure of one kind of tokens; None where there are none. writer: empty for both."""
+    found = likelihood[phase]
+    return found[writer] if writer else found
 
 
 def _nll(measure: Mapping[str, Any] | None) -> str:
@@ -175,18 +183,14 @@ def _likelihood(numbers: Numbers) -> list[Part]:
     if not found:
         return []
     groups = [
-        Dots(text, [_value(own[phase][writer]) for own in found.values()], look)
-        for (phase, writer), (text, look) in KINDS.items()
-        if any(own[phase][writer] for own in found.values())
+        Dots(text, [measure and measure["nll"] for measure in measures], look)
+        for kind, (text, look) in KINDS.items()
+        if any(measures := [_of(own, *kind) for own in found.values()])
     ]
     label = "Mean negative log-likelihood of tokens under the untouched student, by variant, writer and phase"
     chart = dots("likelihood", label, "nats per token of the student", list(found), groups)
     note = "The farther to the left, the more it is what the student would write itself."
     return [(chart, "Negative log-likelihood under the untouched student", note)]
-
-
-def _value(measure: Mapping[str, float] | None) -> float | None:
-    return None if measure is None else measure["nll"]
 
 
 def _losses(numbers: Numbers) -> list[Part]:

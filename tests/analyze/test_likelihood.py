@@ -60,9 +60,12 @@ def test_the_student_finds_its_own_words_more_probable_and_is_loaded_once(sets, 
     assert list(found) == ["tessy", "teacher_only"], "nobody reads what names no student"
     assert found["tessy"]["think"]["student"]["nll"] < found["teacher_only"]["think"]["teacher"]["nll"]
     assert found["teacher_only"]["think"]["student"] is None
-    assert found["tessy"]["answer"]["student"]["tokens"] > 0
+    parts = [own for phase in ("think", "answer") for own in found["tessy"][phase].values() if own]
+    whole = found["tessy"]["all"]
+    assert whole["tokens"] == sum(own["tokens"] for own in parts) > 0
+    assert whole["nll"] == pytest.approx(sum(own["nll"] * own["tokens"] for own in parts) / whole["tokens"], abs=1e-4)
 
 
 def test_what_lies_beyond_the_limit_does_not_count(sets):
     found = likelihoods({"tessy": sets["tessy"]}, Likelihood(responses=1, tokens=30), {})
-    assert sum(own["tokens"] for phase in found["tessy"].values() for own in phase.values() if own) < 30
+    assert 0 < found["tessy"]["all"]["tokens"] < 30
