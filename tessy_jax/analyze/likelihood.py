@@ -29,8 +29,10 @@ Sums = defaultdict[tuple[str, str], list[float]]
 
 
 def likelihoods(sets: Mapping[str, Sequence[DataSet]], settings: Likelihood, mesh: Mapping[str, int]) -> dict[str, Any]:
-    """Per variant, the mean over all tokens of its responses, and over those of each writer in each phase. Each student is loaded once, and reads the data of all
-    variants that were written for it; a data set without a student is left out.
+    """Per variant, the mean over all tokens of its responses, and over those of each writer in each phase.
+
+    Each student is loaded once, and reads the data of all variants that were written for it; a data set without a student is
+    left out.
 
     Raises:
         ConfigError, TokenizerError, CheckpointError: a student cannot be read.

@@ -183,7 +183,7 @@ def _likelihood(numbers: Numbers) -> list[Part]:
     if not found:
         return []
     groups = [
-        Dots(text, [measure and measure["nll"] for measure in measures], look)
+        Dots(text, [None if one is None else one["nll"] for one in measures], look)
         for kind, (text, look) in KINDS.items()
         if any(measures := [_of(own, *kind) for own in found.values()])
     ]
@@ -198,7 +198,7 @@ def _losses(numbers: Numbers) -> list[Part]:
     if not found:
         return []
     told = looks(list(numbers["variants"]))
-    note = "Lines: means over students and seeds; bands: one standard deviation."
+    note = "Lines: means over students and seeds; bands: one standard deviation. Who has no such tokens has no line."
     note += f" Each point is the mean over {found['together']} steps." if found["together"] > 1 else ""
     parts = []
     for loss, own in found["curves"].items():
