@@ -90,7 +90,8 @@ def analyze(
     with RunStore(_ours(output)) as store:
         store.save_config(yaml.safe_dump({**told, "analysis": config.analysis.model_dump()}, sort_keys=False))
         numbers = _numbers(config, sources, jobs, gaps, benches)
-        for _, text in gaps.found:
+        missing = list(dict.fromkeys(text for _, text in gaps.found))
+        for text in missing:
             tell(text)
         drawn = {name: data for chart in charts(numbers) for name, data in chart.files().items()}
         for name in store.files.sizes(FIGURES):
@@ -101,7 +102,7 @@ def analyze(
         title = f"Analysis: {title.rstrip('/').rpartition('/')[2]}"
         store.save_page(PAGE, page(numbers, title=title, version=__version__))
         store.save_page(NUMBERS, json.dumps(numbers, ensure_ascii=False, indent=1, allow_nan=False) + "\n")
-    return {"output": output, "figures": sorted(drawn), "missing": [text for _, text in gaps.found]}
+    return {"output": output, "figures": sorted(drawn), "missing": missing}
 
 
 def _ours(output: str) -> str:

@@ -68,8 +68,8 @@ def _data(numbers: Numbers) -> Section:
         "All of a variant's data sets, which differ by student and seed, count together. Failed responses are in no data; "
         "those sampled, the first ones, are read for the map, the similarities and the words.",
     )
-    missing = numbers["missing"]
-    lead = "Nothing is missing." if not missing else "Missing: " + " ".join(text for _, text in missing)
+    missing = dict.fromkeys(text for _, text in numbers["missing"])
+    lead = "Missing: " + " ".join(missing) if missing else "Nothing is missing."
     return Section("What was looked at", lead, [table])
 
 

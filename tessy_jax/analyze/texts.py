@@ -105,11 +105,8 @@ def frequent(texts: Mapping[str, Sequence[str]], count: int) -> dict[str, Any] |
     """How often per thousand words the most frequent ones stand in each variant (Fig. 16): those that are most frequent in
     any of them, the most frequent first. None where there are no words."""
     counts = {name: Counter(word for text in own for word in words(text)) for name, own in texts.items()}
-    rates = {
-        name: {word: 1000 * times / own.total() for word, times in own.items()}
-        for name, own in counts.items()
-        if own.total()
-    }
+    totals = {name: own.total() for name, own in counts.items()}
+    rates = {name: {word: 1000 * times / totals[name] for word, times in own.items()} for name, own in counts.items() if own}
     if not rates:
         return None
     highest: dict[str, float] = {}
@@ -119,7 +116,7 @@ def frequent(texts: Mapping[str, Sequence[str]], count: int) -> dict[str, Any] |
     order = sorted(highest, key=lambda word: (-highest[word], word))[:count]
     return {
         "words": order,
-        "total": {name: own.total() for name, own in counts.items()},
+        "total": totals,
         "per_thousand": {name: [round(own.get(word, 0.0), 3) for word in order] for name, own in rates.items()},
         "most_frequent": {
             name: [[word, round(own[word], 3)] for word in sorted(own, key=lambda word: (-own[word], word))[:count]]
