@@ -83,6 +83,19 @@ def parser() -> argparse.ArgumentParser:
     configured(sub, "training.epochs=2", distributed=True)
 
     sub = command(
+        "analyze",
+        "Figures of a comparison, or of the data of some runs: likeness, words, lengths, quality, losses, accuracy.",
+        "tessy analyze configs/mini_table.yaml\n"
+        "  tessy analyze ours=runs/tessy theirs=runs/teacher_only --output runs/analysis",
+    )
+    sub.add_argument("sources", nargs="+", metavar="SOURCE", help="a comparison's YAML file, or run folders as name=folder")
+    sub.add_argument("--output", metavar="FOLDER", help="where figures go (default: `analysis` in the comparison's folder)")
+    sub.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="change one key, e.g. analysis.words=20"
+    )
+    sub.add_argument("--json", action="store_true", help="print the summary as one JSON object")
+
+    sub = command(
         "synthesize",
         "Teacher and student write responses together, into a run folder; started again, it goes on where it was.",
         "tessy synthesize configs/small_pair.yaml --set data.path=prompts.jsonl --set synthesis.lanes=4",

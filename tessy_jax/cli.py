@@ -104,6 +104,15 @@ def compare(args: argparse.Namespace) -> None:
     finish(args, Comparison, partial(run, benches=benches()), shown)
 
 
+def analyze(args: argparse.Namespace) -> None:
+    from tessy_jax.analyze.job import analyze as run
+    from tessy_jax.analyze.job import configured
+
+    found = run(configured(args.sources, args.output, args.set), args.output, benches=benches(), tell=told)
+    shown = f"{len(found['figures'])} figures in {found['output']}/figures; {found['output']}/report.html shows them"
+    print(json.dumps(found) if args.json else shown)
+
+
 def train(args: argparse.Namespace) -> None:
     from tessy_jax.config import Train
     from tessy_jax.train.job import train as run
@@ -207,6 +216,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "generate": generate,
     "run": run_all,
     "compare": compare,
+    "analyze": analyze,
     "synthesize": synthesize,
     "train": train,
     "boundary": boundary,

@@ -9,7 +9,7 @@ import tessy_jax
 
 ROOT = Path(tessy_jax.__file__).parent
 ROWS = ("errors", "config", "sharding", "processes", "records", "store", "models", "text", "decode", "synthesis")
-ROWS += ("train", "boundary", "evaluate", "report", "mini", "pipeline", "compare", "arguments", "cli")
+ROWS += ("train", "boundary", "evaluate", "report", "mini", "pipeline", "compare", "analyze", "arguments", "cli")
 FORBIDDEN = {
     ("train", "decode"),
     ("train", "synthesis"),

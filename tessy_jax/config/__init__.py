@@ -1,8 +1,9 @@
 """The typed, frozen configuration of a run: one YAML file, dotted overrides, and errors that name the key and the remedy."""
 
+from tessy_jax.config.analysis import Analyze
 from tessy_jax.config.comparison import Cell, Comparison
 from tessy_jax.config.evaluation import Evaluate
-from tessy_jax.config.file import dump, load, read, settle
+from tessy_jax.config.file import dump, given, load, read, settle
 from tessy_jax.config.pipeline import Pipeline
 from tessy_jax.config.predictors import Predictors
 from tessy_jax.config.sections import (
@@ -33,6 +34,7 @@ __all__ = [
     "MESH_AXES",
     "PRESETS",
     "RECIPES",
+    "Analyze",
     "Boundary",
     "Cell",
     "Comparison",
@@ -60,6 +62,7 @@ __all__ = [
     "Writer",
     "differences",
     "dump",
+    "given",
     "load",
     "read",
     "settle",

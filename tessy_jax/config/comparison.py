@@ -8,6 +8,7 @@ from typing import Annotated, Any, NamedTuple, Self
 
 from pydantic import Field, model_validator
 
+from tessy_jax.config.analysis import Analysis
 from tessy_jax.config.file import varied
 from tessy_jax.config.pipeline import Pipeline
 from tessy_jax.config.sections import Text
@@ -37,6 +38,8 @@ class Comparison(Pipeline):
     """Each gives the job its seed, and tasks of the miniature other problems."""
     students: dict[str, Text] = Field(default_factory=dict)
     """By name, folders or hub names of students (empty: that of the job)."""
+    analysis: Analysis = Analysis()
+    """What `tessy analyze` looks at."""
 
     @model_validator(mode="after")
     def _names(self) -> Self:

@@ -42,6 +42,17 @@ def read(kind: type[R], path: str | Path, overrides: Sequence[str] = ()) -> R:
     return _checked(kind, raw, str(path), set_keys)
 
 
+def given(kind: type[R], values: Mapping[str, Any], overrides: Sequence[str], source: str) -> R:
+    """A configuration from values and dotted overrides as `read` takes them; source: what errors call the values.
+
+    Raises:
+        ConfigError: naming the key, what was got, and what would be right.
+    """
+    raw = dict(values)
+    set_keys = [_override(raw, text) for text in overrides]
+    return _checked(kind, raw, source, set_keys)
+
+
 def varied(kind: type[R], run: Mapping[str, Any], changes: Mapping[str, Any], source: str) -> R:
     """A configuration from the sections of another one and changes of dotted keys; source: what errors call the changes.
 

@@ -30,6 +30,7 @@ MAY_CHANGE = frozenset(
         "variants",
         "seeds",
         "students",
+        "analysis",
         "boundary.mode",
         "synthesis.lanes",
         "synthesis.rounds",

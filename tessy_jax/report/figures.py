@@ -1,7 +1,8 @@
 """Charts as inline SVG whose colours are the page's variables, so that they are right in light and in dark.
 
 matplotlib draws each colour as a stand-in that nothing else has, which becomes the name of a variable. What refers to
-another element by its id is resolved, so that any number of charts fit on one page.
+another element by its id is resolved, so that any number of charts fit on one page. As files of their own, charts are drawn
+in the page's light colours.
 """
 
 from __future__ import annotations
@@ -10,28 +11,35 @@ import io
 import math
 import re
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, get_args
 from xml.etree import ElementTree
 
 from markupsafe import Markup
 
 from tessy_jax.errors import DataError
-from tessy_jax.report.page import visible
+from tessy_jax.report.page import asset, visible
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
-Colour = Literal["blue", "orange", "green", "red", "purple", "muted", "rule"]
+Colour = Literal["blue", "orange", "green", "red", "purple", "teal", "pink", "brown", "muted", "rule", "ink"]
 COLOURS: tuple[Colour, ...] = get_args(Colour)
-"""Names of variables of the page: `--blue` and so on. The last two are for lines that help to read the others."""
+"""Names of variables of the page: `--blue` and so on."""
+HUES = COLOURS[:8]
+"""Those that tell series apart; the others help to read these."""
+Paint = Mapping[Colour, str]
+"""What each colour is drawn as."""
 DASHES = ("-", (0, (5, 2)), (0, (1, 1.4)), (0, (7, 2, 1.4, 2)))
 """Lines differ by these, too, for those who do not see the colours apart."""
 SIZE = (4.0, 2.9)
 """Inches, at 72 units each; on the page a chart is as wide as its column."""
 
-STAND_IN: dict[Colour, str] = {colour: f"#0a0b{i:02x}" for i, colour in enumerate(COLOURS, 1)}
+STAND_IN: Paint = {colour: f"#0a0b{i:02x}" for i, colour in enumerate(COLOURS, 1)}
 VARIABLE = {f"#0a0b{i:02x}": f"var(--{colour})" for i, colour in enumerate(COLOURS, 1)}
 SETTINGS: dict[Any, Any] = {
     "svg.fonttype": "none",  # text remains text, in the page's own font
@@ -106,7 +114,7 @@ def line_chart(
             axes.axvline(mark[1], color=STAND_IN["muted"], lw=0.9, label=visible(mark[0]))
         for i, one in enumerate(series):
             finite = [y if math.isfinite(y) else math.nan for y in one.y]
-            colour = STAND_IN[one.colour or COLOURS[i % (len(COLOURS) - 2)]]
+            colour = STAND_IN[one.colour or HUES[i % len(HUES)]]
             style, marker = DASHES[i % len(DASHES)], "o" if one.markers else ""
             axes.plot(one.x, finite, color=colour, ls=style, marker=marker, label=visible(one.name))
         if y_range:
@@ -144,7 +152,7 @@ def bar_chart(
             if not len(group.x):  # the legend would give it a colour of its own
                 continue
             shift = (i - (len(groups) - 1) / 2) * each if shared else 0.0
-            colour = STAND_IN[group.colour or COLOURS[i % (len(COLOURS) - 2)]]
+            colour = STAND_IN[group.colour or HUES[i % len(HUES)]]
             axes.bar([x + shift for x in group.x], group.heights, each, color=colour, label=visible(group.name))
         if ticks:
             axes.set_xticks(list(ticks), [visible(text) for text in ticks.values()])
@@ -159,30 +167,67 @@ def _check(name: str, x: Sequence[float], y: Sequence[float]) -> None:
         raise DataError(f"{name!r} has {len(x)} x and {len(y)} y; give as many of the one as of the other")
 
 
-def _svg(draw: Callable[[Axes], None], label: str, x_label: str, y_label: str) -> Markup:
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
+@cache
+def light() -> Paint:
+    """The page's colours on white paper."""
+    first = asset("page.css").partition("}")[0]
+    return {colour: re.findall(rf"--{colour}: (#[0-9a-f]{{6}})", first)[0] for colour in COLOURS}
 
+
+@contextmanager
+def plotting(paint: Paint = STAND_IN) -> Iterator[None]:
+    """In here figures are made and saved in our style, whatever the user's own settings are."""
+    import matplotlib as mpl
+
+    painted = {STAND_IN[colour]: value for colour, value in paint.items()}
     with mpl.rc_context(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")  # which the fonts of the browser may well have
-        mpl.rcdefaults()  # whatever the user's own settings are
-        mpl.rcParams.update(SETTINGS)
-        figure = Figure(SIZE, layout="constrained")
-        axes = figure.add_subplot()
-        axes.set(xlabel=visible(x_label), ylabel=visible(y_label), axisbelow=True)
-        axes.grid(axis="y")
-        axes.spines[:].set_zorder(0.5)  # below the data, which may lie on the axis
-        axes.tick_params(length=0)
-        draw(axes)
-        if axes.get_legend_handles_labels()[0]:
-            figure.legend(loc="outside upper left", ncols=3, frameon=False, handlelength=1.8, columnspacing=1)
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", transparent=True, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
-    return _inline(buffer.getvalue(), label)
+        mpl.rcdefaults()
+        mpl.rcParams.update({name: painted.get(value, value) for name, value in SETTINGS.items()})
+        yield
 
 
-def _inline(svg: str, label: str) -> Markup:
-    """matplotlib's SVG as part of a page: without name spaces, ids and fonts of its own."""
+def plotted(
+    draw: Callable[[Axes], None],
+    x_label: str,
+    y_label: str,
+    *,
+    size: tuple[float, float] = SIZE,
+    grid: Literal["x", "y", "both"] | None = "y",
+    columns: int = 3,
+) -> Figure:
+    """A figure of one chart, within `plotting`. size: in inches. grid: across which axis. columns: of the legend."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(size, layout="constrained")
+    axes = figure.add_subplot()
+    axes.set(xlabel=visible(x_label), ylabel=visible(y_label), axisbelow=True)
+    if grid:
+        axes.grid(axis=grid)
+    axes.spines[:].set_zorder(0.5)  # below the data, which may lie on the axis
+    axes.tick_params(length=0)
+    draw(axes)
+    if axes.get_legend_handles_labels()[0]:
+        figure.legend(loc="outside upper left", ncols=columns, frameon=False, handlelength=1.8, columnspacing=1)
+    return figure
+
+
+def svg_of(figure: Figure, *, transparent: bool = True) -> str:
+    """matplotlib's SVG of a figure; the same figure gives the same text."""
+    buffer = io.StringIO()
+    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    figure.savefig(buffer, format="svg", transparent=transparent, metadata=nothing)
+    return buffer.getvalue()
+
+
+def _svg(draw: Callable[[Axes], None], label: str, x_label: str, y_label: str) -> Markup:
+    with plotting():
+        return inline(svg_of(plotted(draw, x_label, y_label)), label)
+
+
+def inline(svg: str, label: str) -> Markup:
+    """matplotlib's SVG, drawn in stand-ins, as part of a page: without name spaces, ids and fonts of its own. label: what it
+    shows, for those who cannot see it."""
     root = ElementTree.fromstring(svg)
     for element in root.iter():
         element.tag = element.tag.rpartition("}")[2]

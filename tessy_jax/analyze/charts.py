@@ -1,0 +1,302 @@
+"""Charts of several variants, each of which has a colour, a marker and a dash of its own, for those who do not see the
+colours apart. A chart is drawn twice: for the page, in its variables, and as files, in light colours on white."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from markupsafe import Markup
+
+from tessy_jax.report.figures import HUES, STAND_IN, Colour, Paint, inline, light, plotted, plotting, svg_of
+from tessy_jax.report.page import visible
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+DASHES = (
+    "-",
+    (0, (5, 2)),
+    (0, (1, 1.4)),
+    (0, (7, 2, 1.4, 2)),
+    (0, (3, 1.2)),
+    (0, (9, 2.5)),
+    (0, (5, 1.5, 1, 1.5, 1, 1.5)),
+    (0, (1, 3)),
+)
+WIDTH = 4.2
+"""Inches, of every chart; on the page it is as wide as its column."""
+ROW = 0.3
+"""Inches, of a line with a name on its left."""
+SPREAD = 0.6
+"""Of a row's height, over which dots of several kinds are spread."""
+LONGEST = 22
+"""Characters of a name that are shown; of a longer one, its beginning and its end."""
+DRAWN = 100
+"""Points of a variant that are drawn."""
+DPI = 200
+
+
+class Look(NamedTuple):
+    """How a series is told from the others. filled: whether its markers are."""
+
+    colour: Colour
+    marker: str
+    dash: Any = "-"
+    filled: bool = True
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A chart that can be drawn. name: of its files. label: what it shows, for those who cannot see it. columns: of its
+    legend."""
+
+    name: str
+    label: str
+    draw: Callable[[Axes, Paint], None]
+    x_label: str = ""
+    y_label: str = ""
+    size: tuple[float, float] = (WIDTH, 3.1)
+    grid: Literal["x", "y", "both"] | None = "y"
+    columns: int = 3
+
+    def inline(self) -> Markup:
+        """Part of a page."""
+        with plotting():
+            return inline(svg_of(self._figure(STAND_IN)), self.label)
+
+    def files(self) -> dict[str, bytes]:
+        """By name: SVG and PNG, the same bytes each time."""
+        buffer = io.BytesIO()
+        with plotting(light()):
+            figure = self._figure(light())
+            svg = svg_of(figure, transparent=False)
+            figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
+        return {f"{self.name}.svg": svg.encode(), f"{self.name}.png": buffer.getvalue()}
+
+    def _figure(self, paint: Paint) -> Any:
+        def draw(axes: Axes) -> None:
+            self.draw(axes, paint)
+
+        return plotted(draw, self.x_label, self.y_label, size=self.size, grid=self.grid, columns=self.columns)
+
+
+@dataclass(frozen=True)
+class Dots:
+    """Values in the rows of a chart; None where there is none. ranges: per row, from where to where it may lie."""
+
+    name: str
+    values: Sequence[float | None]
+    look: Look
+    ranges: Sequence[tuple[float, float]] = ()
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A line, and how far it may be off on either side; None where that is not known."""
+
+    name: str
+    x: Sequence[float]
+    y: Sequence[float | None]
+    off: Sequence[float | None]
+
+
+def looks(names: Sequence[str]) -> dict[str, Look]:
+    """How each variant is drawn, in every chart alike."""
+    count = len(HUES)
+    return {
+        name: Look(HUES[i % count], MARKERS[(i + i // count) % count], DASHES[(i + i // count) % count])
+        for i, name in enumerate(names)
+    }
+
+
+def shown(name: str) -> str:
+    """A name as charts have it."""
+    name = visible(name)
+    return name if len(name) <= LONGEST else f"{name[: LONGEST // 2]}…{name[-(LONGEST // 2 - 1) :]}"
+
+
+def scatter(
+    name: str,
+    label: str,
+    points: Mapping[str, Sequence[Sequence[float]]],
+    centroids: Mapping[str, Sequence[float]],
+    axes_labels: tuple[str, str],
+) -> Chart:
+    """Points of each variant, small and pale, and its middle, large."""
+    told = looks(list(points))
+
+    def draw(axes: Axes, paint: Paint) -> None:
+        for one, own in points.items():
+            some = own[:: -(-len(own) // DRAWN)]
+            across, up = ([point[axis] for point in some] for axis in (0, 1))
+            axes.plot(across, up, told[one].marker, ms=3.2, mew=0, color=paint[told[one].colour], alpha=0.45)
+        for i, (one, (x, y)) in enumerate(centroids.items()):
+            look, edge = told[one], paint["ink"]
+            size = 11 - 4 * i / len(centroids)  # one that lies on another leaves its edge to be seen
+            axes.plot(
+                [x], [y], look.marker, ms=size, mew=1.2, mec=edge, color=paint[look.colour], label=shown(one), ls="none"
+            )
+        axes.margins(0.06)
+
+    columns, above = _legend(list(points))
+    return Chart(name, label, draw, *axes_labels, (WIDTH, 3.4 + above), "both", columns)
+
+
+def matrix(name: str, label: str, names: Sequence[str], values: Sequence[Sequence[float | None]]) -> Chart:
+    """A number for each pair of variants; the darker its cell, the higher it is."""
+    known = [value for line in values for value in line if value is not None]
+    low, high = min(known, default=0.0), max(known, default=1.0)
+
+    def draw(axes: Axes, paint: Paint) -> None:
+        from matplotlib.patches import Rectangle
+
+        for i, line in enumerate(values):
+            for j, value in enumerate(line):
+                if value is not None:
+                    alpha = 0.06 + 0.5 * (value - low) / ((high - low) or 1.0)
+                    cell = Rectangle((j - 0.48, i - 0.48), 0.96, 0.96, facecolor=paint["blue"], alpha=alpha, lw=0)
+                    axes.add_patch(cell)
+                text = "–" if value is None else f"{value:.2f}"
+                axes.text(j, i, text, ha="center", va="center", color=paint["ink"], size=9 if len(names) < 7 else 7.5)
+        axes.set(xlim=(-0.5, len(names) - 0.5), ylim=(len(names) - 0.5, -0.5), aspect="equal", anchor="N")
+        axes.set_yticks(range(len(names)), [shown(one) for one in names], color=paint["ink"])
+        axes.set_xticks(range(len(names)), [shown(one) for one in names], rotation=55, ha="right", rotation_mode="anchor")
+        axes.tick_params(axis="x", labelcolor=paint["ink"])
+        axes.spines[:].set_visible(False)
+
+    return Chart(name, label, draw, size=(WIDTH, 1.5 + 0.3 * len(names)), grid=None)
+
+
+def boxes(name: str, label: str, x_label: str, rows: Mapping[str, tuple[Sequence[float], float]]) -> Chart:
+    """Five quantiles of each variant as a box with whiskers, and a dot for the mean."""
+    told = looks(list(rows))
+
+    def draw(axes: Axes, paint: Paint) -> None:
+        for i, (one, (quantiles, mean)) in enumerate(rows.items()):
+            colour = paint[told[one].colour]
+            low, left, middle, right, high = quantiles
+            axes.plot([low, high], [i, i], color=colour, lw=1.2, solid_capstyle="butt")
+            axes.plot(
+                [low, low, math.nan, high, high], [i - 0.14, i + 0.14, math.nan, i - 0.14, i + 0.14], color=colour, lw=1.2
+            )
+            axes.barh(i, right - left, 0.5, left, color=colour, alpha=0.4, lw=0)
+            axes.plot([middle, middle], [i - 0.25, i + 0.25], color=paint["ink"], lw=1.8, solid_capstyle="butt")
+            axes.plot([mean], [i], told[one].marker, color=colour, ms=5, mec=paint["ink"], mew=0.8)
+        axes.set_xlim(left=0)
+        _rows(axes, paint, list(rows))
+
+    return Chart(name, label, draw, x_label, size=_height(len(rows)), grid="x")
+
+
+def stacks(name: str, label: str, parts: Mapping[str, Colour], rows: Mapping[str, Mapping[str, int]]) -> Chart:
+    """What each variant consists of, in per cent."""
+
+    def draw(axes: Axes, paint: Paint) -> None:
+        left = dict.fromkeys(rows, 0.0)
+        for part, colour in parts.items():
+            widths = {one: 100 * own[part] / (sum(own.values()) or 1) for one, own in rows.items()}
+            axes.barh(
+                range(len(rows)),
+                list(widths.values()),
+                0.6,
+                list(left.values()),
+                color=paint[colour],
+                alpha=0.6,
+                lw=0,
+                label=part,
+            )
+            for i, (one, width) in enumerate(widths.items()):
+                if width >= 9:
+                    middle = left[one] + width / 2
+                    axes.text(middle, i, f"{width:.0f} %", ha="center", va="center", size=8.5, color=paint["ink"])
+                left[one] += width
+        axes.set_xlim(0, 100)
+        _rows(axes, paint, list(rows))
+
+    return Chart(name, label, draw, "% of tokens", size=_height(len(rows)), grid="x")
+
+
+def dots(
+    name: str,
+    label: str,
+    x_label: str,
+    rows: Sequence[str],
+    groups: Sequence[Dots],
+    *,
+    row: float = ROW,
+    legend: bool = True,
+) -> Chart:
+    """Values of each row as dots of several kinds. row: its height in inches."""
+    size = 5.0 if row >= ROW else 3.6
+    columns, above = _legend([group.name for group in groups] if legend else [])
+
+    def draw(axes: Axes, paint: Paint) -> None:
+        for k, group in enumerate(groups):
+            colour, shift = paint[group.look.colour], SPREAD * ((k + 0.5) / len(groups) - 0.5)
+            for i, ends in enumerate(group.ranges):
+                axes.plot(ends, [i + shift] * 2, color=colour, lw=2, alpha=0.6, solid_capstyle="butt")
+            face, edge = (colour, 0.4) if group.look.filled else ("none", 1.1)
+            x = [math.nan if value is None else value for value in group.values]
+            y = [i + shift for i in range(len(x))]
+            text = shown(group.name) if legend else None
+            axes.plot(x, y, group.look.marker, ls="none", color=colour, mfc=face, mew=edge, ms=size, label=text)
+        _rows(axes, paint, rows)
+
+    width, height = _height(len(rows), row)
+    return Chart(name, label, draw, x_label, size=(width, height + above), grid="both", columns=columns)
+
+
+def curves(
+    name: str,
+    label: str,
+    x_label: str,
+    y_label: str,
+    lines: Sequence[Curve],
+    told: Mapping[str, Look],
+    *,
+    markers: bool = False,
+    ticks: Mapping[float, str] | None = None,
+) -> Chart:
+    """Lines with bands. told: how each is drawn, by name. ticks: names of places on the axis."""
+
+    def draw(axes: Axes, paint: Paint) -> None:
+        from matplotlib.ticker import MaxNLocator
+
+        for line in lines:
+            look = told[line.name]
+            y = [math.nan if value is None else value for value in line.y]
+            off = [value or 0.0 for value in line.off]
+            marker = look.marker if markers or len(y) == 1 else ""
+            axes.plot(line.x, y, color=paint[look.colour], ls=look.dash, marker=marker, label=shown(line.name))
+            if any(off):
+                low, high = ([v + sign * d for v, d in zip(y, off, strict=True)] for sign in (-1, 1))
+                axes.fill_between(line.x, low, high, color=paint[look.colour], alpha=0.15, lw=0)
+        axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, steps=[1, 2, 5, 10]))
+        if ticks:
+            axes.set_xticks(list(ticks), [visible(text) for text in ticks.values()])
+
+    columns, above = _legend([line.name for line in lines])
+    return Chart(name, label, draw, x_label, y_label, (WIDTH, 2.8 + above), columns=columns)
+
+
+def _rows(axes: Axes, paint: Paint, names: Sequence[str]) -> None:
+    """Names on the left, the first at the top."""
+    axes.set_yticks(range(len(names)), [shown(one) for one in names])
+    axes.tick_params(axis="y", labelcolor=paint["ink"])
+    axes.set_ylim(len(names) - 0.4, -0.6)
+
+
+def _height(rows: int, row: float = ROW) -> tuple[float, float]:
+    return WIDTH, 1.0 + row * max(rows, 2)
+
+
+def _legend(names: Sequence[str]) -> tuple[int, float]:
+    """Columns of a legend that have room beside each other, and its height in inches."""
+    longest = max((len(shown(name)) for name in names), default=1)
+    columns = max(1, min(3, 58 // (longest + 6)))
+    return columns, 0.2 * -(-len(names) // columns)

@@ -1,0 +1,95 @@
+"""Data sets, read once each: counts over all responses, and the first ones whole."""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from tessy_jax.analyze.sources import Source
+from tessy_jax.records import Row
+
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+WRITERS = ("student", "teacher")
+USES = ("kept", "discarded", "failed")
+DIGITS = 4
+
+Judge = Callable[[Row], bool]
+"""Whether a response is right."""
+
+
+@dataclass
+class DataSet:
+    """What one data set holds.
+
+    lengths: of each response, in the tokens of those who wrote it, and in words. tokens: kept, by writer. uses: generated
+    tokens by what became of them. first: the first responses in the order of the prompts. right: by prompt, where they were
+    judged, how many are of how many.
+    """
+
+    source: Source
+    responses: int = 0
+    failures: int = 0
+    lengths: dict[str, list[int]] = field(default_factory=lambda: {"tokens": [], "words": []})
+    tokens: Counter[str] = field(default_factory=Counter)
+    uses: Counter[str] = field(default_factory=Counter)
+    first: Sequence[Row] = ()
+    right: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+
+def read(source: Source, first: int, judge: Judge | None) -> DataSet:
+    """A finished data set. first: how many responses are kept whole, one at least.
+
+    Raises:
+        DataError: it cannot be read, or a response cannot be judged.
+    """
+    assert source.data is not None
+    found = DataSet(source)
+    found.first = heapq.nsmallest(first, _counted(source.data.rows(), found, judge), key=lambda row: row.place)
+    found.failures = sum(1 for _ in source.data.failures())
+    summary = source.data.summary() or {}
+    for use in ("discarded", "failed", "generated"):
+        found.uses[use] = sum((summary.get(f"{use}_tokens") or {}).values())
+    found.uses["kept"] = found.uses.pop("generated") - found.uses["discarded"] - found.uses["failed"]
+    return found
+
+
+def _counted(rows: Iterable[Row], found: DataSet, judge: Judge | None) -> Iterator[Row]:
+    for row in rows:
+        found.responses += 1
+        tokens = {name: int(row.meta.get(f"tokens_{name}") or 0) for name in WRITERS}
+        found.tokens.update(tokens)
+        found.lengths["tokens"].append(sum(tokens.values()))
+        written = (" " if span.source == "template" else row.content[span.start : span.end] for span in row.spans)
+        found.lengths["words"].append(len("".join(written).split()))
+        if judge is not None:
+            right, samples = found.right.get(row.prompt_id, (0, 0))
+            found.right[row.prompt_id] = right + judge(row), samples + 1
+        yield row
+
+
+def lengths(sets: Mapping[str, Sequence[DataSet]]) -> dict[str, Any]:
+    """How long responses are, per variant: quantiles and the mean, in tokens and in words (Fig. 12)."""
+    found: dict[str, Any] = {"quantiles": list(QUANTILES), "tokens": {}, "words": {}}
+    for name, own in sets.items():
+        for unit in ("tokens", "words"):
+            values = [length for one in own for length in one.lengths[unit]]
+            found[unit][name] = {
+                "mean": round(float(np.mean(values)), DIGITS),
+                "quantiles": [round(float(value), DIGITS) for value in np.quantile(values, QUANTILES)],
+            }
+    return found
+
+
+def shares(sets: Mapping[str, Sequence[DataSet]]) -> dict[str, Any]:
+    """Who wrote the tokens that were kept (Fig. 17), and what became of all that were generated, per variant."""
+    writers = {name: sum((one.tokens for one in own), Counter[str]()) for name, own in sets.items()}
+    uses = {name: sum((one.uses for one in own), Counter[str]()) for name, own in sets.items()}
+    return {
+        "kept": {name: {writer: own[writer] for writer in WRITERS} for name, own in writers.items()},
+        "generated": {name: {use: own[use] for use in USES} for name, own in uses.items()},
+    }

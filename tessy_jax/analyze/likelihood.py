@@ -1,0 +1,92 @@
+"""How probable the untouched student finds the data: the mean negative log-likelihood of a token, by who wrote it and where.
+
+What is probable to it already, it has little to learn from; what is improbable for its style alone takes it away from itself
+(Section 2 of the paper: capability and style tokens of the loss, Eq. 2).
+"""
+
+from __future__ import annotations
+
+import datetime
+from bisect import bisect_right
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from tessy_jax.analyze.data import DataSet
+from tessy_jax.config import Model
+from tessy_jax.config.analysis import Likelihood
+from tessy_jax.models import hf
+from tessy_jax.records import PHASES, Row
+from tessy_jax.sharding import Layout
+from tessy_jax.synthesis.cast import voice
+from tessy_jax.synthesis.scores import Score, Scorer, score
+
+KINDS = tuple((source, phase) for phase in PHASES for source in ("student", "teacher"))
+DIGITS = 5
+
+Sums = defaultdict[tuple[str, str], list[float]]
+"""By source and phase: the sum of log-probabilities, and of how many tokens."""
+
+
+def likelihoods(sets: Mapping[str, Sequence[DataSet]], settings: Likelihood, mesh: Mapping[str, int]) -> dict[str, Any]:
+    """Per variant, the mean over all tokens of its responses, and over those of each writer in each phase.
+
+    Each student is loaded once, and reads the data of all variants that were written for it; a data set without a student is
+    left out.
+
+    Raises:
+        ConfigError, TokenizerError, CheckpointError: a student cannot be read.
+    """
+    layout = Layout.of(mesh)
+    sums: dict[str, Sums] = {name: defaultdict(lambda: [0.0, 0]) for name in sets}
+    readers: defaultdict[str, list[tuple[str, Model, DataSet]]] = defaultdict(list)
+    for name, own in sets.items():
+        for one in own:
+            if one.source.student is not None:
+                readers[_weights(one.source.student)].append((name, one.source.student, one))
+    for group in readers.values():
+        _, student, _ = group[0]
+        model = hf.load(hf.resolve(student.model, revision=student.revision), dtype=student.dtype, layout=layout)
+        jobs = {name: sum(name == other for other, _, _ in group) for name, _, _ in group}
+        for name, section, one in group:
+            day = datetime.date.fromisoformat(one.source.date or datetime.date.today().isoformat())
+            chat = voice("student", section, day).chat
+            rows = one.first[: share(settings.responses, jobs[name])]
+            texts = {"open_text": chat.open_text, "close_text": chat.close_text}
+            found = score(rows, {"student": Scorer(model, chat)}, **texts, limit=settings.tokens)
+            add(sums[name], rows, (line["student"] for line in found))
+    return {
+        name: {"all": _mean(list(own.values()))}
+        | {phase: {s: _mean([own[s, p]] if (s, p) in own else []) for s, p in KINDS if p == phase} for phase in PHASES}
+        for name, own in sums.items()
+        if own
+    }
+
+
+def share(count: int, jobs: int) -> int:
+    """Of so many responses, those of each job."""
+    return -(-count // jobs)
+
+
+def add(sums: Sums, rows: Iterable[Row], scores: Iterable[Sequence[Score]]) -> None:
+    """Adds the log-probabilities of rows: each token is that of the span in which it begins."""
+    for row, found in zip(rows, scores, strict=True):
+        starts = [span.start for span in row.spans]
+        for start, _, value in found:
+            span = row.spans[bisect_right(starts, start) - 1]
+            total = sums[span.source, span.phase]
+            total[0] += value
+            total[1] += 1
+
+
+def _mean(sums: Sequence[Sequence[float]]) -> dict[str, Any] | None:
+    """Negative log-likelihood per token in nats, and of how many tokens; None of none."""
+    if not sums:
+        return None
+    total, tokens = (sum(values) for values in zip(*sums, strict=True))
+    return {"nll": round(-total / tokens, DIGITS) + 0.0, "tokens": int(tokens)}
+
+
+def _weights(student: Model) -> str:
+    """What decides which weights are loaded."""
+    return f"{student.model}\0{student.revision}\0{student.dtype}"

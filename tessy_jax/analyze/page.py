@@ -1,0 +1,257 @@
+"""The figures of an analysis and the page around them, made of its numbers alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from tessy_jax.analyze.charts import Chart, Curve, Dots, Look, boxes, curves, dots, looks, matrix, scatter, stacks
+from tessy_jax.report.figures import Colour
+from tessy_jax.report.page import Beside, Figure, Page, Section, Table, count, percent, render
+
+Numbers = Mapping[str, Any]
+Part = tuple[Chart, str, str]
+"""A chart, its title, and what one should know to read it."""
+
+WRITERS: dict[str, Colour] = {"student": "orange", "teacher": "blue"}
+USES: dict[str, Colour] = {"kept": "green", "discarded": "purple", "failed": "red"}
+KINDS = {
+    ("think", "student"): ("student's, thinking", Look("orange", "o")),
+    ("think", "teacher"): ("teacher's, thinking", Look("blue", "s")),
+    ("answer", "student"): ("student's, answer", Look("orange", "o", filled=False)),
+    ("answer", "teacher"): ("teacher's, answer", Look("blue", "s", filled=False)),
+    ("all", ""): ("all tokens", Look("ink", "D")),
+}
+"""Of tokens whose likelihood is shown: how they are called and drawn, by phase and writer."""
+LOSSES = {"loss": "all targets", "loss_cap": "capability tokens", "loss_sty": "style tokens"}
+DOMAINS = {"in": "in domain", "out": "out of domain"}
+WORD_ROW = 0.155
+"""Inches, of a word's row."""
+NOTHING = "–"
+
+
+def charts(numbers: Numbers) -> list[Chart]:
+    """All figures that the numbers are enough for."""
+    return [chart for topic in TOPICS for chart, _, _ in TOPICS[topic][2](numbers)]
+
+
+def page(numbers: Numbers, *, title: str, version: str) -> str:
+    """The page as HTML; equal arguments give equal bytes. version: of this package."""
+    sections = [_data(numbers)]
+    for topic, (heading, lead, parts) in TOPICS.items():
+        gaps = [text for about, text in numbers["missing"] if about == topic]
+        figures = [Figure(name, chart.inline(), note) for chart, name, note in parts(numbers)]
+        told = " ".join([lead, *gaps]) if figures else " ".join(gaps)
+        pieces = [Beside(figures[i : i + 2]) for i in range(0, len(figures), 2)]  # three would be small
+        sections.append(Section(heading, told, [*pieces, *_tables(topic, numbers)]))
+    variants = len(numbers["variants"])
+    subtitle = f"{variants} variant{'s' * (variants != 1)}; figures of the paper in brackets; tessy_jax {version}"
+    return render(Page(title, subtitle, sections))
+
+
+def _data(numbers: Numbers) -> Section:
+    """What was looked at, and what could not be."""
+    rows = [
+        [
+            name,
+            count(found["data_sets"]),
+            count(found["responses"]),
+            count(found["failures"]),
+            count(found["sampled"]),
+        ]
+        for name, found in numbers["data"].items()
+    ]
+    table = Table(
+        "The data",
+        ["variant", "data sets", "responses", "failed", "sampled"],
+        rows,
+        "All of a variant's data sets, which differ by student and seed, count together. Failed responses are in no data; "
+        "those sampled, the first ones, are read for the map, the similarities and the words.",
+    )
+    missing = dict.fromkeys(text for _, text in numbers["missing"])
+    lead = "Missing: " + " ".join(missing) if missing else "Nothing is missing."
+    return Section("What was looked at", lead, [table])
+
+
+def _tables(topic: str, numbers: Numbers) -> list[Table]:
+    found = numbers[topic]
+    if topic == "quality" and found:
+        rows = [
+            [
+                name,
+                percent(own["pass@1"]),
+                f"{percent(own['interval'][0])} to {percent(own['interval'][1])}",
+                *(count(own[key]) for key in ("prompts", "responses", "right")),
+            ]
+            for name, own in found["variants"].items()
+        ]
+        return [Table("Quality in numbers", ["", "pass@1", "interval", "prompts", "responses", "right"], rows)]
+    if topic == "likelihood" and found:
+        rows = [[name, *(_nll(_of(own, *kind)) for kind in KINDS)] for name, own in found.items()]
+        columns = ["", *(text for text, _ in KINDS.values())]
+        return [Table("Negative log-likelihood in numbers", columns, rows, "In brackets: tokens.")]
+    return []
+
+
+def _of(likelihood: Mapping[str, Any], phase: str, writer: str) -> Mapping[str, Any] | None:
+    """The measure of one kind of tokens; None where there are none. writer: empty for both."""
+    found = likelihood[phase]
+    return found[writer] if writer else found
+
+
+def _nll(measure: Mapping[str, Any] | None) -> str:
+    return NOTHING if measure is None else f"{measure['nll']:.3f} ({count(measure['tokens'])})"
+
+
+def _texts(numbers: Numbers) -> list[Part]:
+    found, parts = numbers["texts"], []
+    if found and found["map"]:
+        own = found["map"]
+        first, second = (
+            f"{name} component, {percent(share)}" for name, share in zip(("first", "second"), own["explained"], strict=True)
+        )
+        label = "Responses in the plane of the principal components of their TF-IDF vectors, by variant"
+        chart = scatter("map", label, own["points"], own["centroids"], (first, second))
+        note = f"Small: responses; large: the middle of each variant. {count(own['words'])} different words."
+        parts.append((chart, "Where the thinking lies (Fig. 8)", note))
+    if found and found["similarity"]:
+        own = found["similarity"]
+        chart = matrix("similarity", "Mean cosine similarity of variants", own["variants"], own["matrix"])
+        note = "The mean over all pairs of different responses, one of each variant. On the diagonal: within a variant."
+        parts.append((chart, "Mean cosine similarity (Fig. 14)", note))
+    return parts
+
+
+def _words(numbers: Numbers) -> list[Part]:
+    found = numbers["words"]
+    if not found:
+        return []
+    told = looks(list(numbers["variants"]))
+    groups = [Dots(name, rates, told[name]) for name, rates in found["per_thousand"].items()]
+    chart = dots("words", "Frequent words by variant", "times in a thousand words", found["words"], groups, row=WORD_ROW)
+    return [(chart, "Frequent words of the thinking (Fig. 16)", "Words that are frequent in any variant.")]
+
+
+def _lengths(numbers: Numbers) -> list[Part]:
+    found, parts = numbers["lengths"], []
+    if not found:
+        return []
+    told = {"tokens": "tokens, each of its writer's own vocabulary", "words": "words between white space"}
+    for unit, x_label in told.items():
+        rows = {name: (own["quantiles"], own["mean"]) for name, own in found[unit].items()}
+        chart = boxes(f"lengths_{unit}", f"Lengths of responses in {unit}, by variant", x_label, rows)
+        note = "Box: the middle half, with the median; whiskers: 5 % to 95 %; marker: the mean."
+        parts.append((chart, f"Lengths in {unit} (Fig. 12)", note))
+    return parts
+
+
+def _shares(numbers: Numbers) -> list[Part]:
+    found = numbers["shares"]
+    if not found:
+        return []
+    kept = stacks("tokens", "Shares of student and teacher in the kept tokens, by variant", WRITERS, found["kept"])
+    parts: list[Part] = [
+        (kept, "Who wrote the tokens (Fig. 17)", "Tokens that were kept, each of its writer's own vocabulary.")
+    ]
+    if any(sum(own.values()) for own in found["generated"].values()):
+        label = "What became of generated tokens, by variant"
+        chart = stacks("waste", label, USES, found["generated"])
+        note = (
+            "Discarded: a turn was cut in front of them; failed: the attempt came to nothing. Of a synthesis that was "
+            "interrupted, they are of its last start alone."
+        )
+        parts.append((chart, "What became of generated tokens", note))
+    return parts
+
+
+def _quality(numbers: Numbers) -> list[Part]:
+    found = numbers["quality"]
+    if not found:
+        return []
+    own = found["variants"]
+    values = [100 * one["pass@1"] for one in own.values()]
+    ranges = [(100 * one["interval"][0], 100 * one["interval"][1]) for one in own.values()]
+    group = Dots("pass@1", values, Look("blue", "o"), ranges)
+    label = "pass@1 of the responses of the data, by variant"
+    chart = dots("quality", label, "pass@1, %", list(own), [group], legend=False)
+    note = f"Lines: intervals at {100 * found['confidence']:g} %. A prompt counts once in every job."
+    return [(chart, "Right answers in the data (Fig. 6)", note)]
+
+
+def _likelihood(numbers: Numbers) -> list[Part]:
+    found = numbers["likelihood"]
+    if not found:
+        return []
+    groups = [
+        Dots(text, [None if one is None else one["nll"] for one in measures], look)
+        for kind, (text, look) in KINDS.items()
+        if any(measures := [_of(own, *kind) for own in found.values()])
+    ]
+    label = "Mean negative log-likelihood of tokens under the untouched student, by variant, writer and phase"
+    chart = dots("likelihood", label, "nats per token of the student", list(found), groups)
+    note = "The farther to the left, the more it is what the student would write itself."
+    return [(chart, "Negative log-likelihood under the untouched student", note)]
+
+
+def _losses(numbers: Numbers) -> list[Part]:
+    found = numbers["losses"]
+    if not found:
+        return []
+    told = looks(list(numbers["variants"]))
+    note = "Lines: means over students and seeds; bands: one standard deviation. Who has no such tokens has no line."
+    note += f" Each point is the mean over {found['together']} steps." if found["together"] > 1 else ""
+    parts = []
+    for loss, own in found["curves"].items():
+        chart = curves(loss, f"{LOSSES[loss]}: loss over the steps, by variant", "step", "loss", _lines(own), told)
+        parts.append((chart, f"Loss on {LOSSES[loss]} (Fig. 15)", note))
+    return parts
+
+
+def _accuracy(numbers: Numbers) -> list[Part]:
+    found = numbers["accuracy"]
+    if not found:
+        return []
+    told, parts = looks(list(numbers["variants"])), []
+    for domain, own in found["domains"].items():
+        places = sorted({place for course in own.values() for place, *_ in course})
+        ticks = {place: "end" if place in found["ends"] else f"{place:g}" for place in places} if found["ends"] else None
+        name = DOMAINS.get(domain, domain)
+        x_label, label = "epoch (0: the untouched student)", f"pass@1 {name} over the epochs, by variant"
+        lines = _lines(own, 100)
+        chart = curves(f"accuracy_{domain}", label, x_label, "pass@1, %", lines, told, markers=True, ticks=ticks)
+        note = "Lines: means over students and seeds; bands: one standard deviation."
+        parts.append((chart, f"Accuracy {name} (Fig. 11)", note))
+    return parts
+
+
+def _lines(courses: Mapping[str, Sequence[Sequence[float | None]]], scale: float = 1) -> list[Curve]:
+    def scaled(value: float | None) -> float | None:
+        return None if value is None else scale * value
+
+    return [
+        Curve(
+            name, [p or 0.0 for p, *_ in own], [scaled(mean) for _, mean, *_ in own], [scaled(off) for _, _, off, _ in own]
+        )
+        for name, own in courses.items()
+    ]
+
+
+TOPICS: dict[str, tuple[str, str, Callable[[Numbers], list[Part]]]] = {
+    "texts": (
+        "Who resembles whom",
+        "A response is the bag of the words of its thinking, weighted by TF-IDF.",
+        _texts,
+    ),
+    "words": ("Words", "", _words),
+    "lengths": ("Lengths", "What the models wrote, without what opens and closes the thinking.", _lengths),
+    "shares": ("Tokens", "", _shares),
+    "quality": ("Quality of the data", "Every response that a student would learn from is judged by its answer.", _quality),
+    "likelihood": (
+        "What the student finds probable",
+        "The untouched student reads the data: the mean over tokens, by who wrote them and where they stand.",
+        _likelihood,
+    ),
+    "losses": ("Training", "Targets of the teacher count as capability, those of the student as style.", _losses),
+    "accuracy": ("Accuracy over the epochs", "", _accuracy),
+}
+"""By the key of the numbers: heading, what one should know, and figures."""

@@ -1,0 +1,87 @@
+"""How good the data themselves are: pass@1 of the responses that a student would learn from (Fig. 6)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from tessy_jax.analyze.data import DataSet, Judge
+from tessy_jax.analyze.sources import Source
+from tessy_jax.config.analysis import Quality
+from tessy_jax.config.evaluation import Task
+from tessy_jax.errors import ConfigError, DataError
+from tessy_jax.evaluate.job import verdict
+from tessy_jax.evaluate.pass_at_k import Count, pass_at_1
+from tessy_jax.evaluate.tasks import Bench, Problem, table_problems
+from tessy_jax.mini.tasks import item_of
+from tessy_jax.records import Row
+
+TASK = "data"
+DIGITS = 6
+
+
+@contextmanager
+def judges(quality: Quality, benches: Mapping[str, Bench]) -> Iterator[Callable[[Source], Judge]]:
+    """Gives what judges the responses of a data set. benches: by verifier.
+
+    Raises:
+        ConfigError: there is no such verifier.
+        DataError: later, of a response whose prompt has no right answer.
+    """
+    if quality.verifier not in benches:
+        raise ConfigError(
+            f"analysis.quality: there is no verifier {quality.verifier!r} here, only {', '.join(benches)}; name one of them"
+        )
+    with benches[quality.verifier].verifier() as verifier:
+
+        def of(source: Source) -> Judge:
+            known = {} if quality.verifier == "mini" else _problems(source, quality)
+
+            def judge(row: Row) -> bool:
+                problem = _item(source, row) if quality.verifier == "mini" else known.get(row.prompt_id)
+                if problem is None:
+                    raise DataError(
+                        f"{source.place}: has a response to {row.prompt_id!r}, which {source.prompts.path} lacks; bring "
+                        "back the prompts of that run, or set analysis.quality to null"
+                    )
+                return verdict(verifier, problem, row).right
+
+            return judge
+
+        yield of
+
+
+def _problems(source: Source, quality: Quality) -> dict[str, Problem]:
+    """By prompt id."""
+    prompts = source.prompts
+    named: dict[str, Any] = {"name": TASK, "path": prompts.path, "split": prompts.split, "limit": prompts.limit}
+    task = Task.model_validate({**named, "answer": quality.answer, "verifier": quality.verifier})
+    return {problem.own_id: problem for problem in table_problems(task)}
+
+
+def _item(source: Source, row: Row) -> Problem:
+    """The miniature's problem that has this prompt id."""
+    try:
+        item = item_of(row.prompt_id)
+    except DataError as error:
+        raise DataError(f"{source.place}: {error}; or set analysis.quality.verifier to exact or boxed") from None
+    return Problem(f"{TASK}/{item.id}", TASK, item.family, list(row.messages[:-1]), item.answer)
+
+
+def summarize(sets: Mapping[str, Sequence[DataSet]], confidence: float) -> dict[str, Any]:
+    """pass@1 per variant, with its interval; every prompt of every job counts alike. failures: responses that came to
+    nothing, and so are in no data."""
+    found = {}
+    for name, own in sets.items():
+        counts = [Count(samples, right) for one in own for right, samples in one.right.values()]
+        mean, low, high = pass_at_1(counts, confidence)
+        found[name] = {
+            "pass@1": round(mean, DIGITS),
+            "interval": [round(low, DIGITS), round(high, DIGITS)],
+            "prompts": len(counts),
+            "responses": sum(one.responses for one in own),
+            "right": sum(right for one in own for right, _ in one.right.values()),
+            "failures": sum(one.failures for one in own),
+        }
+    return {"confidence": confidence, "variants": found}
