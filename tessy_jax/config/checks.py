@@ -1,4 +1,4 @@
-"""The sections that say which prompts and responses are good enough to train on, and their defaults: they stand here only."""
+"""The sections that say what prompts and responses are good enough, and their defaults: they stand here only."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class Verification(Section):
     answer: Text = "answer"
     """The column of data.path that holds the right answer; mini needs none, it knows the prompts by their ids."""
     wrong: Literal["keep", "drop", "resample"] = "resample"
-    """A response that is not right is kept, with its verdict in meta (keep), recorded as a failure (drop), or a failed attempt
-    like any other (resample)."""
+    """A response that is not right is kept, with its verdict in meta (keep), recorded as a failure (drop), or a failed
+    attempt like any other (resample)."""
 
 
 class Against(Section):
@@ -42,15 +42,15 @@ class Against(Section):
 class Decontamination(Section):
     """Which prompts are too much like those of evaluations."""
 
-    against: list[Against] = []
+    against: list[Against] = Field(default_factory=list)
     """Prompts of evaluations: paths, or sections with path, split and prompt."""
     evaluation: bool = True
     """In a whole job: those of its own evaluation's tasks, too."""
     ngram: Count | None = 13
-    """A prompt that shares so many words in a row with one of these is left out (null: however many it shares); so is one that
-    is equal to one of these, however short."""
+    """A prompt that shares so many words in a row with one of these is left out (null: however many it shares); so is one
+    that is equal to one of these, however short."""
     common: Count = 10
     """Words in a row that more of these prompts have than so many are no sign: instructions are alike everywhere."""
     near_duplicates: Annotated[Real, Field(gt=0, le=1)] | None = 0.8
-    """A prompt is left out, too, if the Jaccard similarity of its words, three at a time, to those of one of these is at least
-    this (null: however near)."""
+    """A prompt is left out, too, if the Jaccard similarity of its words, three at a time, to those of one of these is at
+    least this (null: however near)."""

@@ -146,7 +146,7 @@ class Model(Section):
     """Of weights, activations and cache."""
     thinking: Thinking = Thinking()
     """Thinking markers, where the tokenizer has none."""
-    template: dict[str, Any] = {}
+    template: dict[str, Any] = Field(default_factory=dict)
     """Extra variables of the chat template, e.g. reasoning_effort: high."""
     system: Text | None = None
     """System message put in front of every prompt for this model."""
@@ -239,8 +239,8 @@ class Synthesis(Section):
     def _again(self) -> Self:
         if self.verification is not None and self.verification.wrong == "resample" and self.max_attempts == 1:
             raise ValueError(
-                "verification.wrong is resample and max_attempts 1, which leaves no second attempt; set max_attempts to 2 or "
-                "more, or wrong to drop"
+                "verification.wrong is resample and max_attempts 1, which leaves no second attempt; set max_attempts to 2 "
+                "or more, or wrong to drop"
             )
         return self
 
@@ -252,7 +252,7 @@ class Run(Section):
     """Run folder: a path, or an address such as gs://bucket/run."""
     seed: Annotated[int, Field(ge=0, lt=1 << 32)] = 0
     """Of everything drawn at random."""
-    mesh: Axes = {}
+    mesh: Axes = Field(default_factory=dict)
     """Sizes of the device mesh's axes, e.g. {tensor: 8, data: 2} or "tensor=8,data=2" (empty: one device)."""
 
     def resolved(self) -> Self:

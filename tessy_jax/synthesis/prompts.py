@@ -70,12 +70,12 @@ def read(
     skipped: list[tuple[str, str]] = []
     places: dict[str, tuple[str, list[dict[str, str]]]] = {}
     rows = 0
-    for index, (where, row) in enumerate(table_rows(path, split, limit, (*FORMS, "id", *columns))):
+    for index, (where, found) in enumerate(table_rows(path, split, limit, (*FORMS, "id", *columns))):
         rows += 1
         try:
-            if isinstance(row, DataError):
-                raise row
-            row = shown(row)
+            if isinstance(found, DataError):
+                raise found
+            row = shown(found)
             own, messages = _prompt(row)
             name = _hash(messages) if own is None else own
             first, before = places.get(name, (where, messages))
@@ -105,7 +105,11 @@ def column_as_prompt(column: str | None) -> Callable[[Any], Any]:
         if row.get(column) is None:
             held = ", ".join(f"`{name}`" for name in sorted(row)[:12]) or "nothing"
             raise DataError(f"has no `{column}`, which should hold the prompt; it holds {held}: set prompt to one of them")
-        return {"id": row.get("id"), "prompt": row[column], **{name: row[name] for name in row if name not in (*FORMS, "id")}}
+        return {
+            "id": row.get("id"),
+            "prompt": row[column],
+            **{name: row[name] for name in row if name not in (*FORMS, "id")},
+        }
 
     return shown
 
