@@ -1,9 +1,14 @@
 """Answers that are whole numbers from 0 to 999, as those of the AIME are; zeros in front do not count.
 
-The answer is, of all that stands behind the thinking, the first of these that there is: the number that the last
-`\\boxed{…}` that closes holds, alone or behind its last `=`; the number at the beginning of what follows the last "answer
-is" or the like (see `answers`), or else the last one in that line; the last number. Parts of other numbers (decimals, −7, 12/5,
-1,234) are none. A box that holds anything else is an answer that is wrong.
+The answer is, of all that stands behind the thinking, the first of these that there is:
+
+1. the number that the last `\\boxed{…}` that closes holds, alone or behind its last `=`; a box that holds anything else is
+   an answer that is wrong;
+2. the number at the beginning of what follows the last "answer is" or the like (see `answers`), or else the last in that
+   line;
+3. the last number.
+
+Parts of other numbers (decimals, −7, 12/5, 1,234) are none.
 """
 
 from __future__ import annotations

@@ -190,7 +190,7 @@ def contaminated(data: Data, prompts: Sequence[Prompt], given: Iterable[Question
     if all(prompt.id in found for prompt in prompts):
         name, how = next(iter(found.items()))
         raise DataError(
-            f"{data.path}: all prompts are too much like those of evaluations, such as {name!r} ({how}); give other prompts, or "
+            f"{data.path}: all prompts are too much like those of evaluations, such as {name!r} ({how}); give others, or "
             "change data.decontaminate"
         )
     return found

@@ -152,8 +152,10 @@ def prompts_of(data: Data, verifier: Verifier | None) -> Prompts:
     Raises:
         DataError, ConfigError: see `prompts.read`; or a row has no right answer.
     """
-    own = {} if verifier is None else {"columns": verifier.judge.columns, "known": verifier.judge.known}
-    return read(data.path, data.split, data.limit, data.skip_invalid, **own)
+    if verifier is None:
+        return read(data.path, data.split, data.limit, data.skip_invalid)
+    judge = verifier.judge
+    return read(data.path, data.split, data.limit, data.skip_invalid, columns=judge.columns, known=judge.known)
 
 
 def kept(store: RunStore, config: str, failures: Sequence[Failure]) -> dict[str, Any]:
