@@ -31,8 +31,10 @@ WEIGHTS = (0.1, 0.9)
 exactly afterwards."""
 CHARACTERS = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 WORD = re.compile(rf"[{CHARACTERS}]|[^\W_{CHARACTERS}]+|[-+*/=<>^%|×÷±≤≥≠∑∫√]")
-LAYOUT = re.compile(r"^[ \t]*[-*+][ \t]+|([-+*/=<>^%|])\1+|(?<=[^\W\d_])-(?=[^\W\d_])", re.MULTILINE)
-"""A bullet, a run of one mark (`**`, `---`), a hyphen."""
+LAYOUT = re.compile(
+    r"^[ \t]*[-*+][ \t]+|([-+*/=<>^%|])\1+|(?<!\w)\*(?=\w)|(?<=\w)\*(?!\w)|(?<=[^\W\d_])-(?=[^\W\d_])", re.MULTILINE
+)
+"""A bullet, a run of one mark (`**`, `---`), a star of emphasis, a hyphen."""
 
 
 class Question(NamedTuple):

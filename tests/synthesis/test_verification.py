@@ -1,4 +1,4 @@
-"""Finished responses are judged once: what is not right is kept with its verdict, recorded, or written again, as one asks."""
+"""Finished responses are judged once: what is not right is kept with its verdict, recorded, or written again."""
 
 import json
 import os
