@@ -103,6 +103,8 @@ class Data(Section):
     """Responses per row."""
     skip_invalid: bool = False
     """Record rows that fit no accepted form as failures, instead of stopping before any work."""
+    prompt: Text | None = None
+    """The column that holds the prompt as text, such as problem (null: rows have a form that prompts may have)."""
     decontaminate: Decontamination | None = None
     """Leave out prompts that evaluations ask, too (null: none)."""
 

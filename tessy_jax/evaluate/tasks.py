@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol
 
 from tessy_jax.config.evaluation import Task
 from tessy_jax.errors import ConfigError, DataError
-from tessy_jax.synthesis.prompts import column_as_prompt, read
+from tessy_jax.synthesis.prompts import read
 
 FAMILIES = ("family", "subject")
 """Columns that say of which family a problem is; the first that a row has."""
@@ -87,13 +87,13 @@ def table_problems(
     known: Knowing = plain,
     *,
     columns: Collection[str] = (),
-    shown: Callable[[Any], Any] | None = None,
+    shown: Callable[[Any], Any] = lambda row: row,
 ) -> list[Problem]:
     """The problems in a task's table, in its order.
 
     A problem that comes again, by its own id or by its prompt where it has none, is one more problem: it gets a number.
-    known, columns: of the bench. shown: gives rows a form that prompts may have (None: they have one, or the task says which
-    column is the prompt).
+    known, columns: of the bench. shown: gives rows a form that prompts may have, unless the task says which column is the
+    prompt.
 
     Raises:
         DataError: the table cannot be read, or a row is no prompt or has no answer; names file and line.
@@ -105,13 +105,13 @@ def table_problems(
         found = known(row, task.answer, name)
         return found, next((family for column in FAMILIES if (family := text_of(row, column))), None)
 
-    own = () if task.prompt is None else (task.prompt,)
     prompts = read(
         task.path,
         task.split,
         task.limit,
-        columns=(task.answer, *FAMILIES, *own, *columns),
-        shown=column_as_prompt(task.prompt) if shown is None or task.prompt is not None else shown,
+        prompt=task.prompt,
+        columns=(task.answer, *FAMILIES, *columns),
+        shown=shown,
         known=told,
     ).prompts
     names: set[str] = set()

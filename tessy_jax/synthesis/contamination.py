@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from tessy_jax.config import Data, Decontamination
 from tessy_jax.errors import DataError
-from tessy_jax.synthesis.prompts import Prompt, column_as_prompt, read
+from tessy_jax.synthesis.prompts import Prompt, read
 
 CONTAMINATED = "contaminated"
 SHINGLE = 3
@@ -70,8 +70,7 @@ def questions(config: Decontamination) -> list[Question]:
     """
     found = []
     for source in config.against:
-        column = () if source.prompt is None else (source.prompt,)
-        prompts = read(source.path, source.split, columns=column, shown=column_as_prompt(source.prompt)).prompts
+        prompts = read(source.path, source.split, prompt=source.prompt).prompts
         found += [Question(f"{source.path}: {prompt.id}", prompt.messages) for prompt in prompts]
     return found
 

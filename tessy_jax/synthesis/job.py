@@ -152,10 +152,10 @@ def prompts_of(data: Data, verifier: Verifier | None) -> Prompts:
     Raises:
         DataError, ConfigError: see `prompts.read`; or a row has no right answer.
     """
+    where = data.path, data.split, data.limit, data.skip_invalid
     if verifier is None:
-        return read(data.path, data.split, data.limit, data.skip_invalid)
-    judge = verifier.judge
-    return read(data.path, data.split, data.limit, data.skip_invalid, columns=judge.columns, known=judge.known)
+        return read(*where, prompt=data.prompt)
+    return read(*where, prompt=data.prompt, columns=verifier.judge.columns, known=verifier.judge.known)
 
 
 def kept(store: RunStore, config: str, failures: Sequence[Failure]) -> dict[str, Any]:

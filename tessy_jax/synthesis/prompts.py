@@ -52,6 +52,7 @@ def read(
     limit: int | None = None,
     skip_invalid: bool = False,
     *,
+    prompt: str | None = None,
     columns: Collection[str] = (),
     shown: Callable[[Any], Any] = lambda row: row,
     known: Callable[[dict[str, Any], str], Any] = lambda row, name: None,
@@ -59,8 +60,9 @@ def read(
     """The prompts of an input, checked in whole; later rows than the first `limit` are not looked at.
 
     path: a JSONL or Parquet file or address, or the folder or name of a data set. split: of a data set.
-    skip_invalid: rows that are no prompt are recorded instead of refused. columns: what `shown` and `known` look at: the one
-    gives a row a form that is accepted, the other says what is known of a row and the prompt's id; both may raise DataError.
+    skip_invalid: rows that are no prompt are recorded instead of refused. prompt: the column that is the prompt, where rows
+    have none of the accepted forms. columns: what `shown` and `known` look at: the one gives a row an accepted form where
+    `prompt` is None, the other says what is known of a row and the prompt's id; both may raise DataError.
 
     Raises:
         DataError: the input cannot be read or has no prompts, or a row is no prompt, or two different prompts have one id.
@@ -70,12 +72,13 @@ def read(
     skipped: list[tuple[str, str]] = []
     places: dict[str, tuple[str, list[dict[str, str]]]] = {}
     rows = 0
-    for index, (where, found) in enumerate(table_rows(path, split, limit, (*FORMS, "id", *columns))):
+    wanted = dict.fromkeys((*FORMS, "id", *([] if prompt is None else [prompt]), *columns))
+    for index, (where, found) in enumerate(table_rows(path, split, limit, wanted)):
         rows += 1
         try:
             if isinstance(found, DataError):
                 raise found
-            row = shown(found)
+            row = shown(found) if prompt is None else _with_prompt(found, prompt)
             own, messages = _prompt(row)
             name = _hash(messages) if own is None else own
             first, before = places.get(name, (where, messages))
@@ -94,24 +97,6 @@ def read(
     if not prompts:
         raise DataError(f"{path}: none of its {rows} rows is a prompt; the first, at {': '.join(skipped[0])}")
     return Prompts(prompts, skipped)
-
-
-def column_as_prompt(column: str | None) -> Callable[[Any], Any]:
-    """Rows in which a column is the prompt, for `read`; where it is None, rows as they are."""
-
-    def shown(row: Any) -> Any:
-        if column is None or not isinstance(row, dict):
-            return row
-        if row.get(column) is None:
-            held = ", ".join(f"`{name}`" for name in sorted(row)[:12]) or "nothing"
-            raise DataError(f"has no `{column}`, which should hold the prompt; it holds {held}: set prompt to one of them")
-        return {
-            "id": row.get("id"),
-            "prompt": row[column],
-            **{name: row[name] for name in row if name not in (*FORMS, "id")},
-        }
-
-    return shown
 
 
 def jobs(prompts: Iterable[Prompt], rollouts: int) -> list[Job]:
@@ -149,3 +134,13 @@ def _prompt(row: Any) -> tuple[str | None, list[dict[str, str]]]:
     if not messages[-1]["content"].strip():
         raise DataError(f"the prompt is empty; {form} should end with some text of the user")
     return own_id(row), messages
+
+
+def _with_prompt(row: Any, column: str) -> Any:
+    """A row in which a column is the prompt, and no other form is."""
+    if not isinstance(row, dict):
+        return row
+    if row.get(column) is None:
+        held = ", ".join(f"`{name}`" for name in sorted(row)[:12]) or "nothing"
+        raise DataError(f"has no `{column}`, which should hold the prompt; it holds {held}: set prompt to one of them")
+    return {**{name: value for name, value in row.items() if name not in FORMS}, "prompt": row[column]}
