@@ -80,6 +80,13 @@ def benches() -> dict[str, Any]:
     return {**BENCHES, **evaluation.BENCHES}
 
 
+def judges() -> Any:
+    """Who judges responses while they are written: the miniature's verifier, too."""
+    from tessy_jax.evaluate import verification
+
+    return verification.judges(benches())
+
+
 def run_all(args: argparse.Namespace) -> None:
     from tessy_jax.config import Pipeline
     from tessy_jax.pipeline import run
@@ -130,7 +137,7 @@ def synthesize(args: argparse.Namespace) -> None:
     if args.dry_run:
         from tessy_jax.synthesis.dry_run import describe
 
-        print(describe(load(args.config, args.set)))
+        print(describe(load(args.config, args.set), judges()))
         return
     from tessy_jax.synthesis.job import synthesize as run
 
@@ -139,7 +146,7 @@ def synthesize(args: argparse.Namespace) -> None:
         failed, place = sum(whole["failures"].values()), config.output
         return f"{whole['responses']} responses, {failed} failures in {place}; tessy rows {place} prints them"
 
-    finish(args, Synthesize, lambda config, **how: run(config, **how).summary, shown)
+    finish(args, Synthesize, lambda config, **how: run(config, judges=judges(), **how).summary, shown)
 
 
 def boundary(args: argparse.Namespace) -> None:

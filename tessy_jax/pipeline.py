@@ -21,11 +21,12 @@ import jax
 from tessy_jax import __version__
 from tessy_jax.boundary.traces import sample
 from tessy_jax.boundary.train import annotate_traces, backbone_of, train_predictor, training_folder
-from tessy_jax.config import Boundary, Evaluate, Model, Pipeline, Predictors, Synthesize, Train
+from tessy_jax.config import Boundary, Data, Evaluate, Model, Pipeline, Predictors, Synthesize, Train
 from tessy_jax.config.pipeline import BEFORE, DATA, EVALUATION, MADE, TRAINING, round_name
 from tessy_jax.errors import ConfigError
 from tessy_jax.evaluate.job import BENCHES, evaluate
 from tessy_jax.evaluate.tasks import Bench, problems_of
+from tessy_jax.evaluate.verification import judges
 from tessy_jax.models.transformer import Decoder
 from tessy_jax.processes import devices, first, once
 from tessy_jax.report.predictors import evaluate_predictors
@@ -34,9 +35,10 @@ from tessy_jax.sharding import Layout
 from tessy_jax.store import RunStore
 from tessy_jax.store.files import local, within
 from tessy_jax.store.opening import opened, reader_of
-from tessy_jax.synthesis import prompts
 from tessy_jax.synthesis.cast import Cast
-from tessy_jax.synthesis.job import synthesize
+from tessy_jax.synthesis.contamination import Question, questions
+from tessy_jax.synthesis.job import prompts_of, synthesize
+from tessy_jax.synthesis.verification import verifying
 from tessy_jax.train.job import FOLDER, train
 
 log = logging.getLogger(__name__)
@@ -87,7 +89,10 @@ def check(config: Pipeline, benches: Mapping[str, Bench] = BENCHES) -> None:
             "process alone; make them with `tessy boundary` first, and name them"
         )
     problems_of(config.evaluation.tasks, benches)
-    prompts.read(config.data.path, config.data.split, config.data.limit, config.data.skip_invalid)
+    with verifying(config.synthesis.verification, judges(benches)) as verifier:
+        prompts_of(config.data, verifier)
+    if config.data.decontaminate is not None:
+        questions(config.data.decontaminate)
     if config.missing:
         assert config.predictors is not None
         backbone_of(config.predictors.predictor)
@@ -128,7 +133,8 @@ class _Job:
                 data = _synthesis(config, number, self._student(model), boundary)
                 with self._stage(f"round {number}: synthesis"):
                     if not _is_over(data.output):
-                        written = synthesize(data, self.student, **self.how)
+                        how = {"judges": judges(self.benches), "questions": self._questions(config.data), **self.how}
+                        written = synthesize(data, self.student, **how)
                         self.student = written.student or self.student
                 with self._stage(f"round {number}: training"):
                     trained = train(training, self.student, **self.how)
@@ -182,12 +188,20 @@ class _Job:
         predictors = Predictors.model_validate(made)
         with self._stage(MADE):
             if not _holds(predictors.output, "evaluation.json"):
-                sample(predictors, **self.how)
+                assert predictors.data is not None
+                sample(predictors, questions=self._questions(predictors.data), **self.how)
                 annotate_traces(predictors, tell=self.how["tell"])
                 for speaker in config.missing:
                     train_predictor(predictors, speaker, **self.how)
                 evaluate_predictors(predictors, tell=self.how["tell"])
         return {speaker: within(training_folder(predictors, speaker), FOLDER) for speaker in config.missing}
+
+    def _questions(self, data: Data) -> list[Question]:
+        """The prompts of the evaluation, where data are to be clean of them."""
+        if data.decontaminate is None or not data.decontaminate.evaluation:
+            return []
+        found = problems_of(self.config.evaluation.tasks, self.benches)
+        return [Question(problem.id, problem.messages) for problems in found.values() for problem in problems]
 
     def _training(self, number: int, folder: str, model: str) -> Train:
         config = self.config

@@ -14,8 +14,11 @@ from tessy_jax import cli
 from tessy_jax.config import Pipeline, read
 from tessy_jax.evaluate.job import BENCHES
 from tessy_jax.mini import evaluation
+from tessy_jax.mini.tasks import item_of, items
+from tessy_jax.mini.verify import is_right
 from tessy_jax.models import hf
 from tessy_jax.pipeline import run
+from tessy_jax.store import RunReader
 from tessy_jax.synthesis.export import rows_in_order
 from tests import several
 from tests.conftest import ROOT
@@ -115,6 +118,23 @@ def test_every_round_goes_on_with_the_student_of_the_last(whole, tmp_path, capsy
     assert f"model: {tmp_path}/job/round-1/training/model" in config
     assert "round 2" in (tmp_path / "job" / "report.html").read_text().lower()
     assert tessy(tmp_path / "job.yaml") == 0, "fewer rounds are done already"
+
+
+@pytest.mark.slow
+def test_a_job_is_trained_on_right_answers_to_prompts_that_it_is_not_asked(tmp_path):
+    file, item = job(tmp_path), next(items("Ae", "test", 0))
+    with (tmp_path / "prompts.jsonl").open("a") as out:
+        out.write(json.dumps({"id": item.id, "prompt": item.prompt}) + "\n")
+    choices = ["data.decontaminate={}", "synthesis.verification={verifier: mini}", "synthesis.recipe=student_only"]
+    assert tessy(file, *(part for choice in choices for part in ("--set", choice))) == 0
+    data = RunReader(str(tmp_path / "job" / "round-1" / "synthesis"))
+    rows, failures = list(data.rows()), list(data.failures())
+    assert all(is_right(item_of(row.prompt_id), row.content) for row in rows)
+    assert len(rows) + len(failures) == 13
+    (left_out,) = [failure for failure in failures if failure.reason == "contaminated"]
+    assert (left_out.prompt_id, left_out.detail) == (item.id, f"sums/{item.id}: is the same text")
+    assert {failure.attempts for failure in failures if failure.reason == "wrong_answer"} <= {3}
+    assert "wrong answer" in (tmp_path / "job" / "report.html").read_text()
 
 
 @pytest.mark.slow

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 from tessy_jax.config import Predictors, Synthesize, dump, settle
@@ -12,6 +12,7 @@ from tessy_jax.errors import ConfigError, DataError
 from tessy_jax.records import Row
 from tessy_jax.store import RunStore
 from tessy_jax.store.files import local, within
+from tessy_jax.synthesis.contamination import Question
 from tessy_jax.synthesis.job import synthesize
 from tessy_jax.train.data import row_of, rows_at
 
@@ -63,11 +64,12 @@ def sample(
     config: Predictors,
     wanted: Writer | None = None,
     *,
+    questions: Sequence[Question] = (),
     progress: bool = True,
     tell: Callable[[str], None] = log.info,
 ) -> dict[str, Any]:
     """Samples traces of the speakers that have none, each alone, or goes on with it; returns a summary per speaker. A trace
-    need not come to an end.
+    need not come to an end. questions: as for `synthesize`.
 
     Raises:
         TessyError: what is wrong with configuration, prompts, models or output.
@@ -90,7 +92,7 @@ def sample(
                 "synthesis": config.synthesis.model_copy(update={"recipe": f"{speaker}_only"}),
             }
         )
-        found[speaker] = synthesize(run, unfinished=True, progress=progress, tell=tell).summary
+        found[speaker] = synthesize(run, unfinished=True, questions=questions, progress=progress, tell=tell).summary
     return found
 
 

@@ -1,6 +1,8 @@
 """The typed, frozen configuration of a run: one YAML file, dotted overrides, and errors that name the key and the remedy."""
 
 from tessy_jax.config.analysis import Analyze
+from tessy_jax.config.base import Section
+from tessy_jax.config.checks import Decontamination, Verification
 from tessy_jax.config.comparison import Cell, Comparison
 from tessy_jax.config.evaluation import Evaluate
 from tessy_jax.config.file import dump, given, load, read, settle
@@ -19,7 +21,6 @@ from tessy_jax.config.sections import (
     Repetition,
     Run,
     Sampling,
-    Section,
     Synthesis,
     Synthesize,
     Thinking,
@@ -39,6 +40,7 @@ __all__ = [
     "Cell",
     "Comparison",
     "Data",
+    "Decontamination",
     "Dtype",
     "Evaluate",
     "Examples",
@@ -57,6 +59,7 @@ __all__ = [
     "Thinking",
     "Train",
     "Training",
+    "Verification",
     "Weights",
     "WordRule",
     "Writer",

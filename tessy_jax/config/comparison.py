@@ -9,9 +9,9 @@ from typing import Annotated, Any, NamedTuple, Self
 from pydantic import Field, model_validator
 
 from tessy_jax.config.analysis import Analysis
+from tessy_jax.config.base import Text
 from tessy_jax.config.file import varied
 from tessy_jax.config.pipeline import Pipeline
-from tessy_jax.config.sections import Text
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 Seed = Annotated[int, Field(ge=0, lt=1 << 31)]

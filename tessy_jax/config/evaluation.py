@@ -7,9 +7,10 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
-from tessy_jax.config.sections import Count, Dated, Model, Real, Sampling, Section, Synthesis, Text
+from tessy_jax.config.base import Count, Real, Section, Text
+from tessy_jax.config.checks import VerifierName
+from tessy_jax.config.sections import Dated, Model, Sampling, Synthesis
 
-Verification = Literal["mini", "exact", "boxed"]
 Domain = Literal["in", "out"]
 
 
@@ -38,13 +39,16 @@ class Task(Section):
     """Which split of a data set; a file has only one."""
     limit: Count | None = None
     """Use only this many rows from the start (null: all)."""
+    prompt: Text | None = None
+    """The column that holds the question as text, such as problem (null: rows have a form that prompts may have; for choice
+    a `question` with its choices, too)."""
     answer: Text = "answer"
     """The column that holds the right answer."""
     mini: Items | None = None
     """Problems of the miniature world, instead of a path."""
-    verifier: Verification
-    """Who says what is right: the miniature's own (mini), equal text or numbers (exact), or equal mathematics in the last
-    \\boxed{…} (boxed)."""
+    verifier: VerifierName
+    """Who says what is right: the miniature's own (mini), equal text or numbers (exact), equal mathematics in the last
+    \\boxed{…} (boxed), the right one of several choices (choice), or a whole number from 0 to 999 (integer)."""
     domain: Domain = "in"
     """Of the kind that the student is trained on (in), or of another that it should not forget (out)."""
     samples: Count = 1
@@ -58,10 +62,12 @@ class Task(Section):
                 f"task {self.name!r} has {found}; set path to a file of problems, or mini to families, and not both"
             )
         if (self.verifier == "mini") != (self.mini is not None):
-            right = "verifier mini" if self.mini is not None else "verifier exact or boxed"
+            right = "verifier mini" if self.mini is not None else "verifier exact, boxed, choice or integer"
             raise ValueError(
                 f"task {self.name!r} has verifier {self.verifier!r}, which does not fit its problems; use {right}"
             )
+        if self.mini is not None and self.prompt is not None:
+            raise ValueError(f"task {self.name!r} has both mini and prompt; prompt is for a path: leave it out")
         return self
 
 
@@ -72,6 +78,8 @@ class Answering(Synthesis):
     """The student alone; nothing else can be evaluated."""
     max_attempts: Literal[1] = 1
     """A response that fails is wrong; a second attempt would hide it."""
+    verification: None = None
+    """Each task has a verifier of its own."""
 
 
 class Asking(Section):

@@ -11,7 +11,8 @@ from typing import Any, TypeVar, get_args
 import yaml
 from pydantic import ValidationError
 
-from tessy_jax.config.sections import Dated, Run, Section, Synthesize, differences
+from tessy_jax.config.base import Section
+from tessy_jax.config.sections import Dated, Run, Synthesize, differences
 from tessy_jax.errors import ConfigError
 
 R = TypeVar("R", bound=Run)

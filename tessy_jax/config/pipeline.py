@@ -6,12 +6,12 @@ from typing import Self, get_args
 
 from pydantic import model_validator
 
+from tessy_jax.config.base import Count
 from tessy_jax.config.evaluation import Asking
 from tessy_jax.config.predictors import Making
 from tessy_jax.config.sections import (
     RECIPES,
     Boundary,
-    Count,
     Data,
     Dated,
     Model,

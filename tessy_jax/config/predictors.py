@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from tessy_jax.config.sections import Count, Data, Dated, Dtype, Model, Natural, Real, Section, Synthesis, Text
+from tessy_jax.config.base import Count, Natural, Real, Section, Text
+from tessy_jax.config.sections import Data, Dated, Dtype, Model, Synthesis
 from tessy_jax.config.training import NotNegative, Optimizer, Positive, Share, Training
 
 AnnotatorKind = Literal["rules", "spans", "model", "endpoint"]
@@ -161,6 +162,10 @@ class Making(Section):
             raise ValueError(
                 f"training.tokens is {self.training.tokens} and predictor.window {self.predictor.window}; a row must hold a "
                 f"window and the token that follows: set training.tokens to at least {self.predictor.window + 1}"
+            )
+        if self.synthesis.verification is not None:
+            raise ValueError(
+                "synthesis.verification is set, and traces are good for their thinking whatever they answer; leave it null"
             )
         return self
 

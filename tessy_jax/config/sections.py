@@ -9,7 +9,10 @@ import datetime
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, NamedTuple, Self, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
+
+from tessy_jax.config.base import Count, Natural, Real, Section, Text
+from tessy_jax.config.checks import Decontamination, Verification
 
 MESH_AXES = ("data", "fsdp", "tensor", "expert")
 
@@ -67,16 +70,6 @@ class Preset(NamedTuple):
 PRESETS = {"paper": Preset(20, 20, "discard"), "reference": Preset(5, 10, "extend")}
 
 
-def _real(value: Any) -> Any:
-    """YAML reads 1e-4 as text: it is a number all the same."""
-    if isinstance(value, str):
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return value
-
-
 def _axes(value: Any) -> Any:
     """`tensor=8,data=2` or a mapping as a checked mapping."""
     if isinstance(value, str):
@@ -95,19 +88,7 @@ def _axes(value: Any) -> Any:
     return value
 
 
-Text = Annotated[str, StringConstraints(min_length=1)]
-Count = Annotated[int, Field(ge=1)]
-Natural = Annotated[int, Field(ge=0)]
-Real = Annotated[float, BeforeValidator(_real)]
 Axes = Annotated[dict[str, int], BeforeValidator(_axes)]
-
-
-class Section(BaseModel):
-    """A part of a configuration: frozen, strict about types, no unknown keys; the docstrings of fields describe them."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True, validate_default=True
-    )
 
 
 class Data(Section):
@@ -123,6 +104,10 @@ class Data(Section):
     """Responses per row."""
     skip_invalid: bool = False
     """Record rows that fit no accepted form as failures, instead of stopping before any work."""
+    prompt: Text | None = None
+    """The column that holds the prompt as text, such as problem (null: rows have a form that prompts may have)."""
+    decontaminate: Decontamination | None = None
+    """Leave out prompts that evaluations ask, too (null: none)."""
 
 
 class Thinking(Section):
@@ -164,7 +149,7 @@ class Model(Section):
     """Of weights, activations and cache."""
     thinking: Thinking = Thinking()
     """Thinking markers, where the tokenizer has none."""
-    template: dict[str, Any] = {}
+    template: dict[str, Any] = Field(default_factory=dict)
     """Extra variables of the chat template, e.g. reasoning_effort: high."""
     system: Text | None = None
     """System message put in front of every prompt for this model."""
@@ -243,6 +228,8 @@ class Synthesis(Section):
     """Responses, the first, of which the report shows how probable each model finds every token (0: none)."""
     handover: Annotated[Real, Field(gt=0, le=1)] = 0.5
     """A turn ends early once this share of its lanes has handed over; the rest go on in the next round."""
+    verification: Verification | None = None
+    """Judge finished responses by their answers (null: they are kept as they are)."""
 
     @field_validator("recipe")
     @classmethod
@@ -250,6 +237,15 @@ class Synthesis(Section):
         if value not in RECIPES:
             raise ValueError(f"there is no such recipe; the recipes are {', '.join(RECIPES)}")
         return value
+
+    @model_validator(mode="after")
+    def _again(self) -> Self:
+        if self.verification is not None and self.verification.wrong == "resample" and self.max_attempts == 1:
+            raise ValueError(
+                "verification.wrong is resample and max_attempts 1, which leaves no second attempt; set max_attempts to 2 "
+                "or more, or wrong to drop"
+            )
+        return self
 
 
 class Run(Section):
@@ -259,7 +255,7 @@ class Run(Section):
     """Run folder: a path, or an address such as gs://bucket/run."""
     seed: Annotated[int, Field(ge=0, lt=1 << 32)] = 0
     """Of everything drawn at random."""
-    mesh: Axes = {}
+    mesh: Axes = Field(default_factory=dict)
     """Sizes of the device mesh's axes, e.g. {tensor: 8, data: 2} or "tensor=8,data=2" (empty: one device)."""
 
     def resolved(self) -> Self:

@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from tessy_jax.config.sections import Count, Dated, Dtype, Model, Natural, Real, Section, Text
+from tessy_jax.config.base import Count, Natural, Real, Section, Text
+from tessy_jax.config.sections import Dated, Dtype, Model
 
 Remat = Literal["none", "dots", "full"]
 Schedule = Literal["constant", "linear", "cosine"]

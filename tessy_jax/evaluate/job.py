@@ -27,6 +27,7 @@ from tessy_jax import __version__
 from tessy_jax.config import Synthesize, dump, settle
 from tessy_jax.config.evaluation import Evaluate, Task
 from tessy_jax.errors import ConfigError, DataError
+from tessy_jax.evaluate import choices, integers
 from tessy_jax.evaluate.answers import Exact
 from tessy_jax.evaluate.boxed import Boxed
 from tessy_jax.evaluate.summary import Judged, summarize
@@ -43,6 +44,8 @@ log = logging.getLogger(__name__)
 BENCHES: dict[str, Bench] = {
     "exact": Bench(table_problems, lambda: nullcontext(Exact())),
     "boxed": Bench(table_problems, Boxed),
+    "choice": Bench(choices.problems, lambda: nullcontext(choices.Choice()), choices.known, choices.COLUMNS),
+    "integer": Bench(integers.problems, lambda: nullcontext(integers.Integer()), integers.known),
 }
 """What tasks may use. `mini.evaluation` has one more, which is for the caller to add: this module is above the miniature."""
 PROMPTS, VERDICTS = "prompts.jsonl", "verdicts.jsonl"

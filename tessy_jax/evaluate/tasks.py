@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 from tessy_jax.config.evaluation import Task
 from tessy_jax.errors import ConfigError, DataError
-from tessy_jax.store.tables import table_rows
 from tessy_jax.synthesis.prompts import read
 
 FAMILIES = ("family", "subject")
@@ -19,13 +18,15 @@ FAMILIES = ("family", "subject")
 @dataclass(frozen=True)
 class Problem:
     """What a model is asked. id: unique in an evaluation: "<task>/<own id>". family: None where it has none. messages: role
-    and content, the user's last. reference: the right answer, in the form that its verifier knows."""
+    and content, the user's last. reference: the right answer, in the form that its verifier knows. choices: those that there
+    are, as they are lettered; none where that is not known."""
 
     id: str
     task: str
     family: str | None
     messages: list[dict[str, str]]
     reference: str
+    choices: tuple[str, ...] = ()
 
     @property
     def own_id(self) -> str:
@@ -35,7 +36,8 @@ class Problem:
     def to_json(self) -> dict[str, Any]:
         """The problem as a JSON object, which is a row of prompts, too."""
         known = {"task": self.task, "family": self.family, "reference": self.reference}
-        return {"id": self.id, "messages": self.messages, **known}
+        choices = {"choices": list(self.choices)} if self.choices else {}
+        return {"id": self.id, "messages": self.messages, **known, **choices}
 
 
 @dataclass(frozen=True)
@@ -54,42 +56,74 @@ class Verifier(Protocol):
         """answer: all that stands behind the thinking. Whatever it is, nothing is raised, and it does not take for ever."""
 
 
+class Known(NamedTuple):
+    """What is known of a problem's answer; see `Problem`."""
+
+    reference: str
+    choices: tuple[str, ...] = ()
+
+
+Knowing = Callable[[dict[str, Any], str, str], Known]
+"""What is known of the answer, out of a row, the column that holds it, and the prompt's id; raises DataError."""
+
+
+def plain(row: dict[str, Any], column: str, name: str) -> Known:
+    """The right answer as a column has it: text, or a number."""
+    return Known(text_of(row, column, needed=True))
+
+
 class Bench(NamedTuple):
-    """A kind of task. problems: those of a task. verifier: opens one, which is closed when the evaluation is over."""
+    """A kind of task. problems: those of a task. verifier: opens one, which is closed when the evaluation is over. known:
+    what a row of prompts says of its answer; columns: those that it looks at besides the answer's."""
 
     problems: Callable[[Task], Iterable[Problem]]
     verifier: Callable[[], AbstractContextManager[Verifier]]
+    known: Knowing = plain
+    columns: Collection[str] = ()
 
 
-def table_problems(task: Task) -> list[Problem]:
+def table_problems(
+    task: Task,
+    known: Knowing = plain,
+    *,
+    columns: Collection[str] = (),
+    shown: Callable[[Any], Any] = lambda row: row,
+) -> list[Problem]:
     """The problems in a task's table, in its order.
 
     A problem that comes again, by its own id or by its prompt where it has none, is one more problem: it gets a number.
+    known, columns: of the bench. shown: gives rows a form that prompts may have, unless the task says which column is the
+    prompt.
 
     Raises:
         DataError: the table cannot be read, or a row is no prompt or has no answer; names file and line.
         ConfigError: a package is missing.
     """
     assert task.path is not None
-    prompts = read(task.path, task.split, task.limit).prompts
-    table = table_rows(task.path, task.split, task.limit, (task.answer, *FAMILIES))
+
+    def told(row: dict[str, Any], name: str) -> tuple[Known, str | None]:
+        found = known(row, task.answer, name)
+        return found, next((family for column in FAMILIES if (family := text_of(row, column))), None)
+
+    prompts = read(
+        task.path,
+        task.split,
+        task.limit,
+        prompt=task.prompt,
+        columns=(task.answer, *FAMILIES, *columns),
+        shown=shown,
+        known=told,
+    ).prompts
     names: set[str] = set()
     found = []
-    for prompt, (where, row) in zip(prompts, table, strict=False):
-        try:
-            if isinstance(row, DataError):
-                raise row
-            reference, family = _text(row, task.answer, needed=True), None
-            for column in FAMILIES:
-                family = family or _text(row, column)
-        except DataError as error:
-            raise DataError(f"{where}: {error}") from None
+    for prompt in prompts:
         name, times = prompt.id, 1
         while name in names:
             times += 1
             name = f"{prompt.id}/{times}"
         names.add(name)
-        found.append(Problem(f"{task.name}/{name}", task.name, family or None, prompt.messages, reference))
+        (reference, choices), family = prompt.known
+        found.append(Problem(f"{task.name}/{name}", task.name, family, prompt.messages, reference, choices))
     return found
 
 
@@ -110,7 +144,7 @@ def problems_of(tasks: Sequence[Task], benches: Mapping[str, Bench]) -> dict[str
     return found
 
 
-def _text(row: dict[str, Any], column: str, *, needed: bool = False) -> str:
+def text_of(row: dict[str, Any], column: str, *, needed: bool = False) -> str:
     """What a column holds, as text; empty where there is nothing, unless it is needed."""
     value = row.get(column)
     if value is None and not needed:

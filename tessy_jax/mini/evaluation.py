@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from itertools import islice
-from typing import get_args
+from typing import Any, get_args
 
 from tessy_jax.config.evaluation import Task
-from tessy_jax.errors import ConfigError
-from tessy_jax.evaluate.tasks import Bench, Problem, Verdict
+from tessy_jax.errors import ConfigError, DataError
+from tessy_jax.evaluate.tasks import Bench, Known, Problem, Verdict
 from tessy_jax.mini.tasks import Family, item_of, items
 from tessy_jax.mini.verify import is_right
 from tessy_jax.text.chat import CLOSE
@@ -43,5 +43,17 @@ def problems(task: Task) -> list[Problem]:
     ]
 
 
-BENCHES: dict[str, Bench] = {"mini": Bench(problems, lambda: nullcontext(MiniVerifier()))}
+def known(row: dict[str, Any], column: str, name: str) -> Known:
+    """The answer of the item that a prompt's id names; see `evaluate.tasks.Bench`.
+
+    Raises:
+        DataError: it names none, or the prompt is another's.
+    """
+    item = item_of(name)
+    if row.get("prompt") not in (None, item.prompt):
+        raise DataError(f"has the id {name!r}, and the prompt of another item; leave prompts of the miniature as they are")
+    return Known(item.answer)
+
+
+BENCHES: dict[str, Bench] = {"mini": Bench(problems, lambda: nullcontext(MiniVerifier()), known)}
 """To be given to `evaluate`, with its own."""

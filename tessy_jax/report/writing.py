@@ -94,6 +94,8 @@ def _measures(done: Sequence[tuple[Round, Mapping[str, Any]]]) -> Table:
             rows.append(
                 row(f"occupancy, {name}", lambda s, n=name: percent(s["occupancy"][n]) if n in s["occupancy"] else NOTHING)
             )
+    if any(summary.get("verdicts") for summary in found):
+        rows.append(row("answers that were right, of all judged", lambda s: _right(s.get("verdicts", {}))))
     rows += [
         row("lanes", lambda s: count(s["lanes"])),
         row("kept tokens per second", lambda s: f"{s['kept_tokens_per_second']:,.1f}"),
@@ -104,6 +106,11 @@ def _measures(done: Sequence[tuple[Round, Mapping[str, Any]]]) -> Table:
     ]
     note = "Occupancy: the share of a model's lanes that sampled a token in its forward passes."
     return Table("Measures of the synthesis", ["", *(one.name for one, _ in done)], rows, note)
+
+
+def _right(verdicts: Mapping[str, int]) -> str:
+    judged = sum(verdicts.values())
+    return percent(verdicts.get("right", 0) / judged) if judged else NOTHING
 
 
 def _reasons(done: Sequence[tuple[Round, Mapping[str, Any]]]) -> Table | None:

@@ -10,26 +10,33 @@ from tessy_jax.decode.loop import FILL
 from tessy_jax.models.plan import cached_numbers, plan
 from tessy_jax.sharding import Layout, plan_mesh
 from tessy_jax.synthesis.cast import Cast
-from tessy_jax.synthesis.job import describe_prompts
-from tessy_jax.synthesis.prompts import jobs, read
+from tessy_jax.synthesis.contamination import contaminated
+from tessy_jax.synthesis.job import describe_prompts, prompts_of
+from tessy_jax.synthesis.prompts import jobs
+from tessy_jax.synthesis.verification import Judges, verifying
 from tessy_jax.text.bridge import DeviceBridge
 
 GIB = 1 << 30
 
 
-def describe(config: Synthesize) -> str:
-    """The plan as text; needs the configurations and tokenizers of the models, and neither weights nor devices.
+def describe(config: Synthesize, judges: Judges | None = None) -> str:
+    """The plan as text; needs the configurations and tokenizers of the models, and neither weights nor devices. judges: as
+    for `synthesize`.
 
     Raises:
         TessyError: what would stop the run at its start.
     """
-    found = read(config.data.path, config.data.split, config.data.limit, config.data.skip_invalid)
+    with verifying(config.synthesis.verification, judges) as verifier:
+        found = prompts_of(config.data, verifier)
+    over = contaminated(config.data, found.prompts, ())
     config = settle(config, None)
     layout = Layout(plan_mesh(config.mesh)) if config.mesh else Layout()
     layout.check({"lanes": (config.synthesis.lanes, "synthesis.lanes")})
     cast = Cast(config, layout)
-    wanted = len(jobs(found.prompts, config.data.rollouts))
-    lines = [f"{wanted} responses to {len(found.prompts)} prompts ({len(found.skipped)} rows skipped), {config.output}", ""]
+    prompts = [prompt for prompt in found.prompts if prompt.id not in over]
+    skipped = f"{len(found.skipped)} rows skipped" + (f", {len(found.prompts) - len(prompts)} contaminated" if over else "")
+    wanted = len(jobs(prompts, config.data.rollouts))
+    lines = [f"{wanted} responses to {len(prompts)} prompts ({skipped}), {config.output}", ""]
     lines += [describe_prompts(cast, found), "", *_memory(cast), "", *_programs(cast)]
     return "\n".join(lines)
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import base64
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from typing import Any, NamedTuple
 
-from tessy_jax.config import Synthesize, settle
+from tessy_jax.config import Data, Synthesize, settle
 from tessy_jax.models.transformer import Decoder
 from tessy_jax.processes import alike, first, once, together
 from tessy_jax.records import Failure, Row
@@ -18,12 +18,14 @@ from tessy_jax.sharding import Layout
 from tessy_jax.store import RunStore
 from tessy_jax.store.opening import opened
 from tessy_jax.synthesis.cast import Cast
+from tessy_jax.synthesis.contamination import CONTAMINATED, Question, contaminated
 from tessy_jax.synthesis.progress import Progress
 from tessy_jax.synthesis.prompts import Job, Prompts, jobs, read
 from tessy_jax.synthesis.scheduler import Scheduler, Task, response_id
 from tessy_jax.synthesis.scores import SCORES, first_rows, score_lines
 from tessy_jax.synthesis.snapshot import Begun, pack, unpack
 from tessy_jax.synthesis.summary import summarize
+from tessy_jax.synthesis.verification import Judges, Verifier, verifying
 from tessy_jax.text.host_bridge import HostBridge
 
 log = logging.getLogger(__name__)
@@ -42,6 +44,8 @@ def synthesize(
     student: Decoder | None = None,
     *,
     unfinished: bool = False,
+    judges: Judges | None = None,
+    questions: Sequence[Question] = (),
     progress: bool = True,
     tell: Callable[[str], None] = log.info,
 ) -> Written:
@@ -50,17 +54,21 @@ def synthesize(
 
     student: its weights, where they are on this mesh already; they are used up. unfinished: responses that reach their
     limit, or end their turn inside the thinking, are kept as they are, with that for a finish_reason: they are good for
-    their thinking, and no data to train on. tell: gets the start-up check, the first prompt as each model sees it.
+    their thinking, and no data to train on. judges: opens what judges responses, where synthesis.verification wants that.
+    questions: prompts of the job's own evaluation, for data.decontaminate. tell: gets the start-up check, the first prompt
+    as each model sees it.
 
     Raises:
         TessyError: what is wrong with configuration, input, models or output, before any device work.
     """
     started = time.perf_counter()
     data = config.data
-    found = together(lambda: read(data.path, data.split, data.limit, data.skip_invalid))
-    alike([[prompt.id, prompt.messages] for prompt in found.prompts], data.path)
-    wanted = jobs(found.prompts, data.rollouts)
     with ExitStack() as stack:
+        verifier = stack.enter_context(verifying(config.synthesis.verification, judges))
+        found = together(lambda: prompts_of(data, verifier))
+        alike([[prompt.id, prompt.messages] for prompt in found.prompts], data.path)
+        wanted = jobs(found.prompts, data.rollouts)
+        over = once(lambda: contaminated(data, found.prompts, questions))
         stores, config, text = opened(stack, config)
         layout = Layout.of(config.mesh)
         cast = together(lambda: Cast(config, layout))
@@ -70,9 +78,9 @@ def synthesize(
             for voice, bridge in zip(cast.voices, cast.bridges, strict=False):
                 if len(cast.voices) > 1 and isinstance(bridge, HostBridge):
                     log.warning("%s: its tokenizer runs on the host only, which slows the loop down", voice.folder)
-        tasks = tasks_left(wanted, once(lambda: kept(stores[0], text, _skipped(found))))
+        tasks = tasks_left(wanted, once(lambda: kept(stores[0], text, [*_skipped(found), *_contaminated(wanted, over)])))
         engine = together(lambda: cast.engine(student))
-        scheduler = Scheduler(cast, engine, tasks, unfinished=unfinished)
+        scheduler = Scheduler(cast, engine, tasks, unfinished=unfinished, verifier=verifier)
         saved = time.perf_counter()
 
         def keep(rows: Sequence[Row], failures: Sequence[Failure]) -> bool:
@@ -110,22 +118,44 @@ def synthesize(
         return Written(summary, None if own is None else engine.release(own))
 
 
-def responses(config: Synthesize, student: Decoder | None = None) -> Iterator[Row | Failure]:
+def responses(
+    config: Synthesize,
+    student: Decoder | None = None,
+    *,
+    judges: Judges | None = None,
+    questions: Sequence[Question] = (),
+) -> Iterator[Row | Failure]:
     """Writes the responses of a configuration, in one process, and gives each as it ends; nothing is saved, and `output` is
-    not looked at. student: as for `synthesize`.
+    not looked at. student, judges, questions: as for `synthesize`.
 
     Raises:
         TessyError: what is wrong with configuration, input or models, before any device work.
     """
     config = settle(config, None)
     data = config.data
-    found = read(data.path, data.split, data.limit, data.skip_invalid)
-    yield from _skipped(found)
-    cast = Cast(config, Layout.of(config.mesh))
-    tasks = [Task(job) for job in jobs(found.prompts, data.rollouts)]
-    for rows, failures in Scheduler(cast, cast.engine(student), tasks).visits():
-        yield from rows
-        yield from failures
+    with ExitStack() as stack:
+        verifier = stack.enter_context(verifying(config.synthesis.verification, judges))
+        found = prompts_of(data, verifier)
+        over, wanted = contaminated(data, found.prompts, questions), jobs(found.prompts, data.rollouts)
+        yield from _skipped(found)
+        yield from _contaminated(wanted, over)
+        cast = Cast(config, Layout.of(config.mesh))
+        tasks = [Task(job) for job in wanted if job.prompt.id not in over]
+        for rows, failures in Scheduler(cast, cast.engine(student), tasks, verifier=verifier).visits():
+            yield from rows
+            yield from failures
+
+
+def prompts_of(data: Data, verifier: Verifier | None) -> Prompts:
+    """The prompts, with what is known of their answers, where responses are verified.
+
+    Raises:
+        DataError, ConfigError: see `prompts.read`; or a row has no right answer.
+    """
+    where = data.path, data.split, data.limit, data.skip_invalid
+    if verifier is None:
+        return read(*where, prompt=data.prompt)
+    return read(*where, prompt=data.prompt, columns=verifier.judge.columns, known=verifier.judge.known)
 
 
 def kept(store: RunStore, config: str, failures: Sequence[Failure]) -> dict[str, Any]:
@@ -162,6 +192,11 @@ def describe_prompts(cast: Cast, found: Prompts) -> str:
     for voice, ids in zip(cast.voices, cast.prompts(messages), strict=True):
         lines += [f"--- first prompt of the {voice.name} ({voice.folder}), {len(ids)} tokens", voice.chat.rendered(messages)]
     return "\n".join(lines)
+
+
+def _contaminated(wanted: list[Job], over: Mapping[str, str]) -> list[Failure]:
+    keys = ((job.prompt.id, job.rollout) for job in wanted if job.prompt.id in over)
+    return [Failure(response_id(key), *key, CONTAMINATED, 0, over[key[0]]) for key in keys]
 
 
 def _skipped(found: Prompts) -> list[Failure]:

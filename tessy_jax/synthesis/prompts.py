@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -23,11 +23,12 @@ FORMS = ("messages", "prompt", "dialogs", "conversations")
 @dataclass(frozen=True)
 class Prompt:
     """A prompt. id: the row's own, or a hash of the messages. messages: role and content; the user's last. index: of the row
-    in the input, from 0, rows that were skipped included."""
+    in the input, from 0, rows that were skipped included. known: what else its row says of it, to who asked for it."""
 
     id: str
     messages: list[dict[str, str]]
     index: int
+    known: Any = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
@@ -45,11 +46,23 @@ class Job(NamedTuple):
     rollout: int
 
 
-def read(path: str, split: str = "train", limit: int | None = None, skip_invalid: bool = False) -> Prompts:
+def read(
+    path: str,
+    split: str = "train",
+    limit: int | None = None,
+    skip_invalid: bool = False,
+    *,
+    prompt: str | None = None,
+    columns: Collection[str] = (),
+    shown: Callable[[Any], Any] = lambda row: row,
+    known: Callable[[dict[str, Any], str], Any] = lambda row, name: None,
+) -> Prompts:
     """The prompts of an input, checked in whole; later rows than the first `limit` are not looked at.
 
     path: a JSONL or Parquet file or address, or the folder or name of a data set. split: of a data set.
-    skip_invalid: rows that are no prompt are recorded instead of refused.
+    skip_invalid: rows that are no prompt are recorded instead of refused. prompt: the column that is the prompt, where rows
+    have none of the accepted forms. columns: what `shown` and `known` look at: the one gives a row an accepted form where
+    `prompt` is None, the other says what is known of a row and the prompt's id; both may raise DataError.
 
     Raises:
         DataError: the input cannot be read or has no prompts, or a row is no prompt, or two different prompts have one id.
@@ -59,22 +72,26 @@ def read(path: str, split: str = "train", limit: int | None = None, skip_invalid
     skipped: list[tuple[str, str]] = []
     places: dict[str, tuple[str, list[dict[str, str]]]] = {}
     rows = 0
-    for index, (where, row) in enumerate(table_rows(path, split, limit, (*FORMS, "id"))):
+    wanted = dict.fromkeys((*FORMS, "id", *([] if prompt is None else [prompt]), *columns))
+    for index, (where, found) in enumerate(table_rows(path, split, limit, wanted)):
         rows += 1
         try:
-            if isinstance(row, DataError):
-                raise row
+            if isinstance(found, DataError):
+                raise found
+            row = shown(found) if prompt is None else _with_prompt(found, prompt)
             own, messages = _prompt(row)
             name = _hash(messages) if own is None else own
-            first, known = places.setdefault(name, (where, messages))
-            if known != messages:
+            first, before = places.get(name, (where, messages))
+            if before != messages:
                 raise DataError(f"has the id {name!r} of another prompt, at {first}; give each prompt its own id, or none")
+            told = known(row, name)
         except DataError as error:
             if not skip_invalid:
                 raise DataError(f"{where}: {error}") from None
             skipped.append((where, str(error)))
         else:
-            prompts.append(Prompt(name, known, index))
+            places[name] = first, before
+            prompts.append(Prompt(name, before, index, told))
     if not rows:
         raise DataError(f"{path}: holds no rows; give at least one prompt")
     if not prompts:
@@ -117,3 +134,13 @@ def _prompt(row: Any) -> tuple[str | None, list[dict[str, str]]]:
     if not messages[-1]["content"].strip():
         raise DataError(f"the prompt is empty; {form} should end with some text of the user")
     return own_id(row), messages
+
+
+def _with_prompt(row: Any, column: str) -> Any:
+    """A row in which a column is the prompt, and no other form is."""
+    if not isinstance(row, dict):
+        return row
+    if row.get(column) is None:
+        held = ", ".join(f"`{name}`" for name in sorted(row)[:12]) or "nothing"
+        raise DataError(f"has no `{column}`, which should hold the prompt; it holds {held}: set prompt to one of them")
+    return {**{name: value for name, value in row.items() if name not in FORMS}, "prompt": row[column]}

@@ -18,6 +18,7 @@ from tessy_jax.records import PHASE_BIT, Failure, Key, Row, Value, code, spans_f
 from tessy_jax.synthesis.cast import Cast, number_of
 from tessy_jax.synthesis.prompts import Job
 from tessy_jax.synthesis.snapshot import Begun
+from tessy_jax.synthesis.verification import Verifier
 
 REASONS = {
     LENGTH: "length",
@@ -37,6 +38,7 @@ DETAILS = {
     "unspellable": "the other model's vocabulary has no tokens for a character of the text",
     INVALID: "the response's bytes are not UTF-8",
 }
+UNVERIFIED = "the verifier says that the answer is not right (synthesis.verification)"
 
 
 @dataclass
@@ -67,13 +69,17 @@ class Tally:
     responses: int = 0
     retries: Counter[str] = field(default_factory=Counter)
     failures: Counter[str] = field(default_factory=Counter)
+    verdicts: Counter[str] = field(default_factory=Counter)
 
 
 class Scheduler:
-    """Writes tasks in the lanes of an engine. unfinished: what does not come to its end is a response, too."""
+    """Writes tasks in the lanes of an engine. unfinished: what does not come to its end is a response, too. verifier: judges
+    what comes to its end."""
 
-    def __init__(self, cast: Cast, engine: Engine, tasks: list[Task], *, unfinished: bool = False) -> None:
-        self.cast, self.engine, self.unfinished = cast, engine, unfinished
+    def __init__(
+        self, cast: Cast, engine: Engine, tasks: list[Task], *, unfinished: bool = False, verifier: Verifier | None = None
+    ) -> None:
+        self.cast, self.engine, self.unfinished, self.verifier = cast, engine, unfinished, verifier
         self.waiting = deque(tasks)
         self.seated: dict[int, Task] = {}
         self.tally = Tally()
@@ -152,6 +158,10 @@ class Scheduler:
                     row = self.row(task, entry)
                 except DataError:
                     reason = INVALID
+            again = True
+            if row is not None and self.verifier is not None:
+                reason, row, again = self.verifier.judged(task.job.prompt, row)
+                self.tally.verdicts[reason] += 1
             if row is not None:
                 rows.append(row)
                 self.tally.kept += generated - discarded
@@ -162,11 +172,11 @@ class Scheduler:
             self.tally.failed += generated - discarded
             task.attempt += 1
             task.entry = None
-            if task.attempt < self.cast.config.synthesis.max_attempts:
+            if again and task.attempt < self.cast.config.synthesis.max_attempts:
                 self.tally.retries[reason] += 1
                 self.waiting.appendleft(task)
             else:
-                failures.append(self._failed(task, reason, task.attempt, DETAILS[reason]))
+                failures.append(self._failed(task, reason, task.attempt, DETAILS.get(reason, UNVERIFIED)))
         return rows, failures
 
     def _failed(self, task: Task, reason: str, attempts: int, detail: str) -> Failure:

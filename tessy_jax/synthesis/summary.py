@@ -24,7 +24,8 @@ def summarize(cast: Cast, scheduler: Scheduler, store: RunStore, *, seconds: flo
     generated tokens are kept, discarded, or failed, which attempts had kept that came to nothing. Per kept token:
     lane_passes (a floor of 1: forward passes of one lane), host_syncs, bridged (tokens made from text). occupancy: the share
     of a model's lanes that sampled a token in its passes. catch_up_passes: those in which a lane took in more than one
-    token. seconds_running: without loading and compiling.
+    token. verdicts: of finished responses, where they are verified; in `run`, of those that are kept. seconds_running:
+    without loading and compiling.
     """
     tally, totals, names = scheduler.tally, scheduler.engine.totals, cast.names
     lanes = scheduler.engine.size
@@ -40,6 +41,7 @@ def summarize(cast: Cast, scheduler: Scheduler, store: RunStore, *, seconds: flo
         "responses": tally.responses,
         "failures": dict(tally.failures),
         "retries": dict(tally.retries),
+        "verdicts": dict(tally.verdicts),
         "switches": tally.switches,
         "kept_tokens": each(tally.kept),
         "generated_tokens": each(tally.generated),
@@ -81,11 +83,15 @@ def summarize(cast: Cast, scheduler: Scheduler, store: RunStore, *, seconds: flo
 def _whole(store: RunStore) -> dict[str, Any]:
     """What the run folder holds, of all starts."""
     count, tokens = 0, dict.fromkeys(("tokens_student", "tokens_teacher", "tokens_discarded"), 0)
+    verdicts: dict[str, int] = {}
     for row in store.rows():
         count += 1
         for name in tokens:
             tokens[name] += int(row.meta[name] or 0)
+        if "verdict" in row.meta:
+            verdict = str(row.meta["verdict"])
+            verdicts[verdict] = verdicts.get(verdict, 0) + 1
     reasons: dict[str, int] = {}
     for failure in store.failures():
         reasons[failure.reason] = reasons.get(failure.reason, 0) + 1
-    return {"responses": count, "failures": reasons, **tokens}
+    return {"responses": count, "failures": reasons, "verdicts": verdicts, **tokens}

@@ -116,6 +116,7 @@ def synthesis(place, number, prompts, *, teacher, failures, scores, text):
                 "run": {"responses": prompts, "failures": {}, **{f"tokens_{name}": kept.get(name, 0) for name in names}},
                 "responses": prompts,
                 "failures": {"length": 2, "repetition": 1} if failures else {},
+                "verdicts": {"right": 3, "wrong_answer": 1} if failures else {},
                 "retries": {"length": 5, "early_end": 1} if failures else {},
                 "switches": 4 * prompts,
                 "kept_tokens": kept,

@@ -147,6 +147,7 @@ def test_waste_and_reasons_are_those_of_the_summaries(two, page):
     assert found["responses"] == [str(s["run"]["responses"]) for s in summaries]
     assert found["failed for good"] == ["3", "3"]
     assert found["tokens discarded, of all generated"] == [shown(s["discarded_share"]) for s in summaries]
+    assert found["answers that were right, of all judged"] == [shown(0.75)] * 2
     assert found["occupancy, teacher"] == [shown(s["occupancy"]["teacher"]) for s in summaries]
     assert found["kept tokens per second"] == ["1,234.6", "1,234.6"]
     reasons = {row[0]: row[1:] for row in tables(part)["Why attempts came to nothing"][1:]}

@@ -66,6 +66,19 @@ def test_ids_are_the_rows_own_as_text_or_a_hash_of_the_messages(rows_file):
     assert [p.index for p in found.prompts] == [0, 1, 2, 3]
 
 
+def test_a_column_is_the_prompt_where_one_says_which(rows_file):
+    file = rows_file({"problem": "a", "id": 7, "messages": [USER]}, {"problem": "b", "answer": 3})
+    first, second = read(
+        file, prompt="problem", columns=["answer"], known=lambda row, name: (row.get("answer"), name)
+    ).prompts
+    assert (first.id, first.messages, first.known) == ("7", [{"role": "user", "content": "a"}], (None, "7"))
+    assert (second.messages, second.known) == ([{"role": "user", "content": "b"}], (3, second.id))
+    with pytest.raises(
+        DataError, match=r"rows\.jsonl:2: has no `messages`.* it holds `answer`, `problem`: set prompt to one"
+    ):
+        read(file, prompt="messages", skip_invalid=False)
+
+
 def test_real_prompts_are_read(shared):
     file = shared / "data" / "ojbench-examples.jsonl"
     raw = [json.loads(line) for line in file.read_text().splitlines()]

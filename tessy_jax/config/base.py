@@ -1,0 +1,31 @@
+"""What sections of a configuration are made of."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+
+
+def _real(value: Any) -> Any:
+    """YAML reads 1e-4 as text: it is a number all the same."""
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+Text = Annotated[str, StringConstraints(min_length=1)]
+Count = Annotated[int, Field(ge=1)]
+Natural = Annotated[int, Field(ge=0)]
+Real = Annotated[float, BeforeValidator(_real)]
+
+
+class Section(BaseModel):
+    """A part of a configuration: frozen, strict about types, no unknown keys; the docstrings of fields describe them."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True, validate_default=True
+    )

@@ -1,0 +1,75 @@
+"""Whether finished responses are right, by who is given to say so, and what becomes of those that are not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
+from typing import Any, NamedTuple, Protocol
+
+from tessy_jax.config import Verification
+from tessy_jax.errors import ConfigError
+from tessy_jax.processes import once
+from tessy_jax.records import Row
+from tessy_jax.synthesis.prompts import Prompt
+
+RIGHT = "right"
+
+
+class Judge(Protocol):
+    """Says whether responses are right. columns: of the prompts' rows, those that `known` looks at."""
+
+    @property
+    def columns(self) -> Collection[str]: ...
+
+    def known(self, row: dict[str, Any], name: str) -> Any:
+        """What a row, whose prompt has this id, says of the right answer: `Prompt.known`. Raises DataError: nothing."""
+
+    def verdict(self, prompt: Prompt, row: Row) -> str:
+        """`RIGHT`, or in a word why a response is not; nothing is raised, whatever it holds."""
+
+
+Judges = Callable[[Verification], AbstractContextManager[Judge]]
+"""Opens the judge that a configuration wants; see `evaluate.verification`."""
+
+
+class Judged(NamedTuple):
+    """A response that was judged. row: with its verdict, where it is kept; else None. again: it is a failed attempt and no
+    failure yet."""
+
+    verdict: str
+    row: Row | None
+    again: bool = False
+
+
+class Verifier(NamedTuple):
+    """Judges the responses of a synthesis."""
+
+    config: Verification
+    judge: Judge
+
+    def judged(self, prompt: Prompt, row: Row) -> Judged:
+        """What becomes of a finished response. All processes ask for it together: the first one's verdict is that of all."""
+        verdict = once(lambda: self.judge.verdict(prompt, row))
+        if verdict == RIGHT or self.config.wrong == "keep":
+            return Judged(verdict, replace(row, meta={**row.meta, "verified": verdict == RIGHT, "verdict": verdict}))
+        return Judged(verdict, None, self.config.wrong == "resample")
+
+
+@contextmanager
+def verifying(config: Verification | None, judges: Judges | None) -> Iterator[Verifier | None]:
+    """The verifier that a configuration wants; None where it wants none.
+
+    Raises:
+        ConfigError: nobody can give one.
+    """
+    if config is None:
+        yield None
+        return
+    if judges is None:
+        raise ConfigError(
+            f"synthesis.verification wants verifier {config.verifier!r}, and no verifiers were given; give judges "
+            "(tessy_jax.evaluate.verification makes them), or set it to null"
+        )
+    with judges(config) as judge:
+        yield Verifier(config, judge)
