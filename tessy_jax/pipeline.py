@@ -1,19 +1,23 @@
 """`tessy run`: the whole job in one process on one mesh: predictors, then, round by round, data, training and evaluation.
 
 The run folder holds the run folders of its stages: `predictors` (where some are made), `before` (the evaluation of the
-untouched student), and per round `round-<n>/synthesis`, `round-<n>/training` and `round-<n>/evaluation`. Each goes on by
-itself where it was killed; one that is finished is passed over. The student's arrays go from stage to stage; after a restart
-they come from the run folder, and are the same.
+untouched student), and per round `round-<n>/synthesis`, `round-<n>/training`, `round-<n>/evaluation` and, where wanted,
+`round-<n>/epochs/<n>` (the evaluation of the student as it was after an epoch). Each goes on by itself where it was killed;
+one that is finished is passed over. The student's arrays go from stage to stage; after a restart they come from the run
+folder, and are the same.
 """
 
 from __future__ import annotations
 
+import datetime
 import logging
 import resource
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -22,7 +26,7 @@ from tessy_jax import __version__
 from tessy_jax.boundary.traces import sample
 from tessy_jax.boundary.train import annotate_traces, backbone_of, train_predictor, training_folder
 from tessy_jax.config import Boundary, Data, Evaluate, Model, Pipeline, Predictors, Synthesize, Train
-from tessy_jax.config.pipeline import BEFORE, DATA, EVALUATION, MADE, TRAINING, round_name
+from tessy_jax.config.pipeline import BEFORE, DATA, EPOCHS, EVALUATION, MADE, TRAINING, round_name
 from tessy_jax.errors import ConfigError
 from tessy_jax.evaluate.job import BENCHES, evaluate
 from tessy_jax.evaluate.tasks import Bench, problems_of
@@ -32,13 +36,15 @@ from tessy_jax.processes import devices, first, once
 from tessy_jax.report.predictors import evaluate_predictors
 from tessy_jax.report.runs import run_page
 from tessy_jax.sharding import Layout
-from tessy_jax.store import RunStore
+from tessy_jax.store import RunReader, RunStore
 from tessy_jax.store.files import local, within
 from tessy_jax.store.opening import opened, reader_of
-from tessy_jax.synthesis.cast import Cast
+from tessy_jax.synthesis import passes
+from tessy_jax.synthesis.cast import Cast, voice
 from tessy_jax.synthesis.contamination import Question, questions
 from tessy_jax.synthesis.job import prompts_of, synthesize
 from tessy_jax.synthesis.verification import verifying
+from tessy_jax.train.export import export_model
 from tessy_jax.train.job import FOLDER, train
 
 log = logging.getLogger(__name__)
@@ -97,7 +103,28 @@ def check(config: Pipeline, benches: Mapping[str, Bench] = BENCHES) -> None:
         assert config.predictors is not None
         backbone_of(config.predictors.predictor)
     else:
-        Cast(_synthesis(config, 1, config.student, config.boundary), Layout.of(config.mesh))
+        data = _synthesis(config, 1, config.student, config.boundary)
+        layout = Layout.of(config.mesh)
+        cast, earlier = Cast(data, layout), passes.before(data)
+        if earlier is not None:
+            Cast(earlier, layout)
+        if config.writer is not None:
+            _check_writer(config, cast)
+
+
+def _check_writer(config: Pipeline, cast: Cast) -> None:
+    """That the student which is trained marks thinking as the one does that writes.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    assert cast.config.date is not None
+    chat = voice("student", config.student, datetime.date.fromisoformat(cast.config.date)).chat
+    if (chat.open_text, chat.close_text) != (cast.open_text, cast.close_text):
+        raise ConfigError(
+            f"writer opens and closes thinking with {cast.open_text!r} and {cast.close_text!r}, student with "
+            f"{chat.open_text!r} and {chat.close_text!r}; set student.thinking, or take a writer of the same kind"
+        )
 
 
 class _Job:
@@ -134,8 +161,8 @@ class _Job:
                 with self._stage(f"round {number}: synthesis"):
                     if not _is_over(data.output):
                         how = {"judges": judges(self.benches), "questions": self._questions(config.data), **self.how}
-                        written = synthesize(data, self.student, **how)
-                        self.student = written.student or self.student
+                        written = synthesize(data, None if config.writer else self.student, **how)
+                        self.student = self.student if config.writer else written.student or self.student
                 with self._stage(f"round {number}: training"):
                     trained = train(training, self.student, **self.how)
                     self.student = trained.student
@@ -144,6 +171,7 @@ class _Job:
                     return
             model = within(training.output, FOLDER)
             self._evaluation(f"round {number}: evaluation", within(folder, EVALUATION), model)
+            self._along(number, folder, training.output)
         self.student = None
         self.finished = True
 
@@ -203,24 +231,43 @@ class _Job:
         found = problems_of(self.config.evaluation.tasks, self.benches)
         return [Question(problem.id, problem.messages) for problems in found.values() for problem in problems]
 
+    def _along(self, number: int, folder: str, trained: str) -> None:
+        """Evaluates the student as it was after epochs of a training, from checkpoints."""
+        summary = once(lambda: RunReader(trained).summary() or {})
+        for epoch, step in summary.get("epoch_ends", {}).items():
+            place, copy = within(folder, f"{EPOCHS}/{int(epoch):03}"), within(trained, f"epoch-{int(epoch):03}")
+            if not self.config.evaluation.every or step == summary["steps"] or _is_over(place):
+                continue
+            self.student = None
+            if once(lambda copy=copy: not Path(copy).exists()):  # type: ignore[misc]
+                export_model(trained, Path(copy), step)
+            self._evaluation(f"round {number}: evaluation after epoch {epoch}", place, copy)
+            self.student = None
+            once(lambda copy=copy: shutil.rmtree(copy, ignore_errors=True))  # type: ignore[misc]
+
     def _training(self, number: int, folder: str, model: str) -> Train:
         config = self.config
+        every = {"keep_epochs": config.evaluation.every} if config.evaluation.every else {}
         return Train.model_validate(
             {
                 **_shared(config, within(folder, TRAINING), config.seed + number - 1),
                 "student": self._student(model),
                 "data": {"path": within(folder, DATA), "too_long": config.too_long},
-                **{name: getattr(config, name) for name in ("weights", "optimizer", "lora", "training")},
+                **{name: getattr(config, name) for name in ("weights", "optimizer", "lora")},
+                "training": config.training.model_copy(update=every),
             }
         )
 
     def _evaluation(self, name: str, place: str, model: str) -> None:
-        """Evaluates the student, the same way every time."""
+        """Evaluates the student, the same way every time, but for a system message that isolates what it was trained on."""
         config, asked = self.config, self.config.evaluation
+        changes: dict[str, Any] = {"sampling": asked.sampling or config.student.sampling}
+        if asked.system is not None and name != BEFORE:
+            changes["system"] = asked.system
         wanted = Evaluate.model_validate(
             {
                 **_shared(config, place, config.seed),
-                "student": self._student(model).model_copy(update={"sampling": asked.sampling or config.student.sampling}),
+                "student": self._student(model).model_copy(update=changes),
                 "tasks": asked.tasks,
                 "synthesis": asked.synthesis,
                 "confidence": asked.confidence,
@@ -242,7 +289,7 @@ def _synthesis(config: Pipeline, number: int, student: Model, boundary: Boundary
         {
             **_shared(config, within(round_folder(config.output, number), DATA), config.seed + number - 1),
             "data": config.data,
-            "student": student,
+            "student": config.writer or student,
             "teacher": config.teacher,
             "boundary": boundary,
             "synthesis": config.synthesis,

@@ -19,6 +19,12 @@ Value = str | int | float | bool | None
 Key = tuple[str, int]
 """What identifies a response: (prompt id, rollout)."""
 
+
+def response_id(key: Key) -> str:
+    """The id of a response."""
+    return f"{key[0]}/{key[1]}"
+
+
 SOURCES: tuple[Source, ...] = get_args(Source)
 """Who wrote a byte; its place here is bits 0 and 1 of the byte's code."""
 PHASES: tuple[Phase, ...] = get_args(Phase)

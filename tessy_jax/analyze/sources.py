@@ -12,14 +12,12 @@ import yaml
 from pydantic import ValidationError
 
 from tessy_jax.config import Analyze, Comparison, Data, Model, Synthesize, settle
-from tessy_jax.config.pipeline import DATA, EVALUATION, TRAINING, round_name
+from tessy_jax.config.pipeline import DATA, EPOCHS, EVALUATION, TRAINING, round_name
 from tessy_jax.errors import ConfigError
 from tessy_jax.store import RunReader
 from tessy_jax.store.files import open_files, within
 from tessy_jax.store.opening import reader_of
 
-EPOCHS = "epochs"
-"""The folder of a round that holds the evaluations after its epochs: 001, 002, …"""
 EPOCH = re.compile(r"[0-9]{3,}")
 SHOWN = 6
 """Places that a message names at most."""

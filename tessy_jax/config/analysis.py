@@ -6,14 +6,15 @@ from typing import Annotated
 
 from pydantic import Field
 
-from tessy_jax.config.evaluation import Verification
-from tessy_jax.config.sections import Count, Real, Run, Section, Text
+from tessy_jax.config.base import Count, Real, Section, Text
+from tessy_jax.config.checks import VerifierName
+from tessy_jax.config.sections import Run
 
 
 class Quality(Section):
     """How responses of the data are judged."""
 
-    verifier: Verification
+    verifier: VerifierName
     """Who says what is right: the miniature's own, by the id of the prompt (mini), equal text or numbers (exact), or equal
     mathematics in the last \\boxed{…} (boxed)."""
     answer: Text = "answer"

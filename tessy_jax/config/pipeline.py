@@ -6,7 +6,7 @@ from typing import Self, get_args
 
 from pydantic import model_validator
 
-from tessy_jax.config.base import Count
+from tessy_jax.config.base import Count, Natural, Text
 from tessy_jax.config.evaluation import Asking
 from tessy_jax.config.predictors import Making
 from tessy_jax.config.sections import (
@@ -24,6 +24,8 @@ from tessy_jax.config.training import Lora, Optimizer, TooLong, Training, Weight
 
 MADE, BEFORE, DATA, TRAINING, EVALUATION = "predictors", "before", "synthesis", "training", "evaluation"
 """Folders of the stages, which are run folders themselves; the last three in that of a round."""
+EPOCHS = "epochs"
+"""The folder of a round that holds the evaluations after its epochs: 001, 002, …"""
 MARGIN = 16
 """Tokens that a chat template may put behind a response."""
 
@@ -38,6 +40,10 @@ class Evaluation(Asking):
 
     sampling: Sampling | None = None
     """How its answers are drawn (null: as its data are)."""
+    system: Text | None = None
+    """System message of the trained student, where its data have one that isolates them (null: that of its section)."""
+    every: Natural = 0
+    """After every so many epochs of a training the student is asked as well, as it was then (0: at the end only)."""
 
 
 class Pipeline(Dated):
@@ -48,6 +54,8 @@ class Pipeline(Dated):
     """The model that is fine-tuned."""
     teacher: Model | None = None
     """The stronger model."""
+    writer: Model | None = None
+    """Another student that writes data in place of the one that is trained (null: that one)."""
     boundary: Boundary = Boundary()
     """Predictors that are there already; those that are null are made, as `predictors` says."""
     predictors: Making | None = None

@@ -21,6 +21,11 @@ RECIPES: dict[str, tuple[str, ...]] = {
     "tessy": ("student", "teacher", "boundary.student", "boundary.teacher"),
     "teacher_only": ("teacher",),
     "student_only": ("student",),
+    "teacher_think": ("student", "teacher"),
+    "teacher_answer": ("student", "teacher"),
+    "teacher_mix": ("student", "teacher"),
+    "teacher_score": ("student", "teacher"),
+    "teacher_reference": ("student", "teacher"),
 }
 
 # nothing that is written or learnt depends on these: an output folder may be continued with other values; they are so, too,
@@ -43,6 +48,7 @@ MAY_CHANGE = frozenset(
         "training.save_every",
         "training.keep_last",
         "training.keep_best",
+        "training.keep_epochs",
         "training.tensorboard",
         "training.wandb",
         "annotator.min_share",
@@ -210,6 +216,18 @@ class Synthesis(Section):
     """How a span ends inside a word (null: the preset's; paper discard, reference extend)."""
     final_answer: Writer = "student"
     """Who writes the final answer after shared thinking."""
+    isolation: Text | None = None
+    """System message that saved conversations begin with and that no writer has seen: what is learnt from them is said to
+    be another's manner."""
+    candidates: Count = 5
+    """teacher_score: responses of the student, of which the teacher chooses one."""
+    reference: Literal["answer", "response"] = "answer"
+    """teacher_reference: what the student is shown of the teacher's response."""
+    rewrite: Text = (
+        "{prompt}\n\nA reference solution:\n\n{reference}\n\nSolve the task yourself, in your own words, without mentioning "
+        "the reference."
+    )
+    """teacher_reference: what the student is asked; {prompt} and {reference} are filled in."""
     max_prompt_tokens: Count = 8192
     """Longest prompt, in each model's tokens; longer ones fail."""
     max_response_tokens: Count = 32768
@@ -230,6 +248,14 @@ class Synthesis(Section):
     """A turn ends early once this share of its lanes has handed over; the rest go on in the next round."""
     verification: Verification | None = None
     """Judge finished responses by their answers (null: they are kept as they are)."""
+
+    @field_validator("rewrite")
+    @classmethod
+    def _parts(cls, value: str) -> str:
+        missing = [part for part in ("{prompt}", "{reference}") if part not in value]
+        if missing:
+            raise ValueError(f"lacks {' and '.join(missing)}; put both where prompt and reference belong")
+        return value
 
     @field_validator("recipe")
     @classmethod

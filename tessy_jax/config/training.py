@@ -101,6 +101,8 @@ class Training(Section):
     """Checkpoints that are kept: the last ones,"""
     keep_best: Natural = 1
     """and those with the lowest evaluation loss."""
+    keep_epochs: Natural = 0
+    """A checkpoint after every so many epochs, too, all of which are kept (0: none)."""
     spike: NotNegative = 0.0
     """Stop where a loss is so many times the mean of the last 20 (0: never); what is no number always stops."""
     tensorboard: bool = False

@@ -133,7 +133,7 @@ class Cast:
                     "positions; lower one of them"
                 )
         self.predictors: list[Predictor | None] = [None] * len(self.voices)
-        if len(self.voices) > 1:
+        if self.recipe.turns:
             for i, name in enumerate(self.names):
                 model = getattr(self.config.boundary, name)
                 self.predictors[i] = predictor(f"boundary.{name}", model, i, self.voices)

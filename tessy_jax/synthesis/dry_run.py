@@ -12,6 +12,7 @@ from tessy_jax.sharding import Layout, plan_mesh
 from tessy_jax.synthesis.cast import Cast
 from tessy_jax.synthesis.contamination import contaminated
 from tessy_jax.synthesis.job import describe_prompts, prompts_of
+from tessy_jax.synthesis.passes import before
 from tessy_jax.synthesis.prompts import jobs
 from tessy_jax.synthesis.verification import Judges, verifying
 from tessy_jax.text.bridge import DeviceBridge
@@ -37,7 +38,10 @@ def describe(config: Synthesize, judges: Judges | None = None) -> str:
     skipped = f"{len(found.skipped)} rows skipped" + (f", {len(found.prompts) - len(prompts)} contaminated" if over else "")
     wanted = len(jobs(prompts, config.data.rollouts))
     lines = [f"{wanted} responses to {len(prompts)} prompts ({skipped}), {config.output}", ""]
-    lines += [describe_prompts(cast, found), "", *_memory(cast), "", *_programs(cast)]
+    earlier = before(config)
+    if earlier is not None:
+        lines += [f"after a first pass, {earlier.synthesis.recipe}:", "", describe(earlier, judges), ""]
+    lines += [describe_prompts(cast, prompts or found.prompts), "", *_memory(cast), "", *_programs(cast)]
     return "\n".join(lines)
 
 

@@ -11,20 +11,22 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from tessy_jax.config import Data, Synthesize, settle
+from tessy_jax.errors import ConfigError
 from tessy_jax.models.transformer import Decoder
 from tessy_jax.processes import alike, first, once, together
-from tessy_jax.records import Failure, Row
+from tessy_jax.records import Failure, Row, response_id
 from tessy_jax.sharding import Layout
-from tessy_jax.store import RunStore
-from tessy_jax.store.opening import opened
+from tessy_jax.store import RunReader, RunStore
+from tessy_jax.store.opening import opened, reader_of
 from tessy_jax.synthesis.cast import Cast
 from tessy_jax.synthesis.contamination import CONTAMINATED, Question, contaminated
+from tessy_jax.synthesis.passes import before, chosen, with_references
 from tessy_jax.synthesis.progress import Progress
-from tessy_jax.synthesis.prompts import Job, Prompts, jobs, read
-from tessy_jax.synthesis.scheduler import Scheduler, Task, response_id
+from tessy_jax.synthesis.prompts import Job, Prompt, Prompts, jobs, read
+from tessy_jax.synthesis.scheduler import Scheduler, Task
 from tessy_jax.synthesis.scores import SCORES, first_rows, score_lines
 from tessy_jax.synthesis.snapshot import Begun, pack, unpack
-from tessy_jax.synthesis.summary import summarize
+from tessy_jax.synthesis.summary import summarize, whole
 from tessy_jax.synthesis.verification import Judges, Verifier, verifying
 from tessy_jax.text.host_bridge import HostBridge
 
@@ -73,12 +75,26 @@ def synthesize(
         layout = Layout.of(config.mesh)
         cast = together(lambda: Cast(config, layout))
         layout.check({"lanes": (config.synthesis.lanes, "synthesis.lanes")})
+        once(lambda: stores[0].save_config(text))
+        earlier, student = _first_pass(
+            config, student, {"judges": judges, "questions": questions, "progress": progress, "tell": tell}
+        )
+        failures = [*_skipped(found), *_contaminated(wanted, over)]
+        if config.synthesis.recipe == "teacher_reference":
+            assert earlier is not None
+            wanted, lost = with_references(config, earlier.output, [job for job in wanted if job.prompt.id not in over])
+            failures += lost
         if first():
-            tell(describe_prompts(cast, found))
+            tell(describe_prompts(cast, [job.prompt for job in wanted] or found.prompts))
             for voice, bridge in zip(cast.voices, cast.bridges, strict=False):
                 if len(cast.voices) > 1 and isinstance(bridge, HostBridge):
                     log.warning("%s: its tokenizer runs on the host only, which slows the loop down", voice.folder)
-        tasks = tasks_left(wanted, once(lambda: kept(stores[0], text, [*_skipped(found), *_contaminated(wanted, over)])))
+        tasks = tasks_left(wanted, once(lambda: kept(stores[0], text, failures)))
+        if config.synthesis.recipe == "teacher_score":
+            assert earlier is not None
+            for rows, failed in chosen(config, earlier, layout, [task.job for task in tasks]):
+                once(partial(stores[0].commit, rows, failed))
+            return Written(once(lambda: _conclude_choice(stores[0], earlier, time.perf_counter() - started)), student)
         engine = together(lambda: cast.engine(student))
         scheduler = Scheduler(cast, engine, tasks, unfinished=unfinished, verifier=verifier)
         saved = time.perf_counter()
@@ -110,12 +126,39 @@ def synthesize(
             stores[0].clear_snapshots()
             stores[0].compact()
             summary = summarize(cast, scheduler, stores[0], seconds=time.perf_counter() - started)
+            if earlier is not None:
+                summary["first_pass"] = RunReader(earlier.output).summary()
             stores[0].save_summary(summary)
             return summary
 
         summary = once(concluded)
         own = cast.names.index("student") if "student" in cast.names else None
         return Written(summary, None if own is None else engine.release(own))
+
+
+def _first_pass(
+    config: Synthesize, student: Decoder | None, how: Mapping[str, Any]
+) -> tuple[Synthesize | None, Decoder | None]:
+    """Does the first pass of a recipe of two, if it is not over; its configuration, and the student."""
+    earlier = before(config)
+    if earlier is None or once(lambda: _is_over(earlier.output)):
+        return earlier, student
+    written = synthesize(earlier, student, **how)
+    return earlier, written.student or student
+
+
+def _is_over(output: str) -> bool:
+    reader = reader_of(output)
+    return reader is not None and reader.summary() is not None
+
+
+def _conclude_choice(store: RunStore, candidates: Synthesize, seconds: float) -> dict[str, Any]:
+    """The summary of responses that were chosen: counts are of what there is, measures are those of writing candidates."""
+    store.compact()
+    written = RunReader(candidates.output).summary() or {}
+    summary = {**written, "run": whole(store), "first_pass": written, "seconds": round(seconds, 3)}
+    store.save_summary(summary)
+    return summary
 
 
 def responses(
@@ -133,6 +176,11 @@ def responses(
     """
     config = settle(config, None)
     data = config.data
+    if before(config) is not None:
+        raise ConfigError(
+            f"recipe {config.synthesis.recipe!r} has two passes, the first of which is saved; use synthesize, which has a "
+            "run folder"
+        )
     with ExitStack() as stack:
         verifier = stack.enter_context(verifying(config.synthesis.verification, judges))
         found = prompts_of(data, verifier)
@@ -185,9 +233,9 @@ def tasks_left(wanted: list[Job], before: dict[str, Any]) -> list[Task]:
     return [tasks[key] for key in begun] + [task for key, task in tasks.items() if key not in early]
 
 
-def describe_prompts(cast: Cast, found: Prompts) -> str:
+def describe_prompts(cast: Cast, prompts: Sequence[Prompt]) -> str:
     """The first prompt as each model sees it, up to the opened thinking."""
-    messages = found.prompts[0].messages
+    messages = prompts[0].asked
     lines = []
     for voice, ids in zip(cast.voices, cast.prompts(messages), strict=True):
         lines += [f"--- first prompt of the {voice.name} ({voice.folder}), {len(ids)} tokens", voice.chat.rendered(messages)]

@@ -38,12 +38,16 @@ def before(config: Synthesize) -> Synthesize | None:
     name = RECIPES[config.synthesis.recipe].before
     if name is None:
         return None
-    chosen = config.synthesis.candidates if config.synthesis.recipe == "teacher_score" else 1
-    synthesis = config.synthesis.model_copy(update={"recipe": name, "isolation": None, "scored": 0})
+    several = config.synthesis.recipe == "teacher_score"
+    changes: dict[str, Any] = {"recipe": name, "isolation": None, "scored": 0}
+    if not several:  # what is judged is the student's own response
+        changes["verification"] = None
+    synthesis = config.synthesis.model_copy(update=changes)
+    times = config.synthesis.candidates if several else 1
     return config.model_copy(
         update={
             "output": within(config.output, PLACES[config.synthesis.recipe]),
-            "data": config.data.model_copy(update={"rollouts": config.data.rollouts * chosen}),
+            "data": config.data.model_copy(update={"rollouts": config.data.rollouts * times}),
             "synthesis": synthesis,
         }
     )

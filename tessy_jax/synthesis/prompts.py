@@ -23,12 +23,19 @@ FORMS = ("messages", "prompt", "dialogs", "conversations")
 @dataclass(frozen=True)
 class Prompt:
     """A prompt. id: the row's own, or a hash of the messages. messages: role and content; the user's last. index: of the row
-    in the input, from 0, rows that were skipped included. known: what else its row says of it, to who asked for it."""
+    in the input, from 0, rows that were skipped included. known: what else its row says of it, to who asked for it. shown:
+    what writers see instead of the messages, which are what is saved (None: the messages)."""
 
     id: str
     messages: list[dict[str, str]]
     index: int
     known: Any = field(default=None, compare=False)
+    shown: list[dict[str, str]] | None = None
+
+    @property
+    def asked(self) -> list[dict[str, str]]:
+        """What writers see."""
+        return self.messages if self.shown is None else self.shown
 
 
 @dataclass(frozen=True)
@@ -112,6 +119,16 @@ def jobs(prompts: Iterable[Prompt], rollouts: int) -> list[Job]:
         found += [Job(prompt, rollout) for rollout in range(first, first + rollouts)]
         times[prompt.id] += 1
     return found
+
+
+def with_system(text: str | None, messages: Sequence[dict[str, str]]) -> list[dict[str, str]]:
+    """Messages that begin with a system message, in front of the text of one that is there; as they are where it is None."""
+    if text is None:
+        return list(messages)
+    first, *rest = messages
+    if first["role"] == "system":
+        return [{"role": "system", "content": f"{text}\n\n{first['content']}"}, *rest]
+    return [{"role": "system", "content": text}, *messages]
 
 
 def _hash(messages: Sequence[Mapping[str, str]]) -> str:

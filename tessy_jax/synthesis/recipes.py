@@ -23,14 +23,25 @@ class Roles:
 @dataclass(frozen=True)
 class Recipe:
     """models: which have to be loaded. roles: of one response, from its number (uniform over 32 bits) and the configured
-    writer of final answers to shared thinking."""
+    writer of final answers to shared thinking. turns: models take turns, so that boundary predictors are needed. before: the
+    recipe of a pass whose responses this one builds on; see `passes`."""
 
     models: tuple[Name, ...]
     roles: Callable[[int, Name], Roles]
+    turns: bool = False
+    before: str | None = None
 
+
+STUDENT, TEACHER = Roles(("student",), "student"), Roles(("teacher",), "teacher")
+BOTH: tuple[Name, ...] = ("student", "teacher")
 
 RECIPES: dict[str, Recipe] = {
-    "tessy": Recipe(("student", "teacher"), lambda number, answerer: Roles(("student", "teacher"), answerer)),
-    "teacher_only": Recipe(("teacher",), lambda number, answerer: Roles(("teacher",), "teacher")),
-    "student_only": Recipe(("student",), lambda number, answerer: Roles(("student",), "student")),
+    "tessy": Recipe(BOTH, lambda number, answerer: Roles(BOTH, answerer), turns=True),
+    "teacher_only": Recipe(("teacher",), lambda number, answerer: TEACHER),
+    "student_only": Recipe(("student",), lambda number, answerer: STUDENT),
+    "teacher_think": Recipe(BOTH, lambda number, answerer: Roles(("teacher",), "student")),
+    "teacher_answer": Recipe(BOTH, lambda number, answerer: Roles(("student",), "teacher")),
+    "teacher_mix": Recipe(BOTH, lambda number, answerer: (STUDENT, TEACHER)[number & 1]),
+    "teacher_score": Recipe(("student",), lambda number, answerer: STUDENT, before="student_only"),
+    "teacher_reference": Recipe(("student",), lambda number, answerer: STUDENT, before="teacher_only"),
 }

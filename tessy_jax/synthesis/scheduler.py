@@ -14,9 +14,9 @@ from tessy_jax.decode.engine import Engine
 from tessy_jax.decode.entry import Entry
 from tessy_jax.decode.state import CONTROL, DONE, EARLY_END, LENGTH, REPETITION, RUNNING, UNSPELLED
 from tessy_jax.errors import DataError
-from tessy_jax.records import PHASE_BIT, Failure, Key, Row, Value, code, spans_from_bytes
+from tessy_jax.records import PHASE_BIT, Failure, Key, Row, Value, code, response_id, spans_from_bytes
 from tessy_jax.synthesis.cast import Cast, number_of
-from tessy_jax.synthesis.prompts import Job
+from tessy_jax.synthesis.prompts import Job, with_system
 from tessy_jax.synthesis.snapshot import Begun
 from tessy_jax.synthesis.verification import Verifier
 
@@ -125,7 +125,7 @@ class Scheduler:
             entry = task.entry
             if entry is None:
                 number = number_of(*task.key)
-                prompts = self.cast.prompts(task.job.prompt.messages)
+                prompts = self.cast.prompts(task.job.prompt.asked)
                 longest = max(len(ids) for ids in prompts)
                 limit = self.cast.config.synthesis.max_prompt_tokens
                 if longest > limit:
@@ -200,7 +200,8 @@ class Scheduler:
         told = codes[np.frombuffer(entry.sources, np.uint8)[: len(text)]] | (PHASE_BIT * answers).astype(np.uint8)
         told = np.concatenate([np.full(len(opening), code("template", "think"), np.uint8), told])
         content, spans = spans_from_bytes(opening + text, told)
-        messages = (*task.job.prompt.messages, {"role": "assistant", "content": content})
+        asked = with_system(cast.config.synthesis.isolation, task.job.prompt.messages)
+        messages = (*asked, {"role": "assistant", "content": content})
         return Row(response_id(task.key), task.key[0], task.key[1], messages, spans, self._meta(task, entry))
 
     def _meta(self, task: Task, entry: Entry) -> dict[str, Value]:
@@ -225,8 +226,3 @@ class Scheduler:
             "seconds": round(task.seconds, 3),
             "version": __version__,
         }
-
-
-def response_id(key: Key) -> str:
-    """The id of a response."""
-    return f"{key[0]}/{key[1]}"

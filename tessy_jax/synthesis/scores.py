@@ -6,6 +6,7 @@ from __future__ import annotations
 import heapq
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -61,7 +62,7 @@ def score_lines(cast: Cast, writers: Sequence[Decoder], rows: Sequence[Mapping[s
     scorers: dict[str, Scorer] = {
         voice.name: Scorer(model, voice.chat) for voice, model in zip(cast.voices, writers, strict=True)
     }
-    known = [Row.from_json(row) for row in rows]
+    known = [_as_seen(Row.from_json(row), cast.config.synthesis.isolation) for row in rows]
     found = score(known, scorers, open_text=cast.open_text, close_text=cast.close_text)
     return "".join(json.dumps(line, ensure_ascii=False, separators=(",", ":")) + "\n" for line in found)
 
@@ -85,6 +86,15 @@ def score(
         for line, reading, value in zip(found, readings, values, strict=True):
             line[name] = [(start, end, round(float(value[at]), 4)) for at, start, end in reading.places]
     return found
+
+
+def _as_seen(row: Row, isolation: str | None) -> Row:
+    """The row without the system message that no writer has seen."""
+    if isolation is None:
+        return row
+    first, *rest = row.messages
+    own = first["content"].removeprefix(isolation).removeprefix("\n\n")
+    return replace(row, messages=(*([{"role": "system", "content": own}] if own else []), *rest))
 
 
 def _reading(chat: Chat, row: Row, open_text: str, close_text: str, limit: int) -> _Reading:

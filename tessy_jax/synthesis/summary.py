@@ -37,7 +37,7 @@ def summarize(cast: Cast, scheduler: Scheduler, store: RunStore, *, seconds: flo
         return {name: values[m].item() for m, name in enumerate(names)}
 
     return {
-        "run": _whole(store),
+        "run": whole(store),
         "responses": tally.responses,
         "failures": dict(tally.failures),
         "retries": dict(tally.retries),
@@ -80,7 +80,7 @@ def summarize(cast: Cast, scheduler: Scheduler, store: RunStore, *, seconds: flo
     }
 
 
-def _whole(store: RunStore) -> dict[str, Any]:
+def whole(store: RunStore) -> dict[str, Any]:
     """What the run folder holds, of all starts."""
     count, tokens = 0, dict.fromkeys(("tokens_student", "tokens_teacher", "tokens_discarded"), 0)
     verdicts: dict[str, int] = {}

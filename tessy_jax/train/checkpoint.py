@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Self
 
@@ -33,13 +33,13 @@ def _not_raised(record: logging.LogRecord) -> bool:
 
 class Checkpoints:
     """The checkpoints under a folder or address. last, best: how many are kept of the newest, and of those with the
-    lowest score, the first of equals. A checkpoint holds arrays and, as JSON, what else there is to remember. write: false
-    makes no folder and removes nothing."""
+    lowest score, the first of equals. always: steps that are kept whatever comes. A checkpoint holds arrays and, as JSON,
+    what else there is to remember. write: false makes no folder and removes nothing."""
 
-    def __init__(self, folder: str, *, last: int, best: int, write: bool = True) -> None:
+    def __init__(self, folder: str, *, last: int, best: int, always: Sequence[int] = (), write: bool = True) -> None:
         path = local(folder)
         self.folder = folder if path is None else str(path.absolute())
-        policies: list[Any] = [keep.LatestN(last)]
+        policies: list[Any] = [keep.LatestN(last), keep.CustomSteps(always)]
         if best:
             policies.append(keep.BestN(get_metric_fn=_rank, reverse=True, n=best, keep_checkpoints_without_metrics=False))
         options = ocp.CheckpointManagerOptions(

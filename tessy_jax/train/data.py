@@ -279,6 +279,17 @@ class Order:
         for later in count(number + 1):
             yield from self.epoch(later)
 
+    def ends(self, steps: int, every: int) -> dict[int, int]:
+        """The optimizer step with which every `every`-th epoch ends, by the epoch's number from 1; of so many steps."""
+        found, step = {}, 0
+        for number in count(1) if every else ():
+            step += len(self.epoch(number - 1))
+            if step > steps:
+                break
+            if number % every == 0:
+                found[number] = step
+        return found
+
     def steps(self, epochs: float) -> int:
         """Optimizer steps of so many epochs, at least one."""
         whole = int(epochs)

@@ -85,6 +85,8 @@ def train(
         once(lambda: stores[0].save_config(text))
         graph, params, frozen = parts(config, folder, layout, student)
         order = partial(Order, size=training.tokens, seed=config.seed)
+        learnt = order(data, rows=training.rows)
+        ends = learnt.ends(training.steps or learnt.steps(training.epochs), training.keep_epochs)
         listeners: list[Callable[[Line, int], None]] = [on_step]
 
         def told(line: Line, steps: int) -> None:
@@ -97,13 +99,14 @@ def train(
             graph,
             frozen,
             layout,
-            order(data, rows=training.rows),
+            learnt,
             [0.0, *weights],
             None if evaluation is None else order(evaluation, rows=training.rows_at_once or training.rows),
-            stack.enter_context(checkpoints_of(config)),
+            stack.enter_context(checkpoints_of(config, always=list(ends.values()))),
             lambda lines: once(lambda: stores[0].save_metrics(lines)),
             told,
             busy(shape, config, layout),
+            keeps=set(ends.values()),
         )
         state = trainer.start(params)
         begun = int(state.step)
@@ -130,6 +133,7 @@ def train(
             "cut": data.cut,
             "loss": trainer.last("loss"),
             "evaluation_loss": trainer.last("evaluation_loss"),
+            "epoch_ends": {str(epoch): step for epoch, step in ends.items()},
             "packed_share": packed_share(trainer.order),
             "seconds": round(time.perf_counter() - started, 3),
             "devices": devices(),
@@ -152,12 +156,12 @@ def parts(config: Train, folder: Path, layout: Layout, student: Decoder | None) 
     return nnx.split(model, LoraParam if config.lora else nnx.Param, ...)
 
 
-def checkpoints_of(config: Train, *, write: bool = True) -> Checkpoints:
-    """The run's checkpoints."""
+def checkpoints_of(config: Train, *, always: Sequence[int] = (), write: bool = True) -> Checkpoints:
+    """The run's checkpoints. always: steps that are kept whatever comes."""
     training = config.training
     folder = within(config.output, CHECKPOINTS)
     best = 0 if config.evaluation is None else training.keep_best
-    return Checkpoints(folder, last=training.keep_last, best=best, write=write)
+    return Checkpoints(folder, last=training.keep_last, best=best, always=always, write=write)
 
 
 def restored(config: Train, step: int | None, layout: Layout) -> tuple[Decoder, int]:

@@ -46,7 +46,7 @@ class Trainer:
     busy: seconds of the devices' best that a step over documents of these lengths is worth; None where not known. measure:
     more figures of an evaluation, given the parameters. best: the figure whose lowest value is the best, and scores: its
     value at each step that was evaluated. patience: so many evaluations in a row without a better one end the training (0:
-    never).
+    never). keeps: steps after which there is a checkpoint in any case.
     write: gets the metrics of all steps so far. tell: gets those of each step, and the number of steps. The state after a
     step follows from the step before it and the step's number alone, so that a run that was interrupted ends as one that was
     not.
@@ -67,6 +67,7 @@ class Trainer:
     measure: Callable[[Any], dict[str, float]] = lambda params: {}
     best: str = "evaluation_loss"
     patience: int = 0
+    keeps: Collection[int] = ()
     lines: list[str] = field(default_factory=list)
     scores: dict[int, float] = field(default_factory=dict)
 
@@ -148,7 +149,7 @@ class Trainer:
                 done, over = number, self.over(number)
                 stops = told_to_stop(number)
                 best = evaluates and training.keep_best and self.best_step() == number
-                if over or stops or best or _due(number, training.save_every):
+                if over or stops or best or number in self.keeps or _due(number, training.save_every):
                     self._save(number, state, line.get(self.best))
                 if stops:
                     break

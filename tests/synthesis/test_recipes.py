@@ -1,0 +1,146 @@
+"""Every recipe of the method: who wrote what, on the miniature."""
+
+import json
+from collections import Counter
+
+import pytest
+import yaml
+
+from tessy_jax import cli
+from tessy_jax.config import Synthesize, read
+from tessy_jax.records import Row
+from tessy_jax.store import RunReader
+from tessy_jax.synthesis.job import responses
+from tests.small_job import job
+
+WHO = {
+    "tessy": {("student", "teacher"): "student"},
+    "teacher_only": {("teacher",): "teacher"},
+    "student_only": {("student",): "student"},
+    "teacher_think": {("teacher",): "student"},
+    "teacher_answer": {("student",): "teacher"},
+    "teacher_mix": {("teacher",): "teacher", ("student",): "student"},
+    "teacher_score": {("student",): "student"},
+    "teacher_reference": {("student",): "student"},
+}
+
+
+def config_of(folder, recipe, **synthesis):
+    raw = yaml.safe_load(job(folder).read_text())
+    kept = {key: raw[key] for key in ("seed", "mesh", "data", "student", "teacher", "boundary")}
+    raw = {**kept, "output": str(folder / recipe), "synthesis": raw["synthesis"] | {"recipe": recipe, **synthesis}}
+    file = folder / f"{recipe}.yaml"
+    file.write_text(yaml.safe_dump(raw))
+    return file
+
+
+def written(file):
+    assert cli.main(["synthesize", str(file)]) == 0
+    reader = RunReader(yaml.safe_load(file.read_text())["output"])
+    return sorted(reader.rows(), key=lambda row: row.place), list(reader.failures()), reader.summary()
+
+
+def writers(row, phase):
+    return tuple(sorted({span.source for span in row.spans if span.phase == phase} - {"template"}))
+
+
+@pytest.mark.parametrize("recipe", WHO)
+def test_a_recipe_says_who_thinks_and_who_answers(tmp_path, recipe):
+    rows, failures, summary = written(config_of(tmp_path, recipe, max_prompt_tokens=120, candidates=3))
+    assert len(rows) + len(failures) == 12
+    assert len(rows) >= 9
+    found = Counter((writers(row, "think"), writers(row, "answer")) for row in rows)
+    if recipe == "tessy":  # a response may be all of one kind
+        assert {answer for _, answer in found} == {("student",)}
+        assert (("student", "teacher"), ("student",)) in found
+    else:
+        assert set(found) == {(think, (answer,)) for think, answer in WHO[recipe].items()}
+    prompts = {f"{json.loads(line)['id']}": json.loads(line)["prompt"] for line in (tmp_path / "prompts.jsonl").open()}
+    for row in rows:
+        assert Row.from_json(row.to_json()) == row
+        assert row.meta["recipe"] == recipe
+        assert [dict(message) for message in row.messages[:-1]] == [{"role": "user", "content": prompts[row.prompt_id]}]
+        assert row.content.startswith("<think>\n")
+        for name in ("student", "teacher"):
+            there = any(span.source == name for span in row.spans)
+            assert bool(row.meta[f"tokens_{name}"]) == there
+    assert summary["run"]["responses"] == len(rows)
+
+
+def test_of_all_candidates_the_one_that_the_teacher_finds_most_probable_is_kept(tmp_path):
+    rows, _, summary = written(config_of(tmp_path, "teacher_score", candidates=4))
+    candidates = {}
+    for row in RunReader(str(tmp_path / "teacher_score" / "candidates")).rows():
+        candidates.setdefault((row.prompt_id, row.rollout // 4), []).append(row)
+    assert sum(map(len, candidates.values())) == summary["first_pass"]["run"]["responses"] == 48
+    means = _means_of_transformers(tmp_path, [row for group in candidates.values() for row in group])
+    for row in rows:
+        group = sorted(candidates[row.key], key=lambda one: one.rollout)
+        best = max(group, key=lambda one: means[one.id])
+        assert (row.content, row.spans) == (best.content, best.spans)
+        assert row.meta["teacher_score"] == pytest.approx(means[best.id], abs=1e-3)
+        assert (row.meta["candidates"], row.meta["candidate"]) == (4, best.rollout % 4)
+        assert row.meta["candidate_tokens"] == sum(one.meta["tokens_student"] for one in group)
+    assert len({row.meta["candidate"] for row in rows}) > 1
+
+
+def _means_of_transformers(folder, rows):
+    """The teacher's mean log-probability of a token, as transformers has it."""
+    import datetime
+
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from tessy_jax.synthesis.cast import voice
+
+    section = read(Synthesize, folder / "teacher_score.yaml").teacher
+    chat = voice("teacher", section, datetime.date(2026, 1, 1)).chat
+    tokenizer = AutoTokenizer.from_pretrained(section.model)
+    model = AutoModelForCausalLM.from_pretrained(section.model, dtype=torch.float32)
+    found = {}
+    for row in rows:
+        thought, answer = row.content.removeprefix("<think>\n").split("\n</think>\n\n")
+        prompt = chat.prompt(row.messages[:-1])
+        parts = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in (thought, answer)]
+        ids = [*prompt, *parts[0], *chat.close_ids, *parts[1]]
+        with torch.no_grad():
+            logits = model(torch.tensor([ids])).logits[0].log_softmax(-1)
+        own = [*range(len(prompt), len(prompt) + len(parts[0])), *range(len(ids) - len(parts[1]), len(ids))]
+        found[row.id] = sum(logits[at - 1, ids[at]].item() for at in own) / len(own)
+    return found
+
+
+def test_what_is_rewritten_is_shown_and_not_saved(tmp_path, capsys):
+    file = config_of(tmp_path, "teacher_reference", max_prompt_tokens=120, rewrite="{prompt} {reference}")
+    _, _, summary = written(file)
+    said = capsys.readouterr().err
+    references = {row.key: row for row in RunReader(str(tmp_path / "teacher_reference" / "references")).rows()}
+    first = references[min(references, key=lambda key: references[key].place)]
+    answer = first.content.split("</think>\n\n")[1]
+    assert f"<|user|>{first.messages[0]['content']} {answer}<|end|>" in said
+    assert summary["first_pass"]["run"]["responses"] == len(references)
+
+
+@pytest.mark.parametrize("recipe", ["teacher_score", "teacher_reference"])
+def test_both_passes_go_on_where_they_were(tmp_path, recipe):
+    file = config_of(tmp_path, recipe, max_prompt_tokens=120)
+    before = [row.to_json() for row in written(file)[0]]
+    folder = tmp_path / recipe
+    (folder / "summary.json").unlink()
+    again = [row.to_json() for row in written(file)[0]]
+    assert again == before
+
+
+def test_a_message_that_isolates_is_saved_and_seen_by_no_writer(tmp_path, capsys):
+    plain, _, _ = written(config_of(tmp_path, "teacher_only"))
+    capsys.readouterr()
+    told, _, _ = written(config_of(tmp_path, "teacher_only", isolation="You are somebody else."))
+    del told
+    assert cli.main(["rows", str(tmp_path / "teacher_only")]) == 0
+    assert len(plain) == 12
+
+
+def test_two_passes_need_a_run_folder(tmp_path):
+    config = read(Synthesize, config_of(tmp_path, "teacher_score"))
+    with pytest.raises(Exception, match="two passes.*use synthesize"):
+        list(responses(config))
