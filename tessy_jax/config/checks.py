@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -54,3 +54,9 @@ class Decontamination(Section):
     near_duplicates: Annotated[Real, Field(gt=0, le=1)] | None = 0.8
     """A prompt is left out, too, if the Jaccard similarity of its words, three at a time, to those of one of these is at
     least this (null: however near)."""
+
+    @model_validator(mode="after")
+    def _something(self) -> Self:
+        if not self.against and not self.evaluation:
+            raise ValueError("against is empty and evaluation false, which leaves nothing to compare with; set one of them")
+        return self

@@ -80,12 +80,15 @@ class Index:
 
     def __init__(self, config: Decontamination, given: Iterable[Question]) -> None:
         self._config = config
-        named = {question.name: words_of(asked(question.messages)) for question in given}
-        self._names = sorted(name for name, words in named.items() if words)
-        self._words = [named[name] for name in self._names]
-        self._whole: dict[tuple[str, ...], int] = {}
-        for number, words in enumerate(self._words):
-            self._whole.setdefault(tuple(words), number)
+        names: dict[tuple[str, ...], str] = {}  # of texts that are equal, the first
+        for question in given:
+            words = tuple(words_of(asked(question.messages)))
+            if words:
+                names[words] = min(question.name, names.get(words, question.name))
+        texts = sorted((name, words) for words, name in names.items())
+        self._names = [name for name, _ in texts]
+        self._words = [words for _, words in texts]
+        self._whole = {words: number for number, words in enumerate(self._words)}
         self._known: dict[str, int] = {}
         self._grams, self._first = self._indexed()
         self._near = None if config.near_duplicates is None else _Near(self._words, config.near_duplicates)
@@ -135,7 +138,7 @@ class Index:
 class _Near:
     """Texts whose shingles are much like those of others (MinHash and LSH; candidates are compared exactly)."""
 
-    def __init__(self, texts: Sequence[list[str]], threshold: float) -> None:
+    def __init__(self, texts: Sequence[Sequence[str]], threshold: float) -> None:
         from datasketch import MinHash, MinHashLSH  # type: ignore[import-untyped, unused-ignore] # with scipy, it takes a while
 
         self._threshold = threshold

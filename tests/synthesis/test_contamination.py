@@ -140,6 +140,13 @@ def test_words_that_many_evaluation_prompts_share_are_no_sign():
     assert "is the same text" in found([others[3]], others)["0"]
 
 
+def test_texts_that_come_again_count_once_and_no_text_is_lost_to_one_of_the_same_name():
+    text, other = " ".join(WORDS[:20]), " ".join(WORDS[20:40])
+    index = Index(Decontamination(), [*(question(f"e{i}", text) for i in range(12)), question("e0", other)])
+    for one in (text, other):
+        assert index.like(f"{one} and more") == ("e0", f"shares 13 words in a row: {' '.join(one.split()[:13])}")
+
+
 def test_only_what_the_user_says_counts_and_a_prompt_without_words_is_like_nothing():
     system = {"role": "system", "content": " ".join(WORDS[:40])}
     data = Data(path="p", decontaminate=Decontamination())
@@ -180,12 +187,8 @@ def test_nothing_to_compare_with_and_nothing_left_are_refused_with_the_remedy():
     data = Data(path="p.jsonl", decontaminate=Decontamination())
     with pytest.raises(DataError, match=r"nothing to compare with.* name prompts of evaluations in against"):
         contaminated(data, prompts_of("a"), [])
-    with pytest.raises(DataError, match="nothing to compare with"):
-        contaminated(
-            data.model_copy(update={"decontaminate": Decontamination(evaluation=False)}),
-            prompts_of("a"),
-            [question("e", "a")],
-        )
+    with pytest.raises(ValueError, match="against is empty and evaluation false, which leaves nothing to compare with"):
+        Decontamination(evaluation=False)
     with pytest.raises(
         DataError, match=r"p\.jsonl: all prompts are too much like .* '0' \(e: is the same text\); give others"
     ):
@@ -230,7 +233,8 @@ def test_a_whole_job_compares_with_its_own_evaluation_unless_told_otherwise(tmp_
         {"name": "table", "path": str(tmp_path / "asked.jsonl"), "verifier": "exact"},
     ]
     for evaluation, expected in ((True, 4), (False, 0)):
-        file = job(tmp_path, data={"path": "p", "decontaminate": {"evaluation": evaluation}}, evaluation={"tasks": tasks})
+        decontaminate = {"evaluation": evaluation, "against": ["other.jsonl"]}
+        file = job(tmp_path, data={"path": "p", "decontaminate": decontaminate}, evaluation={"tasks": tasks})
         config = read(Pipeline, file)
         asked = _Job(config, {**BENCHES, **mini.BENCHES}, False, print, [], {})._questions(config.data)
         assert len(asked) == expected
