@@ -102,11 +102,11 @@ def run_all(args: argparse.Namespace) -> None:
 
 def compare(args: argparse.Namespace) -> None:
     from tessy_jax.compare import compare as run
-    from tessy_jax.compare import table
+    from tessy_jax.compare import tables
     from tessy_jax.config import Comparison
 
     def shown(config: Any, summary: Any) -> str:
-        return table(summary) if summary["finished"] else f"stopped in {config.output}; the same command goes on from there"
+        return tables(summary) if summary["finished"] else f"stopped in {config.output}; the same command goes on from there"
 
     finish(args, Comparison, partial(run, benches=benches()), shown)
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from tessy_jax import __version__
 from tessy_jax.config import Cell, Comparison
-from tessy_jax.config.pipeline import DATA, EVALUATION, TRAINING
+from tessy_jax.config.pipeline import BEFORE, DATA, EVALUATION, TRAINING
 from tessy_jax.evaluate.job import BENCHES
 from tessy_jax.evaluate.tasks import Bench
 from tessy_jax.pipeline import check, round_folder, run
@@ -24,6 +24,7 @@ from tessy_jax.store.files import within
 from tessy_jax.store.opening import opened
 
 log = logging.getLogger(__name__)
+ROUNDING = 1e-9  # differences that differ by less are the same
 UNTOUCHED = "untouched"
 """What the table calls students before any training."""
 
@@ -44,8 +45,10 @@ def compare(
     with ExitStack() as stack:
         stores, config, text = opened(stack, config)
         cells = list(config.cells())
+        checked: set[tuple[str, str]] = set()
         for cell in cells:
-            if cell.seed == config.seeds[0]:  # another seed changes nothing that can be wrong
+            if (cell.variant, cell.student) not in checked:  # another seed changes nothing that can be wrong
+                checked.add((cell.variant, cell.student))
                 check(cell.config, benches)
         once(lambda: stores[0].save_config(text))
         for number, cell in enumerate(cells, 1):
@@ -56,13 +59,14 @@ def compare(
             before = within(config.output, cell.before)
             if not run(cell.config.model_copy(update=place), before=before, page=False, **how)["finished"]:
                 return {"finished": False}
-        summary = once(lambda: summarize(config.output, cells))
+        summary = once(lambda: summarize(config.output, cells, config.baseline))
         once(lambda: stores[0].save_summary(summary))
         return summary
 
 
-def summarize(output: str, cells: Sequence[Cell]) -> dict[str, Any]:
-    """What finished jobs came to: per job, and per variant the mean and the standard deviation over its jobs."""
+def summarize(output: str, cells: Sequence[Cell], baseline: str | None = None) -> dict[str, Any]:
+    """What finished jobs came to: per job, and per variant the mean and the standard deviation over its jobs, its cost, and
+    how it differs from the untouched students and from the baseline (`differences`)."""
     found = [_of_cell(output, cell) for cell in cells]
     before: dict[str, dict[str, Any]] = {}
     for cell in cells:
@@ -70,12 +74,62 @@ def summarize(output: str, cells: Sequence[Cell]) -> dict[str, Any]:
         before[cell.before] = {"variant": UNTOUCHED, "student": cell.student, "seed": cell.seed, "measures": measures}
     everything = [*before.values(), *found]
     variants = dict.fromkeys(one["variant"] for one in everything)
+    names = [UNTOUCHED, *([baseline] if baseline else [])]
     return {
         "finished": True,
         "variants": {name: _spread(one["measures"] for one in everything if one["variant"] == name) for name in variants},
+        "costs": {
+            name: _mean_cost([one["cost"] for one in found if one["variant"] == name])
+            for name in variants
+            if name != UNTOUCHED
+        },
+        "against": {name: differences(everything, name) for name in names},
         "jobs": everything,
         "versions": {"tessy_jax": __version__},
     }
+
+
+def differences(jobs: Sequence[Mapping[str, Any]], other: str) -> dict[str, dict[str, dict[str, Any]]]:
+    """By variant and measure, how its jobs differ from those of another variant with the same student and seed.
+
+    difference: the mean; interval: its 95 % confidence interval, and p: the probability of so large a difference by chance,
+    both of a paired t test over jobs (None with fewer than two, or where all differ alike). Nothing is corrected for the
+    number of comparisons.
+    """
+    place = {(one["variant"], one["student"], one["seed"]): one["measures"] for one in jobs}
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for variant in dict.fromkeys(one["variant"] for one in jobs if one["variant"] not in (other, UNTOUCHED)):
+        pairs = [
+            (measures, place[other, student, seed])
+            for (name, student, seed), measures in place.items()
+            if name == variant and (other, student, seed) in place
+        ]
+        shared = [name for name in pairs[0][0] if name in pairs[0][1]] if pairs else []
+        found[variant] = {name: _paired([own[name] - theirs[name] for own, theirs in pairs]) for name in shared}
+    return found
+
+
+def _paired(values: Sequence[float]) -> dict[str, Any]:
+    from scipy import stats  # type: ignore[import-untyped, unused-ignore]
+
+    result: dict[str, Any] = {"difference": fmean(values), "interval": None, "p": None, "jobs": len(values)}
+    if len(values) > 1 and max(values) - min(values) > ROUNDING:
+        test = stats.ttest_1samp(values, 0.0)
+        interval = test.confidence_interval(0.95)
+        result |= {"interval": [float(interval.low), float(interval.high)], "p": float(test.pvalue)}
+    return result
+
+
+def tables(summary: Mapping[str, Any]) -> str:
+    """All tables of a comparison, as Markdown."""
+    parts = [table(summary)]
+    for name, found in summary["against"].items():
+        if found:
+            parts.append(
+                f"Difference from {name} in points, 95 % interval, p (paired t test over jobs):\n\n{_against(found)}"
+            )
+    parts.append(f"Cost of a job's data and stages, means:\n\n{_costs(summary['costs'])}")
+    return "\n\n".join(parts)
 
 
 def table(summary: Mapping[str, Any]) -> str:
@@ -85,7 +139,38 @@ def table(summary: Mapping[str, Any]) -> str:
     for name, measures in summary["variants"].items():
         jobs = max(measure["jobs"] for measure in measures.values())
         lines.append([name, str(jobs), *(_cell(measures.get(column)) for column in columns)])
-    lines.insert(1, ["---"] * len(lines[0]))
+    return _markdown(lines)
+
+
+def _against(found: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
+    columns = [name for name in next(iter(found.values())) if name.endswith(" domain")]
+    lines = [["variant", *columns]]
+    for variant, measures in found.items():
+        lines.append([variant, *(_difference(measures[column]) for column in columns)])
+    return _markdown(lines)
+
+
+def _difference(measure: Mapping[str, Any]) -> str:
+    text = f"{100 * measure['difference']:+.1f}"
+    if measure["interval"] is None:
+        return text
+    low, high = (100 * value for value in measure["interval"])
+    p = measure["p"]
+    return f"{text} ({low:+.1f} to {high:+.1f}), p {'< 0.001' if p < 0.001 else f'{p:.3f}'}"
+
+
+def _costs(costs: Mapping[str, Mapping[str, Any]]) -> str:
+    names = ["student's tokens", "teacher's tokens", "discarded", "failed", "data s", "training s", "all s"]
+    lines = [["variant", *names]]
+    for variant, cost in costs.items():
+        numbers = [cost["generated"]["student"], cost["generated"]["teacher"], cost["discarded"], cost["failed"]]
+        seconds = [cost["seconds"][stage] for stage in ("data", "training", "all")]
+        lines.append([variant, *(f"{number:.0f}" for number in [*numbers, *seconds])])
+    return _markdown(lines)
+
+
+def _markdown(lines: list[list[str]]) -> str:
+    lines = [lines[0], ["---"] * len(lines[0]), *lines[1:]]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
@@ -110,11 +195,41 @@ def _of_cell(output: str, cell: Cell) -> dict[str, Any]:
         },
         "responses": data["run"]["responses"],
         "discarded_share": data["discarded_share"],
+        "cost": _cost(data, within(output, cell.place)),
         "loss": training["loss"],
         "seconds": {
             stage["name"]: stage["seconds"]
             for stage in (RunReader(within(output, cell.place)).summary() or {}).get("stages", [])
         },
+    }
+
+
+def _cost(data: Mapping[str, Any], place: str) -> dict[str, Any]:
+    """What a job's data took, all passes of the recipe together: tokens generated, by writer, and those of them that were
+    discarded or are of failed attempts; and seconds. Of the last start of a synthesis that was interrupted."""
+    parts = [data]
+    if "first_pass" in data and not data.get("chosen"):  # what was only chosen has the measures of the first pass itself
+        parts.append(data["first_pass"])
+    stages = {stage["name"]: stage["seconds"] for stage in (RunReader(place).summary() or {}).get("stages", [])}
+    stages.pop(BEFORE, None)  # the first variant's alone
+
+    def seconds(kind: str) -> float:
+        return sum(value for name, value in stages.items() if name.endswith(kind))
+
+    return {
+        "generated": {name: sum(part["generated_tokens"].get(name, 0) for part in parts) for name in ("student", "teacher")},
+        "discarded": sum(sum(part["discarded_tokens"].values()) for part in parts),
+        "failed": sum(sum(part["failed_tokens"].values()) for part in parts),
+        "seconds": {"data": seconds(": synthesis"), "training": seconds(": training"), "all": sum(stages.values())},
+    }
+
+
+def _mean_cost(costs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    return {
+        key: {name: fmean(cost[key][name] for cost in costs) for name in value}
+        if isinstance(value, dict)
+        else fmean(cost[key] for cost in costs)
+        for key, value in costs[0].items()
     }
 
 

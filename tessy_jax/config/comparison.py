@@ -14,6 +14,8 @@ from tessy_jax.config.file import varied
 from tessy_jax.config.pipeline import Pipeline
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+ALONE = "student"
+"""The name of a student that has none."""
 Seed = Annotated[int, Field(ge=0, lt=1 << 31)]
 
 
@@ -34,10 +36,14 @@ class Comparison(Pipeline):
 
     variants: Annotated[dict[str, dict[str, Any]], Field(min_length=1)]
     """By name, dotted keys of the job and their values, e.g. teacher_only: {synthesis.recipe: teacher_only}."""
-    seeds: Annotated[list[Seed], Field(min_length=1, default_factory=lambda: [0, 1, 2])]
-    """Each gives the job its seed, and tasks of the miniature other problems."""
+    seeds: Annotated[list[Seed], Field(min_length=1)] | dict[str, Annotated[list[Seed], Field(min_length=1)]] = Field(
+        default_factory=lambda: [0, 1, 2]
+    )
+    """Each gives the job its seed, and tasks of the miniature other problems. By the name of a student: its own."""
     students: dict[str, Text] = Field(default_factory=dict)
     """By name, folders or hub names of students (empty: that of the job)."""
+    baseline: Text | None = None
+    """The variant that all others are compared with, as they are with the untouched students (null: none)."""
     analysis: Analysis = Analysis()
     """What `tessy analyze` looks at."""
 
@@ -46,9 +52,17 @@ class Comparison(Pipeline):
         for name in (*self.variants, *self.students):
             if not NAME.fullmatch(name):
                 raise ValueError(f"{name!r} is no name for a folder; use letters, digits, '.', '_' and '-'")
-        if len(set(self.seeds)) < len(self.seeds):
-            raise ValueError("a seed stands twice in seeds; give each once")
+        for name, seeds in self._seeds().items():
+            if len(set(seeds)) < len(seeds):
+                raise ValueError("a seed stands twice in seeds; give each once")
+            if name not in (list(self.students) or [ALONE]):
+                raise ValueError(f"seeds are given for {name!r}, which is no student; they are {', '.join(self.students)}")
+        if len(self._seeds()) < len(self.students):
+            without = next(name for name in self.students if name not in self._seeds())
+            raise ValueError(f"seeds has none for student {without!r}; give every student some, or all of them a list")
         fixed = next((f"{v}: {key}" for v, found in self.variants.items() for key in found if key in OWN), None)
+        if self.baseline is not None and self.baseline not in self.variants:
+            raise ValueError(f"baseline is {self.baseline!r}, which is no variant; they are {', '.join(self.variants)}")
         if fixed is not None:
             raise ValueError(f"variants.{fixed} is the comparison's own; set it beside variants")
         return self
@@ -57,6 +71,12 @@ class Comparison(Pipeline):
         """The same: what follows from other keys follows from those of each job, which a variant may change."""
         return self
 
+    def _seeds(self) -> dict[str, list[Seed]]:
+        """The seeds of every student."""
+        if isinstance(self.seeds, dict):
+            return self.seeds
+        return dict.fromkeys(self.students or [ALONE], self.seeds)
+
     def cells(self) -> Iterator[Cell]:
         """All jobs, student by student and seed by seed.
 
@@ -64,8 +84,8 @@ class Comparison(Pipeline):
             ConfigError: a variant is no job; names variant and key.
         """
         base = {name: value for name, value in self.model_dump().items() if name in Pipeline.model_fields}
-        for student, model in (self.students or {"student": self.student.model}).items():
-            for seed in self.seeds:
+        for student, model in (self.students or {ALONE: self.student.model}).items():
+            for seed in self._seeds()[student]:
                 tasks = [
                     task if task["mini"] is None else task | {"mini": task["mini"] | {"seed": task["mini"]["seed"] + seed}}
                     for task in base["evaluation"]["tasks"]

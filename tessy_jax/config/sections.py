@@ -181,6 +181,8 @@ class Boundary(Section):
     threshold: Annotated[Real, Field(gt=0, lt=1)] = 0.5
     """The next token counts as style if its probability is above this: higher, and the student hands over earlier, the
     teacher later."""
+    noise: Annotated[Real, Field(ge=0, le=1)] = 0.0
+    """Probability with which a predictor's label is turned round, token by token: how good does a predictor have to be?"""
 
 
 class Repetition(Section):

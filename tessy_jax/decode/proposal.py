@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from tessy_jax.decode.cut import DISCARD, NONE, Cut, cut, view, whole
 from tessy_jax.decode.run import Run
+from tessy_jax.decode.sampling import position_keys
 from tessy_jax.decode.state import (
     ANSWER,
     BROKEN,
@@ -147,6 +148,7 @@ def read(run: Run, m: int, lanes: Lanes, target_B: jax.Array, known_B: jax.Array
         tokens_BT = jnp.take_along_axis(side.tokens_BS, index_BT, axis=1)
         ends_BT = jnp.take_along_axis(side.ends_BS, index_BT, axis=1)
         judge, style_BT = judge_tokens(graph, params, judge, tokens_BT, counts_B, half, run.policy.logit)
+        style_BT ^= noise_BT(run, m, lanes, start_B[:, None] + at_T)
         number_BT = (start_B - before_B)[:, None] + at_T + 1  # of the token in the proposal, from 1 on
         turns_BT = (style_BT if m == TEACHER else ~style_BT) & (number_BT >= run.policy.minimum) & (number_BT > 0)
         turns_BT &= at_T < counts_B[:, None]
@@ -162,6 +164,20 @@ def read(run: Run, m: int, lanes: Lanes, target_B: jax.Array, known_B: jax.Array
     judges = tuple(judge if i == m else other for i, other in enumerate(lanes.judges))
     counts = replace(lanes.counts, judgements=put_at(lanes.counts.judgements, m, passes))
     return replace(lanes, judges=judges, flip_B=flip_B, counts=counts)
+
+
+def noise_BT(run: Run, m: int, lanes: Lanes, tokens_BT: jax.Array) -> jax.Array:
+    """Whether the labels that the predictor of side m has for tokens of the response [B, T], numbered from 0, are turned
+    round. Whether they are belongs to the place, as what is sampled there does: positions below 0 are these draws'."""
+
+    def drawn() -> jax.Array:
+        def one(places_B: jax.Array) -> jax.Array:
+            keys_B = position_keys(run.policy.seed, lanes.samples_B, lanes.attempts_B, -1 - (2 * places_B + m))
+            return jax.vmap(jax.random.uniform)(keys_B) < run.policy.noise
+
+        return jax.vmap(one, in_axes=1, out_axes=1)(tokens_BT)
+
+    return jax.lax.cond(run.policy.noise > 0, drawn, lambda: jnp.zeros(tokens_BT.shape, bool))
 
 
 def settle(run: Run, m: int, lanes: Lanes, moved_B: jax.Array) -> Lanes:

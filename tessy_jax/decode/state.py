@@ -101,7 +101,8 @@ class Policy:
     """The numbers of a run: traced, so that changing one does not compile again.
 
     samplings: per side. steps: tokens per proposal, per side. minimum: tokens of a proposal, in the predictor's vocabulary,
-    before which no cut can be. logit: the difference of style and capability scores above which a token is style. limit:
+    before which no cut can be. logit: the difference of style and capability scores above which a token is style. noise: the
+    probability that a predictor's label is turned round. limit:
     tokens per response in either vocabulary. room: bytes per response. handover: share of the lanes of a role that must
     have handed over before the other role's turn. rounds: between two visits of the host. harvest: ended lanes that call
     the host. seed: of all randomness.
@@ -111,6 +112,7 @@ class Policy:
     steps: tuple[jax.Array, ...]
     minimum: jax.Array
     logit: jax.Array
+    noise: jax.Array
     limit: jax.Array
     room: jax.Array
     handover: jax.Array

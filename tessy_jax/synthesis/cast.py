@@ -202,6 +202,7 @@ class Cast:
             steps=tuple(jnp.int32(step) for step in self.steps),
             minimum=jnp.int32(boundary.min_span_tokens),
             logit=jnp.float32(math.log(threshold / (1 - threshold))),
+            noise=jnp.float32(boundary.noise),
             limit=jnp.int32(synthesis.max_response_tokens),
             room=jnp.int32(BYTES_PER_TOKEN * synthesis.max_response_tokens),
             handover=jnp.float32(synthesis.handover),

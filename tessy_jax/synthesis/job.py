@@ -156,7 +156,7 @@ def _conclude_choice(store: RunStore, candidates: Synthesize, seconds: float) ->
     """The summary of responses that were chosen: counts are of what there is, measures are those of writing candidates."""
     store.compact()
     written = RunReader(candidates.output).summary() or {}
-    summary = {**written, "run": whole(store), "first_pass": written, "seconds": round(seconds, 3)}
+    summary = {**written, "run": whole(store), "first_pass": written, "chosen": True, "seconds": round(seconds, 3)}
     store.save_summary(summary)
     return summary
 

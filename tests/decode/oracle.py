@@ -85,6 +85,7 @@ class Settings:
     close: bytes
     seed: int
     logit: float = 0.0
+    noise: float = 0.0
 
 
 @dataclass
@@ -137,6 +138,12 @@ class Oracle:
         logits = scores(voice.model, voice.prompt + voice.tokens)
         numbers = (np.uint32(self.settings.seed), np.uint32(self.sample_id), np.int32(self.attempt))
         return int(_draw(logits, *numbers, np.int32(2 * len(voice.tokens) + m), voice.sampling))
+
+    def turned(self, m, t):
+        """Whether noise turns the label of token t round."""
+        numbers = (np.uint32(self.settings.seed), np.uint32([self.sample_id]), np.int32([self.attempt]))
+        key = position_keys(*numbers, np.int32([-1 - 2 * t - m]))[0]
+        return float(jax.random.uniform(key)) < self.settings.noise
 
     def flush(self, m):
         voice, settings = self.voices[m], self.settings
@@ -211,7 +218,8 @@ class Oracle:
                 number += 1
                 if number < settings.minimum:
                     continue
-                if style_follows(self.predictors[m], tokens, t, settings.half, settings.logit) == (m == TEACHER):
+                style = style_follows(self.predictors[m], tokens, t, settings.half, settings.logit)
+                if (style != self.turned(m, t)) == (m == TEACHER):
                     flip = end
                     break
         cut = len(written)

@@ -44,6 +44,14 @@ def test_the_engine_and_the_plain_method_agree_token_for_token(name):
             assert results[job.sample] == expected, (name, job)
 
 
+@pytest.mark.parametrize("online", [True, False])
+def test_labels_are_turned_round_where_the_plain_method_turns_them(online):
+    world = World(noise=0.2, online=online)
+    results = by_engine(world, JOBS[:4])
+    assert results == {job.sample: by_oracle(world, job) for job in JOBS[:4]}
+    assert results != by_engine(replace(world, noise=0.0), JOBS[:4])
+
+
 def test_every_kind_of_end_is_among_them():
     results = {**by_engine(World(), [*JOBS, *ALONE])}
     greedy = by_engine(World(sampling=GREEDY), GREEDY_JOBS)

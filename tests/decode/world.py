@@ -164,6 +164,7 @@ class World:
     handover: float = 0.5
     capacity: int = 256
     longest_prompt: int = 60
+    noise: float = 0.0
 
     @property
     def one_vocabulary(self):
@@ -235,6 +236,7 @@ def engine(world: World, lanes: int, layout: Layout | None = None, writers=None,
         steps=tuple(jnp.int32(step) for step in world.steps),
         minimum=jnp.int32(world.minimum),
         logit=jnp.float32(0),
+        noise=jnp.float32(world.noise),
         limit=jnp.int32(world.limit),
         room=jnp.int32(16 * world.limit),
         handover=jnp.float32(world.handover),
@@ -346,6 +348,7 @@ def by_oracle(world: World, job: Job) -> tuple:
         markers=[MARKER],
         close=CLOSE,
         seed=world.seed,
+        noise=world.noise,
     )
     written = Oracle(
         voices,

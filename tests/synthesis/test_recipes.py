@@ -11,6 +11,7 @@ from tessy_jax.config import Synthesize, read
 from tessy_jax.records import Row
 from tessy_jax.store import RunReader
 from tessy_jax.synthesis.job import responses
+from tessy_jax.synthesis.prompts import with_system
 from tests.small_job import job
 
 WHO = {
@@ -25,10 +26,10 @@ WHO = {
 }
 
 
-def config_of(folder, recipe, **synthesis):
+def config_of(folder, recipe, name=None, **synthesis):
     raw = yaml.safe_load(job(folder).read_text())
     kept = {key: raw[key] for key in ("seed", "mesh", "data", "student", "teacher", "boundary")}
-    raw = {**kept, "output": str(folder / recipe), "synthesis": raw["synthesis"] | {"recipe": recipe, **synthesis}}
+    raw = {**kept, "output": str(folder / (name or recipe)), "synthesis": raw["synthesis"] | {"recipe": recipe, **synthesis}}
     file = folder / f"{recipe}.yaml"
     file.write_text(yaml.safe_dump(raw))
     return file
@@ -46,9 +47,11 @@ def writers(row, phase):
 
 @pytest.mark.parametrize("recipe", WHO)
 def test_a_recipe_says_who_thinks_and_who_answers(tmp_path, recipe):
-    rows, failures, summary = written(config_of(tmp_path, recipe, max_prompt_tokens=120, candidates=3))
+    rows, failures, summary = written(
+        config_of(tmp_path, recipe, max_prompt_tokens=250, candidates=3, rewrite="{prompt} {reference}")
+    )
     assert len(rows) + len(failures) == 12
-    assert len(rows) >= 9
+    assert rows
     found = Counter((writers(row, "think"), writers(row, "answer")) for row in rows)
     if recipe == "tessy":  # a response may be all of one kind
         assert {answer for _, answer in found} == {("student",)}
@@ -111,7 +114,7 @@ def _means_of_transformers(folder, rows):
 
 
 def test_what_is_rewritten_is_shown_and_not_saved(tmp_path, capsys):
-    file = config_of(tmp_path, "teacher_reference", max_prompt_tokens=120, rewrite="{prompt} {reference}")
+    file = config_of(tmp_path, "teacher_reference", max_prompt_tokens=250, rewrite="{prompt} {reference}")
     _, _, summary = written(file)
     said = capsys.readouterr().err
     references = {row.key: row for row in RunReader(str(tmp_path / "teacher_reference" / "references")).rows()}
@@ -123,7 +126,7 @@ def test_what_is_rewritten_is_shown_and_not_saved(tmp_path, capsys):
 
 @pytest.mark.parametrize("recipe", ["teacher_score", "teacher_reference"])
 def test_both_passes_go_on_where_they_were(tmp_path, recipe):
-    file = config_of(tmp_path, recipe, max_prompt_tokens=120)
+    file = config_of(tmp_path, recipe, max_prompt_tokens=250)
     before = [row.to_json() for row in written(file)[0]]
     folder = tmp_path / recipe
     (folder / "summary.json").unlink()
@@ -131,16 +134,27 @@ def test_both_passes_go_on_where_they_were(tmp_path, recipe):
     assert again == before
 
 
-def test_a_message_that_isolates_is_saved_and_seen_by_no_writer(tmp_path, capsys):
-    plain, _, _ = written(config_of(tmp_path, "teacher_only"))
-    capsys.readouterr()
-    told, _, _ = written(config_of(tmp_path, "teacher_only", isolation="You are somebody else."))
-    del told
-    assert cli.main(["rows", str(tmp_path / "teacher_only")]) == 0
-    assert len(plain) == 12
+@pytest.mark.parametrize("recipe", ["tessy", "teacher_score"])
+def test_a_message_that_isolates_is_saved_and_seen_by_no_writer(tmp_path, recipe):
+    plain, _, _ = written(config_of(tmp_path, recipe, "plain"))
+    told, _, _ = written(config_of(tmp_path, recipe, "told", isolation="You are somebody else."))
+    assert [(row.content, row.spans) for row in told] == [(row.content, row.spans) for row in plain]
+    system = {"role": "system", "content": "You are somebody else."}
+    assert [list(row.messages) for row in told] == [[system, *row.messages] for row in plain]
+    if recipe == "tessy":
+        pages = [RunReader(str(tmp_path / name)).file("scores.jsonl") for name in ("plain", "told")]
+        assert pages[0] == pages[1] is not None
+
+
+def test_a_system_message_that_is_there_comes_behind_the_one_that_isolates():
+    question = {"role": "user", "content": "why?"}
+    own = {"role": "system", "content": "be kind"}
+    assert with_system(None, [own, question]) == [own, question]
+    assert with_system("A.", [own, question]) == [{"role": "system", "content": "A.\n\nbe kind"}, question]
+    assert with_system("A.", [question]) == [{"role": "system", "content": "A."}, question]
 
 
 def test_two_passes_need_a_run_folder(tmp_path):
     config = read(Synthesize, config_of(tmp_path, "teacher_score"))
-    with pytest.raises(Exception, match="two passes.*use synthesize"):
+    with pytest.raises(Exception, match=r"two passes.*use synthesize"):
         list(responses(config))
