@@ -9,7 +9,9 @@ from pydantic import Field, StringConstraints, model_validator
 
 from tessy_jax.config.sections import Count, Dated, Model, Real, Sampling, Section, Synthesis, Text
 
-Verification = Literal["mini", "exact", "boxed"]
+Verification = Literal["mini", "exact", "boxed", "programs"]
+Language = Literal["python", "cpp"]
+Grader = Literal["strict", "compat"]
 Domain = Literal["in", "out"]
 
 
@@ -24,6 +26,26 @@ class Items(Section):
     """Nothing is ever trained on these two."""
     seed: Annotated[int, Field(ge=0, lt=1 << 32)] = 0
     """Gives other problems."""
+
+
+class Programs(Section):
+    """How programs are judged."""
+
+    language: Language | None = None
+    """What all programs are taken for (null: what a row's `language` says, or else python)."""
+    seconds: Annotated[Real, Field(gt=0)] = 10.0
+    """Processor time that a program may use on a test; by the clock it may take three times as long, and a second."""
+    seconds_in_all: Annotated[Real, Field(gt=0)] = 120.0
+    """The same, on all tests together."""
+    memory: Annotated[int, Field(ge=64)] = 1024
+    """MiB that a program and all that it starts may use."""
+    output: Count = 16
+    """MiB that a program may write."""
+    grader: Grader = "strict"
+    """Whose verdict counts; both are recorded. strict: what a judge of contests says; compat: what LiveCodeBench's public
+    code says."""
+    unsafe: bool = False
+    """Run programs in plain processes, too, where no stronger sandbox can be had."""
 
 
 class Task(Section):
@@ -43,8 +65,10 @@ class Task(Section):
     mini: Items | None = None
     """Problems of the miniature world, instead of a path."""
     verifier: Verification
-    """Who says what is right: the miniature's own (mini), equal text or numbers (exact), or equal mathematics in the last
-    \\boxed{…} (boxed)."""
+    """Who says what is right: the miniature's own (mini), equal text or numbers (exact), equal mathematics in the last
+    \\boxed{…} (boxed), or tests that the program in the last fenced block passes (programs)."""
+    programs: Programs | None = None
+    """How programs are judged (null: as the defaults say)."""
     domain: Domain = "in"
     """Of the kind that the student is trained on (in), or of another that it should not forget (out)."""
     samples: Count = 1
@@ -58,11 +82,20 @@ class Task(Section):
                 f"task {self.name!r} has {found}; set path to a file of problems, or mini to families, and not both"
             )
         if (self.verifier == "mini") != (self.mini is not None):
-            right = "verifier mini" if self.mini is not None else "verifier exact or boxed"
+            right = "verifier mini" if self.mini is not None else "verifier exact or boxed, or programs"
             raise ValueError(
                 f"task {self.name!r} has verifier {self.verifier!r}, which does not fit its problems; use {right}"
             )
+        if self.programs is not None and self.verifier != "programs":
+            raise ValueError(
+                f"task {self.name!r} has programs, and verifier {self.verifier!r}; use verifier programs, or leave them out"
+            )
         return self
+
+    @property
+    def running(self) -> Programs:
+        """How programs are judged."""
+        return self.programs or Programs()
 
 
 class Answering(Synthesis):

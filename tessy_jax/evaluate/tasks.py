@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from tessy_jax.config.evaluation import Task
 from tessy_jax.errors import ConfigError, DataError
@@ -19,13 +19,15 @@ FAMILIES = ("family", "subject")
 @dataclass(frozen=True)
 class Problem:
     """What a model is asked. id: unique in an evaluation: "<task>/<own id>". family: None where it has none. messages: role
-    and content, the user's last. reference: the right answer, in the form that its verifier knows."""
+    and content, the user's last. reference: the right answer, in the form that its verifier knows. tests: what its verifier
+    needs beside it, and nobody else sees."""
 
     id: str
     task: str
     family: str | None
     messages: list[dict[str, str]]
     reference: str
+    tests: bytes | None = field(default=None, repr=False)
 
     @property
     def own_id(self) -> str:
@@ -40,25 +42,39 @@ class Problem:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What an answer is worth. answer: what was compared; None where there was nothing to. why: a word for counting."""
+    """What an answer is worth. answer: what was compared; None where there was nothing to. why: a word for counting.
+    graders: where there are several, what each says. test: the first that was not passed, from 0."""
 
     right: bool
     answer: str | None
     why: str
+    graders: Mapping[str, bool] = field(default_factory=dict)
+    test: int | None = None
 
 
 class Verifier(Protocol):
     """Says whether an answer is right."""
 
     def verify(self, problem: Problem, answer: str) -> Verdict:
-        """answer: all that stands behind the thinking. Whatever it is, nothing is raised, and it does not take for ever."""
+        """answer: all that stands behind the thinking. Whatever it is, nothing is raised, and it does not take for ever. Is
+        called by several threads at once."""
+
+
+@runtime_checkable
+class Describing(Protocol):
+    """A verifier that has something to say of itself."""
+
+    @property
+    def describes(self) -> str:
+        """How it judges here."""
 
 
 class Bench(NamedTuple):
-    """A kind of task. problems: those of a task. verifier: opens one, which is closed when the evaluation is over."""
+    """A kind of task. problems: those of a task. verifier: opens that of a task, which is closed when the evaluation is
+    over."""
 
     problems: Callable[[Task], Iterable[Problem]]
-    verifier: Callable[[], AbstractContextManager[Verifier]]
+    verifier: Callable[[Task], AbstractContextManager[Verifier]]
 
 
 def table_problems(task: Task) -> list[Problem]:

@@ -43,5 +43,5 @@ def problems(task: Task) -> list[Problem]:
     ]
 
 
-BENCHES: dict[str, Bench] = {"mini": Bench(problems, lambda: nullcontext(MiniVerifier()))}
+BENCHES: dict[str, Bench] = {"mini": Bench(problems, lambda task: nullcontext(MiniVerifier()))}
 """To be given to `evaluate`, with its own."""

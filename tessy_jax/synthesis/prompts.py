@@ -64,7 +64,7 @@ def read(path: str, split: str = "train", limit: int | None = None, skip_invalid
         try:
             if isinstance(row, DataError):
                 raise row
-            own, messages = _prompt(row)
+            own, messages = prompt_of(row)
             name = _hash(messages) if own is None else own
             first, known = places.setdefault(name, (where, messages))
             if known != messages:
@@ -103,7 +103,7 @@ def _hash(messages: Sequence[Mapping[str, str]]) -> str:
     return "h" + hashlib.sha256(canonical.encode("utf-8")).hexdigest()[:16]
 
 
-def _prompt(row: Any) -> tuple[str | None, list[dict[str, str]]]:
+def prompt_of(row: Any) -> tuple[str | None, list[dict[str, str]]]:
     """Id, if it has one, and messages of a row."""
     form, messages = messages_of(row, FORMS)
     if form != "prompt" and messages and messages[-1]["role"] == "assistant":
