@@ -72,12 +72,13 @@ def finish(args: argparse.Namespace, kind: Any, job: Any, shown: Any) -> None:
         print(json.dumps(summary) if args.json else shown(config, summary))
 
 
-def benches() -> dict[str, Any]:
+def benches(args: argparse.Namespace) -> dict[str, Any]:
     """What tasks may use: the miniature's verifier, too."""
     from tessy_jax.evaluate.job import BENCHES
+    from tessy_jax.evaluate.programs.verifier import bench
     from tessy_jax.mini import evaluation
 
-    return {**BENCHES, **evaluation.BENCHES}
+    return {**BENCHES, **evaluation.BENCHES, "programs": bench(unsafe=args.unsafe)}
 
 
 def run_all(args: argparse.Namespace) -> None:
@@ -90,7 +91,7 @@ def run_all(args: argparse.Namespace) -> None:
             return f"stopped in {config.output}; the same command goes on from there"
         return f"{run_table(config.output)}\n{config.output}/report.html has the rest"
 
-    finish(args, Pipeline, partial(run, benches=benches()), shown)
+    finish(args, Pipeline, partial(run, benches=benches(args)), shown)
 
 
 def compare(args: argparse.Namespace) -> None:
@@ -101,7 +102,7 @@ def compare(args: argparse.Namespace) -> None:
     def shown(config: Any, summary: Any) -> str:
         return table(summary) if summary["finished"] else f"stopped in {config.output}; the same command goes on from there"
 
-    finish(args, Comparison, partial(run, benches=benches()), shown)
+    finish(args, Comparison, partial(run, benches=benches(args)), shown)
 
 
 def train(args: argparse.Namespace) -> None:
@@ -169,7 +170,7 @@ def evaluate(args: argparse.Namespace) -> None:
                 )
         return "\n".join(lines)
 
-    finish(args, Evaluate, lambda config, **how: run(config, benches=benches(), **how).summary, shown)
+    finish(args, Evaluate, lambda config, **how: run(config, benches=benches(args), **how).summary, shown)
 
 
 def export(args: argparse.Namespace) -> None:

@@ -166,7 +166,7 @@ def _livecodebench(row: dict[str, Any]) -> list[dict[str, Any]]:
     found = []
     for column in ("public_test_cases", "private_test_cases"):
         value = row.get(column) or "[]"
-        if isinstance(value, str) and not value.lstrip().startswith("["):
+        if isinstance(value, str) and value.lstrip()[:1] not in ("[", "{"):
             value = _decompressed(value, column)
         for number, case in enumerate(_listed(value, column)):
             place = f"{column}[{number}]"
