@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 MOUNT = Path("/sys/fs/cgroup")
-SLACK = 32 << 20
-"""Bytes beyond a program's own, for what starts it."""
+SLACK = 96 << 20
+"""Bytes beyond a program's own: for what starts it, and for files of the last one that are still being counted out."""
 
 
 @dataclass

@@ -146,7 +146,7 @@ class Sandbox:
         with self._free:
             for attempt in (1, 2):
                 with self._lock:
-                    server = self._idle.pop() if self._idle else None
+                    server = self._idle.pop() if self._idle and attempt == 1 else None
                 try:
                     server = server or _Server(self.level, self.memory)
                     outcome = server.run(request, program, given)
