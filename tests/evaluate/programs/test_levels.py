@@ -196,7 +196,7 @@ def test_a_user_without_privileges_has_the_same(level):
     programs = [
         "print(input())",
         "import os\nwhile True:\n    try: os.fork()\n    except OSError: pass",
-        "import os\nfor n in range(2, 5000):\n    try: n == os.getpid() or os.kill(n, 9)\n    except OSError: pass\nprint(1)",
+        "import os\nfor n in range(2, 999):\n    try: n == os.getpid() or os.kill(n, 9)\n    except OSError: pass\nprint(1)",
         "try: print(open('/etc/passwd').read())\nexcept OSError: print('none')",
         "import socket\ntry: socket.socket()\nexcept OSError: print('none')",
         "print(input())",
