@@ -124,8 +124,15 @@ def _own(place: Place) -> Start:
 
 def _bubblewrap(place: Place) -> Start:
     binds, links = root()
-    options = ["bwrap", "--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts", "--unshare-cgroup-try"]
-    options += ["--die-with-parent", "--new-session"]
+    options = [
+        shutil.which("bwrap") or "bwrap",
+        "--unshare-ipc",
+        "--unshare-pid",
+        "--unshare-net",
+        "--unshare-uts",
+        "--unshare-cgroup-try",
+    ]
+    options += ["--new-session"]  # a parent's death is the end of the thread that started it, which is too early
     if place.user is None:
         options += ["--unshare-user", "--uid", "0", "--gid", "0"]
     for name in CAPABILITIES:
@@ -143,7 +150,17 @@ def _bubblewrap(place: Place) -> Start:
 
 def _nsjail(place: Place) -> Start:
     binds, links = root()
-    options = ["nsjail", "-Mo", "-Q", "--keep_env", "--keep_caps", "--disable_proc", "--disable_rlimits", "-t", "0"]
+    options = [
+        shutil.which("nsjail") or "nsjail",
+        "-Mo",
+        "-Q",
+        "--keep_env",
+        "--keep_caps",
+        "--disable_proc",
+        "--disable_rlimits",
+        "-t",
+        "0",
+    ]
     options += ["--cwd", "/", "-T", "/tmp"]
     for file in (*place.groups, *([] if place.kills is None else [place.kills])):
         options += ["--pass_fd", str(file)]

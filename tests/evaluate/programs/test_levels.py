@@ -5,8 +5,10 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 import tessy_jax
@@ -17,7 +19,7 @@ from tessy_jax.evaluate.programs.box.seccomp import ARCHITECTURES, Filter
 from tessy_jax.evaluate.programs.levels import LEVELS, Level, Start
 from tessy_jax.evaluate.programs.pool import Sandbox
 from tessy_jax.evaluate.programs.verifier import bench
-from tests.evaluate.programs.conftest import MEMORY
+from tests.evaluate.programs.conftest import MEMORY, both_do_well
 
 ROW = {"prompt": "p", "tests": [{"input": "", "output": ""}]}
 
@@ -74,6 +76,38 @@ def test_a_level_that_does_not_start_says_why_and_the_next_one_is_tried(monkeypa
     monkeypatch.setattr(pool, "LEVELS", (broken, LEVELS[-1]))
     with Sandbox(MEMORY, 1, unsafe=True) as found:
         assert found.level.name == "process"
+
+
+def test_a_server_that_dies_is_replaced_and_the_program_is_run_again(sandbox):
+    for child in psutil.Process().children():
+        if "-S -s -P -B" in " ".join(child.cmdline()):
+            child.kill()
+    assert both_do_well(sandbox)
+
+
+ORPHANING = """
+import psutil, sys, threading, time
+from tessy_jax.evaluate.programs.pool import Limits, Sandbox
+limits = Limits(cpu=100.0, wall=100.0, memory=256 << 20, output=1 << 20)
+sandbox = Sandbox(256 << 20, 1, unsafe=True, level=sys.argv[1])
+threading.Thread(target=sandbox.run, args=(b"import time; time.sleep(100)", b"", limits), daemon=True).start()
+time.sleep(0.5)
+print(*(child.pid for child in psutil.Process().children(recursive=True)), flush=True)
+time.sleep(100)
+"""
+
+
+@pytest.mark.slow
+def test_kill_9_leaves_no_process_behind(sandbox):
+    command = [sys.executable, "-c", ORPHANING, sandbox.level.name]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        pids = [int(pid) for pid in process.stdout.readline().split()]
+        process.kill()
+    assert pids
+    deadline = time.monotonic() + 20
+    while (left := [pid for pid in pids if psutil.pid_exists(pid)]) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not left
 
 
 def test_cpp_without_a_compiler_is_refused_before_any_work(monkeypatch, tmp_path):
@@ -173,7 +207,7 @@ def test_without_a_controller_of_memory_there_is_no_group(tmp_path, kernel):
 UNPRIVILEGED = """
 import json, os, sys
 from tessy_jax.evaluate.programs.pool import Limits, Sandbox
-short = Limits(cpu=1.0, wall=2.0, memory=256 << 20, output=1 << 20)
+short = Limits(cpu=1.0, wall=0.6, memory=256 << 20, output=1 << 20)
 programs = json.loads(sys.argv[2])
 with Sandbox(256 << 20, 1, unsafe=True, level=sys.argv[1]) as sandbox:
     for program in programs:
@@ -189,6 +223,7 @@ def someones_python():
     return name if readable and os.path.exists(name) else None
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0, reason="not user 0: all other tests are those of an unprivileged user already")
 @pytest.mark.skipif(someones_python() is None, reason="there is no interpreter or package here that every user may read")
 @pytest.mark.parametrize("level", [level.name for level in LEVELS])
@@ -207,7 +242,7 @@ def test_a_user_without_privileges_has_the_same(level):
         group=65534,
         extra_groups=[],
         cwd="/",
-        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(Path(tessy_jax.__file__).parents[1])},
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(Path(tessy_jax.__file__).parents[1])},
         capture_output=True,
         text=True,
         check=False,
