@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import shutil
 import sys
-import sysconfig
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +15,8 @@ BOX = Path(__file__).parent / "box"
 INSIDE = "/run/sandbox"
 """Where the folder of the fork server is in a root that others make."""
 PROCESSES = 64
-"""That a program may have at once, threads included."""
+"""That a program may have at once, threads included, where control groups count what they use together; else it may make
+threads alone."""
 CAPABILITIES = ("CAP_SYS_ADMIN", "CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP")
 DEVICES = ("null", "zero", "full", "random", "urandom")
 ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "PYTHONHASHSEED": "0", "HOME": "/tmp"}
@@ -25,12 +24,13 @@ ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "PYTHONHASHSEED": "0"
 
 class Place(NamedTuple):
     """What a server is started with. user: outside, of its own; None where this process may not become others. groups:
-    descriptors of its cgroups' files; kills: that of the file that counts; see `box.server.Server`. scratch: a folder."""
+    descriptors of its cgroups' files; kills: that of the file that counts; see `box.server.Server`. counted: whether these
+    limit memory and processes. scratch: a folder."""
 
     user: int | None
     groups: list[int]
     kills: int | None
-    counts_processes: bool
+    counted: bool
     scratch: str
 
 
@@ -84,34 +84,22 @@ def root() -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
 
 
 def _python() -> list[str]:
-    paths = [interpreter(), os.path.dirname(os.__file__)]
-    library = sysconfig.get_config_var("LDLIBRARY") or ""
-    folder = os.path.join(sys.base_prefix, "lib")
-    if ".so" in library:
-        paths += [os.path.join(folder, name) for name in os.listdir(folder) if name.startswith(library.split(".so")[0])]
-    return paths
+    return [interpreter(), *(os.path.join(sys.base_prefix, name) for name in ("lib", "lib64"))]
 
 
 def _settings(place: Place, *, apart: bool, user: int | None, **more: Any) -> dict[str, Any]:
-    counted = apart and (place.counts_processes or _counts_own_processes())
     return {
         "namespaces": apart,
         "root": None,
         "outside": None,
         "user": user,
-        "processes": PROCESSES if counted else 0,
+        "processes": PROCESSES if apart and place.counted else 0,
         "cgroups": place.groups,
         "kills": place.kills,
         "readable": ["/"],
         "scratch": place.scratch,
         **more,
     }
-
-
-def _counts_own_processes() -> bool:
-    """Whether the kernel counts a user's processes per user namespace: since Linux 5.14."""
-    release = tuple(int("".join(filter(str.isdigit, part)) or 0) for part in platform.release().split(".")[:2])
-    return os.geteuid() == 0 or release >= (5, 14)
 
 
 def _own(place: Place) -> Start:
@@ -177,7 +165,7 @@ def _nsjail(place: Place) -> Start:
 
 def _process(place: Place) -> Start:
     readable = [path for path, _ in root()[0]]
-    user = place.user if all(_open_to_all(path) for path in _python()) else None
+    user = place.user if all(_open_to_all(path) for path in _python() if os.path.exists(path)) else None
     return Start([], _settings(place, apart=False, user=user, readable=readable), str(BOX.parent))
 
 

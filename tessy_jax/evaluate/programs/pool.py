@@ -87,7 +87,8 @@ class Sandbox:
                 why = "is refused unless it is asked for"
             if why is None:
                 try:
-                    self._idle.append(_Server(one, memory))
+                    self._first = _Server(one, memory)
+                    self._idle.append(self._first)
                     self.level = one
                     return
                 except ServerError as error:
@@ -112,11 +113,10 @@ class Sandbox:
     @property
     def describes(self) -> str:
         """The level in use, in words."""
-        with self._lock:
-            known = self._idle[0]
+        known = self._first
         parts = [self.level.says, f"seccomp {'on' if known.seccomp else 'missing'}"]
         parts.append(f"Landlock {known.landlock}" if known.landlock else "Landlock missing")
-        parts.append("memory of all processes together" if known.group else "memory of each process (no control groups)")
+        parts.append("control groups" if known.group else "no control groups, so that a program may start no other")
         return f"{self.level.name} ({', '.join(parts)})"
 
     def run(

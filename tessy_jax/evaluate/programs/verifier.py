@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import secrets
 import shutil
 from collections.abc import Callable
@@ -20,6 +21,8 @@ from tessy_jax.evaluate.programs.rows import Suite, program_problems
 from tessy_jax.evaluate.tasks import Bench, Problem, Verdict
 
 MIB = 1 << 20
+LONGER = 16
+"""Times as long as the expected output, and a MiB, is what more than that cannot be right."""
 COMPILING = Limits(cpu=30.0, wall=91.0, memory=2048 * MIB, output=64 * MIB, files=256 * MIB)
 COMPILER = "g++"
 BUILD = """
@@ -89,7 +92,8 @@ class ProgramVerifier:
         for number, test in enumerate(suite.tests):
             seconds = min(self.settings.seconds, left)
             wall = min(_wall(self.settings.seconds), clock)
-            limits = Limits(seconds, wall, self.settings.memory * MIB, self.settings.output * MIB)
+            most = min(self.settings.output * MIB, LONGER * _expected(test) + MIB)
+            limits = Limits(seconds, wall, self.settings.memory * MIB, most)
             token = secrets.token_hex(16)
             outcome = run(_given(test), limits, task=_task(test, token))
             if outcome.ended != "exited":
@@ -143,6 +147,11 @@ def _given(test: dict[str, Any]) -> bytes:
     if "input_file" in test:
         return Path(test["input_file"]).read_bytes()
     return _bytes(test.get("input", ""))
+
+
+def _expected(test: dict[str, Any]) -> int:
+    """Bytes, about."""
+    return os.path.getsize(test["output_file"]) if "output_file" in test else len(json.dumps(test.get("output")))
 
 
 def _task(test: dict[str, Any], token: str) -> dict[str, Any]:

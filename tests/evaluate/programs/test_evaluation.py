@@ -1,4 +1,4 @@
-"""An evaluation of programs records what both graders say, and how programs were kept apart, and shows no test to the model."""
+"""An evaluation of programs records what both graders say, and how programs were kept apart; no test is shown to a model."""
 
 import json
 

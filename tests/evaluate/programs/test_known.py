@@ -29,6 +29,7 @@ READING = {
     "recursion": "import sys\nsys.setrecursionlimit(10**5)\nf = lambda n: n and f(n - 1)\nf(50000)\nprint(int(input()) * 2)",
     "spaces": "print('  ', int(input()) * 2, '   ')\nprint()",
     "files of its own": "open('x', 'w').write(input())\nprint(int(open('x').read()) * 2)",
+    "annotations": "class A:\n    x: int\nprint(A.__annotations__['x'](input()) * 2)",
     "dataclass": "from dataclasses import dataclass\n@dataclass\nclass A:\n    x: 'int'\nprint(A(int(input())).x * 2)",
 }
 

@@ -3,6 +3,7 @@ where they are."""
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -19,7 +20,7 @@ from tessy_jax.evaluate.programs.box.seccomp import ARCHITECTURES, Filter
 from tessy_jax.evaluate.programs.levels import LEVELS, Level, Start
 from tessy_jax.evaluate.programs.pool import Sandbox
 from tessy_jax.evaluate.programs.verifier import bench
-from tests.evaluate.programs.conftest import MEMORY, both_do_well
+from tests.evaluate.programs.conftest import MEMORY, SHORT, both_do_well
 
 ROW = {"prompt": "p", "tests": [{"input": "", "output": ""}]}
 
@@ -108,6 +109,15 @@ def test_kill_9_leaves_no_process_behind(sandbox):
     while (left := [pid for pid in pids if psutil.pid_exists(pid)]) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not left
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="there is no g++")
+def test_cpp_is_built_and_run_at_every_level(sandbox):
+    source = b'#include <cstdio>\nint main() { int x; std::scanf("%d", &x); std::printf("%d", 2 * x); }'
+    built = sandbox.run(verifier.BUILD.encode(), source, verifier.COMPILING, build=True)
+    assert built.code == 0, built.errors
+    assert sandbox.run(built.output, b"21", SHORT, native=True).output == b"42"
+    assert sandbox.run(verifier.BUILD.encode(), b'#include "/etc/passwd"', verifier.COMPILING, build=True).code == 1
 
 
 def test_cpp_without_a_compiler_is_refused_before_any_work(monkeypatch, tmp_path):

@@ -66,7 +66,7 @@ def run(source: str, task: dict[str, Any], given: dict[str, Any], nothing: int, 
         sys.setrecursionlimit(RECURSION)
 
     def work() -> None:
-        exec(compile(source, "program.py", "exec"), module.__dict__)
+        exec(compile(source, "program.py", "exec", dont_inherit=True), module.__dict__)
         if task:
             _write(results, _answered(module.__dict__, task))
 
@@ -81,8 +81,8 @@ def _answered(scope: dict[str, Any], task: dict[str, Any]) -> str:
         function = getattr(owner() if callable(owner) else owner, task["function"], None) or scope[task["function"]]
         return _encoded(function(*task["arguments"]))
     if "expression" in task:
-        return _encoded(eval(compile(task["expression"], "test", "eval"), scope))
-    exec(compile(task["code"], "test", "exec"), scope)
+        return _encoded(eval(compile(task["expression"], "test", "eval", dont_inherit=True), scope))
+    exec(compile(task["code"], "test", "exec", dont_inherit=True), scope)
     return str(task["token"])
 
 

@@ -22,7 +22,8 @@ HARMFUL = {
     "clock_settime": (227, 112), "clock_adjtime": (305, 266), "adjtimex": (159, 171), "sethostname": (170, 161),
     "setdomainname": (171, 162), "syslog": (103, 116), "vhangup": (153, 58), "personality": (135, 92),
     "move_pages": (279, 239), "migrate_pages": (256, 238), "iopl": (172, -1), "ioperm": (173, -1), "socket": (41, 198),
-    "mq_open": (240, 180), "shmget": (29, 194), "semget": (64, 190), "msgget": (68, 186),
+    "memfd_create": (319, 279), "memfd_secret": (447, 447), "mq_open": (240, 180),
+    "shmget": (29, 194), "semget": (64, 190), "msgget": (68, 186),
 }  # fmt: skip
 WRITING = {
     "creat": (85, -1), "mkdir": (83, -1), "mkdirat": (258, 34), "rename": (82, -1), "renameat": (264, 38),
