@@ -165,9 +165,9 @@ def evaluate(args: argparse.Namespace) -> None:
         for name, task in summary["tasks"].items():
             for row, found in ((name, task), *((f"  {family}", found) for family, found in task["families"].items())):
                 low, high = found["interval"]
-                lines.append(
-                    f"{row:<24} pass@1 {found['pass@1']:.1%} ({low:.1%} to {high:.1%}), {found['problems']} problems"
-                )
+                graders = "".join(f", {name} {one['pass@1']:.1%}" for name, one in found.get("graders", {}).items())
+                share = f"{found['pass@1']:.1%} ({low:.1%} to {high:.1%})"
+                lines.append(f"{row:<24} pass@1 {share}, {found['problems']} problems{graders}")
         return "\n".join(lines)
 
     finish(args, Evaluate, lambda config, **how: run(config, benches=benches(args), **how).summary, shown)

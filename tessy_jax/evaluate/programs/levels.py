@@ -112,15 +112,9 @@ def _own(place: Place) -> Start:
 
 def _bubblewrap(place: Place) -> Start:
     binds, links = root()
-    options = [
-        shutil.which("bwrap") or "bwrap",
-        "--unshare-ipc",
-        "--unshare-pid",
-        "--unshare-net",
-        "--unshare-uts",
-        "--unshare-cgroup-try",
-    ]
-    options += ["--new-session"]  # a parent's death is the end of the thread that started it, which is too early
+    # not --die-with-parent: that is the end of the thread that started it, which is too early
+    options = [shutil.which("bwrap") or "bwrap", "--new-session", "--unshare-ipc", "--unshare-pid", "--unshare-net"]
+    options += ["--unshare-uts", "--unshare-cgroup-try"]
     if place.user is None:
         options += ["--unshare-user", "--uid", "0", "--gid", "0"]
     for name in CAPABILITIES:
@@ -138,18 +132,8 @@ def _bubblewrap(place: Place) -> Start:
 
 def _nsjail(place: Place) -> Start:
     binds, links = root()
-    options = [
-        shutil.which("nsjail") or "nsjail",
-        "-Mo",
-        "-Q",
-        "--keep_env",
-        "--keep_caps",
-        "--disable_proc",
-        "--disable_rlimits",
-        "-t",
-        "0",
-    ]
-    options += ["--cwd", "/", "-T", "/tmp"]
+    options = [shutil.which("nsjail") or "nsjail", "-Mo", "-Q", "--keep_env", "--keep_caps", "--disable_proc"]
+    options += ["--disable_rlimits", "-t", "0", "--cwd", "/", "-T", "/tmp"]
     for file in (*place.groups, *([] if place.kills is None else [place.kills])):
         options += ["--pass_fd", str(file)]
     options += ["-u", f"0:{os.geteuid()}:1", "-g", f"0:{os.getegid()}:1"]
@@ -192,8 +176,3 @@ LEVELS = (
     Level("process", False, "no namespaces: a plain process with limits", _linux, _process),
 )
 """The strongest first."""
-
-
-def level_of(name: str) -> Level:
-    """By its name."""
-    return next(level for level in LEVELS if level.name == name)

@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import tempfile
 import threading
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any, Literal, Self
 
@@ -87,12 +87,13 @@ class Sandbox:
                 why = "is refused unless it is asked for"
             if why is None:
                 try:
-                    self._first = _Server(one, memory)
+                    self._first = _proven(one, memory)
+                except ServerError as error:
+                    why = str(error)
+                else:
                     self._idle.append(self._first)
                     self.level = one
                     return
-                except ServerError as error:
-                    why = str(error)
             reasons.append(f"{one.name}: {why}")
         raise ConfigError(
             f"programs: there is no sandbox here to run them in ({'; '.join(reasons)}); install bubblewrap, allow user "
@@ -136,13 +137,8 @@ class Sandbox:
         Raises:
             ServerError: it could not be run, though a second server was asked, too.
         """
-        request = {
-            "kind": "native" if native else "python",
-            "task": task or {},
-            "names": names,
-            "build": build,
-            **{name: getattr(limits, name) for name in ("cpu", "wall", "memory", "output", "files")},
-        }
+        kind = "native" if native else "python"
+        request = _request(limits, kind=kind, task=task or {}, names=names, build=build)
         with self._free:
             for attempt in (1, 2):
                 with self._lock:
@@ -260,6 +256,25 @@ class _Server:
         self.words.seek(0)
         lines = self.words.read().decode("utf-8", "replace").strip().splitlines()
         return lines[-1] if lines else f"a fork server ended with {self.process.returncode}"
+
+
+def _proven(level: Level, memory: int) -> _Server:
+    """A server of a level that runs programs: tried with one."""
+    server = _Server(level, memory)
+    limits = Limits(cpu=10.0, wall=STARTING, memory=memory, output=100)
+    try:
+        outcome = server.run(_request(limits), b"print(input())", b"works")
+        if outcome.output != b"works\n":
+            raise ServerError(f"a program that should work does not ({outcome})")
+    except ServerError:
+        server.close()
+        raise
+    return server
+
+
+def _request(limits: Limits, **more: Any) -> dict[str, Any]:
+    """See `box.server.Server`."""
+    return {"kind": "python", "task": {}, "names": False, "build": False, **asdict(limits), **more}
 
 
 def _user(number: int) -> int | None:

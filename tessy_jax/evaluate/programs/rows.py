@@ -219,7 +219,7 @@ def _plain(tests: Any) -> list[dict[str, Any]]:
     found = []
     for number, test in enumerate(_listed(tests, "tests")):
         place = f"tests[{number}]"
-        if isinstance(test, dict) and "code" not in test:
+        if isinstance(test, dict) and test.get("code") is None:
             found.append(_pair(test, place))
             continue
         code = test["code"] if isinstance(test, dict) else test

@@ -128,6 +128,18 @@ def test_asserts_are_judged_by_the_value(judge, program, why):
     assert judge({"prompt": "p", "tests": asserts}, program).why == why
 
 
+def test_the_files_of_a_folder_of_tests_are_what_programs_get(tmp_path, judge):
+    for name, content in {"1.in": "2\n", "1.out": "4\n", "2.in": "0.1 0.2\n", "2.out": "0.3\n"}.items():
+        (tmp_path / name).write_text(content)
+    cases = "test_cases: [{in: 1.in, out: 1.out}, {in: 2.in, out: 2.out}]"
+    program = "x = list(map(float, input().split()))\nprint(sum(x) * (2 if len(x) == 1 else 1))"
+    for checker, test in (("", 0), ("\nchecker: floats", None), ("\nchecker: identical", 0)):
+        (tmp_path / "init.yml").write_text(cases + checker)
+        verdict = judge({"prompt": "p", "tests": str(tmp_path)}, program)
+        assert (verdict.test, verdict.right) == (test, test is None)
+        assert not verdict.graders["compat"], "0.30000000000000004 is not 0.3"
+
+
 def test_all_tests_together_have_a_limit_of_their_own(tmp_path):
     row = {"prompt": "p", "tests": [{"input": "", "output": ""}] * 50}
     with ProgramVerifier(Programs(seconds=5.0, seconds_in_all=0.5), unsafe=True) as verifier:

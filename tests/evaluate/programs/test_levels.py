@@ -7,12 +7,15 @@ import shutil
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import psutil
 import pytest
 
 import tessy_jax
+from tessy_jax.arguments import parser
+from tessy_jax.cli import benches
 from tessy_jax.config.evaluation import Task
 from tessy_jax.errors import ConfigError
 from tessy_jax.evaluate.programs import cgroups, pool, verifier
@@ -63,6 +66,11 @@ def test_without_any_sandbox_nothing_begins_and_the_key_or_the_flag_allows_the_w
     with pytest.raises(ConfigError, match=r"set programs.unsafe of the task, or give --unsafe"):
         bench().problems(task)
     assert len(bench(unsafe=True).problems(task)) == 1
+    for flags in ([], ["--unsafe"]):
+        for name in ("evaluate", "run", "compare"):
+            own = benches(parser().parse_args([name, "a.yaml", *flags]))["programs"]
+            with nullcontext() if flags else pytest.raises(ConfigError, match="--unsafe"):
+                own.problems(task)
     allowed = Task(name="t", path=str(file), verifier="programs", programs={"unsafe": True})
     assert len(bench().problems(allowed)) == 1
     with bench().verifier(allowed) as opened:
@@ -77,6 +85,18 @@ def test_a_level_that_does_not_start_says_why_and_the_next_one_is_tried(monkeypa
     monkeypatch.setattr(pool, "LEVELS", (broken, LEVELS[-1]))
     with Sandbox(MEMORY, 1, unsafe=True) as found:
         assert found.level.name == "process"
+
+
+def test_a_level_that_starts_but_runs_no_program_is_passed_over(monkeypatch):
+    def start(place):
+        started = LEVELS[-1].start(place)
+        return started._replace(settings=started.settings | {"cgroups": [987]})
+
+    monkeypatch.setattr(pool, "LEVELS", (Level("broken", True, "", lambda: None, start), LEVELS[-1]))
+    with Sandbox(MEMORY, 1, unsafe=True) as found:
+        assert found.level.name == "process"
+    with pytest.raises(ConfigError, match=r"broken: OSError: a program cannot be begun: OSError: .*Bad file descriptor"):
+        Sandbox(MEMORY, 1)
 
 
 def test_a_server_that_dies_is_replaced_and_the_program_is_run_again(sandbox):
