@@ -25,7 +25,7 @@ ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "PYTHONHASHSEED": "0"
 class Place(NamedTuple):
     """What a server is started with. user: outside, of its own; None where this process may not become others. groups:
     descriptors of its cgroups' files; kills: that of the file that counts; see `box.server.Server`. counted: whether these
-    limit memory and processes. scratch: a folder."""
+    limit memory and processes. scratch: a folder for builds, where programs have no mounts of their own."""
 
     user: int | None
     groups: list[int]

@@ -167,7 +167,7 @@ class _Server:
     def __init__(self, level: Level, memory: int) -> None:
         number = next(_numbers)
         self.group = cgroups.made(memory, PROCESSES)
-        self.scratch = tempfile.mkdtemp(prefix="tessy-programs-")
+        self.scratch = "" if level.apart else tempfile.mkdtemp(prefix="tessy-programs-")
         self.words = tempfile.TemporaryFile()  # noqa: SIM115
         joins = [] if self.group is None else self.group.joins
         kills = None if self.group is None else self.group.kills
@@ -212,7 +212,7 @@ class _Server:
         output = self._pipe.read(reply["output"])
         if len(output) < reply["output"]:
             raise ServerError(self._said())
-        if request["build"]:
+        if request["build"] and self.scratch:
             for left in Path(self.scratch).iterdir():
                 shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
         return Outcome(output=output, **{name: reply[name] for name in ("ended", "code", "cpu", "wall", "errors")})
@@ -232,7 +232,8 @@ class _Server:
 
     def _tidy(self) -> None:
         self.words.close()
-        shutil.rmtree(self.scratch, ignore_errors=True)
+        if self.scratch:
+            shutil.rmtree(self.scratch, ignore_errors=True)
         if self.group is not None:
             self.group.close()
 

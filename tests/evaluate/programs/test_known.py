@@ -100,6 +100,7 @@ CALLED = functional("twice", ("[1, 2]", "[1, 2, 1, 2]"), ("[]", "[]"))
         ("class Solution:\n    def twice(self, a: List[int]) -> List[int]:\n        return a + a", "right"),
         ("class Solution:\n    def twice(self, a):\n        print('noise')\n        return (*a, *a)", "right"),
         ("def twice(a):\n    return list(chain(a, a))", "right"),
+        ("def twice(a):\n    datetime.datetime, copy.copy, random.random, pow(2, 3, 5)\n    return a * 2", "right"),
         ("class Solution:\n    def twice(self, a):\n        return a", "wrong_answer"),
         ("class Solution:\n    def twice(self, a):\n        return None", "wrong_answer"),
         ("class Solution:\n    def twice(self, a):\n        return object()", "runtime_error"),

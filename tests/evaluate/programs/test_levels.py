@@ -148,13 +148,13 @@ def test_cpp_without_a_compiler_is_refused_before_any_work(monkeypatch, tmp_path
         bench(unsafe=True).problems(Task(name="t", path=str(file), verifier="programs"))
 
 
-def test_a_closed_sandbox_leaves_neither_folders_nor_control_groups(tmp_path, monkeypatch):
+def test_a_closed_sandbox_leaves_neither_folders_nor_control_groups(sandbox, tmp_path, monkeypatch):
     monkeypatch.setattr(pool.tempfile, "tempdir", str(tmp_path))
-    with Sandbox(MEMORY, 1, unsafe=True) as found:
-        folders = found._idle[0].group.folders if found._idle[0].group else []
-        process = found._idle[0].process
-        assert list(tmp_path.iterdir())
-    assert process.poll() is not None
+    with Sandbox(MEMORY, 1, unsafe=True, level=sandbox.level.name) as found:
+        server = found._idle[0]
+        folders = server.group.folders if server.group else []
+        assert all(folder.exists() for folder in folders)
+    assert server.process.poll() is not None
     assert not list(tmp_path.iterdir())
     assert not [folder for folder in folders if folder.exists()]
 

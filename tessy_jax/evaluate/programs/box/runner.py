@@ -20,7 +20,8 @@ NAMED = (
     *("string", "re", "datetime", "collections", "heapq", "bisect", "copy", "math", "random", "statistics", "itertools"),
     *("functools", "operator", "io", "sys", "json", "builtins", "typing"),
 )
-"""Modules whose names LiveCodeBench gives to every program; in this order, the last one wins."""
+"""Modules that LiveCodeBench gives to every program, with all their names; of two alike, the later one wins, and the
+module above both."""
 READY = (*NAMED, "decimal", "fractions", "array", "queue", "time", "dataclasses", "enum", "contextlib", "textwrap", "struct")
 """Modules that are there before a program asks for them, so that it need not wait."""
 RECURSION = 50_000
@@ -35,7 +36,7 @@ def names() -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name in NAMED:
         exec(f"from {name} import *", found)
-        found[name] = sys.modules[name]
+    found |= {name: sys.modules[name] for name in NAMED}
     return {name: value for name, value in found.items() if not name.startswith("__")}
 
 
