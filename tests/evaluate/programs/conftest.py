@@ -55,7 +55,7 @@ def nothing_left(sandbox):
 def judge(tmp_path_factory):
     """Judges one program on one row, at the strongest level there is: its verdict."""
     folder = tmp_path_factory.mktemp("rows")
-    settings = Programs(seconds=0.5, seconds_in_all=2.0, memory=256, output=1)
+    settings = Programs(seconds=0.25, seconds_in_all=2.0, memory=256, output=1)
     with ProgramVerifier(settings, unsafe=True) as verifier:
         yield lambda row, program: verifier.verify(problem_of(row, folder), f"So:\n```python\n{program}\n```\n")
 

@@ -86,7 +86,7 @@ while True:
 
 @pytest.mark.parametrize("name", STUBBORN)
 def test_what_does_not_end_is_ended(sandbox, name):
-    outcome = run(sandbox, STUBBORN[name], wall=0.3)
+    outcome = run(sandbox, STUBBORN[name], wall=0.2)
     assert outcome.ended in ("timeout", "memory") or name == "leaves its session"
     assert outcome.output == b""
 
@@ -131,7 +131,7 @@ for _ in range(8):
     if os.fork() == 0:
         x = bytearray(100 << 20)
         for place in range(0, len(x), 4096): x[place] = 1
-        time.sleep(1)
+        time.sleep(0.5)
         os._exit(0)
 for _ in range(8): os.wait()
 """
@@ -276,7 +276,7 @@ print("alive", flush=True)
 
 def test_no_other_process_can_be_signalled(sandbox):
     beside = []
-    slow = "import time\nfor _ in range(8): time.sleep(0.1)\nprint(input())"
+    slow = "import time\nfor _ in range(4): time.sleep(0.1)\nprint(input())"
     other = threading.Thread(target=lambda: beside.append(run(sandbox, slow, b"beside", wall=20.0).output))
     other.start()
     run(sandbox, KILLING)
