@@ -134,6 +134,7 @@ def _nsjail(place: Place) -> Start:
     binds, links = root()
     options = [shutil.which("nsjail") or "nsjail", "-Mo", "-Q", "--keep_env", "--keep_caps", "--disable_proc"]
     options += ["--disable_rlimits", "-t", "0", "--cwd", "/", "-T", "/tmp"]
+    options += ["--nice_level", str(os.getpriority(os.PRIO_PROCESS, 0))]  # its own is the lowest there is
     for file in (*place.groups, *([] if place.kills is None else [place.kills])):
         options += ["--pass_fd", str(file)]
     options += ["-u", f"0:{os.geteuid()}:1", "-g", f"0:{os.getegid()}:1"]
