@@ -85,7 +85,12 @@ def _candidates(mount: Path, member: str, controller: str) -> Iterator[Path]:
 
 def _group(parent: Path, limits: Sequence[tuple[str, str, int]], wanted: Sequence[tuple[str, str, int]]) -> Group | None:
     """A group in this folder, with the first of these limits at least."""
-    folder = parent / f"tessy-{os.getpid()}-{secrets.token_hex(4)}"
+    kin = _kin()
+    for left in parent.glob(f"{kin}-*"):  # of a process that was ended before it could tidy up
+        if not os.path.exists(f"/proc/{left.name.split('-')[-2]}"):
+            with contextlib.suppress(OSError):
+                left.rmdir()
+    folder = parent / f"{kin}-{os.getpid()}-{secrets.token_hex(4)}"
     with contextlib.suppress(OSError):
         folder.mkdir()
         group = Group([folder])
@@ -103,6 +108,14 @@ def _group(parent: Path, limits: Sequence[tuple[str, str, int]], wanted: Sequenc
             raise
         group.close()
     return None
+
+
+def _kin() -> str:
+    """What the names of groups begin with that processes made which this one can see."""
+    try:
+        return f"tessy-{os.stat('/proc/self/ns/pid').st_ino}"
+    except OSError:
+        return "tessy-unknown"
 
 
 def _set(folder: Path, names: Sequence[str], value: int) -> bool:

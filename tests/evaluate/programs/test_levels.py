@@ -119,9 +119,10 @@ time.sleep(100)
 
 
 @pytest.mark.slow
-def test_kill_9_leaves_no_process_behind(sandbox):
+def test_kill_9_leaves_no_process_and_no_file_behind_and_the_next_sandbox_no_group(sandbox, tmp_path):
     command = [sys.executable, "-c", ORPHANING, sandbox.level.name]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
         pids = [int(pid) for pid in process.stdout.readline().split()]
         process.kill()
     assert pids
@@ -129,6 +130,10 @@ def test_kill_9_leaves_no_process_behind(sandbox):
     while (left := [pid for pid in pids if psutil.pid_exists(pid)]) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not left
+    assert not list(tmp_path.iterdir())
+    with Sandbox(MEMORY, 1, unsafe=True) as found:
+        group = found._idle[0].group
+        assert not [one for folder in (group.folders if group else []) for one in folder.parent.glob(f"*-{process.pid}-*")]
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="there is no g++")

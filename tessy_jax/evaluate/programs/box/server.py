@@ -20,6 +20,7 @@ import math
 import os
 import resource
 import select
+import shutil
 import signal
 import stat
 import struct
@@ -95,6 +96,13 @@ class Server:
                 watched = self._start(request, program, given)
                 del program, given
                 self._answer(request, watched)
+        self._leave()
+
+    def _leave(self) -> NoReturn:
+        """Ends, and leaves nothing behind."""
+        if self.settings["scratch"]:
+            shutil.rmtree(self.settings["scratch"], ignore_errors=True)
+        os._exit(0)
 
     def _start(self, request: dict[str, Any], program: bytes, given: bytes) -> Watched:
         source = _memory_file("input", given)
@@ -229,8 +237,8 @@ class Server:
                 return "timeout"
             for file, _ in poll.poll(left * 1000 + 1):
                 if file == self.requests:
-                    self._end(watched.pid, request["build"])
-                    os._exit(0)  # whoever asked is gone
+                    self._end(watched.pid, request["build"])  # whoever asked is gone
+                    self._leave()
                 if file == watched.ended:
                     return None
                 data = os.read(file, PIECE)
