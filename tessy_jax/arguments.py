@@ -37,6 +37,10 @@ def parser() -> argparse.ArgumentParser:
         if distributed:
             sub.add_argument("--distributed", action="store_true", help="one of several processes (jax.distributed)")
 
+    def evaluating(sub: argparse.ArgumentParser) -> None:
+        text = "run programs that a model wrote in plain processes, where no stronger sandbox can be had"
+        sub.add_argument("--unsafe", action="store_true", help=text)
+
     sub = command(
         "inspect",
         "Family, parameters, and bytes of weights and cache per token and per device, without loading weights.",
@@ -74,6 +78,7 @@ def parser() -> argparse.ArgumentParser:
         "tessy run configs/mini.yaml --set rounds=2 --set output=runs/two_rounds",
     )
     configured(sub, "training.epochs=2", distributed=True)
+    evaluating(sub)
 
     sub = command(
         "compare",
@@ -81,6 +86,7 @@ def parser() -> argparse.ArgumentParser:
         "tessy compare configs/mini_table.yaml --set seeds=[0]",
     )
     configured(sub, "training.epochs=2", distributed=True)
+    evaluating(sub)
 
     sub = command(
         "analyze",
@@ -94,6 +100,7 @@ def parser() -> argparse.ArgumentParser:
         "--set", action="append", default=[], metavar="KEY=VALUE", help="change one key, e.g. analysis.words=20"
     )
     sub.add_argument("--json", action="store_true", help="print the summary as one JSON object")
+    evaluating(sub)
 
     sub = command(
         "synthesize",
@@ -101,6 +108,7 @@ def parser() -> argparse.ArgumentParser:
         "tessy synthesize configs/small_pair.yaml --set data.path=prompts.jsonl --set synthesis.lanes=4",
     )
     configured(sub, "synthesis.lanes=16", distributed=True)
+    evaluating(sub)
     sub.add_argument("--dry-run", action="store_true", help="print memory, first prompts and programs; loads no weights")
 
     sub = command(
@@ -133,6 +141,7 @@ def parser() -> argparse.ArgumentParser:
         "tessy evaluate evaluation.yaml --set student.model=runs/small_train/model --set output=runs/after",
     )
     configured(sub, "synthesis.lanes=16", distributed=True)
+    evaluating(sub)
 
     sub = command(
         "export",

@@ -72,19 +72,20 @@ def finish(args: argparse.Namespace, kind: Any, job: Any, shown: Any) -> None:
         print(json.dumps(summary) if args.json else shown(config, summary))
 
 
-def benches() -> dict[str, Any]:
+def benches(args: argparse.Namespace) -> dict[str, Any]:
     """What tasks may use: the miniature's verifier, too."""
     from tessy_jax.evaluate.job import BENCHES
+    from tessy_jax.evaluate.programs.verifier import bench
     from tessy_jax.mini import evaluation
 
-    return {**BENCHES, **evaluation.BENCHES}
+    return {**BENCHES, **evaluation.BENCHES, "programs": bench(unsafe=args.unsafe)}
 
 
-def judges() -> Any:
+def judges(args: argparse.Namespace) -> Any:
     """Who judges responses while they are written: the miniature's verifier, too."""
     from tessy_jax.evaluate import verification
 
-    return verification.judges(benches())
+    return verification.judges(benches(args))
 
 
 def run_all(args: argparse.Namespace) -> None:
@@ -97,7 +98,7 @@ def run_all(args: argparse.Namespace) -> None:
             return f"stopped in {config.output}; the same command goes on from there"
         return f"{run_table(config.output)}\n{config.output}/report.html has the rest"
 
-    finish(args, Pipeline, partial(run, benches=benches()), shown)
+    finish(args, Pipeline, partial(run, benches=benches(args)), shown)
 
 
 def compare(args: argparse.Namespace) -> None:
@@ -108,14 +109,14 @@ def compare(args: argparse.Namespace) -> None:
     def shown(config: Any, summary: Any) -> str:
         return tables(summary) if summary["finished"] else f"stopped in {config.output}; the same command goes on from there"
 
-    finish(args, Comparison, partial(run, benches=benches()), shown)
+    finish(args, Comparison, partial(run, benches=benches(args)), shown)
 
 
 def analyze(args: argparse.Namespace) -> None:
     from tessy_jax.analyze.job import analyze as run
     from tessy_jax.analyze.job import configured
 
-    found = run(configured(args.sources, args.output, args.set), args.output, benches=benches(), tell=told)
+    found = run(configured(args.sources, args.output, args.set), args.output, benches=benches(args), tell=told)
     shown = f"{len(found['figures'])} figures in {found['output']}/figures; {found['output']}/report.html shows them"
     print(json.dumps(found) if args.json else shown)
 
@@ -137,7 +138,7 @@ def synthesize(args: argparse.Namespace) -> None:
     if args.dry_run:
         from tessy_jax.synthesis.dry_run import describe
 
-        print(describe(load(args.config, args.set), judges()))
+        print(describe(load(args.config, args.set), judges(args)))
         return
     from tessy_jax.synthesis.job import synthesize as run
 
@@ -146,7 +147,7 @@ def synthesize(args: argparse.Namespace) -> None:
         failed, place = sum(whole["failures"].values()), config.output
         return f"{whole['responses']} responses, {failed} failures in {place}; tessy rows {place} prints them"
 
-    finish(args, Synthesize, lambda config, **how: run(config, judges=judges(), **how).summary, shown)
+    finish(args, Synthesize, lambda config, **how: run(config, judges=judges(args), **how).summary, shown)
 
 
 def boundary(args: argparse.Namespace) -> None:
@@ -180,12 +181,12 @@ def evaluate(args: argparse.Namespace) -> None:
         for name, task in summary["tasks"].items():
             for row, found in ((name, task), *((f"  {family}", found) for family, found in task["families"].items())):
                 low, high = found["interval"]
-                lines.append(
-                    f"{row:<24} pass@1 {found['pass@1']:.1%} ({low:.1%} to {high:.1%}), {found['problems']} problems"
-                )
+                graders = "".join(f", {name} {one['pass@1']:.1%}" for name, one in found.get("graders", {}).items())
+                share = f"{found['pass@1']:.1%} ({low:.1%} to {high:.1%})"
+                lines.append(f"{row:<24} pass@1 {share}, {found['problems']} problems{graders}")
         return "\n".join(lines)
 
-    finish(args, Evaluate, lambda config, **how: run(config, benches=benches(), **how).summary, shown)
+    finish(args, Evaluate, lambda config, **how: run(config, benches=benches(args), **how).summary, shown)
 
 
 def export(args: argparse.Namespace) -> None:

@@ -10,6 +10,7 @@ from tessy_jax.analyze.data import DataSet, Judge
 from tessy_jax.analyze.sources import Source
 from tessy_jax.config.analysis import Quality
 from tessy_jax.config.evaluation import Task
+from tessy_jax.config.programs import Programs
 from tessy_jax.errors import ConfigError, DataError
 from tessy_jax.evaluate.job import verdict
 from tessy_jax.evaluate.pass_at_k import Count, pass_at_1
@@ -33,7 +34,7 @@ def judges(quality: Quality, benches: Mapping[str, Bench]) -> Iterator[Callable[
         raise ConfigError(
             f"analysis.quality: there is no verifier {quality.verifier!r} here, only {', '.join(benches)}; name one of them"
         )
-    with benches[quality.verifier].verifier() as verifier:
+    with benches[quality.verifier].verifier(Programs()) as verifier:
 
         def of(source: Source) -> Judge:
             known = {} if quality.verifier == "mini" else _problems(source, quality)

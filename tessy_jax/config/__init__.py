@@ -8,6 +8,7 @@ from tessy_jax.config.evaluation import Evaluate
 from tessy_jax.config.file import dump, given, load, read, settle
 from tessy_jax.config.pipeline import Pipeline
 from tessy_jax.config.predictors import Predictors
+from tessy_jax.config.programs import Programs
 from tessy_jax.config.sections import (
     MAY_CHANGE,
     MESH_AXES,
@@ -50,6 +51,7 @@ __all__ = [
     "Pipeline",
     "Predictors",
     "Preset",
+    "Programs",
     "Repetition",
     "Run",
     "Sampling",

@@ -7,17 +7,20 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from tessy_jax.config.base import Count, Real, Section, Text
+from tessy_jax.config.programs import Programs
 
-VerifierName = Literal["mini", "exact", "boxed", "choice", "integer"]
+VerifierName = Literal["mini", "exact", "boxed", "choice", "integer", "programs"]
 
 
 class Verification(Section):
     """Which responses are right, and what becomes of the others."""
 
     verifier: VerifierName
-    """Who says what is right, as for the tasks of an evaluation: mini, exact, boxed, choice or integer."""
+    """Who says what is right, as for the tasks of an evaluation: mini, exact, boxed, choice, integer or programs."""
     answer: Text = "answer"
     """The column of data.path that holds the right answer; mini needs none, it knows the prompts by their ids."""
+    programs: Programs | None = None
+    """How programs are judged (null: as the defaults say); their tests stand in the rows of data.path."""
     wrong: Literal["keep", "drop", "resample"] = "resample"
     """A response that is not right is kept, with its verdict in meta (keep), recorded as a failure (drop), or a failed
     attempt like any other (resample)."""

@@ -9,6 +9,7 @@ from pydantic import Field, StringConstraints, model_validator
 
 from tessy_jax.config.base import Count, Real, Section, Text
 from tessy_jax.config.checks import VerifierName
+from tessy_jax.config.programs import Programs
 from tessy_jax.config.sections import Dated, Model, Sampling, Synthesis
 
 Domain = Literal["in", "out"]
@@ -48,7 +49,10 @@ class Task(Section):
     """Problems of the miniature world, instead of a path."""
     verifier: VerifierName
     """Who says what is right: the miniature's own (mini), equal text or numbers (exact), equal mathematics in the last
-    \\boxed{…} (boxed), the right one of several choices (choice), or a whole number from 0 to 999 (integer)."""
+    \\boxed{…} (boxed), the right one of several choices (choice), a whole number from 0 to 999 (integer), or tests that the
+    program in the last fenced block passes (programs)."""
+    programs: Programs | None = None
+    """How programs are judged (null: as the defaults say)."""
     domain: Domain = "in"
     """Of the kind that the student is trained on (in), or of another that it should not forget (out)."""
     samples: Count = 1
@@ -62,13 +66,22 @@ class Task(Section):
                 f"task {self.name!r} has {found}; set path to a file of problems, or mini to families, and not both"
             )
         if (self.verifier == "mini") != (self.mini is not None):
-            right = "verifier mini" if self.mini is not None else "verifier exact, boxed, choice or integer"
+            right = "verifier mini" if self.mini is not None else "verifier exact, boxed, choice, integer or programs"
             raise ValueError(
                 f"task {self.name!r} has verifier {self.verifier!r}, which does not fit its problems; use {right}"
             )
         if self.mini is not None and self.prompt is not None:
             raise ValueError(f"task {self.name!r} has both mini and prompt; prompt is for a path: leave it out")
+        if self.programs is not None and self.verifier != "programs":
+            raise ValueError(
+                f"task {self.name!r} has programs, and verifier {self.verifier!r}; use verifier programs, or leave them out"
+            )
         return self
+
+    @property
+    def running(self) -> Programs:
+        """How programs are judged."""
+        return self.programs or Programs()
 
 
 class Answering(Synthesis):

@@ -132,6 +132,8 @@ def shown(row: Any, column: str) -> Any:
     if not choices and right is not None:
         wrong = row.get(WRONG) or [row[name] for name in WRONG_ONES if row.get(name) is not None]
         key = question if own is None else own
+        if not isinstance(wrong, list):
+            raise DataError(f"{WRONG} is a {type(wrong).__name__}; it should be a list of texts")
         choices = sorted(_texts([right, *wrong], "the answers"), key=lambda choice: _draw(f"{key}\0{choice}"))
         answer = right
     if len(choices) < 2:

@@ -17,8 +17,10 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, nullcontext
+from itertools import chain, islice
 from typing import Any, NamedTuple
 
 import yaml
@@ -30,8 +32,10 @@ from tessy_jax.errors import ConfigError, DataError
 from tessy_jax.evaluate import choices, integers
 from tessy_jax.evaluate.answers import Exact
 from tessy_jax.evaluate.boxed import Boxed
+from tessy_jax.evaluate.programs.pool import processors
+from tessy_jax.evaluate.programs.verifier import bench
 from tessy_jax.evaluate.summary import Judged, summarize
-from tessy_jax.evaluate.tasks import Bench, Problem, Verdict, Verifier, problems_of, table_problems
+from tessy_jax.evaluate.tasks import Bench, Describing, Problem, Verdict, Verifier, problems_of, table_problems
 from tessy_jax.models.transformer import Decoder
 from tessy_jax.processes import once
 from tessy_jax.records import Failure, Key, Row
@@ -42,13 +46,16 @@ from tessy_jax.synthesis.job import synthesize
 log = logging.getLogger(__name__)
 
 BENCHES: dict[str, Bench] = {
-    "exact": Bench(table_problems, lambda: nullcontext(Exact())),
-    "boxed": Bench(table_problems, Boxed),
-    "choice": Bench(choices.problems, lambda: nullcontext(choices.Choice()), choices.known, choices.COLUMNS),
-    "integer": Bench(integers.problems, lambda: nullcontext(integers.Integer()), integers.known),
+    "exact": Bench(table_problems, lambda how: nullcontext(Exact())),
+    "boxed": Bench(table_problems, lambda how: Boxed()),
+    "choice": Bench(choices.problems, lambda how: nullcontext(choices.Choice()), choices.known, choices.COLUMNS),
+    "integer": Bench(integers.problems, lambda how: nullcontext(integers.Integer()), integers.known),
+    "programs": bench(),
 }
 """What tasks may use. `mini.evaluation` has one more, which is for the caller to add: this module is above the miniature."""
 PROMPTS, VERDICTS = "prompts.jsonl", "verdicts.jsonl"
+TOGETHER = 512
+"""Responses that are held at once to be judged."""
 
 
 class Evaluated(NamedTuple):
@@ -87,7 +94,11 @@ def evaluate(
             _keep_prompts(store, settled, problems)
             summary = store.summary()
             if summary is None:
-                verifiers = {task.name: stack.enter_context(benches[task.verifier].verifier()) for task in config.tasks}
+                verifiers = {
+                    task.name: stack.enter_context(benches[task.verifier].verifier(task.running)) for task in config.tasks
+                }
+                for name, words in _notes(verifiers).items():
+                    tell(f"task {name}: {words}")
                 judges.append(_Judge(settled, store, problems, verifiers))
             return {"config": dump(settled), "summary": summary, "written": _are_written(config.output)}
 
@@ -139,6 +150,11 @@ def _keep_prompts(store: RunStore, config: Evaluate, problems: Mapping[str, Sequ
         store.files.put(PROMPTS, data)
 
 
+def _notes(verifiers: Mapping[str, Verifier]) -> dict[str, str]:
+    """By task, what its verifier says of itself."""
+    return {name: verifier.describes for name, verifier in verifiers.items() if isinstance(verifier, Describing)}
+
+
 def _rollouts_of_a_row(config: Evaluate) -> int:
     return math.gcd(*(task.samples for task in config.tasks))
 
@@ -183,7 +199,7 @@ class _Judge(NamedTuple):
         self.store.files.put(VERDICTS, "".join(lines).encode("utf-8"))
         summary = {
             "student": config.student.model,
-            **summarize(config.tasks, judged, config.confidence),
+            **summarize(config.tasks, judged, config.confidence, _notes(self.verifiers)),
             "version": __version__,
             "seconds": round(time.perf_counter() - started, 3),
         }
@@ -203,14 +219,19 @@ def _judge(
         DataError: one is missing.
     """
     known = {problem.id: problem for own in problems.values() for problem in own}
+
+    def judged(response: Row | Failure) -> Judged:
+        problem = known[response.prompt_id]
+        failed = isinstance(response, Failure)
+        tokens = None if isinstance(response, Failure) else int(response.meta["tokens_student"] or 0)
+        said = verdict(verifiers[problem.task], problem, response)
+        return Judged(problem, response.rollout, said, failed, tokens)
+
     found: dict[Key, Judged] = {}
-    for responses in (reader.rows(), reader.failures()):
-        for response in responses:
-            problem = known[response.prompt_id]
-            failed = isinstance(response, Failure)
-            tokens = None if isinstance(response, Failure) else int(response.meta["tokens_student"] or 0)
-            said = verdict(verifiers[problem.task], problem, response)
-            found[response.key] = Judged(problem, response.rollout, said, failed, tokens)
+    responses: Iterator[Row | Failure] = chain(reader.rows(), reader.failures())
+    with ThreadPoolExecutor(processors()) as threads:
+        while some := list(islice(responses, TOGETHER)):
+            found |= {response.key: one for response, one in zip(some, threads.map(judged, some), strict=True)}
     wanted = [(p.id, rollout) for task in tasks for p in problems[task.name] for rollout in range(task.samples)]
     missing = next((key for key in wanted if key not in found), None)
     if missing is not None:

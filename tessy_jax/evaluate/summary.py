@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any, get_args
@@ -28,6 +28,7 @@ class Judged:
 
     def to_json(self) -> dict[str, Any]:
         """The line of verdicts.jsonl."""
+        several = {"graders": dict(self.verdict.graders), "test": self.verdict.test} if self.verdict.graders else {}
         return {
             "id": f"{self.problem.id}/{self.rollout}",
             "prompt_id": self.problem.id,
@@ -38,6 +39,7 @@ class Judged:
             "answer": self.verdict.answer,
             "reference": self.problem.reference,
             "reason": self.verdict.why,
+            **several,
         }
 
 
@@ -46,9 +48,11 @@ def measures(judged: Sequence[Judged], confidence: float) -> dict[str, Any]:
 
     pass@1 and its interval: see `pass_at_k`. pass@k: for the powers of two up to the samples of every problem, and for
     these. mean_tokens: of the responses that did not fail; null where all did. failures: of responses that came to nothing,
-    and wrong: of the others that are not right, how many for which reason. Both count as wrong in every figure.
+    and wrong: of the others that are not right, how many for which reason. Both count as wrong in every figure. graders:
+    where there are several, right, pass@1 and its interval by each.
     """
     counts = _counts(judged)
+    graders = {name: None for one in judged for name in one.verdict.graders}
     least = min(count.samples for count in counts)
     mean, low, high = pass_at_1(counts, confidence)
     tokens = [one.tokens for one in judged if one.tokens is not None]
@@ -63,12 +67,15 @@ def measures(judged: Sequence[Judged], confidence: float) -> dict[str, Any]:
         "mean_tokens": round(fmean(tokens), 2) if tokens else None,
         "failures": _reasons(one for one in judged if one.failed),
         "wrong": _reasons(one for one in judged if not one.failed and not one.verdict.right),
+        **({"graders": {name: _by_grader(judged, name, confidence) for name in graders}} if graders else {}),
     }
 
 
-def summarize(tasks: Sequence[Task], judged: Sequence[Judged], confidence: float) -> dict[str, Any]:
+def summarize(
+    tasks: Sequence[Task], judged: Sequence[Judged], confidence: float, notes: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     """Measures of every task, of its families where it has any, and of the tasks in and out of the domain: there, every
-    problem counts alike, whichever task it is of."""
+    problem counts alike, whichever task it is of. notes: by task, how its verifier judged, where it says."""
     found: dict[str, Any] = {}
     for task in tasks:
         own = [one for one in judged if one.problem.task == task.name]
@@ -76,6 +83,7 @@ def summarize(tasks: Sequence[Task], judged: Sequence[Judged], confidence: float
         found[task.name] = {
             "domain": task.domain,
             "verifier": task.verifier,
+            **({"judged": notes[task.name]} if notes and task.name in notes else {}),
             **measures(own, confidence),
             "families": {
                 name: measures([one for one in own if one.problem.family == name], confidence) for name in families
@@ -89,13 +97,22 @@ def summarize(tasks: Sequence[Task], judged: Sequence[Judged], confidence: float
     return {"confidence": confidence, "tasks": found, "domains": domains}
 
 
-def _counts(judged: Iterable[Judged]) -> list[Count]:
+def _by_grader(judged: Sequence[Judged], grader: str, confidence: float) -> dict[str, Any]:
+    """What a grader alone says. Where a response has no verdict of its own from it, the verdict counts."""
+    counts = _counts(judged, grader)
+    mean, low, high = pass_at_1(counts, confidence)
+    interval = [round(low, DIGITS), round(high, DIGITS)]
+    return {"right": sum(count.right for count in counts), "pass@1": round(mean, DIGITS), "interval": interval}
+
+
+def _counts(judged: Iterable[Judged], grader: str | None = None) -> list[Count]:
     """Per problem."""
     samples: Counter[str] = Counter()
     right: Counter[str] = Counter()
     for one in judged:
         samples[one.problem.id] += 1
-        right[one.problem.id] += one.verdict.right
+        said = one.verdict.right if grader is None else one.verdict.graders.get(grader, one.verdict.right)
+        right[one.problem.id] += said
     return [Count(samples[problem], right[problem]) for problem in samples]
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from tessy_jax.config.evaluation import Task
+from tessy_jax.config.programs import Programs
 from tessy_jax.errors import ConfigError, DataError
 from tessy_jax.synthesis.prompts import read
 
@@ -19,7 +20,7 @@ FAMILIES = ("family", "subject")
 class Problem:
     """What a model is asked. id: unique in an evaluation: "<task>/<own id>". family: None where it has none. messages: role
     and content, the user's last. reference: the right answer, in the form that its verifier knows. choices: those that there
-    are, as they are lettered; none where that is not known."""
+    are, as they are lettered; none where that is not known. tests: what its verifier needs besides, and nobody else sees."""
 
     id: str
     task: str
@@ -27,6 +28,7 @@ class Problem:
     messages: list[dict[str, str]]
     reference: str
     choices: tuple[str, ...] = ()
+    tests: bytes | None = field(default=None, repr=False)
 
     @property
     def own_id(self) -> str:
@@ -42,18 +44,31 @@ class Problem:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What an answer is worth. answer: what was compared; None where there was nothing to. why: a word for counting."""
+    """What an answer is worth. answer: what was compared; None where there was nothing to. why: a word for counting.
+    graders: where there are several, what each says. test: the first that was not passed, from 0."""
 
     right: bool
     answer: str | None
     why: str
+    graders: Mapping[str, bool] = field(default_factory=dict)
+    test: int | None = None
 
 
 class Verifier(Protocol):
     """Says whether an answer is right."""
 
     def verify(self, problem: Problem, answer: str) -> Verdict:
-        """answer: all that stands behind the thinking. Whatever it is, nothing is raised, and it does not take for ever."""
+        """answer: all that stands behind the thinking. Whatever it is, nothing is raised, and it does not take for ever. Is
+        called by several threads at once."""
+
+
+@runtime_checkable
+class Describing(Protocol):
+    """A verifier that has something to say of itself."""
+
+    @property
+    def describes(self) -> str:
+        """How it judges here."""
 
 
 class Known(NamedTuple):
@@ -61,6 +76,7 @@ class Known(NamedTuple):
 
     reference: str
     choices: tuple[str, ...] = ()
+    tests: bytes | None = None
 
 
 Knowing = Callable[[dict[str, Any], str, str], Known]
@@ -77,7 +93,7 @@ class Bench(NamedTuple):
     what a row of prompts says of its answer; columns: those that it looks at besides the answer's."""
 
     problems: Callable[[Task], Iterable[Problem]]
-    verifier: Callable[[], AbstractContextManager[Verifier]]
+    verifier: Callable[[Programs], AbstractContextManager[Verifier]]
     known: Knowing = plain
     columns: Collection[str] = ()
 
@@ -122,8 +138,8 @@ def table_problems(
             times += 1
             name = f"{prompt.id}/{times}"
         names.add(name)
-        (reference, choices), family = prompt.known
-        found.append(Problem(f"{task.name}/{name}", task.name, family, prompt.messages, reference, choices))
+        known_of_it, family = prompt.known
+        found.append(Problem(f"{task.name}/{name}", task.name, family, prompt.messages, *known_of_it))
     return found
 
 

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from tessy_jax.config import Verification
+from tessy_jax.config import Programs, Verification
 from tessy_jax.errors import ConfigError
 from tessy_jax.evaluate.job import BENCHES, verdict
 from tessy_jax.evaluate.tasks import Bench, Known, Problem, Verifier
@@ -29,7 +29,7 @@ def judges(benches: Mapping[str, Bench] = BENCHES) -> Judges:
                 "its bench, too (that of mini is in tessy_jax.mini.evaluation)"
             )
         bench = benches[config.verifier]
-        with bench.verifier() as verifier:
+        with bench.verifier(config.programs or Programs()) as verifier:
             yield _Judge(bench, verifier, config.answer)
 
     return opened
@@ -49,6 +49,6 @@ class _Judge:
         return self._bench.known(row, self._answer, name)
 
     def verdict(self, prompt: Prompt, row: Row) -> str:
-        reference, choices = prompt.known
-        problem = Problem(f"{TASK}/{prompt.id}", TASK, None, prompt.messages, reference, choices)
+        known: Known = prompt.known
+        problem = Problem(f"{TASK}/{prompt.id}", TASK, None, prompt.messages, *known)
         return verdict(self._verifier, problem, row).why

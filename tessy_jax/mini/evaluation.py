@@ -55,5 +55,5 @@ def known(row: dict[str, Any], column: str, name: str) -> Known:
     return Known(item.answer)
 
 
-BENCHES: dict[str, Bench] = {"mini": Bench(problems, lambda: nullcontext(MiniVerifier()), known)}
+BENCHES: dict[str, Bench] = {"mini": Bench(problems, lambda how: nullcontext(MiniVerifier()), known)}
 """To be given to `evaluate`, with its own."""

@@ -86,7 +86,7 @@ def read(
             if isinstance(found, DataError):
                 raise found
             row = shown(found) if prompt is None else _with_prompt(found, prompt)
-            own, messages = _prompt(row)
+            own, messages = prompt_of(row)
             name = _hash(messages) if own is None else own
             first, before = places.get(name, (where, messages))
             if before != messages:
@@ -137,7 +137,7 @@ def _hash(messages: Sequence[Mapping[str, str]]) -> str:
     return "h" + hashlib.sha256(canonical.encode("utf-8")).hexdigest()[:16]
 
 
-def _prompt(row: Any) -> tuple[str | None, list[dict[str, str]]]:
+def prompt_of(row: Any) -> tuple[str | None, list[dict[str, str]]]:
     """Id, if it has one, and messages of a row."""
     form, messages = messages_of(row, FORMS)
     if form != "prompt" and messages and messages[-1]["role"] == "assistant":

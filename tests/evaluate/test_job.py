@@ -230,7 +230,7 @@ def test_an_evaluation_that_is_interrupted_while_it_judges_goes_on_to_the_same_v
     path = str(folder / "problems.jsonl")
     tasks = [{"name": "sums", "path": path, "verifier": "exact", "samples": 4}]
     config = configured(pair, tmp_path, "run", path, tasks=tasks)
-    benches = {"exact": Bench(table_problems, lambda: nullcontext(Interrupted()))}
+    benches = {"exact": Bench(table_problems, lambda task: nullcontext(Interrupted()))}
     with pytest.raises(KeyboardInterrupt):
         evaluate(config, benches=benches, progress=False, tell=quiet)
     assert not (tmp_path / "run" / "summary.json").exists()

@@ -55,7 +55,10 @@ def test_every_key_is_described():
         ({"tasks": [MINI, MINI]}, "the name 'm' stands twice"),
         ({"tasks": [{**MINI, "name": "a/b"}]}, r"tasks.0.name is 'a/b'"),
         ({"tasks": [{**MINI, "verifier": "exact"}]}, "use verifier mini"),
-        ({"tasks": [{"name": "a", "path": "p", "verifier": "mini"}]}, "use verifier exact, boxed, choice or integer"),
+        (
+            {"tasks": [{"name": "a", "path": "p", "verifier": "mini"}]},
+            "use verifier exact, boxed, choice, integer or programs",
+        ),
         ({"tasks": [{"name": "a", "verifier": "exact"}]}, "neither path nor mini"),
         ({"tasks": [{**MINI, "path": "p"}]}, "both path and mini"),
         ({"tasks": [{**MINI, "sample": 3}]}, "did you mean tasks.samples"),

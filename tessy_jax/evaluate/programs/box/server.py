@@ -1,0 +1,389 @@
+"""The fork server: starts every program in a process of its own, apart from itself and from all others, and ends it in time.
+
+A request comes on standard input: a line of JSON, and then as many bytes of program and of input as it says; see `Server`.
+A reply goes to standard output: a line of JSON, and then the bytes of the program's output.
+
+Where there are namespaces, a program has process ids of its own, so that it sees and signals nobody, and ends with all that
+it started when the first process there ends; and mounts of its own, with a /tmp that nobody else sees. The tree is
+
+    server ── first process of the namespace (waits, is out of reach) ── program ── what it starts
+
+Where there are none, seccomp lets a program start nothing and write to no file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import json
+import math
+import os
+import resource
+import select
+import shutil
+import signal
+import stat
+import struct
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+from . import kernel, runner
+from .seccomp import Filter
+
+STDERR = 4096
+"""Bytes of standard error that are kept, of its end."""
+PIECE = 1 << 16
+OPEN_FILES = 128
+STACK = 1 << 26
+"""Bytes for the stack of a Python program; one of C++ may use all its memory for that."""
+GRACE = 0.02
+FAILED = 3
+"""Descriptor for what went wrong before a program began."""
+
+
+@dataclass
+class Watched:
+    """A program on its way. ended: readable once it has. report: where its wait status comes from, if it has namespaces.
+    failed: what went wrong before it began."""
+
+    pid: int
+    ended: int
+    output: int
+    errors: int
+    report: int
+    failed: int
+    out: bytearray = field(default_factory=bytearray)
+    err: bytearray = field(default_factory=bytearray)
+
+
+class Server:
+    """settings: {"namespaces": whether programs get their own; "root": see `kernel.enter_root`, to make one first, or null;
+    "outside": the user outside that programs are, or null; "user": whom a program becomes, or null; "processes": how many a
+    program may have, 0 if it may start none; "cgroups": descriptors of the files to join them; "kills": that of the file
+    that counts who was ended for memory, or null; "readable": folders; "scratch": a folder for builds, or null}.
+
+    A request: {"kind": "python" or "native", "program", "input": bytes, "task": see `runner.run`, "names": whether it gets
+    those, "build": whether it is trusted to write where it may not otherwise, "cpu", "wall": seconds, "memory", "output",
+    "files": bytes}.
+    A reply: {"ended": "exited", "killed", "timeout", "output" or "memory", "code": exit code or signal, "cpu", "wall",
+    "errors", "output": bytes}.
+    """
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        self.settings = settings
+        self.names = runner.names()
+        self.failed = -1
+        self.requests, self.replies = os.dup(0), os.dup(1)
+        for file in (self.requests, self.replies):
+            os.set_inheritable(file, False)
+        nothing = os.open(os.devnull, os.O_RDWR)
+        for number in (0, 1):
+            os.dup2(nothing, number)
+        kernel.prctl(kernel.SUBREAPER, 1)
+        self.seccomp = _has_seccomp()
+
+    def serve(self) -> None:
+        """Answers until its input ends."""
+        gc.freeze()
+        self._reply({"ready": True, "seccomp": self.seccomp, "landlock": kernel.landlock_version()})
+        with os.fdopen(self.requests, "rb", closefd=False) as requests:
+            for line in requests:
+                request = json.loads(line)
+                program, given = requests.read(request["program"]), requests.read(request["input"])
+                watched = self._start(request, program, given)
+                del program, given
+                self._answer(request, watched)
+        self._leave()
+
+    def _leave(self) -> NoReturn:
+        """Ends, and leaves nothing behind."""
+        if self.settings["scratch"]:
+            shutil.rmtree(self.settings["scratch"], ignore_errors=True)
+        os._exit(0)
+
+    def _start(self, request: dict[str, Any], program: bytes, given: bytes) -> Watched:
+        source = _memory_file("input", given)
+        output, errors, report, born, failed = (os.pipe() for _ in range(5))
+        inside = (source, output[1], errors[1])
+        self.failed = failed[1]
+        child = os.fork()
+        if child == 0:
+            with self._nothing_escapes():
+                if self.settings["namespaces"]:
+                    self._first_process(request, program, inside, report[1], born[1])
+                self._program(request, program, inside)
+        for file in (*inside, report[1], born[1], failed[1]):
+            os.close(file)
+        if self.settings["namespaces"]:
+            os.waitpid(child, 0)
+            data = os.read(born[0], 4)
+            if len(data) < 4:
+                raise OSError(f"no process can be made: {os.read(failed[0], STDERR).decode(errors='replace')}")
+            (child,) = struct.unpack("i", data)
+        os.close(born[0])
+        return Watched(child, os.pidfd_open(child), output[0], errors[0], report[0], failed[0])
+
+    def _first_process(
+        self, request: dict[str, Any], program: bytes, inside: tuple[int, ...], report: int, born: int
+    ) -> NoReturn:
+        """In a process between: makes the namespace and its first process, whose id it tells."""
+        kernel.unshare(kernel.NEWPID | kernel.NEWNS)
+        first = os.fork()
+        if first:
+            os.write(born, struct.pack("i", first))
+            os._exit(0)
+        owner = self.settings["user"]
+        whose = "" if owner is None else f",uid={owner},gid={owner}"
+        kernel.mount("tmp", "/tmp", "tmpfs", kernel.NOSUID | kernel.NODEV, f"mode=700,size={request['files']}{whose}")
+        self._join()
+        child = os.fork()
+        if child == 0:
+            with self._nothing_escapes():
+                self._program(request, program, inside)
+        for file in (*inside, born, self.failed):
+            os.close(file)
+        while True:
+            pid, status = os.wait()
+            if pid == child:
+                os.write(report, struct.pack("i", status))
+                os._exit(0)
+
+    def _join(self) -> None:
+        for group in self.settings["cgroups"]:
+            os.write(group, b"0")
+
+    def _program(self, request: dict[str, Any], program: bytes, inside: tuple[int, ...]) -> NoReturn:
+        """In the process that is for the program: gives up what it may not have, and runs it."""
+        apart, native, build = self.settings["namespaces"], request["kind"] == "native", request["build"]
+        if not apart:
+            self._join()
+        os.setsid()
+        _only_files(*inside, self.failed, *([_memory_file("program", program)] if native else []))
+        self.failed = FAILED
+        os.chdir("/tmp" if apart else (self.settings["scratch"] if build else "/"))
+        _limits(request, native, self.settings["processes"])
+        kernel.drop(self.settings["user"])
+        own = ["/tmp"] if apart else [self.settings["scratch"]] if build else []
+        kernel.landlock(self.settings["readable"], [*own, os.devnull])
+        nothing = os.open(os.devnull, os.O_WRONLY)
+        if native:
+            for number in (signal.SIGPIPE, signal.SIGXFSZ):
+                signal.signal(number, signal.SIG_DFL)
+        if self.seccomp:
+            free = build or self.settings["processes"] > 0
+            Filter(alone=not free, read_only=not apart and not build, pid=os.getpid()).install()
+        if native:
+            os.execve(FAILED + 1, ["program"], {"PATH": "/usr/bin:/bin", "HOME": "/tmp"})
+        given = self.names if request["names"] else {}
+        runner.run(program.decode("utf-8", "surrogateescape"), request["task"], given, nothing, self._begun)
+
+    def _begun(self) -> None:
+        """From here on, what goes wrong is the program's doing."""
+        os.close(FAILED)
+        self.failed = -1
+
+    @contextlib.contextmanager
+    def _nothing_escapes(self) -> Iterator[None]:
+        """A process that was made for a program never goes on as the server; what went wrong before the program began, it
+        tells."""
+        try:
+            yield
+        except BaseException as error:
+            with contextlib.suppress(OSError):
+                os.write(self.failed, f"{type(error).__name__}: {error}".encode())
+        finally:
+            os._exit(1)
+
+    def _answer(self, request: dict[str, Any], watched: Watched) -> None:
+        killed = self._killed()
+        started = time.monotonic()
+        why = self._watch(request, watched, started + request["wall"])
+        wall = time.monotonic() - started
+        self._end(watched.pid, request["build"])
+        used = self._reaped(watched.pid)
+        if why is None:  # nobody is left who could write more
+            why = self._rest(watched, request["output"])
+        status: int | None = used[0]
+        if self.settings["namespaces"]:
+            data = os.read(watched.report, 4)
+            status = struct.unpack("i", data)[0] if len(data) == 4 else None
+        wrong = os.read(watched.failed, STDERR).decode("utf-8", "replace")
+        for file in (watched.ended, watched.output, watched.errors, watched.report, watched.failed):
+            os.close(file)
+        if wrong:
+            raise OSError(f"a program cannot be begun: {wrong}")
+        cpu = used[1].ru_utime + used[1].ru_stime
+        code = -signal.SIGKILL if status is None else os.waitstatus_to_exitcode(status)
+        if self._killed() > killed:
+            why = "memory"
+        elif why is None and (cpu > request["cpu"] or code == -signal.SIGXCPU):
+            why = "timeout"
+        ended = why or ("exited" if code >= 0 else "killed")
+        reply = {"ended": ended, "code": code, "cpu": cpu, "wall": wall, "errors": watched.err.decode("utf-8", "replace")}
+        self._reply(reply | {"output": len(watched.out)}, bytes(watched.out))
+
+    def _watch(self, request: dict[str, Any], watched: Watched, deadline: float) -> str | None:
+        """Until it has ended, or has to: why it has to."""
+        poll = select.poll()
+        for file in (watched.ended, watched.output, watched.errors):
+            poll.register(file, select.POLLIN)
+        poll.register(self.requests, select.POLLHUP)
+        while True:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return "timeout"
+            for file, _ in poll.poll(left * 1000 + 1):
+                if file == self.requests:
+                    self._end(watched.pid, request["build"])  # whoever asked is gone
+                    self._leave()
+                if file == watched.ended:
+                    return None
+                data = os.read(file, PIECE)
+                if not data:
+                    poll.unregister(file)
+                elif _kept(watched, file, data, request["output"]):
+                    return "output"
+
+    def _rest(self, watched: Watched, most: int) -> str | None:
+        """Reads what is left of the output: of a program that has ended."""
+        for file in (watched.output, watched.errors):
+            os.set_blocking(file, False)
+            with contextlib.suppress(BlockingIOError):
+                while data := os.read(file, PIECE):
+                    if _kept(watched, file, data, most):
+                        return "output"
+        return None
+
+    def _end(self, pid: int, build: bool) -> None:
+        """Ends a program and all that it started."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+        if self.settings["namespaces"] or (self.seccomp and not build):
+            return
+        while others := _descendants(os.getpid()) - {pid}:
+            for other in others:
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.kill(other, signal.SIGKILL)
+            time.sleep(GRACE)
+            for other in others:
+                with contextlib.suppress(ChildProcessError):
+                    os.waitpid(other, os.WNOHANG)
+
+    def _reaped(self, pid: int) -> tuple[int, resource.struct_rusage]:
+        _, status, used = os.wait4(pid, 0)
+        with contextlib.suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+        return status, used
+
+    def _killed(self) -> int:
+        """How many processes were ended for memory so far."""
+        if self.settings["kills"] is None:
+            return 0
+        lines = os.pread(self.settings["kills"], 4096, 0).decode().splitlines()
+        return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)
+
+    def _reply(self, reply: dict[str, Any], output: bytes = b"") -> None:
+        rest = memoryview(json.dumps(reply).encode() + b"\n" + output)
+        while rest:
+            rest = rest[os.write(self.replies, rest) :]
+
+
+def _kept(watched: Watched, file: int, data: bytes, most: int) -> bool:
+    """Keeps what a program wrote; whether its output is too much."""
+    if file == watched.errors:
+        watched.err = (watched.err + data)[-STDERR:]
+        return False
+    watched.out += data
+    too_much = len(watched.out) > most
+    del watched.out[most:]
+    return too_much
+
+
+def _memory_file(name: str, content: bytes) -> int:
+    """A file without a place, at its start."""
+    file = os.memfd_create(name)
+    rest = memoryview(content)
+    while rest:
+        rest = rest[os.write(file, rest) :]
+    os.lseek(file, 0, os.SEEK_SET)
+    return file
+
+
+def _only_files(*files: int) -> None:
+    """Leaves a program its standard files; what else it is given, from descriptor 3 on, ends when it becomes another."""
+    for number, file in enumerate([os.dup(file) for file in files]):
+        os.dup2(file, number, inheritable=number < FAILED)
+    os.closerange(len(files), 1 << 16)
+
+
+def _limits(request: dict[str, Any], native: bool, processes: int) -> None:
+    memory = request["memory"]
+    cpu = math.ceil(request["cpu"])
+    wanted = {
+        resource.RLIMIT_CPU: (cpu, cpu + 1),
+        resource.RLIMIT_AS: (memory, memory),
+        resource.RLIMIT_FSIZE: (request["files"], request["files"]),
+        resource.RLIMIT_STACK: (memory if native else min(memory, STACK),) * 2,
+        resource.RLIMIT_NOFILE: (OPEN_FILES, OPEN_FILES),
+        resource.RLIMIT_CORE: (0, 0),
+        resource.RLIMIT_MSGQUEUE: (0, 0),
+    }
+    if processes:
+        wanted[resource.RLIMIT_NPROC] = (processes, processes)
+    for limit, (soft, hard) in wanted.items():
+        most = resource.getrlimit(limit)[1]
+        bounded = most != resource.RLIM_INFINITY
+        resource.setrlimit(limit, (min(soft, most), min(hard, most)) if bounded else (soft, hard))
+
+
+def _descendants(pid: int) -> set[int]:
+    """All processes below one, by what /proc says."""
+    parents: dict[int, int] = {}
+    for name in os.listdir("/proc"):
+        if name.isdecimal():
+            with contextlib.suppress(OSError), open(f"/proc/{name}/stat", "rb") as file:
+                parents[int(name)] = int(file.read().rpartition(b")")[2].split()[1])
+    found: set[int] = set()
+    while more := {child for child, parent in parents.items() if parent in found | {pid}} - found:
+        found |= more
+    return found
+
+
+def _has_seccomp() -> bool:
+    """Whether the kernel takes a filter: tried in a process that ends."""
+    child = os.fork()
+    if child == 0:
+        try:
+            kernel.prctl(kernel.NO_NEW_PRIVS, 1)
+            Filter(alone=True, read_only=True).install()
+        except (OSError, KeyError):
+            os._exit(1)
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def main(settings: dict[str, Any]) -> None:
+    """Moves to where the settings say, and serves."""
+    if not stat.S_ISFIFO(os.fstat(0).st_mode):
+        sys.exit("the fork server is started by the evaluation of programs; see `tessy evaluate --help`")
+    if settings["root"] is not None:
+        _enter(settings)
+    kernel.prctl(kernel.DUMPABLE, 0)
+    Server(settings).serve()
+
+
+def _enter(settings: dict[str, Any]) -> None:
+    """Goes on as the first process of new namespaces, with a root of its own."""
+    kernel.enter_user(settings["outside"])
+    kernel.unshare(kernel.NEWNS | kernel.NEWNET | kernel.NEWIPC | kernel.NEWUTS | kernel.NEWPID | kernel.NEWCGROUP)
+    child = os.fork()
+    if child:
+        for file in (0, 1):
+            os.close(file)
+        os._exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) & 255)
+    kernel.prctl(kernel.PDEATHSIG, signal.SIGKILL)
+    kernel.enter_root(**settings["root"])

@@ -1,0 +1,353 @@
+"""Problems that ask for programs, with their tests, in the forms in which they are published.
+
+LiveCodeBench: `question_content`, `starter_code`, `public_test_cases`, `private_test_cases` (compressed or not) and
+`metadata`, whose `func_name`, where there is one, is what tests call. OJBench: a prompt, `id`, `dataset` and `language`; its
+tests are a folder of init.yml and the files that it names, which `tests` names, or else `NOI/loj-<id>` or `ICPC/<id>` beside
+the rows. Any other: a prompt, and `tests`, a list of {"input", "output"}, or of asserts or {"code"} to be run behind the
+program. `language` may say python or cpp.
+"""
+
+from __future__ import annotations
+
+import ast
+import base64
+import binascii
+import hashlib
+import io
+import json
+import os
+import pickle
+import zlib
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+import yaml
+
+from tessy_jax.config.evaluation import Task
+from tessy_jax.config.programs import Language
+from tessy_jax.errors import DataError
+from tessy_jax.evaluate.programs.box.runner import plain
+from tessy_jax.evaluate.tasks import Known, Problem
+from tessy_jax.store.tables import table_rows
+from tessy_jax.synthesis.prompts import FORMS, prompt_of
+
+FAMILIES = ("family", "subject", "difficulty")
+COLUMNS = (
+    *(*FORMS, *FAMILIES, "id", "question_id", "dataset", "language", "tests"),
+    *("question_content", "starter_code", "public_test_cases", "private_test_cases", "metadata"),
+)
+LANGUAGES: dict[str, Language] = {
+    **dict.fromkeys(("python", "python3", "py"), "python"),
+    **dict.fromkeys(("cpp", "c++", "cc", "cxx", "cpp17", "c++17"), "cpp"),
+}
+LARGEST = 1 << 30
+"""Bytes of the tests of one problem, decompressed."""
+CHECKERS = "standard, identical and floats"
+OTHERS = ("archive", "grader", "interactive", "signature_grader", "generator")
+"""Kinds of problems in init.yml that are not supported."""
+
+
+class Suite(NamedTuple):
+    """How a program is judged. names: whether it gets what LiveCodeBench gives to programs. tests: each has one of these:
+    "input" and "output" (texts), "input_file" and "output_file" (paths), these with a "checker"; "function", "arguments" and
+    "output" (JSON); "expression" and "output" (see `box.runner.plain`); "code"."""
+
+    language: Language
+    names: bool
+    tests: list[dict[str, Any]]
+
+    @classmethod
+    def of(cls, problem: Problem) -> Suite:
+        """That of a problem of `program_problems`."""
+        assert problem.tests is not None
+        return cls(**json.loads(zlib.decompress(problem.tests)))
+
+
+def program_problems(task: Task) -> list[Problem]:
+    """The problems in a task's table, in its order. Their reference is the number and a hash of their tests.
+
+    Raises:
+        DataError: the table cannot be read, or a row is no problem, or has no tests, or one that cannot be used; names file
+            and line.
+        ConfigError: a package is missing.
+    """
+    assert task.path is not None
+    names: set[str] = set()
+    found = []
+    for where, row in table_rows(task.path, task.split, task.limit, COLUMNS):
+        try:
+            if isinstance(row, DataError):
+                raise row
+            if not isinstance(row, dict):
+                raise DataError(f"is a {type(row).__name__}; it should be an object with a prompt and tests")
+            own, messages, suite = _problem(row, Path(task.path).parent, task.running.language)
+            family = next((str(row[column]) for column in FAMILIES if row.get(column)), None)
+        except DataError as error:
+            raise DataError(f"{where}: {error}") from None
+        name, times = own, 1
+        while name in names:
+            times += 1
+            name = f"{own}/{times}"
+        names.add(name)
+        reference, _, packed = _known(suite)
+        found.append(Problem(f"{task.name}/{name}", task.name, family, messages, reference, tests=packed))
+    if not found:
+        raise DataError(f"{task.path}: holds no rows; give at least one problem")
+    return found
+
+
+def known(row: dict[str, Any], column: str, name: str) -> Known:
+    """The tests of a row of prompts; those that are a folder are looked for in the working folder. See `tasks.Bench`.
+
+    Raises:
+        DataError: it has none, or one that cannot be used.
+    """
+    return _known(_problem(row, Path(), None)[2])
+
+
+def _known(suite: Suite) -> Known:
+    data = json.dumps(suite._asdict(), ensure_ascii=True, sort_keys=True).encode()
+    count = f"{len(suite.tests)} test{'s' if len(suite.tests) > 1 else ''}"
+    return Known(f"{count}, sha256 {_digest(suite)}", tests=zlib.compress(data, 1))
+
+
+def _digest(suite: Suite) -> str:
+    """Of what counts: wherever its files are."""
+    whole = hashlib.sha256(f"{suite.language} {suite.names}".encode())
+    for test in suite.tests:
+        kept = {key: value for key, value in test.items() if not key.endswith("_file")}
+        kept["files"] = [
+            [os.path.basename(test[key]), os.path.getsize(test[key])] for key in ("input_file", "output_file") if key in test
+        ]
+        whole.update(json.dumps(kept, sort_keys=True).encode())
+    return whole.hexdigest()[:16]
+
+
+def _problem(row: dict[str, Any], folder: Path, wanted: Language | None) -> tuple[str, list[dict[str, str]], Suite]:
+    said = row.get("language")
+    known = LANGUAGES.get(str(said).lower()) if said else "python"
+    if wanted is None and known is None:
+        raise DataError(f"language is {said!r}; it should be python or cpp")
+    language = wanted or known or "python"
+    if "question_content" in row:
+        tests = _livecodebench(row)
+        asked = row if any(row.get(form) for form in FORMS) else {"prompt": _asked(row, language)}
+    elif isinstance(row.get("tests"), str) and not row["tests"].lstrip().startswith("["):
+        tests, asked = _folder(_below(folder, row["tests"])), row
+    elif row.get("tests") is not None:
+        tests, asked = _plain(row["tests"]), row
+    elif row.get("dataset") and row.get("id") is not None:
+        tests, asked = _folder(_published(row, folder)), row
+    else:
+        held = ", ".join(f"`{name}`" for name in sorted(row)[:12])
+        raise DataError(f"has no tests; it should hold `tests`, or be a row of LiveCodeBench or OJBench; it holds {held}")
+    if language != "python" and any("input" not in test and "input_file" not in test for test in tests):
+        raise DataError("has tests that call or check Python, and its language is cpp; give tests with input and output")
+    _, messages = prompt_of({**asked, "id": None})
+    return _id(row) or _hash(messages), messages, Suite(language, "question_content" in row, tests)
+
+
+def _id(row: dict[str, Any]) -> str | None:
+    own = row.get("question_id") if row.get("id") is None else row["id"]
+    if own is None:
+        return None
+    if isinstance(own, bool) or not isinstance(own, str | int):
+        raise DataError(f"id is a {type(own).__name__}; it should be a string or a whole number")
+    parts = [row["dataset"], own, row.get("language")] if row.get("dataset") else [own]
+    return "-".join(str(part) for part in parts if part)
+
+
+def _hash(messages: list[dict[str, str]]) -> str:
+    return "h" + hashlib.sha256(json.dumps(messages, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _asked(row: dict[str, Any], language: Language) -> str:
+    """What a model is asked of a row of LiveCodeBench, which has no prompt of its own."""
+    name, starter = {"python": "Python", "cpp": "C++"}[language], _text(row, "starter_code", "")
+    if starter.strip():
+        how = "Complete this code; keep its names:\n\n" + f"```{language}\n{starter.rstrip()}\n```\n\n"
+        how += f"Write the whole {name} code, with what it needs, in one fenced block."
+    else:
+        how = f"Write a {name} program that reads all of its input from standard input and prints the answer to standard "
+        how += "output, in one fenced block."
+    return f"{_text(row, 'question_content').strip()}\n\n{how}"
+
+
+def _livecodebench(row: dict[str, Any]) -> list[dict[str, Any]]:
+    about = _json(row.get("metadata") or "{}", "metadata")
+    function = about.get("func_name") if isinstance(about, dict) else None
+    found = []
+    for column in ("public_test_cases", "private_test_cases"):
+        value = row.get(column) or "[]"
+        if isinstance(value, str) and value.lstrip()[:1] not in ("[", "{"):
+            value = _decompressed(value, column)
+        for number, case in enumerate(_listed(value, column)):
+            place = f"{column}[{number}]"
+            texts = _pair(case, place)
+            called = function is not None if case.get("testtype") is None else case["testtype"] == "functional"
+            if not called:
+                found.append(texts)
+            elif not isinstance(function, str) or not function.isidentifier():
+                raise DataError(f"{place} calls a function, and metadata names none in func_name ({function!r})")
+            else:
+                lines = texts["input"].strip().split("\n") if texts["input"].strip() else []
+                arguments = [_json(line, f"{place}.input, line {line_number}") for line_number, line in enumerate(lines, 1)]
+                output = _json(texts["output"], f"{place}.output")
+                found.append({"function": function, "arguments": arguments, "output": output})
+    return _some(found, "public_test_cases and private_test_cases")
+
+
+class _Strings(pickle.Unpickler):
+    """Reads what is written of strings, numbers and the containers of these; no classes, no functions."""
+
+    def find_class(self, module: str, name: str) -> NoReturn:
+        raise pickle.UnpicklingError(f"it names {module}.{name}, and only a string may be in there")
+
+    def persistent_load(self, pid: Any) -> NoReturn:
+        raise pickle.UnpicklingError("it names something outside")
+
+
+def _decompressed(text: str, column: str) -> str:
+    """Tests as LiveCodeBench packs them: a JSON string, pickled, compressed, in base 64."""
+    try:
+        unpacker = zlib.decompressobj()
+        data = unpacker.decompress(base64.b64decode(text.encode(), validate=True), LARGEST)
+        if unpacker.unconsumed_tail:
+            raise DataError(f"{column} holds more than {LARGEST:,} bytes; split the problem's tests")
+        if not unpacker.eof:
+            raise DataError(f"{column} is cut off; download the file again")
+        value = _Strings(io.BytesIO(data)).load()
+    except DataError:
+        raise
+    except (binascii.Error, zlib.error) as error:
+        raise DataError(f"{column} is neither JSON nor compressed tests ({error}); download the file again") from None
+    except Exception as error:  # a pickle of something else may raise anything
+        raise DataError(f"{column} is no pickled string ({error}); use the files that LiveCodeBench publishes") from None
+    if not isinstance(value, str):
+        raise DataError(f"{column} packs a {type(value).__name__}; it should be a JSON string")
+    return value
+
+
+def _plain(tests: Any) -> list[dict[str, Any]]:
+    found = []
+    for number, test in enumerate(_listed(tests, "tests")):
+        place = f"tests[{number}]"
+        if isinstance(test, dict) and test.get("code") is None:
+            found.append(_pair(test, place))
+            continue
+        code = test["code"] if isinstance(test, dict) else test
+        if not isinstance(code, str) or not code.strip():
+            raise DataError(f"{place} is {_short(test)}; it should be an assert, or hold input and output, or code")
+        try:
+            found.append(_checked(code))
+        except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+            raise DataError(f"{place} is no Python ({error}); mend it") from None
+    return _some(found, "tests")
+
+
+def _checked(code: str) -> dict[str, Any]:
+    """Code that asserts, as a test: what is compared with a literal is compared outside of the sandbox."""
+    body = ast.parse(code).body
+    if len(body) != 1 or not isinstance(body[0], ast.Assert):
+        return {"code": code}
+    asserted = body[0].test
+    if isinstance(asserted, ast.Compare) and len(asserted.ops) == 1 and isinstance(asserted.ops[0], ast.Eq):
+        left, right = asserted.left, asserted.comparators[0]
+        for value, literal in ((left, right), (right, left)):
+            try:
+                return {"expression": ast.unparse(value), "output": plain(ast.literal_eval(literal))}
+            except (ValueError, TypeError):
+                continue
+    return {"expression": f"bool({ast.unparse(asserted)})", "output": True}
+
+
+def _published(row: dict[str, Any], folder: Path) -> Path:
+    """Where OJBench's tests of a row are."""
+    own = f"loj-{row['id']}" if isinstance(row["id"], int) else str(row["id"])
+    return _below(folder, os.path.join(str(row["dataset"]), own))
+
+
+def _below(folder: Path, path: str) -> Path:
+    place = folder / os.path.expanduser(path)
+    if not (place / "init.yml").is_file():
+        raise DataError(f"its tests are in no folder: {place / 'init.yml'} is missing; put its folder of tests there")
+    return place
+
+
+def _folder(folder: Path) -> list[dict[str, Any]]:
+    """The tests that a folder's init.yml names."""
+    file = folder / "init.yml"
+    try:
+        about = yaml.safe_load(file.read_bytes())
+    except (OSError, yaml.YAMLError, ValueError) as error:
+        raise DataError(f"{file} cannot be read ({str(error).splitlines()[0]}); download it again") from None
+    if not isinstance(about, dict) or not isinstance(about.get("test_cases"), list):
+        raise DataError(f"{file} has no list test_cases; it should name the files of each test, in and out")
+    other = next((key for key in OTHERS if key in about), None)
+    if other is not None:
+        raise DataError(f"{file} has {other}, which is not supported; unpack an archive, and leave out other problems")
+    found = []
+    for case in about["test_cases"]:
+        for one in case.get("batched", [case]) if isinstance(case, dict) else [case]:
+            if not isinstance(one, dict) or not all(isinstance(one.get(key), str) for key in ("in", "out")):
+                raise DataError(f"{file} has a test {_short(one)}; it should name its files, in and out")
+            checker = _checker(one.get("checker", case.get("checker", about.get("checker"))), file)
+            test = {"checker": checker}
+            for key, column in (("in", "input_file"), ("out", "output_file")):
+                place = (folder / one[key]).resolve()
+                if not place.is_relative_to(folder.resolve()) or not place.is_file():
+                    raise DataError(f"{file} names {one[key]!r}, which is no file in its folder; download the tests again")
+                test[column] = str(place)
+            found.append(test)
+    return _some(found, f"{file}: test_cases")
+
+
+def _checker(said: Any, file: Path) -> str:
+    name, arguments = (said.get("name"), said.get("args") or {}) if isinstance(said, dict) else (said or "standard", {})
+    digits = arguments.get("precision", 6) if isinstance(arguments, dict) else None
+    if name in ("floats", "floatsabs", "floatsrel") and isinstance(digits, int) and 0 <= digits <= 15:
+        return f"floats:{digits}"
+    if name in ("standard", "identical") and not arguments:
+        return str(name)
+    raise DataError(f"{file} has the checker {said!r}; only {CHECKERS} are supported: leave this problem out")
+
+
+def _pair(case: Any, place: str) -> dict[str, Any]:
+    if not isinstance(case, dict):
+        raise DataError(f"{place} is {_short(case)}; it should hold input and output")
+    return {key: _text(case, key, place=f"{place}.") for key in ("input", "output")}
+
+
+def _text(holder: dict[str, Any], key: str, otherwise: str | None = None, place: str = "") -> str:
+    value = holder.get(key)
+    value = otherwise if value is None else value
+    if not isinstance(value, str):
+        raise DataError(f"{place}{key} is {_short(value)}; it should be a string")
+    return value
+
+
+def _listed(value: Any, column: str) -> list[Any]:
+    listed = _json(value, column) if isinstance(value, str) else value
+    if not isinstance(listed, list):
+        raise DataError(f"{column} is {_short(listed)}; it should be a list of tests")
+    return listed
+
+
+def _some(found: list[dict[str, Any]], column: str) -> list[dict[str, Any]]:
+    if not found:
+        raise DataError(f"has no tests: {column} is empty; every program would be right")
+    return found
+
+
+def _json(text: Any, place: str) -> Any:
+    if not isinstance(text, str):
+        return text
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{place} is not JSON ({error}): {_short(text)}") from None
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,67 @@
+"""Every level of the sandbox that this machine has; those that it lacks are skipped, saying why."""
+
+import json
+import os
+import threading
+
+import psutil
+import pytest
+
+from tessy_jax.config.evaluation import Task
+from tessy_jax.config.programs import Programs
+from tessy_jax.errors import ConfigError
+from tessy_jax.evaluate.programs.levels import LEVELS
+from tessy_jax.evaluate.programs.pool import Limits, Sandbox
+from tessy_jax.evaluate.programs.rows import program_problems
+from tessy_jax.evaluate.programs.verifier import ProgramVerifier
+
+NAMES = [level.name for level in LEVELS]
+MEMORY = 256 << 20
+SHORT = Limits(cpu=1.0, wall=2.0, memory=MEMORY, output=1 << 20, files=8 << 20)
+
+
+@pytest.fixture(scope="session", params=NAMES)
+def sandbox(request):
+    """A sandbox of each level, with two servers."""
+    try:
+        opened = Sandbox(MEMORY, 2, unsafe=True, level=request.param)
+    except ConfigError as error:
+        pytest.skip(str(error).split("(", 1)[1].split(");")[0])
+    with opened:
+        assert both_do_well(opened)
+        yield opened
+
+
+def both_do_well(sandbox):
+    """Whether both servers do what they should, one beside the other; afterwards there are two."""
+    program, found = b"import time\ntime.sleep(0.3)\nprint(input())", []
+    threads = [threading.Thread(target=lambda: found.append(sandbox.run(program, b"x", SHORT).output)) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return found == [b"x\n", b"x\n"]
+
+
+@pytest.fixture
+def nothing_left(sandbox):
+    """Sees that what a test ran leaves no process behind, in all that this one has started."""
+    ours = psutil.Process(os.getpid())
+    before = {child.pid for child in ours.children(recursive=True)}
+    yield
+    assert {child.pid for child in ours.children(recursive=True)} <= before
+
+
+@pytest.fixture(scope="session")
+def judge(tmp_path_factory):
+    """Judges one program on one row, at the strongest level there is: its verdict."""
+    folder = tmp_path_factory.mktemp("rows")
+    settings = Programs(seconds=0.25, seconds_in_all=2.0, memory=256, output=1)
+    with ProgramVerifier(settings, unsafe=True) as verifier:
+        yield lambda row, program: verifier.verify(problem_of(row, folder), f"So:\n```python\n{program}\n```\n")
+
+
+def problem_of(row, folder):
+    file = folder / "rows.jsonl"
+    file.write_text(json.dumps(row) + "\n")
+    return program_problems(Task(name="t", path=str(file), verifier="programs"))[0]

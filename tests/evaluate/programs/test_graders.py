@@ -1,0 +1,76 @@
+"""What each grader lets pass, and what it does not."""
+
+import pytest
+
+from tessy_jax.evaluate.programs.graders import compat, compat_value, strict, strict_value
+
+
+@pytest.mark.parametrize(
+    ("output", "expected", "by_strict", "by_compat"),
+    [
+        ("1 2\n", "1 2", True, True),
+        ("1  2 \n\n", "1 2", True, True),
+        ("a  b", "a b", True, False),
+        ("a b", "a c", False, False),
+        ("ab", "a b", False, False),
+        ("1\n2", "1 2", False, False),
+        ("1\n\n2", "1\n2", True, False),
+        ("", "", True, True),
+        ("", "0", False, False),
+        ("0", "", False, False),
+        ("YES", "Yes", False, False),
+        ("0.5", "0.50", True, True),
+        ("0.3333333333", "0.333333333", True, False),
+        ("0.334", "0.333", False, False),
+        ("1000000.5", "1000001.4", True, False),
+        ("1e-3", "0.001", True, True),
+        ("3.0", "3", False, True),
+        ("3", "3.0", True, True),
+        ("03", "3", False, True),
+        ("nan", "0.5", False, False),
+        ("inf", "1.5", False, False),
+        ("1_0", "10", False, True),
+        ("x 0.5", "x 0.50", True, False),
+        ("9" * 5000, "9" * 4999 + "8", False, False),
+        ("sNaN", "1", False, False),
+    ],
+)
+def test_output_is_compared_as_each_grader_says(output, expected, by_strict, by_compat):
+    assert strict(output, expected) == by_strict
+    assert compat(output, expected) == by_compat
+
+
+def test_a_tests_own_checker_decides_for_strict():
+    assert not strict("111", "100", "floats:1")
+    assert strict("10.04", "10", "floats:1")
+    assert not strict("10.04", "10")
+    assert strict("a\n", "a\n", "identical")
+    assert not strict("a", "a\n", "identical")
+
+
+@pytest.mark.parametrize(
+    ("found", "expected", "by_strict", "by_compat"),
+    [
+        ([1, 2], [1, 2], True, True),
+        ((1, 2), [1, 2], True, True),
+        ([(1, 2)], [[1, 2]], True, False),
+        ([1], [1, 2], False, False),
+        (True, 1, False, True),
+        (1, True, False, True),
+        (3.0, 3, False, True),
+        (3, 3.0, True, True),
+        (0.1 + 0.2, 0.3, True, False),
+        (float("nan"), 1.0, False, False),
+        (float("inf"), float("inf"), True, True),
+        ("a", "a", True, True),
+        ("1", 1, False, False),
+        (None, None, True, True),
+        (None, [], False, False),
+        ({"a": (1,)}, {"a": [1]}, True, False),
+        ({"a": 1}, {"b": 1}, False, False),
+        (frozenset({1}), [1], False, False),
+    ],
+)
+def test_values_are_compared_as_each_grader_says(found, expected, by_strict, by_compat):
+    assert strict_value(found, expected) == by_strict
+    assert compat_value(found, expected) == by_compat

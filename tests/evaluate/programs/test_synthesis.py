@@ -1,0 +1,43 @@
+"""Programs that a synthesis writes are judged by the tests in the rows of its prompts."""
+
+import json
+
+import pytest
+
+from tessy_jax.config import Data, Programs, Verification
+from tessy_jax.errors import DataError
+from tessy_jax.evaluate.programs.verifier import bench
+from tessy_jax.evaluate.verification import judges
+from tessy_jax.records import Row, Span
+from tessy_jax.synthesis.job import prompts_of
+from tessy_jax.synthesis.verification import verifying
+
+WANTED = Verification(verifier="programs", wrong="keep", programs=Programs(seconds=2.0))
+BENCHES = {"programs": bench(unsafe=True)}
+
+
+def response(prompt, program):
+    content = f"<think>\nlet me see\n</think>\n\n```python\n{program}\n```"
+    messages = (*prompt.messages, {"role": "assistant", "content": content})
+    end = content.index("```")
+    spans = (Span("student", "think", 0, end), Span("student", "answer", end, len(content)))
+    return Row(f"{prompt.id}/0", prompt.id, 0, messages, spans, {"finish_reason": "stop"})
+
+
+def test_a_program_is_kept_with_the_verdict_of_the_tests_of_its_row(tmp_path):
+    file = tmp_path / "rows.jsonl"
+    tests = [{"input": "2", "output": "4"}, {"input": "5", "output": "10"}]
+    file.write_text(json.dumps({"id": "double", "prompt": "Double it.", "tests": tests}) + "\n")
+    with verifying(WANTED, judges(BENCHES)) as verifier:
+        (prompt,) = prompts_of(Data(path=str(file)), verifier).prompts
+        right = verifier.judged(prompt, response(prompt, "print(2 * int(input()))"))
+        wrong = verifier.judged(prompt, response(prompt, "print(4)"))
+    assert (right.verdict, right.row.meta["verified"]) == ("right", True)
+    assert (wrong.verdict, wrong.row.meta["verified"]) == ("wrong_answer", False)
+
+
+def test_a_row_without_tests_stops_the_job_and_is_named(tmp_path):
+    file = tmp_path / "rows.jsonl"
+    file.write_text(json.dumps({"id": "double", "prompt": "Double it."}) + "\n")
+    with verifying(WANTED, judges(BENCHES)) as verifier, pytest.raises(DataError, match=r"rows.jsonl:1: has no tests"):
+        prompts_of(Data(path=str(file)), verifier)
