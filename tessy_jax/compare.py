@@ -195,7 +195,7 @@ def _of_cell(output: str, cell: Cell) -> dict[str, Any]:
         },
         "responses": data["run"]["responses"],
         "discarded_share": data["discarded_share"],
-        "cost": _cost(data, within(output, cell.place)),
+        "cost": cost_of(data, within(output, cell.place)),
         "loss": training["loss"],
         "seconds": {
             stage["name"]: stage["seconds"]
@@ -204,7 +204,7 @@ def _of_cell(output: str, cell: Cell) -> dict[str, Any]:
     }
 
 
-def _cost(data: Mapping[str, Any], place: str) -> dict[str, Any]:
+def cost_of(data: Mapping[str, Any], place: str) -> dict[str, Any]:
     """What a job's data took, all passes of the recipe together: tokens generated, by writer, and those of them that were
     discarded or are of failed attempts; and seconds. Of the last start of a synthesis that was interrupted."""
     parts = [data]

@@ -1,15 +1,16 @@
 """A comparison runs the same job in variants, students and seeds, and counts what its jobs have found."""
 
 import json
-from statistics import fmean
+from statistics import fmean, stdev
 
 import pytest
 import yaml
 
 from tessy_jax import cli
-from tessy_jax.compare import table
+from tessy_jax.compare import cost_of, differences, table, tables
 from tessy_jax.config import Comparison, read
 from tessy_jax.errors import ConfigError
+from tessy_jax.store import RunStore
 from tests import several
 from tests.conftest import ROOT
 from tests.small_job import job
@@ -50,6 +51,10 @@ def test_the_jobs_of_a_comparison_differ_in_nothing_but_what_is_named():
         ({"variants": {"a": {"seed": 3}}}, "variants.a: seed"),
         ({"seeds": [1, 1]}, "seeds"),
         ({"seeds": []}, "seeds"),
+        ({"seeds": {"student": [1, 1]}}, "seeds"),
+        ({"seeds": {"other": [1]}}, "'other', which is no student"),
+        ({"seeds": {"one": [1]}, "students": {"one": "a", "two": "b"}}, "none for student 'two'"),
+        ({"baseline": "teacher_only"}, "'teacher_only', which is no variant; they are slow, tessy"),
     ],
 )
 def test_a_comparison_that_cannot_be_meant_is_refused(tmp_path, changes, said):
@@ -73,9 +78,69 @@ def test_what_a_job_cannot_read_is_said_before_the_comparison_is_saved(tmp_path,
     assert not (tmp_path / "job" / "config.yaml").exists(), "what is put right would be refused as another comparison"
 
 
+def test_every_student_may_have_seeds_of_its_own(tmp_path):
+    config = read(Comparison, comparison(tmp_path, students={"one": "a", "two": "b"}, seeds={"two": [5], "one": [3, 4]}))
+    assert [cell.place for cell in config.cells() if cell.variant == "slow"] == [
+        "one/seed-3/slow",
+        "one/seed-4/slow",
+        "two/seed-5/slow",
+    ]
+
+
+def fake_job(variant, seed, **measures):
+    return {"variant": variant, "student": "s", "seed": seed, "measures": measures}
+
+
+def test_differences_are_those_of_jobs_with_the_same_student_and_seed():
+    untouched = [fake_job("untouched", seed, score=value) for seed, value in enumerate((0.50, 0.60, 0.55))]
+    better = [fake_job("better", seed, score=value, own=1.0) for seed, value in enumerate((0.60, 0.72, 0.68))]
+    same = [fake_job("same", seed, score=value) for seed, value in enumerate((0.50, 0.60, 0.55))]
+    found = differences([*untouched, *reversed(better), *same], "untouched")
+    assert set(found) == {"better", "same"}
+    assert set(found["better"]) == {"score"}, "a measure that the other lacks has no difference"
+    measure = found["better"]["score"]
+    values = [0.10, 0.12, 0.13]
+    error = stdev(values) / 3**0.5
+    assert measure["difference"] == pytest.approx(fmean(values))
+    assert measure["interval"] == pytest.approx([fmean(values) - 4.302653 * error, fmean(values) + 4.302653 * error])
+    t = fmean(values) / error
+    assert measure["p"] == pytest.approx(1 - t / (2 + t * t) ** 0.5)  # Student's t with 2 degrees of freedom
+    assert found["same"]["score"] == {"difference": 0.0, "interval": None, "p": None, "jobs": 3}
+
+
+def test_differences_that_rounding_alone_makes_unlike_are_alike():
+    jobs = [fake_job("untouched", seed, score=value) for seed, value in enumerate((0.3, 0.7))]
+    jobs += [fake_job("worse", seed, score=value - 0.1) for seed, value in enumerate((0.3, 0.7))]
+    assert differences(jobs, "untouched")["worse"]["score"]["p"] is None
+
+
+@pytest.mark.parametrize("chosen", [False, True])
+def test_what_data_cost_is_that_of_all_passes_and_of_what_was_only_chosen_that_of_one(tmp_path, chosen):
+    first = {
+        "generated_tokens": {"teacher": 50},
+        "discarded_tokens": {"teacher": 0},
+        "failed_tokens": {"teacher": 7},
+    }
+    own = {
+        "generated_tokens": {"student": 30},
+        "discarded_tokens": {"student": 2},
+        "failed_tokens": {"student": 1},
+    }
+    data = {**first, "first_pass": first, "chosen": True} if chosen else {**own, "first_pass": first}
+    stages = {"before": 5.0, "round 1: synthesis": 2.0, "round 1: training": 3.0, "round 1: evaluation": 4.0}
+    stages["round 2: synthesis"] = 1.0
+    with RunStore(str(tmp_path / "job")) as store:
+        store.save_config("x")
+        store.save_summary({"stages": [{"name": name, "seconds": value} for name, value in stages.items()]})
+    found = cost_of(data, str(tmp_path / "job"))
+    assert found["generated"] == {"student": 0 if chosen else 30, "teacher": 50}
+    assert (found["discarded"], found["failed"]) == ((0, 7) if chosen else (2, 8))
+    assert found["seconds"] == {"data": 3.0, "training": 3.0, "all": 10.0}
+
+
 @pytest.mark.slow
 def test_the_table_is_the_mean_of_what_the_jobs_have_found(tmp_path, capsys):
-    file = comparison(tmp_path, seeds=[3, 4])
+    file = comparison(tmp_path, seeds=[3, 4], baseline="slow")
     assert cli.main(["compare", str(file), "--json"]) == 0
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
     jobs = {}
@@ -91,7 +156,12 @@ def test_the_table_is_the_mean_of_what_the_jobs_have_found(tmp_path, capsys):
     untouched = fmean(one["domains"]["in"]["pass@1"] for one in same)
     assert found["variants"]["untouched"]["in domain"]["mean"] == pytest.approx(untouched)
     assert cli.main(["compare", str(file)]) == 0, "a finished comparison is only counted again"
-    assert table(found) in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert tables(found) in said
+    assert table(found) in said
+    assert set(found["against"]) == {"untouched", "slow"}
+    ours, theirs = ([jobs[name, seed]["domains"]["in"]["pass@1"] for seed in (3, 4)] for name in ("tessy", "slow"))
+    assert found["against"]["slow"]["tessy"]["in domain"]["difference"] == pytest.approx(fmean(ours) - fmean(theirs))
     codes, said = several.ended(several.tessy("compare", file, "--set", "mesh={data: 2}", devices=1))
     assert codes == [0, 0], said
     ours, others = ([line for line in out.splitlines() if not line.startswith("[Gloo]")] for out, _ in said)

@@ -71,6 +71,7 @@ OTHERS = {
     "small_predictors": Predictors,
     "mini": Pipeline,
     "mini_table": Comparison,
+    "mini_compare": Comparison,
     "small_run": Pipeline,
 }
 

@@ -9,9 +9,10 @@ import sys
 import time
 
 import pytest
+import yaml
 
 from tessy_jax import cli
-from tessy_jax.config import Pipeline, read
+from tessy_jax.config import Pipeline, Synthesize, read
 from tessy_jax.evaluate.job import BENCHES
 from tessy_jax.mini import evaluation
 from tessy_jax.mini.tasks import item_of, items
@@ -20,6 +21,8 @@ from tessy_jax.models import hf
 from tessy_jax.pipeline import run
 from tessy_jax.store import RunReader
 from tessy_jax.synthesis.export import rows_in_order
+from tessy_jax.synthesis.job import responses
+from tessy_jax.train.export import export_model
 from tests import several
 from tests.conftest import ROOT
 from tests.small_job import MODELS, job
@@ -118,6 +121,60 @@ def test_every_round_goes_on_with_the_student_of_the_last(whole, tmp_path, capsy
     assert f"model: {tmp_path}/job/round-1/training/model" in config
     assert "round 2" in (tmp_path / "job" / "report.html").read_text().lower()
     assert tessy(tmp_path / "job.yaml") == 0, "fewer rounds are done already"
+
+
+@pytest.mark.slow
+def test_another_student_may_write_and_the_trained_one_is_asked_after_every_epoch(tmp_path, capsys):
+    asked = yaml.safe_load((ROOT / "configs" / "mini.yaml").read_text())["evaluation"]["tasks"][0]
+    asked["mini"]["items"] = 6
+    writer = yaml.safe_load((ROOT / "configs" / "mini.yaml").read_text())["student"] | {"model": str(MODELS / "student-1")}
+    told = "You are somebody else."
+    changes = {
+        "writer": writer,
+        "synthesis": {"isolation": told},
+        "evaluation": {"every": 1, "system": told, "tasks": [asked]},
+        "training": {"rows": 2, "steps": 8, "save_every": 100},
+    }
+    assert tessy(job(tmp_path, "crossed", **changes)) == 0
+    place = tmp_path / "crossed" / "round-1"
+    config = read(Pipeline, tmp_path / "crossed.yaml")
+    written = {row.id: row.content for row in rows_in_order(str(place / "synthesis"))}
+    alone = Synthesize.model_validate(
+        {
+            **{name: getattr(config, name) for name in ("seed", "data", "teacher", "boundary", "synthesis")},
+            "output": str(tmp_path / "alone"),
+            "student": config.writer,
+        }
+    )
+    assert {row.id: row.content for row in responses(alone)} == written
+    assert all(row.messages[0] == {"role": "system", "content": told} for row in rows_in_order(str(place / "synthesis")))
+    training = summary(place / "training")
+    ends = {int(epoch): step for epoch, step in training["epoch_ends"].items()}
+    assert list(ends) == [1, 2]
+    assert sorted(path.name for path in (place / "epochs").iterdir()) == [
+        f"{epoch:03}" for epoch, step in ends.items() if step < training["steps"]
+    ]
+    assert not list((place / "training").glob("epoch-*"))
+    epoch = min(ends)
+    export_model(str(place / "training"), tmp_path / "then", ends[epoch])
+    file = tmp_path / "then.yaml"
+    then = {**summary(place / "epochs" / f"{epoch:03}")}
+    raw = yaml.safe_load((place / "epochs" / f"{epoch:03}" / "config.yaml").read_text())
+    assert raw["student"]["system"] == told
+    assert yaml.safe_load((tmp_path / "crossed" / "before" / "config.yaml").read_text())["student"]["system"] is None
+    raw |= {"output": str(tmp_path / "again"), "student": raw["student"] | {"model": str(tmp_path / "then")}}
+    file.write_text(yaml.safe_dump(raw))
+    capsys.readouterr()
+    assert cli.main(["evaluate", str(file)]) == 0
+    again = summary(tmp_path / "again")
+    assert {name: again[name] for name in ("tasks", "domains")} == {name: then[name] for name in ("tasks", "domains")}
+
+
+def test_a_writer_that_marks_thinking_otherwise_is_refused(tmp_path, capsys):
+    writer = yaml.safe_load((ROOT / "configs" / "mini.yaml").read_text())["student"]
+    writer |= {"model": str(MODELS / "student-1"), "thinking": {"open": "<t>", "close": "</t>"}}
+    assert tessy(job(tmp_path, writer=writer)) == 2
+    assert "writer opens and closes thinking with '<t>' and '</t>'" in capsys.readouterr().err
 
 
 @pytest.mark.slow
