@@ -22,6 +22,7 @@ from tessy_jax.analyze.likelihood import likelihoods, share
 from tessy_jax.analyze.page import charts, page
 from tessy_jax.analyze.quality import judges, summarize
 from tessy_jax.analyze.sources import Gaps, Job, Source, of_comparison, of_runs
+from tessy_jax.analyze.sweeps import sweeps
 from tessy_jax.analyze.texts import frequent, map_of, similarity, space_of, thinking
 from tessy_jax.config import Analyze, Comparison, given
 from tessy_jax.config import read as read_config
@@ -143,7 +144,7 @@ def _numbers(
     space = space_of(texts)
     if space is None:
         gaps.say("texts", "No thinking holds any words.")
-    return {
+    numbers: dict[str, Any] = {
         "version": __version__,
         "variants": list(sets),
         "data": {
@@ -163,8 +164,9 @@ def _numbers(
         "likelihood": _likelihood(config, sets, gaps),
         "losses": _losses(jobs, gaps),
         "accuracy": _accuracy(jobs, gaps),
-        "missing": gaps.found,
     }
+    numbers["sweeps"] = sweeps(config, jobs, numbers) if isinstance(config, Comparison) else {}
+    return {**numbers, "missing": gaps.found}
 
 
 def _read(config: Comparison | Analyze, sources: Sequence[Source], benches: Mapping[str, Bench]) -> dict[str, list[DataSet]]:

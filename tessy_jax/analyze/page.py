@@ -25,6 +25,13 @@ KINDS = {
 """Of tokens whose likelihood is shown: how they are called and drawn, by phase and writer."""
 LOSSES = {"loss": "all targets", "loss_cap": "capability tokens", "loss_sty": "style tokens"}
 DOMAINS = {"in": "in domain", "out": "out of domain"}
+SWEPT = {
+    "in": ("pass@1 in domain", Look("blue", "o")),
+    "out": ("pass@1 out of domain", Look("orange", "s", (0, (5, 2)))),
+    "quality": ("right answers in the data", Look("green", "^", (0, (1, 1.4)))),
+    "discarded": ("tokens discarded", Look("purple", "D", (0, (7, 2, 1.4, 2)))),
+}
+"""Measures of a sweep: how they are called and drawn."""
 WORD_ROW = 0.155
 """Inches, of a word's row."""
 NOTHING = "–"
@@ -224,6 +231,30 @@ def _accuracy(numbers: Numbers) -> list[Part]:
     return parts
 
 
+def _sweeps(numbers: Numbers) -> list[Part]:
+    parts = []
+    for number, (key, own) in enumerate(numbers["sweeps"].items()):
+        measures = {SWEPT[name][0]: courses for name, courses in own["measures"].items()}
+        told = {text: look for text, look in SWEPT.values() if text in measures}
+        values = [value for value, *_ in next(iter(measures.values()))]
+        ticks = {float(place): f"{value:g}" for place, value in enumerate(values)}
+        places = {value: place for place, value in enumerate(values)}
+        lines = [
+            Curve(
+                name,
+                [float(places[value]) for value, *_ in course if value in places],
+                [100 * mean for value, mean, *_ in course if value in places],
+                [None if off is None else 100 * off for value, _, off, _ in course if value in places],
+            )
+            for name, course in measures.items()
+        ]
+        label = f"What becomes of students and data as {key} changes"
+        chart = curves(f"sweep_{number}", label, key, "%", lines, told, markers=True, ticks=ticks)
+        note = "Values stand at equal distances. Lines: means over students and seeds; bands: one standard deviation."
+        parts.append((chart, key, note))
+    return parts
+
+
 def _lines(courses: Mapping[str, Sequence[Sequence[float | None]]], scale: float = 1) -> list[Curve]:
     def scaled(value: float | None) -> float | None:
         return None if value is None else scale * value
@@ -253,5 +284,6 @@ TOPICS: dict[str, tuple[str, str, Callable[[Numbers], list[Part]]]] = {
     ),
     "losses": ("Training", "Targets of the teacher count as capability, those of the student as style.", _losses),
     "accuracy": ("Accuracy over the epochs", "", _accuracy),
+    "sweeps": ("One number changed", "Variants that differ in one number of the configuration alone.", _sweeps),
 }
 """By the key of the numbers: heading, what one should know, and figures."""

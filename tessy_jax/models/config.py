@@ -5,7 +5,7 @@ What differs between families is a field here, never a copy of a model. `hf_conf
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 
@@ -71,7 +71,8 @@ class ModelConfig:
     sparse: per layer, whether the feed-forward is a mixture of experts.
     query_scale: what attention scores are multiplied with.
     labels: None for a causal-LM head, else the number of classes of a token-classification head.
-    raw: the config.json this came from, as canonical JSON, so that an export keeps what we do not interpret.
+    raw: the config.json this came from, as canonical JSON, so that an export keeps what we do not interpret; models that
+    differ in it alone are equal, and share compiled programs.
     """
 
     family: str
@@ -97,4 +98,4 @@ class ModelConfig:
     latent: Latent | None = None
     experts: Experts | None = None
     labels: int | None = None
-    raw: str = "{}"
+    raw: str = field(default="{}", compare=False)

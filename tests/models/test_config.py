@@ -8,6 +8,7 @@ from transformers import AutoConfig
 
 from tessy_jax.errors import ConfigError
 from tessy_jax.models.hf_config import parse_config, read_config
+from tests.conftest import ROOT
 
 BASE = {
     "model_type": "qwen3",
@@ -124,3 +125,12 @@ def test_a_token_classifier_has_as_many_labels_as_the_config_names(tmp_path):
     assert parse_config({**BASE, **names}).labels == 2
     (tmp_path / "config.json").write_text(json.dumps({**BASE, **names, "id2label": {"0": "a", "1": "b", "2": "c"}}))
     assert read_config(tmp_path).labels == 3
+
+
+def test_shapes_that_say_the_same_in_other_words_are_equal_and_share_programs():
+    raw = json.loads((ROOT / "tessy_jax" / "mini" / "checkpoints" / "student-0" / "config.json").read_text())
+    one, other = parse_config(raw), parse_config(raw | {"dtype": "float32", "transformers_version": "5.0.0"})
+    assert one.raw != other.raw
+    assert one == other
+    assert hash(one) == hash(other)
+    assert parse_config(raw | {"rms_norm_eps": 1e-5}) != one

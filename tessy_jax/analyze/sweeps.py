@@ -1,0 +1,71 @@
+"""What becomes of data and students as one number of the configuration changes: variants that differ in nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import fmean, stdev
+from typing import Any
+
+from tessy_jax.analyze.sources import Job
+from tessy_jax.config import Comparison
+
+FEWEST = 3
+"""Values that make a sweep."""
+DIGITS = 6
+
+
+def swept(config: Comparison) -> dict[str, dict[float, str]]:
+    """By key, the variant that has each value, in the order of the values.
+
+    A variant is part of a sweep if all that it changes is one number; several keys that all get the same number count as
+    one. The variant that changes nothing is part of every sweep, with the value of the job.
+    """
+    found: dict[str, dict[float, str]] = {}
+    plain = next((name for name, changes in config.variants.items() if not changes), None)
+    for name, changes in config.variants.items():
+        values = list(changes.values())
+        if values and all(type(value) in (int, float) and value == values[0] for value in values):
+            found.setdefault(" & ".join(changes), {})[float(values[0])] = name
+    if plain is not None:
+        base = next(cell.config for cell in config.cells() if cell.variant == plain)
+        for key, own in found.items():
+            value: Any = base.resolved()
+            for part in key.split(" & ")[0].split("."):
+                value = getattr(value, part)
+            if type(value) in (int, float):
+                own.setdefault(float(value), plain)
+    return {key: dict(sorted(own.items())) for key, own in found.items() if len(own) >= FEWEST}
+
+
+def sweeps(config: Comparison, jobs: Sequence[Job], numbers: Mapping[str, Any]) -> dict[str, Any]:
+    """By key and measure, [value, mean, standard deviation over jobs (None for one), jobs] for each value: pass@1 in and out
+    of the domain at the end, the quality of the data, and the share of generated tokens that was discarded. numbers: those
+    of the analysis."""
+    found = {}
+    for key, own in swept(config).items():
+        measures: dict[str, list[list[float | None]]] = {}
+        for value, variant in own.items():
+            for name, values in _ends(jobs, variant).items():
+                off = round(stdev(values), DIGITS) if len(values) > 1 else None
+                measures.setdefault(name, []).append([value, round(fmean(values), DIGITS), off, len(values)])
+            quality = ((numbers["quality"] or {}).get("variants") or {}).get(variant)
+            if quality is not None:
+                measures.setdefault("quality", []).append([value, quality["pass@1"], None, 1])
+            uses = ((numbers["shares"] or {}).get("generated") or {}).get(variant) or {}
+            if sum(uses.values()):
+                share = round(uses.get("discarded", 0) / sum(uses.values()), DIGITS)
+                measures.setdefault("discarded", []).append([value, share, None, 1])
+        if measures:
+            found[key] = {"variants": list(own.values()), "measures": measures}
+    return found
+
+
+def _ends(jobs: Sequence[Job], variant: str) -> dict[str, list[float]]:
+    """pass@1 after the last round, by domain, of all jobs of a variant that are finished."""
+    found: dict[str, list[float]] = {}
+    for job in jobs:
+        reader = job.rounds[-1].evaluation if job.rounds else None
+        if job.variant == variant and reader is not None:
+            for domain, measures in (reader.summary() or {})["domains"].items():
+                found.setdefault(domain, []).append(measures["pass@1"])
+    return found
