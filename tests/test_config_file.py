@@ -72,6 +72,8 @@ OTHERS = {
     "mini": Pipeline,
     "mini_table": Comparison,
     "mini_compare": Comparison,
+    "mini_ablations": Comparison,
+    "mini_predictor_size": Comparison,
     "small_run": Pipeline,
 }
 

@@ -49,8 +49,10 @@ def page(numbers: Numbers, *, title: str, version: str) -> str:
         gaps = [text for about, text in numbers["missing"] if about == topic]
         figures = [Figure(name, chart.inline(), note) for chart, name, note in parts(numbers)]
         told = " ".join([lead, *gaps]) if figures else " ".join(gaps)
-        pieces = [Beside(figures[i : i + 2]) for i in range(0, len(figures), 2)]  # three would be small
-        sections.append(Section(heading, told, [*pieces, *_tables(topic, numbers)]))
+        rows = [figures[i : i + 2] for i in range(0, len(figures), 2)]  # three would be small
+        pieces: list[Beside | Table] = [*map(Beside, rows), *_tables(topic, numbers)]
+        if told or pieces:
+            sections.append(Section(heading, told, pieces))
     variants = len(numbers["variants"])
     subtitle = f"{variants} variant{'s' * (variants != 1)}; figures of the paper in brackets; tessy_jax {version}"
     return render(Page(title, subtitle, sections))
