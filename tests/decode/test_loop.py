@@ -44,7 +44,7 @@ def test_the_engine_and_the_plain_method_agree_token_for_token(name):
             assert results[job.sample] == expected, (name, job)
 
 
-@pytest.mark.parametrize("online", [True, False])
+@pytest.mark.parametrize("online", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_labels_are_turned_round_where_the_plain_method_turns_them(online):
     world = World(noise=0.2, online=online)
     results = by_engine(world, JOBS[:4])

@@ -45,7 +45,10 @@ def writers(row, phase):
     return tuple(sorted({span.source for span in row.spans if span.phase == phase} - {"template"}))
 
 
-@pytest.mark.parametrize("recipe", WHO)
+QUICK = ("teacher_mix", "teacher_reference")
+
+
+@pytest.mark.parametrize("recipe", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in WHO])
 def test_a_recipe_says_who_thinks_and_who_answers(tmp_path, recipe):
     rows, failures, summary = written(
         config_of(tmp_path, recipe, max_prompt_tokens=250, candidates=3, rewrite="{prompt} {reference}")
@@ -124,6 +127,7 @@ def test_what_is_rewritten_is_shown_and_not_saved(tmp_path, capsys):
     assert summary["first_pass"]["run"]["responses"] == len(references)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["teacher_score", "teacher_reference"])
 def test_both_passes_go_on_where_they_were(tmp_path, recipe):
     file = config_of(tmp_path, recipe, max_prompt_tokens=250)
@@ -134,6 +138,7 @@ def test_both_passes_go_on_where_they_were(tmp_path, recipe):
     assert again == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["tessy", "teacher_score"])
 def test_a_message_that_isolates_is_saved_and_seen_by_no_writer(tmp_path, recipe):
     plain, _, _ = written(config_of(tmp_path, recipe, "plain"))
