@@ -14,6 +14,7 @@ from typing import Any
 
 from tessy_jax import __version__
 from tessy_jax.config import Cell, Comparison
+from tessy_jax.config.comparison import UNTOUCHED
 from tessy_jax.config.pipeline import BEFORE, DATA, EVALUATION, TRAINING
 from tessy_jax.evaluate.job import BENCHES
 from tessy_jax.evaluate.tasks import Bench
@@ -25,8 +26,6 @@ from tessy_jax.store.opening import opened
 
 log = logging.getLogger(__name__)
 ROUNDING = 1e-9  # differences that differ by less are the same
-UNTOUCHED = "untouched"
-"""What the table calls students before any training."""
 
 
 def compare(
@@ -184,6 +183,7 @@ def _cell(measure: Mapping[str, Any] | None) -> str:
 def _of_cell(output: str, cell: Cell) -> dict[str, Any]:
     folder = round_folder(within(output, cell.place), cell.config.rounds)
     data, training = (RunReader(within(folder, name)).summary() or {} for name in (DATA, TRAINING))
+    rounds = [within(round_folder(within(output, cell.place), number), DATA) for number in range(1, cell.config.rounds + 1)]
     kept = {name: data["run"][f"tokens_{name}"] for name in ("student", "teacher")}
     return {
         "variant": cell.variant,
@@ -195,7 +195,7 @@ def _of_cell(output: str, cell: Cell) -> dict[str, Any]:
         },
         "responses": data["run"]["responses"],
         "discarded_share": data["discarded_share"],
-        "cost": cost_of(data, within(output, cell.place)),
+        "cost": cost_of([RunReader(place).summary() or {} for place in rounds], within(output, cell.place)),
         "loss": training["loss"],
         "seconds": {
             stage["name"]: stage["seconds"]
@@ -204,12 +204,14 @@ def _of_cell(output: str, cell: Cell) -> dict[str, Any]:
     }
 
 
-def cost_of(data: Mapping[str, Any], place: str) -> dict[str, Any]:
-    """What a job's data took, all passes of the recipe together: tokens generated, by writer, and those of them that were
-    discarded or are of failed attempts; and seconds. Of the last start of a synthesis that was interrupted."""
-    parts = [data]
-    if "first_pass" in data and not data.get("chosen"):  # what was only chosen has the measures of the first pass itself
-        parts.append(data["first_pass"])
+def cost_of(rounds: Sequence[Mapping[str, Any]], place: str) -> dict[str, Any]:
+    """What a job took, all rounds and all passes of the recipe together: tokens generated, by writer, and those of them that
+    were discarded or are of failed attempts; and seconds. Of a synthesis that was interrupted, its last start counts.
+
+    rounds: summaries of each round's synthesis. place: the job's run folder."""
+    parts = [*rounds]
+    # what was only chosen has the measures of the first pass itself
+    parts += [data["first_pass"] for data in rounds if "first_pass" in data and not data.get("chosen")]
     stages = {stage["name"]: stage["seconds"] for stage in (RunReader(place).summary() or {}).get("stages", [])}
     stages.pop(BEFORE, None)  # the first variant's alone
 

@@ -105,25 +105,27 @@ def check(config: Pipeline, benches: Mapping[str, Bench] = BENCHES) -> None:
     else:
         data = _synthesis(config, 1, config.student, config.boundary)
         layout = Layout.of(config.mesh)
-        cast, earlier = Cast(data, layout), passes.before(data)
-        if earlier is not None:
+        Cast(data, layout)
+        passes.chooser(data, layout)
+        if (earlier := passes.before(data)) is not None:
             Cast(earlier, layout)
-        if config.writer is not None:
-            _check_writer(config, cast)
+    if config.writer is not None:
+        _check_writer(config, config.writer)
 
 
-def _check_writer(config: Pipeline, cast: Cast) -> None:
+def _check_writer(config: Pipeline, writer: Model) -> None:
     """That the student which is trained marks thinking as the one does that writes.
 
     Raises:
         ConfigError: it does not.
     """
-    assert cast.config.date is not None
-    chat = voice("student", config.student, datetime.date.fromisoformat(cast.config.date)).chat
-    if (chat.open_text, chat.close_text) != (cast.open_text, cast.close_text):
+    assert config.date is not None
+    date = datetime.date.fromisoformat(config.date)
+    theirs, own = (voice("student", section, date).chat for section in (writer, config.student))
+    if (theirs.open_text, theirs.close_text) != (own.open_text, own.close_text):
         raise ConfigError(
-            f"writer opens and closes thinking with {cast.open_text!r} and {cast.close_text!r}, student with "
-            f"{chat.open_text!r} and {chat.close_text!r}; set student.thinking, or take a writer of the same kind"
+            f"writer opens and closes thinking with {theirs.open_text!r} and {theirs.close_text!r}, student with "
+            f"{own.open_text!r} and {own.close_text!r}; set student.thinking, or take a writer of the same kind"
         )
 
 
@@ -212,7 +214,8 @@ class _Job:
         config, making = self.config, self.config.predictors
         assert making is not None
         made = making.model_dump() | _shared(config, within(config.output, MADE), config.seed)
-        made |= {"data": making.data or config.data} | {speaker: getattr(config, speaker) for speaker in config.missing}
+        speakers = {"student": config.writer or config.student, "teacher": config.teacher}
+        made |= {"data": making.data or config.data} | {speaker: speakers[speaker] for speaker in config.missing}
         predictors = Predictors.model_validate(made)
         with self._stage(MADE):
             if not _holds(predictors.output, "evaluation.json"):
@@ -236,13 +239,14 @@ class _Job:
         summary = once(lambda: RunReader(trained).summary() or {})
         for epoch, step in summary.get("epoch_ends", {}).items():
             place, copy = within(folder, f"{EPOCHS}/{int(epoch):03}"), within(trained, f"epoch-{int(epoch):03}")
-            if not self.config.evaluation.every or step == summary["steps"] or _is_over(place):
+            if not self.config.evaluation.every or step == summary["steps"]:
                 continue
-            self.student = None
-            if once(lambda copy=copy: not Path(copy).exists()):  # type: ignore[misc]
-                export_model(trained, Path(copy), step)
-            self._evaluation(f"round {number}: evaluation after epoch {epoch}", place, copy)
-            self.student = None
+            if not _is_over(place):
+                self.student = None
+                if once(lambda copy=copy: not Path(copy).exists()):  # type: ignore[misc]
+                    export_model(trained, Path(copy), step)
+                self._evaluation(f"round {number}: evaluation after epoch {epoch}", place, copy)
+                self.student = None
             once(lambda copy=copy: shutil.rmtree(copy, ignore_errors=True))  # type: ignore[misc]
 
     def _training(self, number: int, folder: str, model: str) -> Train:

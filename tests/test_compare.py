@@ -54,6 +54,10 @@ def test_the_jobs_of_a_comparison_differ_in_nothing_but_what_is_named():
         ({"seeds": {"student": [1, 1]}}, "seeds"),
         ({"seeds": {"other": [1]}}, "'other', which is no student"),
         ({"seeds": {"one": [1]}, "students": {"one": "a", "two": "b"}}, "none for student 'two'"),
+        ({"variants": {"untouched": {}}}, "stands for the untouched students"),
+        ({"variants": {"before": {}}}, "stands for the untouched students"),
+        ({"variants": {"a": {"evaluation.synthesis.lanes": 4}}}, "how the untouched students are asked"),
+        ({"variants": {"a": {"student": {"model": "b"}}}}, "how the untouched students are asked"),
         ({"baseline": "teacher_only"}, "'teacher_only', which is no variant; they are slow, tessy"),
     ],
 )
@@ -132,10 +136,11 @@ def test_what_data_cost_is_that_of_all_passes_and_of_what_was_only_chosen_that_o
     with RunStore(str(tmp_path / "job")) as store:
         store.save_config("x")
         store.save_summary({"stages": [{"name": name, "seconds": value} for name, value in stages.items()]})
-    found = cost_of(data, str(tmp_path / "job"))
+    found = cost_of([data], str(tmp_path / "job"))
     assert found["generated"] == {"student": 0 if chosen else 30, "teacher": 50}
     assert (found["discarded"], found["failed"]) == ((0, 7) if chosen else (2, 8))
     assert found["seconds"] == {"data": 3.0, "training": 3.0, "all": 10.0}
+    assert cost_of([data, data], str(tmp_path / "job"))["generated"] == {"student": 0 if chosen else 60, "teacher": 100}
 
 
 @pytest.mark.slow

@@ -31,7 +31,7 @@ def swept(config: Comparison) -> dict[str, dict[float, str]]:
         for key, own in found.items():
             value: Any = base.resolved()
             for part in key.split(" & ")[0].split("."):
-                value = getattr(value, part)
+                value = value.get(part) if isinstance(value, Mapping) else getattr(value, part, None)
             if type(value) in (int, float):
                 own.setdefault(float(value), plain)
     return {key: dict(sorted(own.items())) for key, own in found.items() if len(own) >= FEWEST}

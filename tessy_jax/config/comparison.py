@@ -11,9 +11,11 @@ from pydantic import Field, model_validator
 from tessy_jax.config.analysis import Analysis
 from tessy_jax.config.base import Text
 from tessy_jax.config.file import varied
-from tessy_jax.config.pipeline import Pipeline
+from tessy_jax.config.pipeline import BEFORE, Pipeline
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+UNTOUCHED = "untouched"
+"""What tables call students before any training."""
 ALONE = "student"
 """The name of a student that has none."""
 Seed = Annotated[int, Field(ge=0, lt=1 << 31)]
@@ -52,6 +54,9 @@ class Comparison(Pipeline):
         for name in (*self.variants, *self.students):
             if not NAME.fullmatch(name):
                 raise ValueError(f"{name!r} is no name for a folder; use letters, digits, '.', '_' and '-'")
+        taken = next((name for name in self.variants if name in (UNTOUCHED, BEFORE)), None)
+        if taken is not None:
+            raise ValueError(f"variants.{taken}: the name stands for the untouched students; take another")
         for name, seeds in self._seeds().items():
             if len(set(seeds)) < len(seeds):
                 raise ValueError("a seed stands twice in seeds; give each once")
@@ -60,16 +65,25 @@ class Comparison(Pipeline):
         if len(self._seeds()) < len(self.students):
             without = next(name for name in self.students if name not in self._seeds())
             raise ValueError(f"seeds has none for student {without!r}; give every student some, or all of them a list")
-        fixed = next((f"{v}: {key}" for v, found in self.variants.items() for key in found if key in OWN), None)
+        fixed = next((f"{v}: {key}" for v, found in self.variants.items() for key in found if self._shared(key)), None)
         if self.baseline is not None and self.baseline not in self.variants:
             raise ValueError(f"baseline is {self.baseline!r}, which is no variant; they are {', '.join(self.variants)}")
         if fixed is not None:
-            raise ValueError(f"variants.{fixed} is the comparison's own; set it beside variants")
+            raise ValueError(
+                f"variants.{fixed} is the comparison's, or says how the untouched students are asked, which all variants "
+                "share; set it beside variants"
+            )
         return self
 
     def resolved(self) -> Self:
         """The same: what follows from other keys follows from those of each job, which a variant may change."""
         return self
+
+    def _shared(self, key: str) -> bool:
+        """Whether a key, or one above it, must be the same in all variants."""
+        parts = key.split(".")
+        whole = key in ("student", "evaluation") or (parts[:2] == ["student", "sampling"] and not self.evaluation.sampling)
+        return whole or bool({".".join(parts[:i]) for i in range(1, len(parts) + 1)} & (OWN | ASKED))
 
     def _seeds(self) -> dict[str, list[Seed]]:
         """The seeds of every student."""
@@ -97,5 +111,12 @@ class Comparison(Pipeline):
                     yield Cell(variant, student, seed, place, f"{student}/seed-{seed}/before", config)
 
 
-OWN = frozenset({"output", "seed", "mesh", "evaluation.tasks", "student.model"})
-"""Keys that no variant may change."""
+OWN = frozenset({"output", "seed", "mesh", "date"})
+"""Keys of the comparison."""
+ASKED = frozenset(
+    {
+        *(f"student.{name}" for name in ("model", "revision", "dtype", "thinking", "template", "system")),
+        *(f"evaluation.{name}" for name in ("tasks", "synthesis", "sampling", "confidence")),
+    }
+)
+"""Keys that say who is asked what and how, the untouched students too."""

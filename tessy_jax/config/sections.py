@@ -36,6 +36,7 @@ MAY_CHANGE = frozenset(
         "mesh",
         "rounds",
         "variants",
+        "baseline",
         "seeds",
         "students",
         "analysis",

@@ -6,6 +6,7 @@ sees, never the shape of an array. The cache itself belongs to `decode/`; here i
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, Self
 
@@ -170,7 +171,14 @@ def _fusable(q_BTKGH: jax.Array, v_BKSH: jax.Array, segments_BT: jax.Array | Non
     """Whether cuDNN has a kernel for this attention."""
     H = q_BTKGH.shape[-1]
     fits = H % 8 == 0 and H <= FUSED_HEAD and v_BKSH.shape[-1] == H and q_BTKGH.dtype == jnp.bfloat16
-    return fits and segments_BT is not None and sinks_KG is None and jax.default_backend() == "gpu"
+    fits = fits and q_BTKGH.shape[1] % 2 == 0
+    return fits and segments_BT is not None and sinks_KG is None and _has_kernels()
+
+
+def _has_kernels() -> bool:
+    """Whether the devices are NVIDIA's, of the generation (8.0, Ampere) for which cuDNN has kernels, or a later one."""
+    capability = str(getattr(jax.devices()[0], "compute_capability", ""))
+    return re.fullmatch(r"[0-9]+\.[0-9]+", capability) is not None and float(capability) >= 8.0
 
 
 class Attention(nnx.Module):

@@ -12,7 +12,7 @@ from tessy_jax.sharding import Layout, plan_mesh
 from tessy_jax.synthesis.cast import Cast
 from tessy_jax.synthesis.contamination import contaminated
 from tessy_jax.synthesis.job import describe_prompts, prompts_of
-from tessy_jax.synthesis.passes import before
+from tessy_jax.synthesis.passes import before, chooser
 from tessy_jax.synthesis.prompts import jobs
 from tessy_jax.synthesis.verification import Judges, verifying
 from tessy_jax.text.bridge import DeviceBridge
@@ -41,6 +41,13 @@ def describe(config: Synthesize, judges: Judges | None = None) -> str:
     earlier = before(config)
     if earlier is not None:
         lines += [f"after a first pass, {earlier.synthesis.recipe}:", "", describe(earlier, judges), ""]
+    teacher = chooser(config, layout)
+    if teacher is not None:
+        lines += [
+            "the teacher that chooses, which reads one response after another on each lane shard:",
+            *_memory(teacher),
+            "",
+        ]
     lines += [describe_prompts(cast, prompts or found.prompts), "", *_memory(cast), "", *_programs(cast)]
     return "\n".join(lines)
 

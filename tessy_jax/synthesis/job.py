@@ -20,7 +20,7 @@ from tessy_jax.store import RunReader, RunStore
 from tessy_jax.store.opening import opened, reader_of
 from tessy_jax.synthesis.cast import Cast
 from tessy_jax.synthesis.contamination import CONTAMINATED, Question, contaminated
-from tessy_jax.synthesis.passes import before, chosen, with_references
+from tessy_jax.synthesis.passes import before, chooser, chosen, with_references
 from tessy_jax.synthesis.progress import Progress
 from tessy_jax.synthesis.prompts import Job, Prompt, Prompts, jobs, read
 from tessy_jax.synthesis.scheduler import Scheduler, Task
@@ -66,14 +66,14 @@ def synthesize(
     started = time.perf_counter()
     data = config.data
     with ExitStack() as stack:
-        verifier = stack.enter_context(verifying(config.synthesis.verification, judges))
+        verifier = together(lambda: stack.enter_context(verifying(config.synthesis.verification, judges)))
         found = together(lambda: prompts_of(data, verifier))
         alike([[prompt.id, prompt.messages] for prompt in found.prompts], data.path)
         wanted = jobs(found.prompts, data.rollouts)
         over = once(lambda: contaminated(data, found.prompts, questions))
         stores, config, text = opened(stack, config)
         layout = Layout.of(config.mesh)
-        cast = together(lambda: Cast(config, layout))
+        cast, teacher = together(lambda: (Cast(config, layout), chooser(config, layout)))
         layout.check({"lanes": (config.synthesis.lanes, "synthesis.lanes")})
         once(lambda: stores[0].save_config(text))
         earlier, student = _first_pass(
@@ -92,8 +92,9 @@ def synthesize(
         tasks = tasks_left(wanted, once(lambda: kept(stores[0], text, failures)))
         if config.synthesis.recipe == "teacher_score":
             assert earlier is not None
-            for rows, failed in chosen(config, earlier, layout, [task.job for task in tasks]):
-                once(partial(stores[0].commit, rows, failed))
+            assert teacher is not None
+            for rows, failed in chosen(config, earlier, teacher, [task.job for task in tasks]):
+                once(lambda rows=rows, failed=failed: stores[0].commit(rows, failed))  # type: ignore[misc]
             return Written(once(lambda: _conclude_choice(stores[0], earlier, time.perf_counter() - started)), student)
         engine = together(lambda: cast.engine(student))
         scheduler = Scheduler(cast, engine, tasks, unfinished=unfinished, verifier=verifier)

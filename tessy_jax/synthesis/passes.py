@@ -30,6 +30,7 @@ from tessy_jax.synthesis.scores import Scorer, score
 PLACES = {"teacher_score": "candidates", "teacher_reference": "references"}
 """By recipe, the folder of its first pass within the run folder."""
 AT_ONCE = 32  # responses whose candidates are scored between two commits
+TOLD_AT_ONCE = 1024  # references that the first process sends to the others in one message
 PARTS = re.compile(r"\{(prompt|reference)\}")
 
 
@@ -57,13 +58,19 @@ def with_references(config: Synthesize, references: str, wanted: Sequence[Job]) 
     """The jobs with prompts that show the teacher's response, and those that have none as failures. references: the run
     folder of the first pass."""
 
-    def found() -> list[tuple[str, int, str]]:
-        return [(row.prompt_id, row.rollout, _reference(row, config)) for row in RunReader(references).rows()]
+    own: dict[Key, str] = {}  # of the first process
 
-    told = {(prompt, rollout): text for prompt, rollout, text in once(found)}
+    def read() -> None:
+        own.update((row.key, _reference(row, config)) for row in RunReader(references).rows())
+
+    once(read)
+    told: dict[Key, str | None] = {}
+    for start in range(0, len(wanted), TOLD_AT_ONCE):
+        keys = [(job.prompt.id, job.rollout) for job in wanted[start : start + TOLD_AT_ONCE]]
+        told.update(zip(keys, once(lambda keys=keys: [own.get(key) for key in keys]), strict=True))  # type: ignore[misc]
     jobs, failures = [], []
     for prompt, rollout in wanted:
-        text = told.get((prompt.id, rollout))
+        text = told[prompt.id, rollout]
         if text is None:
             failures.append(_failure((prompt.id, rollout), "no_reference", "the teacher's response is among the failures"))
             continue
@@ -73,13 +80,25 @@ def with_references(config: Synthesize, references: str, wanted: Sequence[Job]) 
     return jobs, failures
 
 
+def chooser(config: Synthesize, layout: Layout) -> Cast | None:
+    """The teacher that chooses, without its weights; None where none does.
+
+    Raises:
+        ConfigError, TokenizerError: see `Cast`.
+    """
+    if config.synthesis.recipe != "teacher_score":
+        return None
+    synthesis = config.synthesis.model_copy(update={"recipe": "teacher_only", "isolation": None})
+    return Cast(config.model_copy(update={"synthesis": synthesis}), layout)
+
+
 def chosen(
-    config: Synthesize, candidates: Synthesize, layout: Layout, wanted: Sequence[Job]
+    config: Synthesize, candidates: Synthesize, cast: Cast, wanted: Sequence[Job]
 ) -> Iterator[tuple[list[Row], list[Failure]]]:
     """Of every response the candidate that the teacher finds most probable: the mean log-probability of a token of thinking
     and answer is the highest, the first of equals. A few responses at a time; all processes ask for them together.
 
-    candidates: the first pass, which is over.
+    candidates: the first pass, which is over. cast: see `chooser`.
     """
     count = config.synthesis.candidates
 
@@ -91,11 +110,9 @@ def chosen(
 
     held: list[dict[Key, list[bytes]]] = []
     once(lambda: held.append(groups()))
-    only = candidates.synthesis.model_copy(update={"recipe": "teacher_only"})
-    cast = Cast(candidates.model_copy(update={"synthesis": only}), layout)
     voice = cast.voices[0]
     folder = hf.resolve(voice.section.model, revision=voice.section.revision)
-    scorers = {"teacher": Scorer(hf.load(folder, dtype=voice.section.dtype, layout=layout), voice.chat)}
+    scorers = {"teacher": Scorer(hf.load(folder, dtype=voice.section.dtype, layout=cast.layout), voice.chat)}
     limit = config.synthesis.max_prompt_tokens + config.synthesis.max_response_tokens
     for start in range(0, len(wanted), AT_ONCE):
         keys = [(job.prompt.id, job.rollout) for job in wanted[start : start + AT_ONCE]]

@@ -7,7 +7,7 @@ import heapq
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cache
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -123,7 +123,7 @@ def _log_probabilities(model: Decoder, sequences: Sequence[Sequence[int]]) -> li
     layout = model.layout
     at_once = layout.ways("lanes")
     graph, params = nnx.split(model)
-    program = jax.jit(partial(_scored, graph), out_shardings=layout.sharding((None, None)))
+    program = _program(layout.sharding((None, None)))
     found: list[np.ndarray] = [np.zeros(0, np.float32)] * len(sequences)
     order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))
     for start in range(0, len(order), at_once):
@@ -133,10 +133,16 @@ def _log_probabilities(model: Decoder, sequences: Sequence[Sequence[int]]) -> li
         for row, i in enumerate(group):
             tokens_BT[row, : len(sequences[i])] = sequences[i]
             segments_BT[row, : len(sequences[i])] = 1
-        values_BT = whole(program(params, *(put(x, layout, ("lanes", None)) for x in (tokens_BT, segments_BT))))
+        values_BT = whole(program(graph, params, *(put(x, layout, ("lanes", None)) for x in (tokens_BT, segments_BT))))
         for row, i in enumerate(group):
             found[i] = values_BT[row, : len(sequences[i])]
     return found
+
+
+@cache
+def _program(sharding: Any) -> Any:
+    """`_scored`, compiled once for models of one shape, however often they are asked."""
+    return jax.jit(_scored, static_argnums=0, out_shardings=sharding)
 
 
 def _scored(graph: Any, params: Any, tokens_BT: jax.Array, segments_BT: jax.Array) -> jax.Array:

@@ -1,12 +1,14 @@
 """The fused kernel's attention is the attention of the plain products."""
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from tessy_jax.models import attention
-from tessy_jax.models.attention import attend, attend_fused
+from tessy_jax.models.attention import _fusable, attend, attend_fused
 from tessy_jax.models.transformer import segment_positions
 
 B, T, K, G, H = 2, 40, 2, 3, 16
@@ -48,6 +50,27 @@ def test_fused_attention_equals_plain_attention_over_packed_documents(monkeypatc
     assert float(other) == pytest.approx(float(value), abs=1e-3)
     for one, two in zip(grads, others, strict=True):
         np.testing.assert_allclose(two, one, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("capability", "tokens", "head", "dtype", "fused"),
+    [
+        ("9.0", T, H, jnp.bfloat16, True),
+        ("7.5", T, H, jnp.bfloat16, False),
+        ("gfx90a", T, H, jnp.bfloat16, False),
+        (None, T, H, jnp.bfloat16, False),
+        ("9.0", T - 1, H, jnp.bfloat16, False),
+        ("9.0", T, 192, jnp.bfloat16, False),
+        ("9.0", T, H, jnp.float32, False),
+    ],
+)
+def test_the_kernel_is_taken_only_where_there_is_one(monkeypatch, capability, tokens, head, dtype, fused):
+    device = SimpleNamespace(**({} if capability is None else {"compute_capability": capability}))
+    monkeypatch.setattr(jax, "devices", lambda: [device])
+    q, v = jnp.zeros((B, tokens, K, G, head), dtype), jnp.zeros((B, K, tokens, head), dtype)
+    assert _fusable(q, v, jnp.ones((B, tokens), jnp.int32), None) is fused
+    assert not _fusable(q, v, None, None)
+    assert not _fusable(q, v, jnp.ones((B, tokens), jnp.int32), jnp.zeros((K, G)))
 
 
 @pytest.mark.gpu

@@ -9,7 +9,8 @@ import yaml
 from tessy_jax import cli
 from tessy_jax.config import Synthesize, read
 from tessy_jax.records import Row
-from tessy_jax.store import RunReader
+from tessy_jax.store import RunReader, RunStore
+from tessy_jax.synthesis import passes
 from tessy_jax.synthesis.job import responses
 from tessy_jax.synthesis.prompts import with_system
 from tests.small_job import job
@@ -129,13 +130,29 @@ def test_what_is_rewritten_is_shown_and_not_saved(tmp_path, capsys):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["teacher_score", "teacher_reference"])
-def test_both_passes_go_on_where_they_were(tmp_path, recipe):
-    file = config_of(tmp_path, recipe, max_prompt_tokens=250)
-    before = [row.to_json() for row in written(file)[0]]
-    folder = tmp_path / recipe
-    (folder / "summary.json").unlink()
-    again = [row.to_json() for row in written(file)[0]]
-    assert again == before
+def test_both_passes_go_on_where_they_were(tmp_path, monkeypatch, recipe):
+    how = {"max_prompt_tokens": 250, "rewrite": "{prompt} {reference}", "lanes": 4}
+    monkeypatch.setattr(passes, "AT_ONCE", 5)
+    whole = [row.to_json() for row in written(config_of(tmp_path, recipe, "whole", **how))[0]]
+    commit, left = RunStore.commit, dict[str, int]()
+
+    def interrupted(store, rows, failures):
+        """Ends the program, once in each pass, when its second responses have been saved."""
+        commit(store, rows, failures)
+        left[store.output] = left.get(store.output, 2) - bool(rows)
+        if left[store.output] == 0:
+            raise KeyboardInterrupt
+
+    file = config_of(tmp_path, recipe, "torn", **how)
+    monkeypatch.setattr(RunStore, "commit", interrupted)
+    for _ in range(2):
+        assert cli.main(["synthesize", str(file)]) == 1
+    monkeypatch.setattr(RunStore, "commit", commit)
+    assert len(list(RunReader(str(tmp_path / "torn")).rows())) in range(1, 12)
+    torn = [row.to_json() for row in written(file)[0]]
+    for row in (*whole, *torn):
+        row["meta"].pop("seconds")
+    assert torn == whole
 
 
 @pytest.mark.slow
