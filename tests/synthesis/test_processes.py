@@ -141,6 +141,28 @@ def test_two_processes_that_are_killed_go_on_as_two_or_as_one(pair, alone, tmp_p
     assert responses(capsys, tmp_path / "copy", 24) == expected
 
 
+@pytest.mark.parametrize("recipe", ["teacher_score", "teacher_reference"])
+def test_two_processes_do_both_passes_of_a_recipe_as_one_does(pair, tmp_path, capsys, recipe):
+    found = []
+    for name in ("one", "two"):
+        raw = synthesis(
+            pair, tmp_path, name, mesh={"data": 2}, data={"path": str(tmp_path / "prompts.jsonl"), "rollouts": 1}
+        )
+        raw["synthesis"] |= {"recipe": recipe, "candidates": 2, "rewrite": "{prompt} {reference}", "max_prompt_tokens": 200}
+        raw["synthesis"] |= {"max_response_tokens": 24, "rounds": 16}
+        file = written(tmp_path / f"{name}.yaml", raw)
+        if name == "one":
+            printed(capsys, "synthesize", file, "--json")
+        else:
+            codes, said = ended(tessy("synthesize", file, devices=1))
+            assert codes == [0, 0], said
+        rows, failures = responses(capsys, tmp_path / name, 6)
+        for row in rows:
+            row["meta"].pop("teacher_score", None)  # up to rounding
+        found.append((rows, failures))
+    assert found[0] == found[1]
+
+
 def test_two_processes_evaluate_as_one_on_a_mesh_that_cuts_no_lanes(pair, tmp_path, capsys):
     mesh = {"mesh": {"tensor": 2}}
     one = written(tmp_path / "one.yaml", evaluation(pair, tmp_path, "one", **mesh))
