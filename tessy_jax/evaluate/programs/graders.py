@@ -14,6 +14,7 @@ are, or if both consist of decimals and these are equal as exact numbers ("1.0" 
 
 from __future__ import annotations
 
+import math
 import re
 from decimal import Decimal, InvalidOperation
 from typing import Any
@@ -47,7 +48,7 @@ def compat(output: str, expected: str) -> bool:
 def strict_value(found: Any, expected: Any) -> bool:
     """expected: as JSON has it. found: with tuples and sets, too."""
     if isinstance(expected, float) and type(found) in (int, float):
-        return abs(found - expected) <= float(TOLERANCE) * max(1.0, abs(expected)) or found == expected
+        return _near(found, expected)
     if isinstance(expected, list):
         listed = isinstance(found, list | tuple) and len(found) == len(expected)
         return listed and all(strict_value(a, b) for a, b in zip(found, expected, strict=True))
@@ -63,6 +64,16 @@ def strict_value(found: Any, expected: Any) -> bool:
 def compat_value(found: Any, expected: Any) -> bool:
     """As `strict_value`."""
     return bool((list(found) if isinstance(found, tuple) else found) == expected)
+
+
+def _near(found: float, expected: float) -> bool:
+    """found: may be a whole number, too, of any size."""
+    if not math.isfinite(expected):
+        return found == expected
+    try:
+        return abs(found - expected) <= float(TOLERANCE) * max(1.0, abs(expected))
+    except OverflowError:  # it is larger than any fraction
+        return False
 
 
 def _tokens(text: str) -> list[list[str]]:

@@ -174,7 +174,7 @@ def _compared(test: dict[str, Any], output: bytes, token: str) -> dict[str, bool
             if "expression" in test:
                 return dict.fromkeys(NEVER, bool(value == _value(test["output"])))
             return {"strict": strict_value(value, test["output"]), "compat": compat_value(value, test["output"])}
-        except (ValueError, TypeError, LookupError, RecursionError):  # it is not what the runner writes
+        except (ValueError, TypeError, LookupError, ArithmeticError, RecursionError):  # it is not what the runner writes
             return NEVER
     file = test.get("output_file")
     expected = test["output"] if file is None else Path(file).read_bytes().decode("utf-8", "replace")

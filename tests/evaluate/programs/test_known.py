@@ -91,6 +91,10 @@ def functional(function, *cases):
     return {**about, "public_test_cases": json.dumps(tests), "private_test_cases": "[]"}
 
 
+def test_a_whole_number_beyond_all_fractions_is_a_wrong_answer(judge):
+    assert judge(functional("f", ("1", "0.5")), "def f(x):\n    return 10**400").why == "wrong_answer"
+
+
 CALLED = functional("twice", ("[1, 2]", "[1, 2, 1, 2]"), ("[]", "[]"))
 
 
