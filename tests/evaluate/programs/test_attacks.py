@@ -153,6 +153,14 @@ def test_standard_error_without_end_is_not_kept(sandbox):
     assert len(outcome.errors) <= 4096
 
 
+def test_what_the_system_cannot_execute_fails_by_itself(sandbox):
+    for program in (b"", b"\x7fELF" + bytes(60), b"#!/no/such\n"):
+        outcome = sandbox.run(program, b"", SHORT, native=True)
+        assert (outcome.ended, outcome.code, outcome.output) == ("exited", 126, b"")
+        assert outcome.errors
+    assert both_do_well(sandbox)
+
+
 WRITING = """
 import os, sys
 marker, places = input().split("|", 1)

@@ -176,7 +176,13 @@ class Server:
             free = build or self.settings["processes"] > 0
             Filter(alone=not free, read_only=not apart and not build, pid=os.getpid()).install()
         if native:
-            os.execve(FAILED + 1, ["program"], {"PATH": "/usr/bin:/bin", "HOME": "/tmp"})
+            if not os.fstat(FAILED + 1).st_mode & stat.S_IXUSR:
+                raise OSError("no file in memory may be executed here; set sysctl vm.memfd_noexec to 0")
+            try:
+                os.execve(FAILED + 1, ["program"], {"PATH": "/usr/bin:/bin", "HOME": "/tmp"})
+            except OSError as error:  # no sound executable: that is the program's doing
+                os.write(2, f"{error}\n".encode())
+                os._exit(126)
         given = self.names if request["names"] else {}
         runner.run(program.decode("utf-8", "surrogateescape"), request["task"], given, nothing, self._begun)
 
