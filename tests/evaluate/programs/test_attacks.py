@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from tessy_jax.evaluate.programs import levels, pool
+from tessy_jax.evaluate.programs.pool import Sandbox
 from tests.evaluate.programs.conftest import MEMORY, SHORT, both_do_well
 
 LATE = 10.0
@@ -117,6 +119,36 @@ def test_a_fork_bomb_beside_it_changes_no_verdict(sandbox):
     bombs[0].join()
 
 
+THREADS = """
+import threading, time
+threading.stack_size(1 << 15)
+made = 0
+try:
+    for made in range(500): threading.Thread(target=time.sleep, args=(1,), daemon=True).start()
+except RuntimeError: pass
+print(made, flush=True)
+import os
+os._exit(0)
+"""
+
+
+def test_threads_have_a_limit(sandbox):
+    assert 32 < int(run(sandbox, THREADS).output) <= 64
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_threads_have_a_limit_without_control_groups_or_are_none(sandbox, monkeypatch, own):
+    monkeypatch.setattr(pool.cgroups, "made", lambda *_: None)
+    if not own:
+        monkeypatch.setattr(pool, "_user", lambda number: None)
+        monkeypatch.setattr(levels, "_counts_by_namespace", lambda: False)
+    with Sandbox(MEMORY, 1, unsafe=True, level=sandbox.level.name) as found:
+        made = int(run(found, THREADS).output)
+        assert made <= 64
+        assert ("no threads" in found.describes) == (made == 0)
+        assert own or made == 0
+
+
 def test_memory_has_a_limit(sandbox):
     outcome = run(sandbox, "x = []\nwhile True: x.append(bytearray(1 << 20))", cpu=5.0, wall=16.0)
     assert outcome.ended == "memory" or "MemoryError" in outcome.errors
@@ -200,6 +232,17 @@ print(total)
 """
     outcome = run(sandbox, program, cpu=5.0, wall=16.0)
     assert int(outcome.output) <= SHORT.files
+
+
+def test_the_number_of_files_has_a_limit(sandbox):
+    program = """
+made = 0
+try:
+    for made in range(9000): open(f"/tmp/{made}", "x").close()
+except OSError: pass
+print(made)
+"""
+    assert int(run(sandbox, program, cpu=5.0, wall=16.0).output) < 4096
 
 
 READING = """
@@ -328,6 +371,20 @@ tried("setgroups", libc.setgroups(0, None))
 tried("shmget", libc.shmget(7, 4096, 0o1666))
 tried("keyctl", libc.syscall({"x86_64": 250, "aarch64": 219}[platform.machine()], 0, -3))
 tried("reboot", libc.reboot(0))
+tried("fcntl F_SETOWN", libc.fcntl(0, 8, 1))
+tried("fcntl F_SETOWN_EX", libc.fcntl(0, 15, (ctypes.c_int * 2)(1, 1)))
+pair = (ctypes.c_int * 2)()
+assert libc.socketpair(1, 1, 0, pair) == 0
+for command in (0x8901, 0x8902): tried(f"ioctl {command}", libc.ioctl(pair[0], command, ctypes.byref(ctypes.c_int(1))))
+for kind in (2, 3, 2 | 0x80000): tried(f"socketpair {kind}", libc.socketpair(1, kind, 0, pair))
+tried("bind", libc.bind(pair[0], b"\\1\\0\\0a", 4))
+tried("setpriority", libc.setpriority(0, os.getppid(), 19))
+tried("setpriority of all", libc.setpriority(2, 0, 19))
+tried("sched_setaffinity", libc.sched_setaffinity(os.getppid(), 8, b"\\1" + bytes(7)))
+tried("sched_setscheduler", libc.sched_setscheduler(os.getppid(), 5, bytes(4)))
+tried("ioprio_set", libc.syscall({"x86_64": 251, "aarch64": 30}[platform.machine()], 1, os.getppid(), 3 << 13))
+tried("kill", libc.kill(0, 0))
+tried("fork", libc.fork())
 import resource
 for limit in (resource.RLIMIT_CPU, resource.RLIMIT_AS, resource.RLIMIT_NOFILE):
     try:

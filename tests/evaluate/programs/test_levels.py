@@ -99,6 +99,18 @@ def test_a_level_that_starts_but_runs_no_program_is_passed_over(monkeypatch):
         Sandbox(MEMORY, 1)
 
 
+@pytest.mark.parametrize("level", [level.name for level in LEVELS if level.missing() is None])
+def test_without_filters_of_calls_no_level_is_taken(monkeypatch, level):
+    monkeypatch.setattr(pool._Server, "_reply", lambda *_: {"ready": True, "seccomp": False, "landlock": 0})
+    with pytest.raises(ConfigError, match=f"{level}: the kernel has no seccomp filters"):
+        Sandbox(MEMORY, 1, unsafe=True, level=level)
+
+
+def test_a_plain_process_without_landlock_says_what_programs_can_read(monkeypatch):
+    with Sandbox(MEMORY, 1, unsafe=True, level="process") as found:
+        assert ("expected outputs among them" in found.describes) == ("Landlock missing" in found.describes)
+
+
 def test_a_server_that_dies_is_replaced_and_the_program_is_run_again(sandbox):
     for child in psutil.Process().children():
         if "-S -s -P -B" in " ".join(child.cmdline()):
@@ -269,6 +281,9 @@ def test_a_user_without_privileges_has_the_same(level):
         "import os\nfor n in range(2, 999):\n    try: n == os.getpid() or os.kill(n, 9)\n    except OSError: pass\nprint(1)",
         "try: print(open('/etc/passwd').read())\nexcept OSError: print('none')",
         "import socket\ntry: socket.socket()\nexcept OSError: print('none')",
+        "import os, threading, time\nthreading.stack_size(1 << 15)\nmade = 0\ntry:\n"
+        "    for made in range(500): threading.Thread(target=time.sleep, args=(9,)).start()\n"
+        "except RuntimeError: print(made <= 64, flush=True)\nos._exit(0)",
         "print(input())",
     ]
     found = subprocess.run(
@@ -286,5 +301,5 @@ def test_a_user_without_privileges_has_the_same(level):
         pytest.skip(found.stderr.strip().splitlines()[-1])
     outcomes = [json.loads(line) for line in found.stdout.splitlines()]
     assert len(outcomes) == len(programs), found.stderr
-    assert [output for _, output in outcomes] == ["x\n", "", "1\n", "none\n", "none\n", "x\n"]
+    assert [output for _, output in outcomes] == ["x\n", "", "1\n", "none\n", "none\n", "True\n", "x\n"]
     assert outcomes[1][0] in ("timeout", "memory")
