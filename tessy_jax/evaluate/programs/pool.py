@@ -65,8 +65,8 @@ class ServerError(Exception):
 class Sandbox:
     """Runs programs; a context manager. level: the strongest that there is, or that of this name.
 
-    memory: bytes that a program and all that it starts may have together, where control groups can be had. workers:
-    programs at once. unsafe: whether the weakest level will do.
+    memory: bytes that a build and all that it starts may have together, where control groups can be had; a program has no
+    more than its own limit. workers: programs at once. unsafe: whether the weakest level will do.
 
     Raises:
         ConfigError: there is no level, or none but the weakest; names the remedy.

@@ -54,7 +54,8 @@ class ProgramVerifier:
 
     def __init__(self, settings: Programs, *, unsafe: bool = False, level: str | None = None) -> None:
         self.settings = settings
-        self.sandbox = Sandbox(settings.memory * MIB, processors(), unsafe=unsafe or settings.unsafe, level=level)
+        memory = max(settings.memory * MIB, COMPILING.memory)
+        self.sandbox = Sandbox(memory, processors(), unsafe=unsafe or settings.unsafe, level=level)
 
     def __enter__(self) -> Self:
         return self

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -17,6 +18,7 @@ import tessy_jax
 from tessy_jax.arguments import parser
 from tessy_jax.cli import benches
 from tessy_jax.config.evaluation import Task
+from tessy_jax.config.programs import Programs
 from tessy_jax.errors import ConfigError
 from tessy_jax.evaluate.programs import cgroups, pool, verifier
 from tessy_jax.evaluate.programs.box.seccomp import ARCHITECTURES, Filter
@@ -155,6 +157,14 @@ def test_cpp_is_built_and_run_at_every_level(sandbox):
     assert built.code == 0, built.errors
     assert sandbox.run(built.output, b"21", SHORT, native=True).output == b"42"
     assert sandbox.run(verifier.BUILD.encode(), b'#include "/etc/passwd"', verifier.COMPILING, build=True).code == 1
+
+
+def test_a_compiler_has_its_own_memory_however_little_programs_have():
+    with verifier.ProgramVerifier(Programs(memory=64), unsafe=True) as found:
+        assert found.sandbox.memory >= verifier.COMPILING.memory
+        taking = b"x = bytearray(100 << 20)"
+        assert found.sandbox.run(taking, b"", SHORT).code == 0
+        assert "MemoryError" in found.sandbox.run(taking, b"", replace(SHORT, memory=64 << 20)).errors
 
 
 def test_cpp_without_a_compiler_is_refused_before_any_work(monkeypatch, tmp_path):
