@@ -154,8 +154,11 @@ def pickled(value):
         ({"tests": ["assert f()"]}, "it should hold `messages`"),
         (livecodebench(private_test_cases="%%%"), "private_test_cases is neither JSON nor compressed tests"),
         (livecodebench(private_test_cases=packed([])[:-9]), "private_test_cases is (neither|cut off)"),
-        (livecodebench(private_test_cases=pickled(7)), "packs a int; it should be a JSON string"),
-        (livecodebench(private_test_cases=pickled(Harmful())), "names posix.system, and only a string may be"),
+        (livecodebench(private_test_cases=pickled(7)), "is no pickled string .it does BININT1, and only a string"),
+        (
+            livecodebench(private_test_cases=pickled(Harmful())),
+            "is no pickled string .it does STACK_GLOBAL, and only a string",
+        ),
         (livecodebench(public_test_cases="{}"), "public_test_cases is {}; it should be a list"),
         (
             livecodebench(public_test_cases='[{"input": "1", "output": "1", "testtype": "functional"}]'),
@@ -174,6 +177,23 @@ def test_a_row_that_cannot_be_judged_is_named_with_its_place(tmp_path, row, mess
         read(tmp_path, good, row)
     assert not Path("/tmp/harm").exists()
     assert len(read(tmp_path, good, row, limit=1)) == 1
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_tests_may_be_pickled_in_whatever_form_a_string_has(tmp_path, protocol):
+    for text in ("short", "é\n\\" * 1000):
+        data = pickle.dumps(json.dumps([{"input": text, "output": ""}], ensure_ascii=False), protocol)
+        row = livecodebench(private_test_cases=base64.b64encode(zlib.compress(data)).decode())
+        assert Suite.of(read(tmp_path, row)[0]).tests[1]["input"] == text
+
+
+@pytest.mark.parametrize(
+    "data", [b"\x8c\x02[]r\xff\xff\xff\x7f0.", b"\x8c\x02[]\x8c\x02[].", b".", b"\x8c\x02[]", b"", b"\x8c\xff["]
+)
+def test_what_a_pickle_says_beyond_one_string_is_not_done(tmp_path, data):
+    row = livecodebench(private_test_cases=base64.b64encode(zlib.compress(data)).decode())
+    with pytest.raises(DataError, match=r"private_test_cases is no pickled string .*use the files that LiveCodeBench"):
+        read(tmp_path, row)
 
 
 @pytest.mark.parametrize(
