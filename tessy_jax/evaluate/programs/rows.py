@@ -44,7 +44,9 @@ AROUND_STRINGS = ("PROTO", "FRAME", "MEMOIZE", "PUT", "BINPUT", "LONG_BINPUT", "
 """Operations of a pickle: those that give a string, and those that stand beside one."""
 LARGEST = 1 << 30
 """Bytes of the tests of one problem, decompressed."""
-CHECKERS = "standard, identical and floats"
+CHECKERS = "standard, identical, floats, floatsabs and floatsrel"
+ERRORS = {"default": "floats", "absolute": "floatsabs", "relative": "floatsrel"}
+"""What the checker floats says of error_mode, as a checker of its own."""
 OTHERS = ("archive", "grader", "interactive", "signature_grader", "generator")
 """Kinds of problems in init.yml that are not supported."""
 
@@ -309,12 +311,18 @@ def _folder(folder: Path) -> list[dict[str, Any]]:
 
 def _checker(said: Any, file: Path) -> str:
     name, arguments = (said.get("name"), said.get("args") or {}) if isinstance(said, dict) else (said or "standard", {})
-    digits = arguments.get("precision", 6) if isinstance(arguments, dict) else None
-    if name in ("floats", "floatsabs", "floatsrel") and isinstance(digits, int) and 0 <= digits <= 15:
-        return f"floats:{digits}"
-    if name in ("standard", "identical") and not arguments:
+    rest = dict(arguments) if isinstance(arguments, dict) else {"": arguments}
+    if name in ERRORS.values():
+        digits = rest.pop("precision", 6)
+        name = ERRORS.get(str(rest.pop("error_mode", "default"))) if name == "floats" else name
+        if name is not None and type(digits) is int and 0 <= digits <= 15 and not rest:
+            return f"{name}:{digits}"
+    elif name in ("standard", "identical") and not rest:
         return str(name)
-    raise DataError(f"{file} has the checker {said!r}; only {CHECKERS} are supported: leave this problem out")
+    raise DataError(
+        f"{file} has the checker {said!r}; only {CHECKERS} are supported, the last three with precision (0 to 15) "
+        "and floats with error_mode: leave this problem out"
+    )
 
 
 def _pair(case: Any, place: str) -> dict[str, Any]:

@@ -113,6 +113,24 @@ def test_a_row_of_ojbench_has_the_tests_of_its_folder(tmp_path):
     assert [test["checker"] for test in Suite.of(named).tests] == ["standard", "standard"]
 
 
+@pytest.mark.parametrize(
+    ("said", "checker"),
+    [
+        ("floats", "floats:6"),
+        ("floatsabs", "floatsabs:6"),
+        ("{name: floatsrel, args: {precision: 3}}", "floatsrel:3"),
+        ("{name: floats, args: {error_mode: absolute, precision: 3}}", "floatsabs:3"),
+        ("{name: floats, args: {error_mode: relative}}", "floatsrel:6"),
+        ("{name: floats, args: {error_mode: default}}", "floats:6"),
+        ("identical", "identical"),
+    ],
+)
+def test_a_checker_keeps_the_way_in_which_fractions_may_differ(tmp_path, said, checker):
+    folder_of_tests(tmp_path / "own", PLAIN + f"checker: {said}\n")
+    (problem,) = read(tmp_path, {"prompt": "p", "tests": "own"})
+    assert [test["checker"] for test in Suite.of(problem).tests] == [checker, checker]
+
+
 def test_published_rows_of_ojbench_are_read_and_missing_tests_are_named(tmp_path, shared):
     published = [json.loads(line) for line in (shared / "data" / "ojbench-examples.jsonl").read_text().splitlines()]
     with pytest.raises(DataError, match=r"rows.jsonl:1: .*loj-\d+/init.yml is missing"):
@@ -205,7 +223,18 @@ def test_what_a_pickle_says_beyond_one_string_is_not_done(tmp_path, data):
         ("test_cases: []", "test_cases is empty"),
         ("{", "cannot be read"),
         ("archive: a.zip\ntest_cases: []", "has archive, which is not supported"),
-        (PLAIN + "checker: bridged\n", "has the checker 'bridged'; only standard, identical and floats are supported"),
+        (
+            PLAIN + "checker: bridged\n",
+            "has the checker 'bridged'; only standard, identical, floats, floatsabs and floatsrel",
+        ),
+        (
+            PLAIN + "checker: {name: floats, args: {error_mode: other}}\n",
+            "has the checker .*'other'.*leave this problem out",
+        ),
+        (PLAIN + "checker: {name: floats, args: {eps: 3}}\n", "has the checker .*'eps'.*leave this problem out"),
+        (PLAIN + "checker: {name: floats, args: {precision: 16}}\n", "has the checker .*16.*leave this problem out"),
+        (PLAIN + "checker: {name: floatsabs, args: {error_mode: relative}}\n", "has the checker .*leave this problem out"),
+        (PLAIN + "checker: {name: standard, args: [1]}\n", "has the checker .*leave this problem out"),
     ],
 )
 def test_a_folder_that_cannot_be_used_is_named_with_its_row(tmp_path, init, message):
