@@ -200,7 +200,7 @@ class _Server:
         self.landlock, self.threads = int(ready["landlock"]), bool(start.settings["threads"])
         if not ready["seccomp"]:
             self.close()
-            raise ServerError("the kernel has no seccomp filters, without which programs may do too much")
+            raise ServerError("there are no seccomp filters; use x86_64 or aarch64, and a kernel with CONFIG_SECCOMP_FILTER")
 
     def run(self, request: dict[str, Any], program: bytes, given: bytes) -> Outcome:
         """See `Sandbox.run`."""

@@ -8,8 +8,8 @@ it started when the first process there ends; and mounts of its own, with a /tmp
 
     server ── first process of the namespace (waits, is out of reach) ── program ── what it starts
 
-Where there are none, seccomp lets it write to no file. It never lets a program start another, so that the processor time
-of one process is all that there is; builds, which are ours, may.
+Where there are none, seccomp lets a program write to no file. Nowhere does it let a program start another, so that the
+processor time of its one process is all that it takes; a build, which is ours, may start what it needs.
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ class Server:
     """settings: {"namespaces": whether programs get their own; "root": see `kernel.enter_root`, to make one first, or null;
     "outside": the user outside that programs are, or null; "user": whom a program becomes, or null; "processes": how many
     that user may have, threads included, or null where others count with it; "threads": whether programs may make any;
-    "cgroups": descriptors of the files to join them; "kills": that of the file
-    that counts who was ended for memory, or null; "readable": folders; "scratch": a folder for builds, or null}.
+    "cgroups": descriptors of the files to join them; "kills": that of the file that counts who was ended for memory, or
+    null; "readable": folders; "scratch": a folder for builds, or null}.
 
     A request: {"kind": "python" or "native", "program", "input": bytes, "task": see `runner.run`, "names": whether it gets
     those, "build": whether it is trusted to write where it may not otherwise, "cpu", "wall": seconds, "memory", "output",
@@ -139,13 +139,8 @@ class Server:
             os._exit(0)
         owner = self.settings["user"]
         whose = "" if owner is None else f",uid={owner},gid={owner}"
-        kernel.mount(
-            "tmp",
-            "/tmp",
-            "tmpfs",
-            kernel.NOSUID | kernel.NODEV,
-            f"mode=700,size={request['files']},nr_inodes={FILES}{whose}",
-        )
+        how = f"mode=700,size={request['files']},nr_inodes={FILES}{whose}"
+        kernel.mount("tmp", "/tmp", "tmpfs", kernel.NOSUID | kernel.NODEV, how)
         self._join()
         child = os.fork()
         if child == 0:
