@@ -164,6 +164,7 @@ def test_all_tests_together_have_a_limit_of_their_own(tmp_path):
         ("#include <vector>", "std::vector<int> v; while (true) v.resize(v.size() + 1000000);", "runtime_error"),
         ("int f(int n) { volatile int x = n; return n ? x + f(n - 1) : 0; }", "return f(1000000) & 0;", "wrong_answer"),
         ("", "this is not C++", "compile_error"),
+        ('const char loader[] __attribute__((section(".interp"), used)) = {1};', "", "runtime_error"),
     ],
 )
 def test_cpp_is_compiled_and_judged(tmp_path, before, body, why):
