@@ -95,13 +95,17 @@ def _group(parent: Path, limits: Sequence[tuple[str, str, int]], wanted: Sequenc
         folder.mkdir()
         group = Group([folder])
         try:
-            found = [_set(folder, names[:2], value) for *names, value in (*limits, *wanted)]
+            found = [_set(folder, names, value) for *names, value in limits]
+            for *names, value in wanted:
+                _set(folder, names, value)
             if found[0]:
                 group.joins.append(os.open(folder / "cgroup.procs", os.O_WRONLY))
                 for name in ("memory.events", "memory.oom_control"):
                     if group.kills is None and (folder / name).exists():
                         group.kills = os.open(folder / name, os.O_RDONLY)
-                group.counts_processes = (folder / "pids.max").exists()
+                group.counts_processes = any(
+                    took and name == "pids.max" for took, (name, *_) in zip(found, limits, strict=True)
+                )
                 return group
         except OSError:
             group.close()

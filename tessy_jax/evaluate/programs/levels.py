@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -15,8 +16,7 @@ BOX = Path(__file__).parent / "box"
 INSIDE = "/run/sandbox"
 """Where the folder of the fork server is in a root that others make."""
 PROCESSES = 64
-"""That a program may have at once, threads included, where control groups count what they use together; else it may make
-threads alone."""
+"""Threads that a program may have at once; processes and threads of a build."""
 CAPABILITIES = ("CAP_SYS_ADMIN", "CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP")
 DEVICES = ("null", "zero", "full", "random", "urandom")
 ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "PYTHONHASHSEED": "0", "HOME": "/tmp"}
@@ -88,18 +88,25 @@ def _python() -> list[str]:
 
 
 def _settings(place: Place, *, apart: bool, user: int | None, **more: Any) -> dict[str, Any]:
+    counts = user is not None or (apart and _counts_by_namespace())
     return {
         "namespaces": apart,
         "root": None,
         "outside": None,
         "user": user,
-        "processes": PROCESSES if apart and place.counted else 0,
+        "processes": PROCESSES if counts else None,
+        "threads": counts or place.counted,
         "cgroups": place.groups,
         "kills": place.kills,
         "readable": ["/"],
         "scratch": place.scratch,
         **more,
     }
+
+
+def _counts_by_namespace() -> bool:
+    """Whether a limit of processes is for those of a user in one user namespace, rather than for all that the user has."""
+    return tuple(int(part) for part in re.findall("[0-9]+", os.uname().release)[:2]) >= (5, 14)
 
 
 def _own(place: Place) -> Start:

@@ -65,8 +65,8 @@ class ServerError(Exception):
 class Sandbox:
     """Runs programs; a context manager. level: the strongest that there is, or that of this name.
 
-    memory: bytes that a program and all that it starts may have together, where control groups can be had. workers:
-    programs at once. unsafe: whether the weakest level will do.
+    memory: bytes that a build and all that it starts may have together, where control groups can be had; a program has no
+    more than its own limit. workers: programs at once. unsafe: whether the weakest level will do.
 
     Raises:
         ConfigError: there is no level, or none but the weakest; names the remedy.
@@ -115,9 +115,12 @@ class Sandbox:
     def describes(self) -> str:
         """The level in use, in words."""
         known = self._first
-        parts = [self.level.says, f"seccomp {'on' if known.seccomp else 'missing'}"]
-        parts.append(f"Landlock {known.landlock}" if known.landlock else "Landlock missing")
-        parts.append("control groups" if known.group else "no control groups, so that a program may start no other")
+        parts = [self.level.says, "seccomp on"]
+        seen = "" if self.level.apart else ", so that programs can read what files they find, expected outputs among them"
+        parts.append(f"Landlock {known.landlock}" if known.landlock else f"Landlock missing{seen}")
+        parts.append("control groups" if known.group else "no control groups")
+        if not known.threads:
+            parts.append("no threads, which nothing would limit")
         return f"{self.level.name} ({', '.join(parts)})"
 
     def run(
@@ -194,10 +197,10 @@ class _Server:
         except ServerError:
             self.close()
             raise
-        self.seccomp, self.landlock = bool(ready["seccomp"]), int(ready["landlock"])
-        if not level.apart and not self.seccomp:
+        self.landlock, self.threads = int(ready["landlock"]), bool(start.settings["threads"])
+        if not ready["seccomp"]:
             self.close()
-            raise ServerError("the kernel has no seccomp filters, without which a plain process keeps nothing apart")
+            raise ServerError("there are no seccomp filters; use x86_64 or aarch64, and a kernel with CONFIG_SECCOMP_FILTER")
 
     def run(self, request: dict[str, Any], program: bytes, given: bytes) -> Outcome:
         """See `Sandbox.run`."""

@@ -54,7 +54,8 @@ class ProgramVerifier:
 
     def __init__(self, settings: Programs, *, unsafe: bool = False, level: str | None = None) -> None:
         self.settings = settings
-        self.sandbox = Sandbox(settings.memory * MIB, processors(), unsafe=unsafe or settings.unsafe, level=level)
+        memory = max(settings.memory * MIB, COMPILING.memory)
+        self.sandbox = Sandbox(memory, processors(), unsafe=unsafe or settings.unsafe, level=level)
 
     def __enter__(self) -> Self:
         return self
@@ -174,7 +175,7 @@ def _compared(test: dict[str, Any], output: bytes, token: str) -> dict[str, bool
             if "expression" in test:
                 return dict.fromkeys(NEVER, bool(value == _value(test["output"])))
             return {"strict": strict_value(value, test["output"]), "compat": compat_value(value, test["output"])}
-        except (ValueError, TypeError, LookupError, RecursionError):  # it is not what the runner writes
+        except (ValueError, TypeError, LookupError, ArithmeticError, RecursionError):  # it is not what the runner writes
             return NEVER
     file = test.get("output_file")
     expected = test["output"] if file is None else Path(file).read_bytes().decode("utf-8", "replace")

@@ -44,6 +44,11 @@ def test_a_tests_own_checker_decides_for_strict():
     assert not strict("111", "100", "floats:1")
     assert strict("10.04", "10", "floats:1")
     assert not strict("10.04", "10")
+    assert strict("1000.5", "1000", "floats:3")
+    assert strict("1000.5", "1000", "floatsrel:3")
+    assert not strict("1000.5", "1000", "floatsabs:3")
+    assert strict("0.0005", "0.0001", "floatsabs:3")
+    assert not strict("0.0005", "0.0001", "floatsrel:3")
     assert strict("a\n", "a\n", "identical")
     assert not strict("a", "a\n", "identical")
 
@@ -62,6 +67,11 @@ def test_a_tests_own_checker_decides_for_strict():
         (0.1 + 0.2, 0.3, True, False),
         (float("nan"), 1.0, False, False),
         (float("inf"), float("inf"), True, True),
+        (3.0, float("inf"), False, False),
+        (float("-inf"), float("inf"), False, False),
+        (float("inf"), 1.0, False, False),
+        (10**400, 1.0, False, False),
+        (10**400, float("inf"), False, False),
         ("a", "a", True, True),
         ("1", 1, False, False),
         (None, None, True, True),

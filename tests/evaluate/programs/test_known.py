@@ -91,6 +91,10 @@ def functional(function, *cases):
     return {**about, "public_test_cases": json.dumps(tests), "private_test_cases": "[]"}
 
 
+def test_a_whole_number_beyond_all_fractions_is_a_wrong_answer(judge):
+    assert judge(functional("f", ("1", "0.5")), "def f(x):\n    return 10**400").why == "wrong_answer"
+
+
 CALLED = functional("twice", ("[1, 2]", "[1, 2, 1, 2]"), ("[]", "[]"))
 
 
@@ -160,6 +164,7 @@ def test_all_tests_together_have_a_limit_of_their_own(tmp_path):
         ("#include <vector>", "std::vector<int> v; while (true) v.resize(v.size() + 1000000);", "runtime_error"),
         ("int f(int n) { volatile int x = n; return n ? x + f(n - 1) : 0; }", "return f(1000000) & 0;", "wrong_answer"),
         ("", "this is not C++", "compile_error"),
+        ('const char loader[] __attribute__((section(".interp"), used)) = {1};', "", "runtime_error"),
     ],
 )
 def test_cpp_is_compiled_and_judged(tmp_path, before, body, why):

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -17,6 +18,7 @@ import tessy_jax
 from tessy_jax.arguments import parser
 from tessy_jax.cli import benches
 from tessy_jax.config.evaluation import Task
+from tessy_jax.config.programs import Programs
 from tessy_jax.errors import ConfigError
 from tessy_jax.evaluate.programs import cgroups, pool, verifier
 from tessy_jax.evaluate.programs.box.seccomp import ARCHITECTURES, Filter
@@ -99,6 +101,18 @@ def test_a_level_that_starts_but_runs_no_program_is_passed_over(monkeypatch):
         Sandbox(MEMORY, 1)
 
 
+@pytest.mark.parametrize("level", [level.name for level in LEVELS if level.missing() is None])
+def test_without_filters_of_calls_no_level_is_taken(monkeypatch, level):
+    monkeypatch.setattr(pool._Server, "_reply", lambda *_: {"ready": True, "seccomp": False, "landlock": 0})
+    with pytest.raises(ConfigError, match=f"{level}: there are no seccomp filters; use x86_64"):
+        Sandbox(MEMORY, 1, unsafe=True, level=level)
+
+
+def test_a_plain_process_without_landlock_says_what_programs_can_read(monkeypatch):
+    with Sandbox(MEMORY, 1, unsafe=True, level="process") as found:
+        assert ("expected outputs among them" in found.describes) == ("Landlock missing" in found.describes)
+
+
 def test_a_server_that_dies_is_replaced_and_the_program_is_run_again(sandbox):
     for child in psutil.Process().children():
         if "-S -s -P -B" in " ".join(child.cmdline()):
@@ -143,6 +157,14 @@ def test_cpp_is_built_and_run_at_every_level(sandbox):
     assert built.code == 0, built.errors
     assert sandbox.run(built.output, b"21", SHORT, native=True).output == b"42"
     assert sandbox.run(verifier.BUILD.encode(), b'#include "/etc/passwd"', verifier.COMPILING, build=True).code == 1
+
+
+def test_a_compiler_has_its_own_memory_however_little_programs_have():
+    with verifier.ProgramVerifier(Programs(memory=64), unsafe=True) as found:
+        assert found.sandbox.memory >= verifier.COMPILING.memory
+        taking = b"x = bytearray(100 << 20)"
+        assert found.sandbox.run(taking, b"", SHORT).code == 0
+        assert "MemoryError" in found.sandbox.run(taking, b"", replace(SHORT, memory=64 << 20)).errors
 
 
 def test_cpp_without_a_compiler_is_refused_before_any_work(monkeypatch, tmp_path):
@@ -269,6 +291,9 @@ def test_a_user_without_privileges_has_the_same(level):
         "import os\nfor n in range(2, 999):\n    try: n == os.getpid() or os.kill(n, 9)\n    except OSError: pass\nprint(1)",
         "try: print(open('/etc/passwd').read())\nexcept OSError: print('none')",
         "import socket\ntry: socket.socket()\nexcept OSError: print('none')",
+        "import os, threading, time\nthreading.stack_size(1 << 15)\nmade = 0\ntry:\n"
+        "    for made in range(500): threading.Thread(target=time.sleep, args=(99,)).start()\n"
+        "except RuntimeError: print(made <= 64, flush=True)\nos._exit(0)",
         "print(input())",
     ]
     found = subprocess.run(
@@ -286,5 +311,5 @@ def test_a_user_without_privileges_has_the_same(level):
         pytest.skip(found.stderr.strip().splitlines()[-1])
     outcomes = [json.loads(line) for line in found.stdout.splitlines()]
     assert len(outcomes) == len(programs), found.stderr
-    assert [output for _, output in outcomes] == ["x\n", "", "1\n", "none\n", "none\n", "x\n"]
+    assert [output for _, output in outcomes] == ["x\n", "", "1\n", "none\n", "none\n", "True\n", "x\n"]
     assert outcomes[1][0] in ("timeout", "memory")

@@ -113,6 +113,24 @@ def test_a_row_of_ojbench_has_the_tests_of_its_folder(tmp_path):
     assert [test["checker"] for test in Suite.of(named).tests] == ["standard", "standard"]
 
 
+@pytest.mark.parametrize(
+    ("said", "checker"),
+    [
+        ("floats", "floats:6"),
+        ("floatsabs", "floatsabs:6"),
+        ("{name: floatsrel, args: {precision: 3}}", "floatsrel:3"),
+        ("{name: floats, args: {error_mode: absolute, precision: 3}}", "floatsabs:3"),
+        ("{name: floats, args: {error_mode: relative}}", "floatsrel:6"),
+        ("{name: floats, args: {error_mode: default}}", "floats:6"),
+        ("identical", "identical"),
+    ],
+)
+def test_a_checker_keeps_the_way_in_which_fractions_may_differ(tmp_path, said, checker):
+    folder_of_tests(tmp_path / "own", PLAIN + f"checker: {said}\n")
+    (problem,) = read(tmp_path, {"prompt": "p", "tests": "own"})
+    assert [test["checker"] for test in Suite.of(problem).tests] == [checker, checker]
+
+
 def test_published_rows_of_ojbench_are_read_and_missing_tests_are_named(tmp_path, shared):
     published = [json.loads(line) for line in (shared / "data" / "ojbench-examples.jsonl").read_text().splitlines()]
     with pytest.raises(DataError, match=r"rows.jsonl:1: .*loj-\d+/init.yml is missing"):
@@ -154,8 +172,11 @@ def pickled(value):
         ({"tests": ["assert f()"]}, "it should hold `messages`"),
         (livecodebench(private_test_cases="%%%"), "private_test_cases is neither JSON nor compressed tests"),
         (livecodebench(private_test_cases=packed([])[:-9]), "private_test_cases is (neither|cut off)"),
-        (livecodebench(private_test_cases=pickled(7)), "packs a int; it should be a JSON string"),
-        (livecodebench(private_test_cases=pickled(Harmful())), "names posix.system, and only a string may be"),
+        (livecodebench(private_test_cases=pickled(7)), "is no pickled string .it does BININT1, and only a string"),
+        (
+            livecodebench(private_test_cases=pickled(Harmful())),
+            "is no pickled string .it does STACK_GLOBAL, and only a string",
+        ),
         (livecodebench(public_test_cases="{}"), "public_test_cases is {}; it should be a list"),
         (
             livecodebench(public_test_cases='[{"input": "1", "output": "1", "testtype": "functional"}]'),
@@ -176,6 +197,23 @@ def test_a_row_that_cannot_be_judged_is_named_with_its_place(tmp_path, row, mess
     assert len(read(tmp_path, good, row, limit=1)) == 1
 
 
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_tests_may_be_pickled_in_whatever_form_a_string_has(tmp_path, protocol):
+    for text in ("short", "é\n\\" * 1000):
+        data = pickle.dumps(json.dumps([{"input": text, "output": ""}], ensure_ascii=False), protocol)
+        row = livecodebench(private_test_cases=base64.b64encode(zlib.compress(data)).decode())
+        assert Suite.of(read(tmp_path, row)[0]).tests[1]["input"] == text
+
+
+@pytest.mark.parametrize(
+    "data", [b"\x8c\x02[]r\xff\xff\xff\x7f0.", b"\x8c\x02[]\x8c\x02[].", b".", b"\x8c\x02[]", b"", b"\x8c\xff["]
+)
+def test_what_a_pickle_says_beyond_one_string_is_not_done(tmp_path, data):
+    row = livecodebench(private_test_cases=base64.b64encode(zlib.compress(data)).decode())
+    with pytest.raises(DataError, match=r"private_test_cases is no pickled string .*use the files that LiveCodeBench"):
+        read(tmp_path, row)
+
+
 @pytest.mark.parametrize(
     ("init", "message"),
     [
@@ -185,7 +223,18 @@ def test_a_row_that_cannot_be_judged_is_named_with_its_place(tmp_path, row, mess
         ("test_cases: []", "test_cases is empty"),
         ("{", "cannot be read"),
         ("archive: a.zip\ntest_cases: []", "has archive, which is not supported"),
-        (PLAIN + "checker: bridged\n", "has the checker 'bridged'; only standard, identical and floats are supported"),
+        (
+            PLAIN + "checker: bridged\n",
+            "has the checker 'bridged'; only standard, identical, floats, floatsabs and floatsrel",
+        ),
+        (
+            PLAIN + "checker: {name: floats, args: {error_mode: other}}\n",
+            "has the checker .*'other'.*leave this problem out",
+        ),
+        (PLAIN + "checker: {name: floats, args: {eps: 3}}\n", "has the checker .*'eps'.*leave this problem out"),
+        (PLAIN + "checker: {name: floats, args: {precision: 16}}\n", "has the checker .*16.*leave this problem out"),
+        (PLAIN + "checker: {name: floatsabs, args: {error_mode: relative}}\n", "has the checker .*leave this problem out"),
+        (PLAIN + "checker: {name: standard, args: [1]}\n", "has the checker .*leave this problem out"),
     ],
 )
 def test_a_folder_that_cannot_be_used_is_named_with_its_row(tmp_path, init, message):

@@ -22,7 +22,7 @@ HARMFUL = {
     "clock_settime": (227, 112), "clock_adjtime": (305, 266), "adjtimex": (159, 171), "sethostname": (170, 161),
     "setdomainname": (171, 162), "syslog": (103, 116), "vhangup": (153, 58), "personality": (135, 92),
     "move_pages": (279, 239), "migrate_pages": (256, 238), "iopl": (172, -1), "ioperm": (173, -1), "socket": (41, 198),
-    "memfd_create": (319, 279), "memfd_secret": (447, 447), "mq_open": (240, 180),
+    "bind": (49, 200), "connect": (42, 203), "memfd_create": (319, 279), "memfd_secret": (447, 447), "mq_open": (240, 180),
     "shmget": (29, 194), "semget": (64, 190), "msgget": (68, 186),
 }  # fmt: skip
 WRITING = {
@@ -35,12 +35,16 @@ WRITING = {
     "fsetxattr": (190, 7), "removexattr": (197, 14), "lremovexattr": (198, 15), "fremovexattr": (199, 16),
 }  # fmt: skip
 FORKING = {"fork": (57, -1), "vfork": (58, -1)}
-SIGNALLING = {
+REACHING = {
     "rt_sigqueueinfo": (129, 138), "rt_tgsigqueueinfo": (297, 240), "pidfd_open": (434, 434),
-    "pidfd_send_signal": (424, 424),
+    "pidfd_send_signal": (424, 424), "sched_setaffinity": (203, 122), "sched_setparam": (142, 118),
+    "sched_setscheduler": (144, 119), "sched_setattr": (314, 274), "setpriority": (141, 140), "ioprio_set": (251, 30),
 }  # fmt: skip
+"""Calls that signal other processes, or slow them down."""
+OWNERS = {"fcntl": ((72, 25), (8, 15)), "ioctl": ((16, 29), (0x8901, 0x8902))}
+"""Calls whose second argument may be to name who is signalled about a file: F_SETOWN, F_SETOWN_EX, FIOSETOWN, SIOCSPGRP."""
 CLONE, CLONE3, OPENAT2, PRLIMIT = (56, 220), (435, 435), (437, 437), (302, 261)
-OPEN, OPENAT = (2, -1), (257, 56)
+OPEN, OPENAT, SOCKETPAIR = (2, -1), (257, 56), (53, 199)
 KILL, TKILL, TGKILL = (62, 129), (200, 130), (234, 131)
 ARCHITECTURES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
 
@@ -48,6 +52,8 @@ EPERM, EROFS, ENOSYS = 1, 30, 38
 NAMESPACES, THREAD = 0x7E020080, 0x10000
 FOR_WRITING = 0o1 | 0o2 | 0o100 | 0o1000 | 0o20000000
 """O_WRONLY, O_RDWR, O_CREAT, O_TRUNC and that of O_TMPFILE."""
+DATAGRAMS = 2
+"""A bit of SOCK_DGRAM and SOCK_RAW alone: either end of such a pair may send to whom it likes."""
 ALLOW, ERRNO, KILL_PROCESS = 0x7FFF0000, 0x00050000, 0x80000000
 LOAD, EQUAL, AT_LEAST, ANY_BIT, RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
 
@@ -55,11 +61,11 @@ LOAD, EQUAL, AT_LEAST, ANY_BIT, RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
 class Filter:
     """A filter for this architecture; `install` puts the process under it for good.
 
-    alone: the process can make threads, but no processes, and can signal nobody but itself (pid). read_only: it can open
-    nothing for writing, nor change what files there are.
+    alone: the process can start no other, and can signal nobody but itself (pid). threads: it can still make these.
+    read_only: it can open nothing for writing, nor change what files there are.
     """
 
-    def __init__(self, *, alone: bool, read_only: bool, pid: int = 0) -> None:
+    def __init__(self, *, alone: bool, read_only: bool, threads: bool = True, pid: int = 0) -> None:
         self.column, architecture = ARCHITECTURES[platform.machine()]
         self.code: list[bytes] = []
         self._add(LOAD, 4)
@@ -72,10 +78,13 @@ class Filter:
             self._refuse(numbers, EPERM)
         self._refuse(CLONE3, ENOSYS)  # its flags are out of reach; the C library then uses clone
         self._look(CLONE, 0, [(ANY_BIT, NAMESPACES, EPERM)])
+        self._look(SOCKETPAIR, 1, [(ANY_BIT, DATAGRAMS, EPERM)])
         if alone:
-            for numbers in (*FORKING.values(), *SIGNALLING.values()):
+            for numbers in (*FORKING.values(), *REACHING.values()):
                 self._refuse(numbers, EPERM)
-            self._only(CLONE, 0, ANY_BIT, THREAD)
+            self._only(CLONE, 0, ANY_BIT, THREAD if threads else 0)
+            for call, commands in OWNERS.values():
+                self._look(call, 1, [(EQUAL, command, EPERM) for command in commands])
             for numbers in (KILL, TKILL, TGKILL):
                 self._only(numbers, 0, EQUAL, pid)
             self._only(PRLIMIT, 0, EQUAL, 0)

@@ -8,7 +8,8 @@ it started when the first process there ends; and mounts of its own, with a /tmp
 
     server ── first process of the namespace (waits, is out of reach) ── program ── what it starts
 
-Where there are none, seccomp lets a program start nothing and write to no file.
+Where there are none, seccomp lets a program write to no file. Nowhere does it let a program start another, so that the
+processor time of its one process is all that it takes; a build, which is ours, may start what it needs.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from .seccomp import Filter
 STDERR = 4096
 """Bytes of standard error that are kept, of its end."""
 PIECE = 1 << 16
-OPEN_FILES = 128
+FILES, OPEN_FILES = 4096, 128
 STACK = 1 << 26
 """Bytes for the stack of a Python program; one of C++ may use all its memory for that."""
 GRACE = 0.02
@@ -61,9 +62,10 @@ class Watched:
 
 class Server:
     """settings: {"namespaces": whether programs get their own; "root": see `kernel.enter_root`, to make one first, or null;
-    "outside": the user outside that programs are, or null; "user": whom a program becomes, or null; "processes": how many a
-    program may have, 0 if it may start none; "cgroups": descriptors of the files to join them; "kills": that of the file
-    that counts who was ended for memory, or null; "readable": folders; "scratch": a folder for builds, or null}.
+    "outside": the user outside that programs are, or null; "user": whom a program becomes, or null; "processes": how many
+    that user may have, threads included, or null where others count with it; "threads": whether programs may make any;
+    "cgroups": descriptors of the files to join them; "kills": that of the file that counts who was ended for memory, or
+    null; "readable": folders; "scratch": a folder for builds, or null}.
 
     A request: {"kind": "python" or "native", "program", "input": bytes, "task": see `runner.run`, "names": whether it gets
     those, "build": whether it is trusted to write where it may not otherwise, "cpu", "wall": seconds, "memory", "output",
@@ -137,7 +139,8 @@ class Server:
             os._exit(0)
         owner = self.settings["user"]
         whose = "" if owner is None else f",uid={owner},gid={owner}"
-        kernel.mount("tmp", "/tmp", "tmpfs", kernel.NOSUID | kernel.NODEV, f"mode=700,size={request['files']}{whose}")
+        how = f"mode=700,size={request['files']},nr_inodes={FILES}{whose}"
+        kernel.mount("tmp", "/tmp", "tmpfs", kernel.NOSUID | kernel.NODEV, how)
         self._join()
         child = os.fork()
         if child == 0:
@@ -172,11 +175,16 @@ class Server:
         if native:
             for number in (signal.SIGPIPE, signal.SIGXFSZ):
                 signal.signal(number, signal.SIG_DFL)
-        if self.seccomp:
-            free = build or self.settings["processes"] > 0
-            Filter(alone=not free, read_only=not apart and not build, pid=os.getpid()).install()
+        read_only, threads = not apart and not build, self.settings["threads"]
+        Filter(alone=not build, read_only=read_only, threads=threads, pid=os.getpid()).install()
         if native:
-            os.execve(FAILED + 1, ["program"], {"PATH": "/usr/bin:/bin", "HOME": "/tmp"})
+            if not os.fstat(FAILED + 1).st_mode & stat.S_IXUSR:
+                raise OSError("no file in memory may be executed here; set sysctl vm.memfd_noexec to 0")
+            try:
+                os.execve(FAILED + 1, ["program"], {"PATH": "/usr/bin:/bin", "HOME": "/tmp"})
+            except OSError as error:  # no sound executable: that is the program's doing
+                os.write(2, f"{error}\n".encode())
+                os._exit(126)
         given = self.names if request["names"] else {}
         runner.run(program.decode("utf-8", "surrogateescape"), request["task"], given, nothing, self._begun)
 
@@ -261,7 +269,7 @@ class Server:
         """Ends a program and all that it started."""
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-        if self.settings["namespaces"] or (self.seccomp and not build):
+        if self.settings["namespaces"] or not build:
             return
         while others := _descendants(os.getpid()) - {pid}:
             for other in others:
@@ -320,7 +328,7 @@ def _only_files(*files: int) -> None:
     os.closerange(len(files), 1 << 16)
 
 
-def _limits(request: dict[str, Any], native: bool, processes: int) -> None:
+def _limits(request: dict[str, Any], native: bool, processes: int | None) -> None:
     memory = request["memory"]
     cpu = math.ceil(request["cpu"])
     wanted = {
@@ -332,7 +340,7 @@ def _limits(request: dict[str, Any], native: bool, processes: int) -> None:
         resource.RLIMIT_CORE: (0, 0),
         resource.RLIMIT_MSGQUEUE: (0, 0),
     }
-    if processes:
+    if processes is not None:
         wanted[resource.RLIMIT_NPROC] = (processes, processes)
     for limit, (soft, hard) in wanted.items():
         most = resource.getrlimit(limit)[1]
