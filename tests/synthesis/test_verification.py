@@ -17,6 +17,7 @@ from tessy_jax.cli import main
 from tessy_jax.config import Comparison, Predictors, Synthesize, read
 from tessy_jax.config.evaluation import Evaluate
 from tessy_jax.errors import ConfigError, DataError
+from tessy_jax.evaluate.job import BENCHES
 from tessy_jax.evaluate.verification import judges
 from tessy_jax.mini import evaluation as mini
 from tessy_jax.mini.tasks import item_of, items
@@ -172,10 +173,8 @@ def test_a_prompt_without_a_right_answer_is_named_before_any_work_or_recorded(
     lines = [{"prompt": "a?", "answer": "1", "solution": "1"}, row]
     (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     monkeypatch.setattr("tessy_jax.synthesis.job.Cast", broken)
-    from tessy_jax.cli import benches
-
     with pytest.raises(DataError, match=says):
-        synthesize(config, judges=judges(benches()))
+        synthesize(config, judges=judges({**BENCHES, **mini.BENCHES}))
     assert not (tmp_path / "run").exists()
 
 
