@@ -79,8 +79,7 @@ def summarize(output: str, cells: Sequence[Cell], baseline: str | None = None) -
         "variants": {name: _spread(one["measures"] for one in everything if one["variant"] == name) for name in variants},
         "costs": {
             name: _mean_cost([one["cost"] for one in found if one["variant"] == name])
-            for name in variants
-            if name != UNTOUCHED
+            for name in dict.fromkeys(one["variant"] for one in found)
         },
         "against": {name: differences(everything, name) for name in names},
         "jobs": everything,
@@ -181,9 +180,12 @@ def _cell(measure: Mapping[str, Any] | None) -> str:
 
 
 def _of_cell(output: str, cell: Cell) -> dict[str, Any]:
-    folder = round_folder(within(output, cell.place), cell.config.rounds)
-    data, training = (RunReader(within(folder, name)).summary() or {} for name in (DATA, TRAINING))
-    rounds = [within(round_folder(within(output, cell.place), number), DATA) for number in range(1, cell.config.rounds + 1)]
+    place = within(output, cell.place)
+    folders = [round_folder(place, number) for number in range(1, cell.config.rounds + 1)]
+    rounds = [RunReader(within(folder, DATA)).summary() or {} for folder in folders]
+    folder, data = folders[-1], rounds[-1]
+    training = RunReader(within(folder, TRAINING)).summary() or {}
+    stages = {stage["name"]: stage["seconds"] for stage in (RunReader(place).summary() or {}).get("stages", [])}
     kept = {name: data["run"][f"tokens_{name}"] for name in ("student", "teacher")}
     return {
         "variant": cell.variant,
@@ -195,34 +197,29 @@ def _of_cell(output: str, cell: Cell) -> dict[str, Any]:
         },
         "responses": data["run"]["responses"],
         "discarded_share": data["discarded_share"],
-        "cost": cost_of([RunReader(place).summary() or {} for place in rounds], within(output, cell.place)),
+        "cost": cost_of(rounds, stages),
         "loss": training["loss"],
-        "seconds": {
-            stage["name"]: stage["seconds"]
-            for stage in (RunReader(within(output, cell.place)).summary() or {}).get("stages", [])
-        },
+        "seconds": stages,
     }
 
 
-def cost_of(rounds: Sequence[Mapping[str, Any]], place: str) -> dict[str, Any]:
+def cost_of(rounds: Sequence[Mapping[str, Any]], stages: Mapping[str, float]) -> dict[str, Any]:
     """What a job took, all rounds and all passes of the recipe together: tokens generated, by writer, and those of them that
     were discarded or are of failed attempts; and seconds. Of a synthesis that was interrupted, its last start counts.
 
-    rounds: summaries of each round's synthesis. place: the job's run folder."""
+    rounds: summaries of each round's synthesis. stages: seconds by name; the evaluation before belongs to all variants."""
     parts = [*rounds]
     # what was only chosen has the measures of the first pass itself
     parts += [data["first_pass"] for data in rounds if "first_pass" in data and not data.get("chosen")]
-    stages = {stage["name"]: stage["seconds"] for stage in (RunReader(place).summary() or {}).get("stages", [])}
-    stages.pop(BEFORE, None)  # the first variant's alone
 
     def seconds(kind: str) -> float:
-        return sum(value for name, value in stages.items() if name.endswith(kind))
+        return sum(value for name, value in stages.items() if name.endswith(kind) and name != BEFORE)
 
     return {
         "generated": {name: sum(part["generated_tokens"].get(name, 0) for part in parts) for name in ("student", "teacher")},
         "discarded": sum(sum(part["discarded_tokens"].values()) for part in parts),
         "failed": sum(sum(part["failed_tokens"].values()) for part in parts),
-        "seconds": {"data": seconds(": synthesis"), "training": seconds(": training"), "all": sum(stages.values())},
+        "seconds": {"data": seconds(": synthesis"), "training": seconds(": training"), "all": seconds("")},
     }
 
 

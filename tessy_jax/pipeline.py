@@ -38,7 +38,7 @@ from tessy_jax.report.runs import run_page
 from tessy_jax.sharding import Layout
 from tessy_jax.store import RunReader, RunStore
 from tessy_jax.store.files import local, within
-from tessy_jax.store.opening import opened, reader_of
+from tessy_jax.store.opening import finished, opened, reader_of
 from tessy_jax.synthesis import passes
 from tessy_jax.synthesis.cast import Cast, voice
 from tessy_jax.synthesis.contamination import Question, questions
@@ -236,18 +236,23 @@ class _Job:
 
     def _along(self, number: int, folder: str, trained: str) -> None:
         """Evaluates the student as it was after epochs of a training, from checkpoints."""
+        if not self.config.evaluation.every:
+            return
         summary = once(lambda: RunReader(trained).summary() or {})
         for epoch, step in summary.get("epoch_ends", {}).items():
-            place, copy = within(folder, f"{EPOCHS}/{int(epoch):03}"), within(trained, f"epoch-{int(epoch):03}")
-            if not self.config.evaluation.every or step == summary["steps"]:
-                continue
-            if not _is_over(place):
-                self.student = None
-                if once(lambda copy=copy: not Path(copy).exists()):  # type: ignore[misc]
-                    export_model(trained, Path(copy), step)
-                self._evaluation(f"round {number}: evaluation after epoch {epoch}", place, copy)
-                self.student = None
-            once(lambda copy=copy: shutil.rmtree(copy, ignore_errors=True))  # type: ignore[misc]
+            if step < summary["steps"]:
+                self._after(f"round {number}: evaluation after epoch {epoch}", folder, trained, int(epoch), step)
+
+    def _after(self, name: str, folder: str, trained: str, epoch: int, step: int) -> None:
+        """Evaluates the student of one checkpoint, which stands in the training's folder meanwhile."""
+        place, copy = within(folder, f"{EPOCHS}/{epoch:03}"), Path(within(trained, f"epoch-{epoch:03}"))
+        if not _is_over(place):
+            self.student = None
+            if once(lambda: not copy.exists()):
+                export_model(trained, copy, step)
+            self._evaluation(name, place, str(copy))
+            self.student = None
+        once(lambda: shutil.rmtree(copy, ignore_errors=True))
 
     def _training(self, number: int, folder: str, model: str) -> Train:
         config = self.config
@@ -307,8 +312,8 @@ def round_folder(output: str, number: int) -> str:
 
 
 def _is_over(output: str) -> bool:
-    """Whether a synthesis or an evaluation has come to its end: its summary is the last thing that it writes."""
-    return _holds(output, "summary.json")
+    """Whether a synthesis or an evaluation has come to its end."""
+    return once(lambda: finished(output) is not None)
 
 
 def _holds(output: str, name: str) -> bool:

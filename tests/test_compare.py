@@ -10,7 +10,6 @@ from tessy_jax import cli
 from tessy_jax.compare import cost_of, differences, table, tables
 from tessy_jax.config import Comparison, read
 from tessy_jax.errors import ConfigError
-from tessy_jax.store import RunStore
 from tests import several
 from tests.conftest import ROOT
 from tests.small_job import job
@@ -119,7 +118,7 @@ def test_differences_that_rounding_alone_makes_unlike_are_alike():
 
 
 @pytest.mark.parametrize("chosen", [False, True])
-def test_what_data_cost_is_that_of_all_passes_and_of_what_was_only_chosen_that_of_one(tmp_path, chosen):
+def test_what_data_cost_is_that_of_all_passes_and_of_what_was_only_chosen_that_of_one(chosen):
     first = {
         "generated_tokens": {"teacher": 50},
         "discarded_tokens": {"teacher": 0},
@@ -133,14 +132,11 @@ def test_what_data_cost_is_that_of_all_passes_and_of_what_was_only_chosen_that_o
     data = {**first, "first_pass": first, "chosen": True} if chosen else {**own, "first_pass": first}
     stages = {"before": 5.0, "round 1: synthesis": 2.0, "round 1: training": 3.0, "round 1: evaluation": 4.0}
     stages["round 2: synthesis"] = 1.0
-    with RunStore(str(tmp_path / "job")) as store:
-        store.save_config("x")
-        store.save_summary({"stages": [{"name": name, "seconds": value} for name, value in stages.items()]})
-    found = cost_of([data], str(tmp_path / "job"))
+    found = cost_of([data], stages)
     assert found["generated"] == {"student": 0 if chosen else 30, "teacher": 50}
     assert (found["discarded"], found["failed"]) == ((0, 7) if chosen else (2, 8))
     assert found["seconds"] == {"data": 3.0, "training": 3.0, "all": 10.0}
-    assert cost_of([data, data], str(tmp_path / "job"))["generated"] == {"student": 0 if chosen else 60, "teacher": 100}
+    assert cost_of([data, data], stages)["generated"] == {"student": 0 if chosen else 60, "teacher": 100}
 
 
 @pytest.mark.slow

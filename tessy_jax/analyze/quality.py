@@ -14,7 +14,7 @@ from tessy_jax.config.programs import Programs
 from tessy_jax.errors import ConfigError, DataError
 from tessy_jax.evaluate.job import verdict
 from tessy_jax.evaluate.pass_at_k import Count, pass_at_1
-from tessy_jax.evaluate.tasks import Bench, Problem, table_problems
+from tessy_jax.evaluate.tasks import Bench, Problem
 from tessy_jax.mini.tasks import item_of
 from tessy_jax.records import Row
 
@@ -37,7 +37,7 @@ def judges(quality: Quality, benches: Mapping[str, Bench]) -> Iterator[Callable[
     with benches[quality.verifier].verifier(Programs()) as verifier:
 
         def of(source: Source) -> Judge:
-            known = {} if quality.verifier == "mini" else _problems(source, quality)
+            known = {} if quality.verifier == "mini" else _problems(source, quality, benches[quality.verifier])
 
             def judge(row: Row) -> bool:
                 problem = _item(source, row) if quality.verifier == "mini" else known.get(row.prompt_id)
@@ -53,12 +53,12 @@ def judges(quality: Quality, benches: Mapping[str, Bench]) -> Iterator[Callable[
         yield of
 
 
-def _problems(source: Source, quality: Quality) -> dict[str, Problem]:
+def _problems(source: Source, quality: Quality, bench: Bench) -> dict[str, Problem]:
     """By prompt id."""
     prompts = source.prompts
-    named: dict[str, Any] = {"name": TASK, "path": prompts.path, "split": prompts.split, "limit": prompts.limit}
-    task = Task.model_validate({**named, "answer": quality.answer, "verifier": quality.verifier})
-    return {problem.own_id: problem for problem in table_problems(task)}
+    named: dict[str, Any] = {name: getattr(prompts, name) for name in ("path", "split", "limit", "prompt")}
+    task = Task.model_validate({**named, "name": TASK, "answer": quality.answer, "verifier": quality.verifier})
+    return {problem.own_id: problem for problem in bench.problems(task)}
 
 
 def _item(source: Source, row: Row) -> Problem:

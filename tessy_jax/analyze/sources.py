@@ -16,7 +16,7 @@ from tessy_jax.config.pipeline import DATA, EPOCHS, EVALUATION, TRAINING, round_
 from tessy_jax.errors import ConfigError
 from tessy_jax.store import RunReader
 from tessy_jax.store.files import open_files, within
-from tessy_jax.store.opening import reader_of
+from tessy_jax.store.opening import finished, reader_of
 
 EPOCH = re.compile(r"[0-9]{3,}")
 SHOWN = 6
@@ -93,10 +93,10 @@ def of_comparison(config: Comparison) -> tuple[list[Source], list[Job]]:
         training = cell.config.training
         epochs = training.epochs if training.steps is None else None
         sources.append(
-            Source(cell.variant, cell.place, _over(within(rounds[-1], DATA)), cell.config.data, student, config.date)
+            Source(cell.variant, cell.place, finished(within(rounds[-1], DATA)), cell.config.data, student, config.date)
         )
         jobs.append(
-            Job(cell.variant, cell.place, _over(within(config.output, cell.before)), [_round(r, epochs) for r in rounds])
+            Job(cell.variant, cell.place, finished(within(config.output, cell.before)), [_round(r, epochs) for r in rounds])
         )
     return sources, jobs
 
@@ -125,17 +125,13 @@ def objects(reader: RunReader, name: str) -> Iterator[dict[str, Any]]:
     return (json.loads(line) for line in (reader.file(name) or b"").split(b"\n") if line.strip())
 
 
-def _over(output: str) -> RunReader | None:
-    """A run folder that has come to its end."""
-    reader = reader_of(output)
-    return reader if reader is not None and reader.summary() is not None else None
-
-
 def _round(folder: str, epochs: float | None) -> Round:
-    training = _over(within(folder, TRAINING))
+    training = finished(within(folder, TRAINING))
     if training is not None and not (training.summary() or {}).get("finished"):
         training = None
     place = within(folder, EPOCHS)
-    after = {int(name): _over(within(place, name)) for name in sorted(open_files(place).sizes("")) if EPOCH.fullmatch(name)}
-    finished = {number: reader for number, reader in after.items() if reader is not None}
-    return Round(epochs, training, finished, _over(within(folder, EVALUATION)), len(finished) < len(after))
+    after = {
+        int(name): finished(within(place, name)) for name in sorted(open_files(place).sizes("")) if EPOCH.fullmatch(name)
+    }
+    over = {number: reader for number, reader in after.items() if reader is not None}
+    return Round(epochs, training, over, finished(within(folder, EVALUATION)), len(over) < len(after))

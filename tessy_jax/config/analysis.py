@@ -15,10 +15,9 @@ class Quality(Section):
     """How responses of the data are judged."""
 
     verifier: VerifierName
-    """Who says what is right: the miniature's own, by the id of the prompt (mini), equal text or numbers (exact), or equal
-    mathematics in the last \\boxed{…} (boxed)."""
+    """Who says what is right, as for the tasks of an evaluation; mini knows the prompts by their ids."""
     answer: Text = "answer"
-    """The column of the prompts that holds the right answer; exact and boxed alone need it."""
+    """The column of the prompts that holds the right answer; mini and programs need none."""
     confidence: Annotated[Real, Field(gt=0, lt=1)] = 0.95
     """How probably an interval should hold the true value."""
 

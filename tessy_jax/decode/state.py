@@ -102,10 +102,9 @@ class Policy:
 
     samplings: per side. steps: tokens per proposal, per side. minimum: tokens of a proposal, in the predictor's vocabulary,
     before which no cut can be. logit: the difference of style and capability scores above which a token is style. noise: the
-    probability that a predictor's label is turned round. limit:
-    tokens per response in either vocabulary. room: bytes per response. handover: share of the lanes of a role that must
-    have handed over before the other role's turn. rounds: between two visits of the host. harvest: ended lanes that call
-    the host. seed: of all randomness.
+    probability that a predictor's label is turned round. limit: tokens per response in either vocabulary. room: bytes per
+    response. handover: share of the lanes of a role that must have handed over before the other role's turn. rounds:
+    between two visits of the host. harvest: ended lanes that call the host. seed: of all randomness.
     """
 
     samplings: tuple[Sampling, ...]

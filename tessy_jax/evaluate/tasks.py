@@ -133,13 +133,19 @@ def table_problems(
     names: set[str] = set()
     found = []
     for prompt in prompts:
-        name, times = prompt.id, 1
-        while name in names:
-            times += 1
-            name = f"{prompt.id}/{times}"
-        names.add(name)
+        name = unlike(prompt.id, names)
         known_of_it, family = prompt.known
         found.append(Problem(f"{task.name}/{name}", task.name, family, prompt.messages, *known_of_it))
+    return found
+
+
+def unlike(name: str, names: set[str]) -> str:
+    """A name that is not among these, where it is among them with a number behind it; it is among them from now on."""
+    found, times = name, 1
+    while found in names:
+        times += 1
+        found = f"{name}/{times}"
+    names.add(found)
     return found
 
 

@@ -35,6 +35,16 @@ def opened(stack: ExitStack, config: D) -> tuple[list[RunStore], D, str]:
     return stores, type(config).model_validate(yaml.safe_load(text)), text
 
 
+def finished(output: str) -> RunReader | None:
+    """A run folder that has come to its end, whose summary is the last thing that is written; None where there is none.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    reader = reader_of(output)
+    return reader if reader is not None and reader.summary() is not None else None
+
+
 def reader_of(output: str) -> RunReader | None:
     """A run folder, where there is one.
 

@@ -17,7 +17,7 @@ from tessy_jax.processes import alike, first, once, together
 from tessy_jax.records import Failure, Row, response_id
 from tessy_jax.sharding import Layout
 from tessy_jax.store import RunReader, RunStore
-from tessy_jax.store.opening import opened, reader_of
+from tessy_jax.store.opening import finished, opened
 from tessy_jax.synthesis.cast import Cast
 from tessy_jax.synthesis.contamination import CONTAMINATED, Question, contaminated
 from tessy_jax.synthesis.passes import before, chooser, chosen, with_references
@@ -89,10 +89,9 @@ def synthesize(
             for voice, bridge in zip(cast.voices, cast.bridges, strict=False):
                 if len(cast.voices) > 1 and isinstance(bridge, HostBridge):
                     log.warning("%s: its tokenizer runs on the host only, which slows the loop down", voice.folder)
-        tasks = tasks_left(wanted, once(lambda: kept(stores[0], text, failures)))
-        if config.synthesis.recipe == "teacher_score":
+        tasks = tasks_left(wanted, once(lambda: kept(stores[0], failures)))
+        if teacher is not None:
             assert earlier is not None
-            assert teacher is not None
             for rows, failed in chosen(config, earlier, teacher, [task.job for task in tasks]):
                 once(lambda rows=rows, failed=failed: stores[0].commit(rows, failed))  # type: ignore[misc]
             return Written(once(lambda: _conclude_choice(stores[0], earlier, time.perf_counter() - started)), student)
@@ -142,15 +141,10 @@ def _first_pass(
 ) -> tuple[Synthesize | None, Decoder | None]:
     """Does the first pass of a recipe of two, if it is not over; its configuration, and the student."""
     earlier = before(config)
-    if earlier is None or once(lambda: _is_over(earlier.output)):
+    if earlier is None or once(lambda: finished(earlier.output) is not None):
         return earlier, student
     written = synthesize(earlier, student, **how)
     return earlier, written.student or student
-
-
-def _is_over(output: str) -> bool:
-    reader = reader_of(output)
-    return reader is not None and reader.summary() is not None
 
 
 def _conclude_choice(store: RunStore, candidates: Synthesize, seconds: float) -> dict[str, Any]:
@@ -207,10 +201,9 @@ def prompts_of(data: Data, verifier: Verifier | None) -> Prompts:
     return read(*where, prompt=data.prompt, columns=verifier.judge.columns, known=verifier.judge.known)
 
 
-def kept(store: RunStore, config: str, failures: Sequence[Failure]) -> dict[str, Any]:
-    """Saves the configuration and what has failed already; what `tasks_left` has to know of the folder, as JSON: the keys of
+def kept(store: RunStore, failures: Sequence[Failure]) -> dict[str, Any]:
+    """Saves what has failed already; what `tasks_left` has to know of the folder, as JSON: the keys of
     responses that are over, and the snapshot in base64."""
-    store.save_config(config)
     store.commit([], failures)
     blob = store.load_snapshot()
     return {

@@ -4,8 +4,7 @@
 space is between them does not count. A token is the same if its text is, or if the expected one is a decimal fraction
 ("0.5", "1e-3") and the other a number that differs by at most 10⁻⁶, absolutely or relatively; the test's own checker may say
 another tolerance, for all numbers ("floats"; "floatsabs" and "floatsrel": in that way alone), or that every byte counts
-("identical"). Values: equal, a list or a tuple
-alike, fractions within the same tolerance; true is no 1, and 3.0 no 3.
+("identical"). Values: equal, a list or a tuple alike, fractions within the same tolerance; true is no 1, and 3.0 no 3.
 
 `compat` is what LiveCodeBench's public code does, so that figures can be compared with published ones. Output: both are
 stripped, and so is each line; there must be as many lines, blank ones included, and two lines are the same if their texts

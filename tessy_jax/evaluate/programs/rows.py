@@ -26,7 +26,7 @@ from tessy_jax.config.evaluation import Task
 from tessy_jax.config.programs import Language
 from tessy_jax.errors import DataError
 from tessy_jax.evaluate.programs.box.runner import plain
-from tessy_jax.evaluate.tasks import Known, Problem
+from tessy_jax.evaluate.tasks import Known, Problem, unlike
 from tessy_jax.store.tables import table_rows
 from tessy_jax.synthesis.prompts import FORMS, prompt_of
 
@@ -88,11 +88,7 @@ def program_problems(task: Task) -> list[Problem]:
             family = next((str(row[column]) for column in FAMILIES if row.get(column)), None)
         except DataError as error:
             raise DataError(f"{where}: {error}") from None
-        name, times = own, 1
-        while name in names:
-            times += 1
-            name = f"{own}/{times}"
-        names.add(name)
+        name = unlike(own, names)
         reference, _, packed = _known(suite)
         found.append(Problem(f"{task.name}/{name}", task.name, family, messages, reference, tests=packed))
     if not found:
