@@ -19,8 +19,8 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """The default suite compiles much and computes little: its programs are not optimized. The long tests' are."""
-    if "not slow" in config.getoption("markexpr"):
+    """Most tests compile much and compute little: their programs are not optimized where the heavy ones are left out."""
+    if any(left_out in config.getoption("markexpr") for left_out in ("not slow", "not heavy")):
         os.environ["XLA_FLAGS"] += QUICK
 
 

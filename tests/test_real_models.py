@@ -14,7 +14,7 @@ from tessy_jax.models import hf
 
 NEW = 64
 TIE = 1e-3
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.heavy]
 
 
 @pytest.mark.parametrize("name", ["smollm2", "qwen-coder-0.5b"])

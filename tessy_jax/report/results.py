@@ -29,7 +29,7 @@ class Change(NamedTuple):
 
 @dataclass(frozen=True)
 class _Line:
-    """A row of the table. level: 0 for domains, 1 for tasks, 2 for families. measures: of each evaluation."""
+    """A row of the table. level: 0 for domains, 1 for tasks, 2 for graders and families. measures: of each evaluation."""
 
     label: str
     level: int
@@ -86,7 +86,8 @@ def _three(measure: Mapping[str, Any]) -> tuple[float, float, float]:
 
 
 def _lines(evaluations: Sequence[Evaluation]) -> Iterator[_Line]:
-    """Domains, and then each task with its families; in the order of the last evaluation."""
+    """Domains, and then each task with what each grader says, where there are several, and its families; in the order of the
+    last evaluation."""
     summaries = [evaluation.summary for evaluation in evaluations]
     last = summaries[-1]
     for domain in last["domains"]:
@@ -94,8 +95,16 @@ def _lines(evaluations: Sequence[Evaluation]) -> Iterator[_Line]:
     for name, task in last["tasks"].items():
         found = [summary["tasks"].get(name) for summary in summaries]
         yield _Line(name, 1, found)
+        for grader in task.get("graders") or ():
+            yield _Line(f"graded {grader}", 2, [_graded(one, grader) for one in found])
         for family in task["families"]:
             yield _Line(family, 2, [one and one["families"].get(family) for one in found])
+
+
+def _graded(task: Mapping[str, Any] | None, grader: str) -> Mapping[str, Any] | None:
+    """What one of several graders says of a task."""
+    found = ((task or {}).get("graders") or {}).get(grader)
+    return found and {"problems": (task or {})["problems"], **found}
 
 
 def _shown(line: _Line) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 from tessy_jax.report.compared import compared
 from tessy_jax.report.figures import Series, line_chart
 from tessy_jax.report.page import Beside, Figure, Page, Section, Table, asset, count, percent, render
-from tessy_jax.report.results import results
+from tessy_jax.report.results import DOMAINS, results
 from tessy_jax.report.view import Round, RunView, Training
 from tessy_jax.report.writing import NOTHING, lengths, shares, waste
 from tessy_jax.report.written import written
@@ -62,6 +62,7 @@ def _losses(rounds: Sequence[Round]) -> Section:
         "is of what the teacher wrote, and that on style of what the student wrote, both without weights."
     )
     charts = [_curves(one, training) for one, training in found if training.metrics]
+    charts += [_accuracy(one) for one, _ in found if one.accuracy]
     numbers = _trainings(found)
     together = len(charts) == 1
     return Section(heading, lead, [Beside([*charts, numbers])] if together else [Beside(charts), numbers])
@@ -88,6 +89,28 @@ def _curves(one: Round, training: Training) -> Figure:
     image = line_chart(lines, label=f"Losses over the steps, {one.name}", x_label="step", y_label="loss")
     note = f"Each point is the mean over {training.together} steps." if training.together > 1 else ""
     return Figure(f"Loss, {one.name}", image, note)
+
+
+def _accuracy(one: Round) -> Figure:
+    lines = [
+        Series(
+            DOMAINS.get(domain, domain),
+            [float(step) for step, _ in points],
+            [100 * share for _, share in points],
+            markers=True,
+        )
+        for domain, points in one.accuracy.items()
+    ]
+    image = line_chart(
+        lines,
+        label=f"pass@1 over the steps, {one.name}",
+        x_label="step",
+        y_label="pass@1, %",
+        y_range=(0, 100),
+    )
+    return Figure(
+        f"pass@1 after epochs, {one.name}", image, "From the student that the round began with to the one it ended with."
+    )
 
 
 def _trainings(found: Sequence[tuple[Round, Training]]) -> Table:

@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from tessy_jax import __version__
-from tessy_jax.config.pipeline import BEFORE, DATA, EVALUATION, MADE, TRAINING, round_name
+from tessy_jax.config.pipeline import BEFORE, DATA, EPOCHS, EVALUATION, MADE, TRAINING, round_name
 from tessy_jax.records import Key, Row
 from tessy_jax.report.results import as_text
 from tessy_jax.report.run import LOSSES, run_report
@@ -112,11 +112,16 @@ def _predictors(place: str) -> dict[str, Any]:
 
 
 def _rounds(output: str) -> Iterator[Round]:
+    begun = reader_of(within(output, BEFORE))
     for number, parts in _parts(output):
         synthesis, training = parts[DATA], parts[TRAINING]
         trained = None if training is None else _training(training)
+        accuracy = {}
+        if trained is not None:
+            accuracy = _accuracy(within(output, round_name(number)), trained.summary, begun, parts[EVALUATION])
+        begun = parts[EVALUATION]
         if synthesis is None:
-            yield Round(number, training=trained)
+            yield Round(number, training=trained, accuracy=accuracy)
             continue
         tally = Tally()
         first = heapq.nsmallest(RESPONSES, _counted(synthesis, tally), key=lambda row: row.place)
@@ -128,7 +133,23 @@ def _rounds(output: str) -> Iterator[Round]:
             dict(Counter(failure.reason for failure in synthesis.failures())),
             [Response(row, scores.get(row.id, {})) for row in first],
             trained,
+            accuracy,
         )
+
+
+def _accuracy(
+    folder: str, training: Mapping[str, Any], begun: RunReader | None, ended: RunReader | None
+) -> dict[str, list[tuple[int, float]]]:
+    """By domain, pass@1 of the student that a round began with, after its epochs, and at its end."""
+    ends = {int(epoch): step for epoch, step in (training.get("epoch_ends") or {}).items()}
+    readers = {step: reader_of(within(folder, f"{EPOCHS}/{epoch:03}")) for epoch, step in ends.items()}
+    if not any(readers.values()):
+        return {}
+    found: dict[str, list[tuple[int, float]]] = {}
+    for step, reader in sorted((readers | {0: begun, training["steps"]: ended}).items()):
+        for domain, measures in ((reader and reader.summary()) or {}).get("domains", {}).items():
+            found.setdefault(domain, []).append((step, measures["pass@1"]))
+    return found
 
 
 def _counted(reader: RunReader, tally: Tally) -> Iterator[Row]:

@@ -97,7 +97,8 @@ class Training:
 
 @dataclass(frozen=True)
 class Round:
-    """A round, as far as it has come. synthesis: its summary. failures: by reason."""
+    """A round, as far as it has come. synthesis: its summary. failures: by reason. accuracy: by domain, pass@1 over the
+    steps of the training from its beginning on; none where the student was not evaluated after epochs."""
 
     number: int
     synthesis: Mapping[str, Any] | None = None
@@ -105,6 +106,7 @@ class Round:
     failures: Mapping[str, int] = field(default_factory=dict)
     responses: Sequence[Response] = ()
     training: Training | None = None
+    accuracy: Mapping[str, Sequence[tuple[int, float]]] = field(default_factory=dict)
 
     @property
     def name(self) -> str:

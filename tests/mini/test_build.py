@@ -87,6 +87,7 @@ def test_a_shipped_model_is_what_transformers_loads(name):
 
 
 @pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize("name", MODELS)
 def test_a_shipped_model_passes_its_gate_again(name, tmp_path, monkeypatch):
     monkeypatch.setattr(build, "PROBLEMS", 200)

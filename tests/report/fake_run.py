@@ -38,8 +38,10 @@ def build(
     problems=40,
     steps=400,
     text=None,
+    epochs=(),
 ):
-    """Writes it. text: what all free text holds, in place of what the grammar says."""
+    """Writes it. text: what all free text holds, in place of what the grammar says. epochs: of a hundred steps each, after
+    which the student is evaluated, too."""
     output = Path(output)
     config = {
         "output": str(output),
@@ -58,7 +60,9 @@ def build(
         for number in range(1, rounds + 1):
             place = output / f"round-{number}"
             synthesis(place / "synthesis", number, prompts, teacher=teacher, failures=failures, scores=scores, text=text)
-            training(place / "training", number, steps, teacher=teacher, evaluation_file=evaluation_file)
+            training(place / "training", number, steps, teacher=teacher, evaluation_file=evaluation_file, epochs=epochs)
+            for epoch in epochs:
+                evaluation(place / "epochs" / f"{epoch:03}", number, problems, text, epoch)
             evaluation(place / "evaluation", number, problems, text)
             for what, seconds in (("synthesis", 512.7), ("training", 3721.0), ("evaluation", 59.6)):
                 stages.append({"name": f"round {number}: {what}", "seconds": seconds})
@@ -146,7 +150,7 @@ def scored(row, names, told):
     return line
 
 
-def training(place, number, steps, *, teacher, evaluation_file):
+def training(place, number, steps, *, teacher, evaluation_file, epochs=()):
     told, lines = np.random.default_rng(number), []
     for step in range(1, steps + 1):
         style, capability = (float(0.3 + a * np.exp(-step / b) + told.normal(0, 0.05)) for a, b in ((0.9, 60), (1.7, 90)))
@@ -163,6 +167,7 @@ def training(place, number, steps, *, teacher, evaluation_file):
             {
                 "steps": steps,
                 "finished": True,
+                "epoch_ends": {str(epoch): 100 * epoch for epoch in epochs},
                 "examples": 24,
                 "targets": {"student": 4000, "teacher": 9000 if teacher else 0, "template": 300, "unknown": 0},
                 "skipped": [],
@@ -173,11 +178,11 @@ def training(place, number, steps, *, teacher, evaluation_file):
         )
 
 
-def evaluation(place, number, problems, text=None):
+def evaluation(place, number, problems, text=None, epoch=0):
     judged, rows, failed = [], [], []
     for task in TASKS:
         for family in task.mini.families:
-            told = np.random.default_rng(100 * number + ord(family[-1]))
+            told = np.random.default_rng(100 * number + epoch + ord(family[-1]))
             for i, item in enumerate(islice(items(family, "test", 0), problems)):
                 reference = text or item.answer
                 prompt = [{"role": "user", "content": text or item.prompt}]

@@ -9,13 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tessy_jax.config.evaluation import Task
 from tessy_jax.evaluate.pass_at_k import Count, pass_at_1
+from tessy_jax.evaluate.summary import Judged, summarize
+from tessy_jax.evaluate.tasks import Problem, Verdict
 from tessy_jax.records import Row, Span
 from tessy_jax.report.compared import clipped
-from tessy_jax.report.results import change, points
+from tessy_jax.report.results import as_text, change, points
 from tessy_jax.report.run import duration, size
-from tessy_jax.report.runs import run_page
-from tessy_jax.report.view import POINTS, Tally, reduced
+from tessy_jax.report.runs import _rounds, run_page
+from tessy_jax.report.view import POINTS, Evaluation, Tally, reduced
 from tessy_jax.report.written import HEAD, TAIL
 from tessy_jax.store import RunReader, RunStore
 
@@ -171,6 +174,43 @@ def test_training_shows_its_losses_and_numbers(two, page):
     assert found["targets, teacher"] == ["9,000", "9,000"]
     assert found["rows cut"] == ["1", "1"]
     assert found["tokens per second, median"] == [f"{median(5000 + step % 7 for step in range(1, 401)):,.0f}"] * 2
+
+
+def test_what_became_of_the_student_after_epochs_is_drawn_with_its_beginning_and_end(two, tmp_path):
+    run = build(tmp_path / "run", rounds=2, epochs=(1, 3))
+    part = section(parse(run_page(run)), "Training")
+    curves = [node for node in part.all("figure") if "after epochs" in node.one("h3").text]
+    assert [node.one("h3").text for node in curves] == [f"pass@1 after epochs, round {number}" for number in (1, 2)]
+    assert all({"in domain", "out of domain"} <= {node.text for node in curve.all("text")} for curve in curves)
+    places = {1: ["before", *(f"round-1/{name}" for name in ("epochs/001", "epochs/003", "evaluation"))]}
+    places[2] = ["round-1/evaluation", *(f"round-2/{name}" for name in ("epochs/001", "epochs/003", "evaluation"))]
+    for one in _rounds(run):
+        found = [summary_of(run, place)["domains"] for place in places[one.number]]
+        for domain in ("in", "out"):
+            assert one.accuracy[domain] == list(
+                zip((0, 100, 300, 400), (measures[domain]["pass@1"] for measures in found), strict=True)
+            )
+    assert all(one.accuracy == {} for one in _rounds(two))
+
+
+def test_each_grader_of_a_task_has_a_line_of_its_own():
+    task = Task(name="programs", path="rows.jsonl", verifier="programs")
+
+    def judged(compat):
+        problems = [Problem(f"programs/{i}", "programs", None, [], "") for i in range(len(compat))]
+        verdicts = [Verdict(i == 0, "x", "right", {"strict": i == 0, "compat": one}) for i, one in enumerate(compat)]
+        return [Judged(problem, 0, verdict, False, 9) for problem, verdict in zip(problems, verdicts, strict=True)]
+
+    compats = ([True, False, False, False], [True, True, True, False])
+    before, after = (summarize([task], judged(compat), 0.95) for compat in compats)
+    lines = as_text([Evaluation("before", before), Evaluation("after", after)]).splitlines()
+    assert [line.split("(")[0].split() for line in lines[2:5]] == [
+        ["programs", "25.0", "%"],
+        ["graded", "strict", "25.0", "%"],
+        ["graded", "compat", "25.0", "%"],
+    ]
+    assert "75.0 %" in lines[4]
+    assert "75.0 %" not in lines[3]
 
 
 def test_spans_of_each_writer_are_counted_in_each_round(two, page):

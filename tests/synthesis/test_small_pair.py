@@ -9,30 +9,37 @@ import pytest
 
 from tessy_jax.cli import main
 from tessy_jax.records import Row, validate
+from tessy_jax.store import RunReader
 from tests.conftest import ROOT
+from tests.synthesis.test_recipes import WHO, writers
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.heavy]
 OPEN, CLOSE = "```python\n", "\n```\n\n"
 ROLLOUTS = 4
 
 
-def test_the_real_small_pair_writes_twenty_responses_to_the_shared_prompts(shared, real_models, tmp_path, capsys):
+def synthesized(folder, shared, real_models, capsys, *changes):
+    """What the shipped configuration makes of the shared prompts: prompts, rows, summary."""
+    data = shared / "data" / "ojbench-examples.jsonl"
     models = {"student": real_models / "smollm2", "teacher": real_models / "qwen-coder-0.5b"}
-    changes = [f"data.path={shared / 'data' / 'ojbench-examples.jsonl'}", f"data.rollouts={ROLLOUTS}"]
-    changes += [f"output={tmp_path / 'run'}", *(f"{name}.model={folder}" for name, folder in models.items())]
+    changes = [f"data.path={data}", f"output={folder / 'run'}", *changes]
+    changes += [f"{name}.model={model}" for name, model in models.items()]
     for seed, name in enumerate(models):
         script = [sys.executable, ROOT / "scripts" / "make_predictor.py", "--tokenizer", models["student"]]
-        subprocess.run([*script, "--output", tmp_path / name, "--seed", str(seed), "--cuts-at", str(seed)], check=True)
-        changes.append(f"boundary.{name}={tmp_path / name}")
+        subprocess.run([*script, "--output", folder / name, "--seed", str(seed), "--cuts-at", str(seed)], check=True)
+        changes.append(f"boundary.{name}={folder / name}")
     command = ["synthesize", str(ROOT / "configs" / "small_pair.yaml"), "--json"]
     assert main(command + [word for change in changes for word in ("--set", change)]) == 0
     summary = json.loads(capsys.readouterr().out)
-    assert main(["rows", str(tmp_path / "run")]) == 0
+    assert main(["rows", str(folder / "run")]) == 0
     rows = [Row.from_json(json.loads(line)) for line in capsys.readouterr().out.splitlines()]
+    return [json.loads(line)["prompt"] for line in data.read_text().splitlines()], rows, summary
 
-    prompts = [json.loads(line)["prompt"] for line in (shared / "data" / "ojbench-examples.jsonl").read_text().splitlines()]
+
+def test_the_real_small_pair_writes_twenty_responses_to_the_shared_prompts(shared, real_models, tmp_path, capsys):
+    prompts, rows, summary = synthesized(tmp_path, shared, real_models, capsys, f"data.rollouts={ROLLOUTS}")
     assert Counter(row.messages[0]["content"] for row in rows) == dict.fromkeys(prompts, ROLLOUTS), summary["run"]
-    writers = Counter()
+    wrote = Counter()
     for row in rows:
         validate(row)
         texts = [row.content[span.start : span.end] for span in row.spans]
@@ -45,8 +52,23 @@ def test_the_real_small_pair_writes_twenty_responses_to_the_shared_prompts(share
         assert CLOSE.strip() not in thinking
         assert {span.source for span in row.spans if span.phase == "answer"} <= {"student", "template"}
         assert row.meta["tokens_student"] + row.meta["tokens_teacher"] <= 300 + 300
-        writers.update((span.source, span.phase) for span in row.spans)
-    assert writers["student", "think"] > ROLLOUTS
-    assert writers["teacher", "think"] > ROLLOUTS
+        wrote.update((span.source, span.phase) for span in row.spans)
+    assert wrote["student", "think"] > ROLLOUTS
+    assert wrote["teacher", "think"] > ROLLOUTS
     assert summary["host_syncs_per_kept_token"] > 0
     assert summary["discarded_share"] <= 0.15
+
+
+@pytest.mark.parametrize("recipe", sorted(set(WHO) - {"tessy"}))
+def test_every_other_recipe_says_who_thinks_and_who_answers(recipe, shared, real_models, tmp_path, capsys):
+    changes = [f"synthesis.recipe={recipe}", "synthesis.candidates=2", "synthesis.max_prompt_tokens=1400"]
+    prompts, rows, summary = synthesized(tmp_path, shared, real_models, capsys, *changes)
+    assert rows, summary["run"]
+    ended = {row.prompt_id for row in rows} | {failure.prompt_id for failure in RunReader(str(tmp_path / "run")).failures()}
+    assert len(ended) == len(prompts)
+    for row in rows:
+        validate(row)
+        assert "".join(row.content[span.start : span.end] for span in row.spans) == row.content
+        assert (writers(row, "think"), *writers(row, "answer")) in WHO[recipe].items()
+        assert [message["content"] for message in row.messages[:-1]] in [[prompt] for prompt in prompts]
+        assert row.meta["recipe"] == recipe

@@ -16,7 +16,7 @@ from tessy_jax.train.data import Order
 from tessy_jax.train.job import examples
 from tessy_jax.train.pack import NO_TARGET
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.heavy]
 STEPS, RATE, DECAY = 20, 2e-5, 0.01
 
 
