@@ -222,9 +222,12 @@ def test_a_job_that_is_killed_in_every_stage_ends_as_one_that_is_not(whole, tmp_
 
 @pytest.mark.slow
 def test_two_processes_of_four_devices_run_the_job_of_one_of_eight(tmp_path):
-    mesh = {"data": 4, "tensor": 2}
-    assert tessy(job(tmp_path, "one", mesh=mesh), "--json") == 0
-    codes, said = several.ended(several.tessy("run", job(tmp_path, "two", mesh=mesh)))
+    asked = yaml.safe_load((ROOT / "configs" / "mini.yaml").read_text())["evaluation"]["tasks"]
+    for task in asked:
+        task["mini"]["items"] = 2  # what crosses processes takes long
+    changes = {"mesh": {"data": 8}, "evaluation": {"tasks": asked}}
+    assert tessy(job(tmp_path, "one", **changes), "--json") == 0
+    codes, said = several.ended(several.tessy("run", job(tmp_path, "two", **changes)))
     assert codes == [0, 0], said
     found = summary(tmp_path / "two")
     assert (found["processes"], found["devices"][1]) == (2, "8 in all")

@@ -314,6 +314,7 @@ def test_kill_9_at_random_instants_changes_no_bit_of_a_predictor(config, tmp_pat
 
 
 @pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize("speaker", ["student", "teacher"])
 def test_a_predictor_trained_from_scratch_knows_the_boundaries_of_the_grammar(config, capsys, speaker):
     file = config(

@@ -199,7 +199,7 @@ def test_two_processes_pass_the_students_arrays_on_as_one_does(pair, tmp_path):
         }
         raw["synthesize"]["data"]["rollouts"] = 1
         for part in ("synthesize", "evaluate"):
-            raw[part]["synthesis"] |= {"max_response_tokens": 24, "rounds": 16, "lanes": 4}
+            raw[part]["synthesis"] |= {"max_response_tokens": 12, "rounds": 16, "lanes": 4}  # each token crosses processes
         (folder / "raw.json").write_text(json.dumps(raw))
         options = ["join"] if processes > 1 else []
         codes, said = ended(start("-c", FUSED, folder / "raw.json", *options, devices=2 // processes, processes=processes))

@@ -59,7 +59,7 @@ def compare(content, count, prepare=lambda text: text, normalize=False):
     return differing
 
 
-@pytest.mark.parametrize("count", [5_000, pytest.param(100_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [5_000, pytest.param(100_000, marks=[pytest.mark.slow, pytest.mark.heavy])])
 @pytest.mark.parametrize("name", ["qwen3", "gpt-oss", "deepseek-v3"])
 def test_the_device_agrees_with_the_library_on_real_tokenizers(shared, name, count):
     content = json.loads((shared / "tokenizers" / name / "tokenizer.json").read_text("utf-8"))
@@ -71,6 +71,7 @@ def test_the_device_agrees_with_the_library_on_real_tokenizers(shared, name, cou
 
 
 @pytest.mark.slow
+@pytest.mark.heavy
 def test_the_device_agrees_with_the_library_on_smollm2(real_models):
     content = json.loads((real_models / "smollm2" / "tokenizer.json").read_text("utf-8"))
     differing = compare(content, 100_000)
