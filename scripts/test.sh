@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The tests. Makes .venv if there is none, installs the package with its test extra, lints, checks types, runs the default
-# suite. Arguments go to pytest: `bash scripts/test.sh -m slow` runs the long tests (real models), naming files selects them.
+# suite. Arguments go to pytest: `bash scripts/test.sh -m slow` runs the long tests, naming files selects them.
 # PYTHON names the interpreter of a new environment (default: python3).
 set -euo pipefail
 cd "$(dirname "$0")/.."

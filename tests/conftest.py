@@ -24,6 +24,11 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ["XLA_FLAGS"] += QUICK
 
 
+def compiling() -> str:
+    """How this process compiles, for the flags of others that are to write the same."""
+    return QUICK if QUICK in os.environ["XLA_FLAGS"] else ""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Of several processes none waits for another that has begun what takes longest at the end."""
     items.sort(key=lambda item: item.path.name not in LONGEST)

@@ -5,7 +5,7 @@ import socket
 import subprocess
 import sys
 
-from tests.conftest import QUICK, ROOT
+from tests.conftest import ROOT, compiling
 
 
 def start(*command, devices=4, processes=2, each=()):
@@ -15,7 +15,7 @@ def start(*command, devices=4, processes=2, each=()):
         port = free.getsockname()[1]
     environment = {
         **os.environ,
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}{QUICK}",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}{compiling()}",
         "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}",
         "JAX_NUM_PROCESSES": str(processes),
         "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".cache" / "xla"),

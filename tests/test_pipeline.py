@@ -24,7 +24,7 @@ from tessy_jax.synthesis.export import rows_in_order
 from tessy_jax.synthesis.job import responses
 from tessy_jax.train.export import export_model
 from tests import several
-from tests.conftest import QUICK, ROOT
+from tests.conftest import ROOT, compiling
 from tests.small_job import MODELS, job
 
 TASK = {"name": "sums", "mini": {"families": ["Ae"], "items": 2}, "verifier": "mini"}
@@ -199,7 +199,7 @@ def test_a_job_that_is_killed_in_every_stage_ends_as_one_that_is_not(whole, tmp_
     file = job(tmp_path)
     command = [sys.executable, "-m", "tessy_jax.cli", "run", str(file), "--json", "--set", "synthesis.snapshot_seconds=0"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".cache" / "xla")}
-    environment["XLA_FLAGS"] = QUICK
+    environment["XLA_FLAGS"] = compiling()
     rng, folder = random.Random(0), tmp_path / "job"
     marks = ["before/config.yaml", "round-1/synthesis/config.yaml", "round-1/training/config.yaml"]
     marks += ["round-1/training/metrics.jsonl", "round-1/evaluation/config.yaml", "round-1/evaluation/rollouts/config.yaml"]

@@ -28,7 +28,7 @@ WORLDS = {
     "one vocabulary, discard, online": World(ONE, "discard", reads=(0, 1)),
     "one vocabulary, extend, online": World(ONE, "extend", reads=(0, 1)),
 }
-SLOW = (1, 2, 4, 5, 6, 7, 8)  # these compile for long and are left to the long run
+SLOW = (1, 2, 3, 4, 5, 6, 7, 8)  # these compile for long and are left to the long run
 
 
 @pytest.mark.parametrize(
