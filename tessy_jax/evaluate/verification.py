@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
 from tessy_jax.config import Programs, Verification
 from tessy_jax.errors import ConfigError
 from tessy_jax.evaluate.job import BENCHES, verdict
+from tessy_jax.evaluate.programs.pool import processors
 from tessy_jax.evaluate.tasks import Bench, Known, Problem, Verifier
 from tessy_jax.records import Row
 from tessy_jax.synthesis.prompts import Prompt
@@ -29,8 +31,8 @@ def judges(benches: Mapping[str, Bench] = BENCHES) -> Judges:
                 "its bench, too (that of mini is in tessy_jax.mini.evaluation)"
             )
         bench = benches[config.verifier]
-        with bench.verifier(config.programs or Programs()) as verifier:
-            yield _Judge(bench, verifier, config.answer)
+        with bench.verifier(config.programs or Programs()) as verifier, ThreadPoolExecutor(processors()) as threads:
+            yield _Judge(bench, verifier, config.answer, threads)
 
     return opened
 
@@ -38,8 +40,8 @@ def judges(benches: Mapping[str, Bench] = BENCHES) -> Judges:
 class _Judge:
     """See `synthesis.verification.Judge`."""
 
-    def __init__(self, bench: Bench, verifier: Verifier, answer: str) -> None:
-        self._bench, self._verifier, self._answer = bench, verifier, answer
+    def __init__(self, bench: Bench, verifier: Verifier, answer: str, threads: Executor) -> None:
+        self._bench, self._verifier, self._answer, self._threads = bench, verifier, answer, threads
 
     @property
     def columns(self) -> Collection[str]:
@@ -48,7 +50,10 @@ class _Judge:
     def known(self, row: dict[str, Any], name: str) -> Known:
         return self._bench.known(row, self._answer, name)
 
-    def verdict(self, prompt: Prompt, row: Row) -> str:
+    def verdicts(self, asked: Sequence[tuple[Prompt, Row]]) -> list[str]:
+        return list(self._threads.map(self._verdict, *zip(*asked, strict=True))) if asked else []
+
+    def _verdict(self, prompt: Prompt, row: Row) -> str:
         known: Known = prompt.known
         problem = Problem(f"{TASK}/{prompt.id}", TASK, None, prompt.messages, *known)
         return verdict(self._verifier, problem, row).why

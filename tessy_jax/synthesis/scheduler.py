@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
@@ -54,6 +55,17 @@ class Task:
     @property
     def key(self) -> Key:
         return self.job.prompt.id, self.job.rollout
+
+
+class Ended(NamedTuple):
+    """What a lane held at its end. reason: why it came to nothing, or the verifier's word. row: where it is a response.
+    again: if not, another attempt may be one."""
+
+    task: Task
+    entry: Entry
+    reason: str | None
+    row: Row | None
+    again: bool = True
 
 
 @dataclass
@@ -144,32 +156,17 @@ class Scheduler:
 
     def _harvest(self, lanes: list[int]) -> tuple[list[Row], list[Failure]]:
         rows, failures = [], []
-        for lane, entry in zip(lanes, self.engine.take(lanes), strict=True):
-            task = self.seated.pop(lane)
-            self.engine.clear(lane)
-            task.seconds = time.perf_counter() - task.begun
-            generated, discarded = np.array(entry.generated), np.array(entry.discarded)
-            self.tally.generated += generated
-            self.tally.discarded += discarded
-            reason = REASONS.get(entry.status)
-            row = None
-            if reason is None or (self.unfinished and reason in CUT and entry.text.strip()):
-                try:
-                    row = self.row(task, entry)
-                except DataError:
-                    reason = INVALID
-            again = True
-            if row is not None and self.verifier is not None:
-                reason, row, again = self.verifier.judged(task.job.prompt, row)
-                self.tally.verdicts[reason] += 1
+        ended = [self._ended(lane, entry) for lane, entry in zip(lanes, self.engine.take(lanes), strict=True)]
+        for task, entry, reason, row, again in self._verified(ended):
+            kept = np.array(entry.generated) - np.array(entry.discarded)
             if row is not None:
                 rows.append(row)
-                self.tally.kept += generated - discarded
+                self.tally.kept += kept
                 self.tally.switches += entry.switches
                 self.tally.responses += 1
                 continue
             assert reason is not None
-            self.tally.failed += generated - discarded
+            self.tally.failed += kept
             task.attempt += 1
             task.entry = None
             if again and task.attempt < self.cast.config.synthesis.max_attempts:
@@ -178,6 +175,37 @@ class Scheduler:
             else:
                 failures.append(self._failed(task, reason, task.attempt, DETAILS.get(reason, UNVERIFIED)))
         return rows, failures
+
+    def _ended(self, lane: int, entry: Entry) -> Ended:
+        """Frees a lane."""
+        task = self.seated.pop(lane)
+        self.engine.clear(lane)
+        task.seconds = time.perf_counter() - task.begun
+        self.tally.generated += np.array(entry.generated)
+        self.tally.discarded += np.array(entry.discarded)
+        reason = REASONS.get(entry.status)
+        row = None
+        if reason is None or (self.unfinished and reason in CUT and entry.text.strip()):
+            try:
+                row = self.row(task, entry)
+            except DataError:
+                reason = INVALID
+        return Ended(task, entry, reason, row)
+
+    def _verified(self, ended: Sequence[Ended]) -> Iterator[Ended]:
+        """The same after the verifier, if there is one, has judged the responses among them, all at once."""
+        asked = [(one.task.job.prompt, one.row) for one in ended if one.row is not None]
+        if self.verifier is None or not asked:
+            yield from ended
+            return
+        verdicts = iter(self.verifier.judged(asked))
+        for one in ended:
+            if one.row is None:
+                yield one
+                continue
+            found = next(verdicts)
+            self.tally.verdicts[found.verdict] += 1
+            yield one._replace(reason=found.verdict, row=found.row, again=found.again)
 
     def _failed(self, task: Task, reason: str, attempts: int, detail: str) -> Failure:
         self.tally.failures[reason] += 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from typing import Any, NamedTuple, Protocol
@@ -25,8 +25,8 @@ class Judge(Protocol):
     def known(self, row: dict[str, Any], name: str) -> Any:
         """What a row, whose prompt has this id, says of the right answer: `Prompt.known`. Raises DataError: nothing."""
 
-    def verdict(self, prompt: Prompt, row: Row) -> str:
-        """`RIGHT`, or in a word why a response is not; nothing is raised, whatever it holds."""
+    def verdicts(self, asked: Sequence[tuple[Prompt, Row]]) -> list[str]:
+        """Of each response `RIGHT`, or in a word why it is not; nothing is raised, whatever they hold."""
 
 
 Judges = Callable[[Verification], AbstractContextManager[Judge]]
@@ -48,9 +48,13 @@ class Verifier(NamedTuple):
     config: Verification
     judge: Judge
 
-    def judged(self, prompt: Prompt, row: Row) -> Judged:
-        """What becomes of a finished response. All processes ask for it together: the first one's verdict is that of all."""
-        verdict = once(lambda: self.judge.verdict(prompt, row))
+    def judged(self, asked: Sequence[tuple[Prompt, Row]]) -> list[Judged]:
+        """What becomes of finished responses to prompts. All processes ask together: the first one's verdicts are those of
+        all."""
+        verdicts = once(lambda: self.judge.verdicts(asked))
+        return [self._judged(row, verdict) for (_, row), verdict in zip(asked, verdicts, strict=True)]
+
+    def _judged(self, row: Row, verdict: str) -> Judged:
         if verdict == RIGHT or self.config.wrong == "keep":
             return Judged(verdict, replace(row, meta={**row.meta, "verified": verdict == RIGHT, "verdict": verdict}))
         return Judged(verdict, None, self.config.wrong == "resample")

@@ -30,8 +30,8 @@ def test_a_program_is_kept_with_the_verdict_of_the_tests_of_its_row(tmp_path):
     file.write_text(json.dumps({"id": "double", "prompt": "Double it.", "tests": tests}) + "\n")
     with verifying(WANTED, judges(BENCHES)) as verifier:
         (prompt,) = prompts_of(Data(path=str(file)), verifier).prompts
-        right = verifier.judged(prompt, response(prompt, "print(2 * int(input()))"))
-        wrong = verifier.judged(prompt, response(prompt, "print(4)"))
+        programs = ("print(2 * int(input()))", "print(4)")
+        right, wrong = verifier.judged([(prompt, response(prompt, program)) for program in programs])
     assert (right.verdict, right.row.meta["verified"]) == ("right", True)
     assert (wrong.verdict, wrong.row.meta["verified"]) == ("wrong_answer", False)
 
