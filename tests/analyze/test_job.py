@@ -117,6 +117,19 @@ def test_what_is_not_finished_is_said_on_the_page_and_on_stderr(tmp_path, capsys
     assert tables(page)["The data"][1][:3] == ["tessy", "1", "4"]
 
 
+def test_a_variant_that_nobody_has_begun_is_left_out_of_every_figure(tmp_path, capsys):
+    file = build(tmp_path, variants=("tessy", "teacher_only"), prompts=4, seeds=(3,))
+    shutil.rmtree(run(tmp_path, "teacher_only").parent)
+    assert cli.main(["analyze", str(file)]) == 0
+    assert "Data that are not finished are left out: 1 of 2 (student/seed-3/teacher_only)." in capsys.readouterr().err
+    place = tmp_path / "compared" / "analysis"
+    found = json.loads((place / "analysis.json").read_text())
+    assert (
+        found["variants"] == list(found["accuracy"]["domains"]["in"]) == list(found["losses"]["curves"]["loss"]) == ["tessy"]
+    )
+    assert (place / "figures" / "accuracy_in.svg").exists()
+
+
 def test_epochs_that_were_not_evaluated_are_said(tmp_path, capsys, undrawn):
     file = build(tmp_path, prompts=2, seeds=(3,), epochs=1)
     shutil.rmtree(run(tmp_path, "teacher_only") / "epochs")
