@@ -28,7 +28,7 @@ DOMAINS = {"in": "in domain", "out": "out of domain"}
 SWEPT = {
     "in": ("pass@1 in domain", Look("blue", "o")),
     "out": ("pass@1 out of domain", Look("orange", "s", (0, (5, 2)))),
-    "quality": ("right answers in the data", Look("green", "^", (0, (1, 1.4)))),
+    "quality": ("right in the data", Look("green", "^", (0, (1, 1.4)))),
     "discarded": ("tokens discarded", Look("purple", "D", (0, (7, 2, 1.4, 2)))),
 }
 """Measures of a sweep: how they are called and drawn."""

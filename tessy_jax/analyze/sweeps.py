@@ -39,8 +39,8 @@ def swept(config: Comparison) -> dict[str, dict[float, str]]:
 
 def sweeps(config: Comparison, jobs: Sequence[Job], numbers: Mapping[str, Any]) -> dict[str, Any]:
     """By key and measure, [value, mean, standard deviation over jobs (None for one), jobs] for each value: pass@1 in and out
-    of the domain at the end, the quality of the data, and the share of generated tokens that was discarded. numbers: those
-    of the analysis."""
+    of the domain at the end, the quality of the data, and the share of generated tokens that was discarded. What is known
+    for one value only is no sweep. numbers: those of the analysis."""
     found = {}
     for key, own in swept(config).items():
         measures: dict[str, list[list[float | None]]] = {}
@@ -55,7 +55,7 @@ def sweeps(config: Comparison, jobs: Sequence[Job], numbers: Mapping[str, Any]) 
             if sum(uses.values()):
                 share = round(uses.get("discarded", 0) / sum(uses.values()), DIGITS)
                 measures.setdefault("discarded", []).append([value, share, None, 1])
-        if measures:
+        if any(len(course) > 1 for course in measures.values()):
             found[key] = {"variants": list(own.values()), "measures": measures}
     return found
 

@@ -64,6 +64,14 @@ def test_a_sweep_has_the_mean_over_jobs_of_what_came_of_them(config, tmp_path):
     assert measures["discarded"] == [[0.0, 0.1, None, 1]]
 
 
+def test_what_is_known_for_one_value_only_is_no_sweep(config, tmp_path):
+    with RunStore(str(tmp_path / "one")) as store:
+        store.save_config("x")
+        store.save_summary({"domains": {"in": {"pass@1": 0.9}}})
+    jobs = [Job("base", "one", None, [Round(None, None, {}, RunReader(str(tmp_path / "one")))])]
+    assert sweeps(config, jobs, {"quality": None, "shares": None}) == {}
+
+
 def test_every_sweep_is_a_figure_that_names_its_key():
     own = {"variants": ["a", "b", "c"], "measures": {"in": [[0.1, 0.5, None, 1], [0.2, 0.6, None, 1], [0.4, 0.9, None, 1]]}}
     numbers = dict.fromkeys(("texts", "words", "lengths", "shares", "quality", "likelihood", "losses", "accuracy"))
