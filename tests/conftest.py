@@ -51,17 +51,20 @@ def shared() -> Path:
 
 @pytest.fixture(scope="session")
 def real_models(shared: Path) -> Path:
-    """The folder that holds the two real models, unpacked once."""
+    """The folder that holds the two real models, unpacked once, by one of several processes."""
+    import fcntl
     import subprocess
     import sys
 
     folder = Path(os.environ.get("TESSY_REAL_MODELS", ROOT / ".cache" / "real_models"))
     script = shared / "real_models" / "prepare.py"
-    if not all((folder / name / "tokenizer.json").exists() for name in ("smollm2", "qwen-coder-0.5b")):
-        folder.mkdir(parents=True, exist_ok=True)
-        done = subprocess.run([sys.executable, str(script), str(folder)], capture_output=True, text=True, check=False)
-        if done.returncode:
-            _skip(f"the real models cannot be unpacked: {done.stderr.strip()[-300:]}")
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder.parent / f"{folder.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not all((folder / name / "tokenizer.json").exists() for name in ("smollm2", "qwen-coder-0.5b")):
+            done = subprocess.run([sys.executable, str(script), str(folder)], capture_output=True, text=True, check=False)
+            if done.returncode:
+                _skip(f"the real models cannot be unpacked: {done.stderr.strip()[-300:]}")
     return folder
 
 
