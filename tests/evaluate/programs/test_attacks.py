@@ -67,7 +67,7 @@ while True:
 import threading, time
 while True:
     try: threading.Thread(target=time.sleep, args=(1000,)).start()
-    except RuntimeError: pass""",
+    except (RuntimeError, MemoryError): pass""",
     "waits at its end": "import atexit, time\natexit.register(time.sleep, 1000)",
 }
 
