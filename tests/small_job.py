@@ -12,8 +12,9 @@ from tests.conftest import ROOT
 MODELS = ROOT / "tessy_jax" / "mini" / "checkpoints"
 
 
-def job(folder: Path, name: str = "job", **changes) -> Path:
-    """Writes the configuration, and its prompts beside it; changes: sections to be updated, or values to be replaced."""
+def job(folder: Path, name: str = "job", items_each: int = 6, **changes) -> Path:
+    """Writes the configuration, and its prompts beside it. items_each: problems of a family. changes: sections to be
+    updated, or values to be replaced."""
     prompts = folder / "prompts.jsonl"
     lines = [json.dumps({"id": item.id, "prompt": item.prompt}) for item in islice(items("A", "train", 3), 12)]
     prompts.write_text("\n".join(lines) + "\n")
@@ -26,7 +27,7 @@ def job(folder: Path, name: str = "job", **changes) -> Path:
     raw["training"] |= {"steps": 6, "rows": 8, "save_every": 2}
     raw["optimizer"]["learning_rate"] = 2e-3
     for task in raw["evaluation"]["tasks"]:
-        task["mini"]["items"] = 6
+        task["mini"]["items"] = items_each
     for key, value in changes.items():
         raw[key] = raw[key] | value if isinstance(raw.get(key), dict) and isinstance(value, dict) else value
     file = folder / f"{name}.yaml"

@@ -222,10 +222,7 @@ def test_a_job_that_is_killed_in_every_stage_ends_as_one_that_is_not(whole, tmp_
 
 @pytest.mark.slow
 def test_two_processes_of_four_devices_run_the_job_of_one_of_eight(tmp_path):
-    asked = yaml.safe_load((ROOT / "configs" / "mini.yaml").read_text())["evaluation"]["tasks"]
-    for task in asked:
-        task["mini"]["items"] = 2  # what crosses processes takes long
-    changes = {"mesh": {"data": 8}, "data": {"limit": 8}, "evaluation": {"tasks": asked}}
+    changes = {"mesh": {"data": 8}, "data": {"limit": 8}, "items_each": 2}  # what crosses processes takes long
     assert tessy(job(tmp_path, "one", **changes), "--json") == 0
     codes, said = several.ended(several.tessy("run", job(tmp_path, "two", **changes)))
     assert codes == [0, 0], said

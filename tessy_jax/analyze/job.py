@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, TypeVar
@@ -144,6 +144,7 @@ def _numbers(
     space = space_of(texts)
     if space is None:
         gaps.say("texts", "No thinking holds any words.")
+    begun = {name: own for name, own in _by_variant(jobs).items() if name in sets}
     numbers: dict[str, Any] = {
         "version": __version__,
         "variants": list(sets),
@@ -162,8 +163,8 @@ def _numbers(
         "shares": shares(sets),
         "quality": None if settings.quality is None else summarize(sets, settings.quality.confidence),
         "likelihood": _likelihood(config, sets, gaps),
-        "losses": _losses(jobs, sets, gaps),
-        "accuracy": _accuracy(jobs, sets, gaps),
+        "losses": _losses(jobs, begun, gaps),
+        "accuracy": _accuracy(jobs, begun, gaps),
     }
     numbers["sweeps"] = sweeps(config, jobs, numbers) if isinstance(config, Comparison) else {}
     return {**numbers, "missing": gaps.found}
@@ -198,17 +199,17 @@ def _likelihood(config: Comparison | Analyze, sets: Mapping[str, Sequence[DataSe
     return likelihoods(sets, settings, config.mesh) or None
 
 
-def _losses(jobs: Sequence[Job], variants: Collection[str], gaps: Gaps) -> dict[str, Any] | None:
+def _losses(jobs: Sequence[Job], begun: Mapping[str, Sequence[Job]], gaps: Gaps) -> dict[str, Any] | None:
     if not jobs:
         gaps.say("losses", NO_JOBS)
         return None
     lacking = [job.place for job in jobs if not all(one.training for one in job.rounds)]
     gaps.among("losses", "Jobs whose training is not finished", lacking, len(jobs))
-    found = losses(_by_variant([job for job in jobs if job.variant in variants]))
+    found = losses(begun)
     return found if found["curves"] else None
 
 
-def _accuracy(jobs: Sequence[Job], variants: Collection[str], gaps: Gaps) -> dict[str, Any] | None:
+def _accuracy(jobs: Sequence[Job], begun: Mapping[str, Sequence[Job]], gaps: Gaps) -> dict[str, Any] | None:
     if not jobs:
         gaps.say("accuracy", NO_JOBS)
         return None
@@ -218,7 +219,7 @@ def _accuracy(jobs: Sequence[Job], variants: Collection[str], gaps: Gaps) -> dic
         if job.before is None or any(one.evaluation is None or one.unfinished for one in job.rounds)
     ]
     gaps.among("accuracy", "Jobs whose evaluations are not all finished", lacking, len(jobs))
-    found = accuracy(_by_variant([job for job in jobs if job.variant in variants]))
+    found = accuracy(begun)
     if found["domains"] and not found["epochs"]:
         gaps.say("accuracy", "There are no evaluations after single epochs, only those before and after training.")
     if found["epochs"]:

@@ -8,6 +8,7 @@ from typing import Any
 from tessy_jax.analyze.charts import Chart, Curve, Dots, Look, boxes, curves, dots, looks, matrix, scatter, stacks
 from tessy_jax.report.figures import Colour
 from tessy_jax.report.page import Beside, Figure, Page, Section, Table, count, percent, render
+from tessy_jax.report.results import DOMAINS
 
 Numbers = Mapping[str, Any]
 Part = tuple[Chart, str, str]
@@ -24,7 +25,6 @@ KINDS = {
 }
 """Of tokens whose likelihood is shown: how they are called and drawn, by phase and writer."""
 LOSSES = {"loss": "all targets", "loss_cap": "capability tokens", "loss_sty": "style tokens"}
-DOMAINS = {"in": "in domain", "out": "out of domain"}
 SWEPT = {
     "in": ("pass@1 in domain", Look("blue", "o")),
     "out": ("pass@1 out of domain", Look("orange", "s", (0, (5, 2)))),

@@ -51,7 +51,7 @@ class _Judge:
         return self._bench.known(row, self._answer, name)
 
     def verdicts(self, asked: Sequence[tuple[Prompt, Row]]) -> list[str]:
-        return list(self._threads.map(self._verdict, *zip(*asked, strict=True))) if asked else []
+        return list(self._threads.map(lambda one: self._verdict(*one), asked))
 
     def _verdict(self, prompt: Prompt, row: Row) -> str:
         known: Known = prompt.known

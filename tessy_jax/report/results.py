@@ -96,15 +96,15 @@ def _lines(evaluations: Sequence[Evaluation]) -> Iterator[_Line]:
         found = [summary["tasks"].get(name) for summary in summaries]
         yield _Line(name, 1, found)
         for grader in task.get("graders") or ():
-            yield _Line(f"graded {grader}", 2, [_graded(one, grader) for one in found])
+            yield _Line(f"graded {grader}", 2, [one and _graded(one, grader) for one in found])
         for family in task["families"]:
             yield _Line(family, 2, [one and one["families"].get(family) for one in found])
 
 
-def _graded(task: Mapping[str, Any] | None, grader: str) -> Mapping[str, Any] | None:
+def _graded(task: Mapping[str, Any], grader: str) -> Mapping[str, Any] | None:
     """What one of several graders says of a task."""
-    found = ((task or {}).get("graders") or {}).get(grader)
-    return found and {"problems": (task or {})["problems"], **found}
+    found = task.get("graders", {}).get(grader)
+    return found and {"problems": task["problems"], **found}
 
 
 def _shown(line: _Line) -> dict[str, Any]:

@@ -35,7 +35,7 @@ from tessy_jax.report.view import (
 )
 from tessy_jax.store import RunReader
 from tessy_jax.store.files import within
-from tessy_jax.store.opening import reader_of
+from tessy_jax.store.opening import finished, reader_of
 
 RESPONSES = 8
 """Responses of each round that are shown, the first in the order of the input: those that have scores."""
@@ -99,9 +99,10 @@ def _parts(output: str) -> Iterator[tuple[int, dict[str, RunReader | None]]]:
 
 def _evaluations(output: str) -> list[tuple[str, RunReader]]:
     """Those that are finished, by name, in their order."""
-    found = [(BEFORE, reader_of(within(output, BEFORE)))]
-    found += [(f"after round {number}", parts[EVALUATION]) for number, parts in _parts(output)]
-    return [(name, reader) for name, reader in found if reader is not None and reader.summary() is not None]
+    places = {BEFORE: within(output, BEFORE)}
+    places |= {f"after round {n}": within(within(output, round_name(n)), EVALUATION) for n, _ in _parts(output)}
+    found = [(name, finished(place)) for name, place in places.items()]
+    return [(name, reader) for name, reader in found if reader is not None]
 
 
 def _predictors(place: str) -> dict[str, Any]:
@@ -112,14 +113,14 @@ def _predictors(place: str) -> dict[str, Any]:
 
 
 def _rounds(output: str) -> Iterator[Round]:
-    begun = reader_of(within(output, BEFORE))
+    begun = finished(within(output, BEFORE))
     for number, parts in _parts(output):
         synthesis, training = parts[DATA], parts[TRAINING]
         trained = None if training is None else _training(training)
-        accuracy = {}
-        if trained is not None:
-            accuracy = _accuracy(within(output, round_name(number)), trained.summary, begun, parts[EVALUATION])
-        begun = parts[EVALUATION]
+        folder = within(output, round_name(number))
+        ended = finished(within(folder, EVALUATION))
+        accuracy = {} if trained is None else _accuracy(folder, trained.summary, begun, ended)
+        begun = ended
         if synthesis is None:
             yield Round(number, training=trained, accuracy=accuracy)
             continue
@@ -141,14 +142,15 @@ def _accuracy(
     folder: str, training: Mapping[str, Any], begun: RunReader | None, ended: RunReader | None
 ) -> dict[str, list[tuple[int, float]]]:
     """By domain, pass@1 of the student that a round began with, after its epochs, and at its end."""
-    ends = {int(epoch): step for epoch, step in (training.get("epoch_ends") or {}).items()}
-    readers = {step: reader_of(within(folder, f"{EPOCHS}/{epoch:03}")) for epoch, step in ends.items()}
+    ends = training.get("epoch_ends", {})
+    readers = {step: finished(within(folder, f"{EPOCHS}/{int(epoch):03}")) for epoch, step in ends.items()}
     if not any(readers.values()):
         return {}
     found: dict[str, list[tuple[int, float]]] = {}
     for step, reader in sorted((readers | {0: begun, training["steps"]: ended}).items()):
-        for domain, measures in ((reader and reader.summary()) or {}).get("domains", {}).items():
-            found.setdefault(domain, []).append((step, measures["pass@1"]))
+        if reader is not None:
+            for domain, measures in (reader.summary() or {})["domains"].items():
+                found.setdefault(domain, []).append((step, measures["pass@1"]))
     return found
 
 
