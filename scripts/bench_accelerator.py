@@ -65,10 +65,10 @@ def folder_of(place, name, tokenizers, layers, **changes):
     return str(place)
 
 
-def writer_of(voice, seed):
+def writer_of(writer, seed):
     """Random weights that never end a response: tokens that are no text have the score 0, which is not among the best."""
-    model = built(voice.config, seed)
-    control = jnp.asarray(voice.vocabulary.control)
+    model = built(writer.config, seed)
+    control = jnp.asarray(writer.vocabulary.control)
     model.head.kernel[...] = jnp.where(control, 0, model.head.kernel[...])
     return model
 
@@ -83,11 +83,11 @@ def predictor_of(predictor, seed, rate, cuts_at):
 
 
 def decode(args):
-    from tessy_jax.config import Synthesize, settle
+    from tessy_jax.config import Synthesize, reconcile
     from tessy_jax.decode.engine import Engine
     from tessy_jax.models.plan import plan
-    from tessy_jax.sharding import Layout
-    from tessy_jax.synthesis.cast import Cast
+    from tessy_jax.sharding import Partitioner
+    from tessy_jax.synthesis.model_set import ModelSet
     from tessy_jax.synthesis.prompts import Job, Prompt
     from tessy_jax.synthesis.scheduler import Scheduler, Task
 
@@ -115,42 +115,44 @@ def decode(args):
                 },
             }
         )
-        cast = Cast(settle(config, None), Layout.of({}))
-    writers = [writer_of(voice, i) for i, voice in enumerate(cast.voices)]
-    judges = [predictor_of(p, 10 + i, args.flip_rate, i) for i, p in enumerate(cast.predictors)]
+        models = ModelSet(reconcile(config, None), Partitioner.of({}))
+    writers = [writer_of(writer, i) for i, writer in enumerate(models.writers)]
+    predictors = [predictor_of(p, 10 + i, args.flip_rate, i) for i, p in enumerate(models.predictors)]
     engine = Engine(
         writers,
-        judges,
-        cast.tables(),
-        cast.rules,
-        cast.policy(),
+        predictors,
+        models.text_tables(),
+        models.loop_config,
+        models.decode_params(),
         lanes=args.lanes,
         tokens=args.prompt + 200 + args.limit,
         capacity=args.prompt + 200 + args.limit,
     )
     text = TEXT * (args.prompt // 20)
     tasks = [Task(Job(Prompt(f"p{i}", [{"role": "user", "content": f"{i}: {text}"}], i), 0)) for i in range(args.lanes)]
-    scheduler = Scheduler(cast, engine, tasks)
+    scheduler = Scheduler(models, engine, tasks)
     start = time.perf_counter()
     scheduler._fill()
     jax.block_until_ready(engine.lanes)
     print([[c.name, round(c.seconds, 1)] for c in engine.compilations], flush=True)
     filled = time.perf_counter() - start - scheduler.compile_seconds
     before = scheduler.running_seconds
-    for _ in scheduler.visits():
+    for _ in scheduler.dispatches():
         pass
     seconds = scheduler.running_seconds - before
     tally, totals = scheduler.tally, engine.totals
     committed = (tally.kept + tally.failed).sum()
     weights = size_of(engine.weights)
-    per_token = sum(plan(v.config, dtype="bfloat16", slack=0)["kv"]["bytes_per_token"] for v in cast.voices)
-    held = per_token * (totals.prefilled + totals.shared).sum() / len(cast.voices) / args.lanes + per_token * args.limit / 2
+    per_token = sum(plan(v.config, dtype="bfloat16", slack=0)["kv"]["bytes_per_token"] for v in models.writers)
+    held = (
+        per_token * (totals.prefilled + totals.shared).sum() / len(models.writers) / args.lanes + per_token * args.limit / 2
+    )
     bandwidth = next((b for n, b in BANDWIDTH.items() if n in jax.devices()[0].device_kind), None)
     bound = None if bandwidth is None else args.lanes / ((weights + args.lanes * held) / bandwidth)
     rate = committed / seconds
     told(
         teacher=args.teacher,
-        layers=[len(v.config.windows) for v in cast.voices],
+        layers=[len(v.config.windows) for v in models.writers],
         lanes=args.lanes,
         committed_tokens=int(committed),
         tokens_per_second=round(float(rate), 1),
@@ -158,16 +160,16 @@ def decode(args):
         goodput=bound and round(float(rate / bound), 4),
         discarded_share=round(float(tally.discarded.sum() / tally.generated.sum()), 4),
         passes=[int(n) for n in totals.passes],
-        occupancy=[round(float(b / (p * args.lanes)), 3) for b, p in zip(totals.busy, totals.passes, strict=True)],
-        catch_up_passes=[int(n) for n in totals.chunks],
-        predictor_passes=[int(n) for n in totals.judgements],
+        occupancy=[round(float(b / (p * args.lanes)), 3) for b, p in zip(totals.sampled, totals.passes, strict=True)],
+        catch_up_passes=[int(n) for n in totals.chunked_passes],
+        predictor_passes=[int(n) for n in totals.predictor_passes],
         milliseconds_per_pass=round(1000 * seconds / float(totals.passes.sum()), 2),
         host_syncs_per_committed=round(totals.host_syncs / float(committed), 5),
         seconds=round(seconds, 2),
         prefill={"tokens": int(totals.prefilled.sum()), "shared": int(totals.shared.sum()), "seconds": round(filled, 2)},
         weight_gb=round(weights / 1e9, 2),
         cache_mb_per_lane=round(held / 1e6, 1),
-        one_vocabulary=cast.one_vocabulary,
+        one_vocabulary=models.one_vocabulary,
         compile=[[c.name, round(c.seconds, 1), c.temporary_bytes >> 20] for c in engine.compilations],
     )
 

@@ -61,16 +61,16 @@ def train_ours(args):
     from tessy_jax.boundary.train import CLASSES
     from tessy_jax.config.predictors import PredictorTraining
     from tessy_jax.models import hf
-    from tessy_jax.train.data import Order
+    from tessy_jax.train.data import BatchPlan
     from tessy_jax.train.pack import pack
     from tessy_jax.train.step import State, train_step
 
     data = examples(tokens(args), 200)
     size = PredictorTraining().tokens
     rows = len(pack(data.lengths, size, seed=0, epoch=0))
-    order = Order(data, size, rows, seed=0, labels=True)
-    plan = order.epoch(0)[0]
-    batch = jax.tree.map(lambda x: jnp.asarray(x)[None], order.assembled(plan))
+    plan = BatchPlan(data, size, rows, seed=0, labels=True)
+    plan = plan.epoch(0)[0]
+    batch = jax.tree.map(lambda x: jnp.asarray(x)[None], plan.assembled(plan))
     count = int(data.lengths[[i for row in plan for i in row]].sum())
     model = hf.load(args.models / "smollm2", dtype=jnp.float32, stacked=True, classes=CLASSES)
     graph, params, frozen = nnx.split(model, nnx.Param, ...)
@@ -131,11 +131,11 @@ def prompts(args, tokenizer):
 def annotate_ours(args):
     from tessy_jax.boundary.annotate import LocalModel
     from tessy_jax.config.predictors import Annotator
-    from tessy_jax.sharding import Layout
+    from tessy_jax.sharding import Partitioner
 
     section = {"kind": "model", "model": {"model": str(args.models / "smollm2"), "dtype": args.dtype}}
     section |= {"batch": args.segments, "max_new_tokens": REPLY}
-    annotator = LocalModel(Annotator.model_validate(section), layout=Layout(), seed=0)
+    annotator = LocalModel(Annotator.model_validate(section), partitioner=Partitioner(), seed=0)
     parts = [annotation.segment for annotation in segments_of(args)]
     seconds = []
     for _ in range(2):
@@ -169,17 +169,17 @@ def loop(args):
     import jax.numpy as jnp
     from flax import nnx
 
-    from tessy_jax.decode.window import judge_tokens, new_judge
+    from tessy_jax.decode.predictor_window import new_predictor_state, predict
     from tessy_jax.models import hf
-    from tessy_jax.sharding import Layout
+    from tessy_jax.sharding import Partitioner
 
     summary = json.loads((args.loop / "summary.json").read_text())
     model = hf.load(args.predictor, dtype=args.dtype)
     graph, params = nnx.split(model)
     lanes = summary["lanes"]
-    judge = new_judge(model.config, lanes, 200, 256, model.embed.dtype, Layout())
+    judge = new_predictor_state(model.config, lanes, 200, 256, model.embed.dtype, Partitioner())
     step = jax.jit(
-        lambda p, j, t: judge_tokens(graph, p, j, t, jnp.ones(lanes, jnp.int32), 100, jnp.float32(0)), donate_argnums=1
+        lambda p, j, t: predict(graph, p, j, t, jnp.ones(lanes, jnp.int32), 100, jnp.float32(0)), donate_argnums=1
     )
     ids, seconds = jnp.ones((lanes, 1), jnp.int32), []
     for _ in range(60):

@@ -24,11 +24,11 @@ if __name__ == "__main__":
     began = time.time()
     with (args.output / "build.log").open("a", encoding="utf-8") as out:
 
-        def tell(text: str) -> None:
+        def log(text: str) -> None:
             line = f"{(time.time() - began) / 60:6.1f} min  {text}"
             print(line, flush=True)
             out.write(line + "\n")
             out.flush()
 
-        found = build(args.output, args.work, students=args.students, tell=tell)
-        tell(f"{found['bytes'] / 1e6:.2f} MB in {args.output}")
+        found = build(args.output, args.work, students=args.students, log=log)
+        log(f"{found['bytes'] / 1e6:.2f} MB in {args.output}")

@@ -116,7 +116,7 @@ def parser() -> argparse.ArgumentParser:
         "Fine-tunes the student on responses, into a run folder; started again, it goes on where it was.",
         "tessy train configs/small_train.yaml --set data.path=runs/small_pair --set training.epochs=2",
     )
-    configured(sub, "training.rows=4", distributed=True)
+    configured(sub, "training.batch_size=4", distributed=True)
 
     sub = command(
         "boundary",

@@ -20,17 +20,17 @@ def inspect(args: argparse.Namespace) -> None:
     from tessy_jax.models import hf
     from tessy_jax.models.hf_config import read_config
     from tessy_jax.models.plan import describe, plan
-    from tessy_jax.sharding import Layout, parse_mesh, plan_mesh
+    from tessy_jax.sharding import Partitioner, parse_mesh, plan_mesh
 
     config = read_config(hf.resolve(args.model, weights=False))
     mesh = parse_mesh(args.mesh)
-    lanes = args.lanes or Layout(plan_mesh(mesh)).ways("lanes")
+    lanes = args.lanes or Partitioner(plan_mesh(mesh)).num_shards("lanes")
     result = plan(config, dtype=args.dtype, mesh=mesh, lanes=lanes, context=args.context, slack=CHUNK)
     print(json.dumps({"model": args.model, **result}) if args.json else describe(args.model, result))
 
 
 def generate(args: argparse.Namespace) -> None:
-    from tessy_jax.sharding import Layout, parse_mesh
+    from tessy_jax.sharding import Partitioner, parse_mesh
     from tessy_jax.synthesis.generate import check_output, generate_rows, read_prompts, write_rows
 
     if args.output is not None:
@@ -43,7 +43,7 @@ def generate(args: argparse.Namespace) -> None:
         temperature=args.temperature,
         seed=args.seed,
         dtype=args.dtype,
-        layout=Layout.of(parse_mesh(args.mesh)),
+        partitioner=Partitioner.of(parse_mesh(args.mesh)),
         batch_size=args.batch_size,
     )
     if args.output is not None:
@@ -62,43 +62,43 @@ def finish(args: argparse.Namespace, kind: Any, job: Any, shown: Any) -> None:
     """Runs the job of a configuration of this kind, in one process or as one of several, and prints its summary: as JSON, or
     what `shown` makes of configuration and summary."""
     from tessy_jax.config import read
-    from tessy_jax.processes import first, join
+    from tessy_jax.processes import initialize, is_primary
 
     config = read(kind, args.config, args.set)
     if args.distributed:
-        join()
-    summary = job(config, progress=not args.json, tell=told)
-    if first():
+        initialize()
+    summary = job(config, progress=not args.json, log=told)
+    if is_primary():
         print(json.dumps(summary) if args.json else shown(config, summary))
 
 
-def benches(args: argparse.Namespace) -> dict[str, Any]:
+def task_kinds(args: argparse.Namespace) -> dict[str, Any]:
     """What tasks may use: the miniature's verifier, too."""
-    from tessy_jax.evaluate.job import BENCHES
-    from tessy_jax.evaluate.programs.verifier import bench
+    from tessy_jax.evaluate.job import TASK_KINDS
+    from tessy_jax.evaluate.programs.verifier import task_kind
     from tessy_jax.mini import evaluation
 
-    return {**BENCHES, **evaluation.BENCHES, "programs": bench(unsafe=args.unsafe)}
+    return {**TASK_KINDS, **evaluation.TASK_KINDS, "programs": task_kind(unsafe=args.unsafe)}
 
 
-def judges(args: argparse.Namespace) -> Any:
+def response_verifiers(args: argparse.Namespace) -> Any:
     """Who judges responses while they are written: the miniature's verifier, too."""
     from tessy_jax.evaluate import verification
 
-    return verification.judges(benches(args))
+    return verification.response_verifiers(task_kinds(args))
 
 
 def run_all(args: argparse.Namespace) -> None:
     from tessy_jax.config import Pipeline
     from tessy_jax.pipeline import run
-    from tessy_jax.report.runs import run_table
+    from tessy_jax.report.load_run import run_table
 
     def shown(config: Any, summary: Any) -> str:
         if not summary["finished"]:
             return f"stopped in {config.output}; the same command goes on from there"
         return f"{run_table(config.output)}\n{config.output}/report.html has the rest"
 
-    finish(args, Pipeline, partial(run, benches=benches(args)), shown)
+    finish(args, Pipeline, partial(run, task_kinds=task_kinds(args)), shown)
 
 
 def compare(args: argparse.Namespace) -> None:
@@ -109,14 +109,14 @@ def compare(args: argparse.Namespace) -> None:
     def shown(config: Any, summary: Any) -> str:
         return tables(summary) if summary["finished"] else f"stopped in {config.output}; the same command goes on from there"
 
-    finish(args, Comparison, partial(run, benches=benches(args)), shown)
+    finish(args, Comparison, partial(run, task_kinds=task_kinds(args)), shown)
 
 
 def analyze(args: argparse.Namespace) -> None:
     from tessy_jax.analyze.job import analyze as run
     from tessy_jax.analyze.job import configured
 
-    found = run(configured(args.sources, args.output, args.set), args.output, benches=benches(args), tell=told)
+    found = run(configured(args.sources, args.output, args.set), args.output, task_kinds=task_kinds(args), log=told)
     shown = f"{len(found['figures'])} figures in {found['output']}/figures; {found['output']}/report.html shows them"
     print(json.dumps(found) if args.json else shown)
 
@@ -138,7 +138,7 @@ def synthesize(args: argparse.Namespace) -> None:
     if args.dry_run:
         from tessy_jax.synthesis.dry_run import describe
 
-        print(describe(load(args.config, args.set), judges(args)))
+        print(describe(load(args.config, args.set), response_verifiers(args)))
         return
     from tessy_jax.synthesis.job import synthesize as run
 
@@ -147,7 +147,7 @@ def synthesize(args: argparse.Namespace) -> None:
         failed, place = sum(whole["failures"].values()), config.output
         return f"{whole['responses']} responses, {failed} failures in {place}; tessy rows {place} prints them"
 
-    finish(args, Synthesize, lambda config, **how: run(config, judges=judges(args), **how).summary, shown)
+    finish(args, Synthesize, lambda config, **how: run(config, verifiers=response_verifiers(args), **how).summary, shown)
 
 
 def boundary(args: argparse.Namespace) -> None:
@@ -156,14 +156,14 @@ def boundary(args: argparse.Namespace) -> None:
     from tessy_jax.config import Predictors
     from tessy_jax.report.predictors import evaluate_predictors
 
-    def job(config: Any, progress: bool, tell: Any) -> dict[Any, Any]:
+    def job(config: Any, progress: bool, log: Any) -> dict[Any, Any]:
         if args.what == "sample":
-            return sample(config, args.speaker, progress=progress, tell=tell)
+            return sample(config, args.speaker, progress=progress, log=log)
         if args.what == "annotate":
-            return dict(annotate_traces(config, args.speaker, tell=tell))
+            return dict(annotate_traces(config, args.speaker, log=log))
         if args.what == "eval":
-            return evaluate_predictors(config, args.speaker, skip_invalid=args.skip_invalid, tell=tell)
-        how: dict[str, Any] = {"skip_invalid": args.skip_invalid, "progress": progress, "tell": tell}
+            return evaluate_predictors(config, args.speaker, skip_invalid=args.skip_invalid, log=log)
+        how: dict[str, Any] = {"skip_invalid": args.skip_invalid, "progress": progress, "log": log}
         return {speaker: train_predictor(config, speaker, **how) for speaker in speakers_of(config, args.speaker)}
 
     def shown(config: Any, found: Any) -> str:
@@ -186,7 +186,7 @@ def evaluate(args: argparse.Namespace) -> None:
                 lines.append(f"{row:<24} pass@1 {share}, {found['problems']} problems{graders}")
         return "\n".join(lines)
 
-    finish(args, Evaluate, lambda config, **how: run(config, benches=benches(args), **how).summary, shown)
+    finish(args, Evaluate, lambda config, **how: run(config, task_kinds=task_kinds(args), **how).summary, shown)
 
 
 def export(args: argparse.Namespace) -> None:

@@ -16,24 +16,24 @@ from tessy_jax import __version__
 from tessy_jax.config import Cell, Comparison
 from tessy_jax.config.comparison import UNTOUCHED
 from tessy_jax.config.pipeline import BEFORE, DATA, EVALUATION, TRAINING
-from tessy_jax.evaluate.job import BENCHES
-from tessy_jax.evaluate.tasks import Bench
+from tessy_jax.evaluate.job import TASK_KINDS
+from tessy_jax.evaluate.tasks import TaskKind
 from tessy_jax.pipeline import check, round_folder, run
-from tessy_jax.processes import first, once
+from tessy_jax.processes import is_primary, on_primary
 from tessy_jax.store import RunReader
 from tessy_jax.store.files import within
-from tessy_jax.store.opening import opened
+from tessy_jax.store.opening import open_run
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 ROUNDING = 1e-9  # differences that differ by less are the same
 
 
 def compare(
     config: Comparison,
     *,
-    benches: Mapping[str, Bench] = BENCHES,
+    task_kinds: Mapping[str, TaskKind] = TASK_KINDS,
     progress: bool = True,
-    tell: Callable[[str], None] = log.info,
+    log: Callable[[str], None] = logger.info,
 ) -> dict[str, Any]:
     """Runs or continues all jobs of a comparison; returns its summary, which is saved, too.
 
@@ -42,24 +42,24 @@ def compare(
         TrainingError: a loss is no number, or spikes.
     """
     with ExitStack() as stack:
-        stores, config, text = opened(stack, config)
+        stores, config, text = open_run(stack, config)
         cells = list(config.cells())
         checked: set[tuple[str, str]] = set()
         for cell in cells:
             if (cell.variant, cell.student) not in checked:  # another seed changes nothing that can be wrong
                 checked.add((cell.variant, cell.student))
-                check(cell.config, benches)
-        once(lambda: stores[0].save_config(text))
+                check(cell.config, task_kinds)
+        on_primary(lambda: stores[0].save_config(text))
         for number, cell in enumerate(cells, 1):
-            if first():
-                tell(f"##### {number} of {len(cells)}: {cell.place}")
+            if is_primary():
+                log(f"##### {number} of {len(cells)}: {cell.place}")
             place = {"output": within(config.output, cell.place), "mesh": config.mesh, "date": config.date}
-            how: dict[str, Any] = {"benches": benches, "progress": progress, "tell": tell}
+            how: dict[str, Any] = {"task_kinds": task_kinds, "progress": progress, "log": log}
             before = within(config.output, cell.before)
             if not run(cell.config.model_copy(update=place), before=before, page=False, **how)["finished"]:
                 return {"finished": False}
-        summary = once(lambda: summarize(config.output, cells, config.baseline))
-        once(lambda: stores[0].save_summary(summary))
+        summary = on_primary(lambda: summarize(config.output, cells, config.baseline))
+        on_primary(lambda: stores[0].save_summary(summary))
         return summary
 
 

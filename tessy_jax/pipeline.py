@@ -28,37 +28,37 @@ from tessy_jax.boundary.train import annotate_traces, backbone_of, train_predict
 from tessy_jax.config import Boundary, Data, Evaluate, Model, Pipeline, Predictors, Synthesize, Train
 from tessy_jax.config.pipeline import BEFORE, DATA, EPOCHS, EVALUATION, MADE, TRAINING, round_name
 from tessy_jax.errors import ConfigError
-from tessy_jax.evaluate.job import BENCHES, evaluate
-from tessy_jax.evaluate.tasks import Bench, problems_of
-from tessy_jax.evaluate.verification import judges
+from tessy_jax.evaluate.job import TASK_KINDS, evaluate
+from tessy_jax.evaluate.tasks import TaskKind, problems_of
+from tessy_jax.evaluate.verification import response_verifiers
 from tessy_jax.models.transformer import Decoder
-from tessy_jax.processes import devices, first, once
+from tessy_jax.processes import devices, is_primary, on_primary
+from tessy_jax.report.load_run import run_page
 from tessy_jax.report.predictors import evaluate_predictors
-from tessy_jax.report.runs import run_page
-from tessy_jax.sharding import Layout
+from tessy_jax.sharding import Partitioner
 from tessy_jax.store import RunReader, RunStore
 from tessy_jax.store.files import local, within
-from tessy_jax.store.opening import finished, opened, reader_of
+from tessy_jax.store.opening import finished, open_run, reader_of
 from tessy_jax.synthesis import passes
-from tessy_jax.synthesis.cast import Cast, voice
 from tessy_jax.synthesis.contamination import Question, questions
 from tessy_jax.synthesis.job import prompts_of, synthesize
-from tessy_jax.synthesis.verification import verifying
+from tessy_jax.synthesis.model_set import ModelSet, writer_spec
+from tessy_jax.synthesis.verification import open_verification
 from tessy_jax.train.export import export_model
 from tessy_jax.train.job import FOLDER, train
 
-log = logging.getLogger(__name__)
-Tell = Callable[[str], None]
+logger = logging.getLogger(__name__)
+Log = Callable[[str], None]
 
 
 def run(
     config: Pipeline,
     *,
-    benches: Mapping[str, Bench] = BENCHES,
+    task_kinds: Mapping[str, TaskKind] = TASK_KINDS,
     before: str | None = None,
     page: bool = True,
     progress: bool = True,
-    tell: Tell = log.info,
+    log: Log = logger.info,
 ) -> dict[str, Any]:
     """Runs or continues the job of a configuration; returns its summary, which is saved beside report.html.
 
@@ -72,18 +72,18 @@ def run(
     if local(config.output) is None:
         raise ConfigError(f"{config.output}: the whole job runs in a folder only; name a path as output, and copy it")
     with ExitStack() as stack:
-        stores, config, text = opened(stack, config)
-        job = _Job(config, benches, progress, tell, stores, once(lambda: stores[0].summary() or {}))
-        check(config, benches)
-        once(lambda: stores[0].save_config(text))
+        stores, config, text = open_run(stack, config)
+        job = _Job(config, task_kinds, progress, log, stores, on_primary(lambda: stores[0].summary() or {}))
+        check(config, task_kinds)
+        on_primary(lambda: stores[0].save_config(text))
         job.run(before or within(config.output, BEFORE))
         summary = job.summary()
         if job.finished and page:
-            once(lambda: stores[0].save_page("report.html", run_page(config.output)))
+            on_primary(lambda: stores[0].save_page("report.html", run_page(config.output)))
         return summary
 
 
-def check(config: Pipeline, benches: Mapping[str, Bench] = BENCHES) -> None:
+def check(config: Pipeline, task_kinds: Mapping[str, TaskKind] = TASK_KINDS) -> None:
     """Sees what can be found wrong with a job before any work is done.
 
     Raises:
@@ -94,8 +94,8 @@ def check(config: Pipeline, benches: Mapping[str, Bench] = BENCHES) -> None:
             f"boundary names no predictor of the {' and the '.join(config.missing)}, and predictors are made by one "
             "process alone; make them with `tessy boundary` first, and name them"
         )
-    problems_of(config.evaluation.tasks, benches)
-    with verifying(config.synthesis.verification, judges(benches)) as verifier:
+    problems_of(config.evaluation.tasks, task_kinds)
+    with open_verification(config.synthesis.verification, response_verifiers(task_kinds)) as verifier:
         prompts_of(config.data, verifier)
     if config.data.decontaminate is not None:
         questions(config.data.decontaminate)
@@ -104,11 +104,11 @@ def check(config: Pipeline, benches: Mapping[str, Bench] = BENCHES) -> None:
         backbone_of(config.predictors.predictor)
     else:
         data = _synthesis(config, 1, config.student, config.boundary)
-        layout = Layout.of(config.mesh)
-        Cast(data, layout)
-        passes.chooser(data, layout)
-        if (earlier := passes.before(data)) is not None:
-            Cast(earlier, layout)
+        partitioner = Partitioner.of(config.mesh)
+        ModelSet(data, partitioner)
+        passes.chooser(data, partitioner)
+        if (earlier := passes.first_pass(data)) is not None:
+            ModelSet(earlier, partitioner)
     if config.writer is not None:
         _check_writer(config, config.writer)
 
@@ -121,7 +121,7 @@ def _check_writer(config: Pipeline, writer: Model) -> None:
     """
     assert config.date is not None
     date = datetime.date.fromisoformat(config.date)
-    theirs, own = (voice("student", section, date).chat for section in (writer, config.student))
+    theirs, own = (writer_spec("student", section, date).chat for section in (writer, config.student))
     if (theirs.open_text, theirs.close_text) != (own.open_text, own.close_text):
         raise ConfigError(
             f"writer opens and closes thinking with {theirs.open_text!r} and {theirs.close_text!r}, student with "
@@ -135,15 +135,15 @@ class _Job:
     def __init__(
         self,
         config: Pipeline,
-        benches: Mapping[str, Bench],
+        task_kinds: Mapping[str, TaskKind],
         progress: bool,
-        tell: Tell,
+        log: Log,
         stores: list[RunStore],
         earlier: Mapping[str, Any],
     ) -> None:
-        self.config, self.benches, self.stores = config, benches, stores
-        self.how: dict[str, Any] = {"progress": progress, "tell": tell}
-        self.tell = tell if first() else lambda text: None
+        self.config, self.task_kinds, self.stores = config, task_kinds, stores
+        self.how: dict[str, Any] = {"progress": progress, "log": log}
+        self.log = log if is_primary() else lambda text: None
         self.stages: dict[str, float] = {stage["name"]: stage["seconds"] for stage in earlier.get("stages", [])}
         self.peak: int = earlier.get("peak_memory", {}).get("host_bytes", 0)
         self.finished = False
@@ -162,14 +162,18 @@ class _Job:
                 data = _synthesis(config, number, self._student(model), boundary)
                 with self._stage(f"round {number}: synthesis"):
                     if not _is_over(data.output):
-                        how = {"judges": judges(self.benches), "questions": self._questions(config.data), **self.how}
+                        how = {
+                            "verifiers": response_verifiers(self.task_kinds),
+                            "questions": self._questions(config.data),
+                            **self.how,
+                        }
                         written = synthesize(data, None if config.writer else self.student, **how)
                         self.student = self.student if config.writer else written.student or self.student
                 with self._stage(f"round {number}: training"):
                     trained = train(training, self.student, **self.how)
                     self.student = trained.student
                 if not trained.summary["finished"]:
-                    self.tell(f"round {number}: training was asked to stop; the same command goes on from there")
+                    self.log(f"round {number}: training was asked to stop; the same command goes on from there")
                     return
             model = within(training.output, FOLDER)
             self._evaluation(f"round {number}: evaluation", within(folder, EVALUATION), model)
@@ -191,14 +195,14 @@ class _Job:
             "processes": jax.process_count(),
             "versions": {"tessy_jax": __version__, "jax": jax.__version__},
         }
-        once(lambda: self.stores[0].save_summary(found))
+        on_primary(lambda: self.stores[0].save_summary(found))
         return found
 
     @contextmanager
     def _stage(self, name: str) -> Iterator[None]:
         """What is done in here counts as this stage; of several starts, the one that took longest counts."""
         started = time.perf_counter()
-        self.tell(f"=== {name}")
+        self.log(f"=== {name}")
         yield
         seconds = time.perf_counter() - started
         self.stages[name] = max(seconds, self.stages.get(name, 0.0))
@@ -221,24 +225,24 @@ class _Job:
             if not _holds(predictors.output, "evaluation.json"):
                 assert predictors.data is not None
                 sample(predictors, questions=self._questions(predictors.data), **self.how)
-                annotate_traces(predictors, tell=self.how["tell"])
+                annotate_traces(predictors, log=self.how["log"])
                 for speaker in config.missing:
                     train_predictor(predictors, speaker, **self.how)
-                evaluate_predictors(predictors, tell=self.how["tell"])
+                evaluate_predictors(predictors, log=self.how["log"])
         return {speaker: within(training_folder(predictors, speaker), FOLDER) for speaker in config.missing}
 
     def _questions(self, data: Data) -> list[Question]:
         """The prompts of the evaluation, where data are to be clean of them."""
         if data.decontaminate is None or not data.decontaminate.evaluation:
             return []
-        found = problems_of(self.config.evaluation.tasks, self.benches)
+        found = problems_of(self.config.evaluation.tasks, self.task_kinds)
         return [Question(problem.id, problem.messages) for problems in found.values() for problem in problems]
 
     def _along(self, number: int, folder: str, trained: str) -> None:
         """Evaluates the student as it was after epochs of a training, from checkpoints."""
-        if not self.config.evaluation.every:
+        if not self.config.evaluation.every_epochs:
             return
-        summary = once(lambda: RunReader(trained).summary() or {})
+        summary = on_primary(lambda: RunReader(trained).summary() or {})
         for epoch, step in summary.get("epoch_ends", {}).items():
             if step < summary["steps"]:
                 self._after(f"round {number}: evaluation after epoch {epoch}", folder, trained, int(epoch), step)
@@ -248,20 +252,20 @@ class _Job:
         place, copy = within(folder, f"{EPOCHS}/{epoch:03}"), Path(within(trained, f"epoch-{epoch:03}"))
         if not _is_over(place):
             self.student = None
-            if once(lambda: not copy.exists()):
+            if on_primary(lambda: not copy.exists()):
                 export_model(trained, copy, step)
             self._evaluation(name, place, str(copy))
             self.student = None
-        once(lambda: shutil.rmtree(copy, ignore_errors=True))
+        on_primary(lambda: shutil.rmtree(copy, ignore_errors=True))
 
     def _training(self, number: int, folder: str, model: str) -> Train:
         config = self.config
-        every = {"keep_epochs": config.evaluation.every} if config.evaluation.every else {}
+        every = {"keep_epochs": config.evaluation.every_epochs} if config.evaluation.every_epochs else {}
         return Train.model_validate(
             {
                 **_shared(config, within(folder, TRAINING), config.seed + number - 1),
                 "student": self._student(model),
-                "data": {"path": within(folder, DATA), "too_long": config.too_long},
+                "data": {"path": within(folder, DATA), "on_overlength": config.on_overlength},
                 **{name: getattr(config, name) for name in ("weights", "optimizer", "lora")},
                 "training": config.training.model_copy(update=every),
             }
@@ -284,7 +288,7 @@ class _Job:
         )
         with self._stage(name):
             if not _is_over(wanted.output):
-                self.student = evaluate(wanted, self.student, benches=self.benches, **self.how).student
+                self.student = evaluate(wanted, self.student, task_kinds=self.task_kinds, **self.how).student
 
 
 def _shared(config: Pipeline, output: str, seed: int) -> dict[str, Any]:
@@ -313,14 +317,14 @@ def round_folder(output: str, number: int) -> str:
 
 def _is_over(output: str) -> bool:
     """Whether a synthesis or an evaluation has come to its end."""
-    return once(lambda: finished(output) is not None)
+    return on_primary(lambda: finished(output) is not None)
 
 
 def _holds(output: str, name: str) -> bool:
     """Whether a run folder is there and holds a file."""
-    return once(lambda: (reader := reader_of(output)) is not None and reader.file(name) is not None)
+    return on_primary(lambda: (reader := reader_of(output)) is not None and reader.file(name) is not None)
 
 
 def _is_trained(output: str) -> bool:
     """Whether a training has come to its end."""
-    return once(lambda: (reader := reader_of(output)) is not None and bool((reader.summary() or {}).get("finished")))
+    return on_primary(lambda: (reader := reader_of(output)) is not None and bool((reader.summary() or {}).get("finished")))

@@ -18,7 +18,7 @@ from tessy_jax.errors import ConfigError, DataError, TessyError
 T = TypeVar("T")
 
 
-def join() -> None:
+def initialize() -> None:
     """Makes this process one of several, before it touches a device (`jax.distributed`).
 
     The launcher says who the others are: Cloud TPU, GKE, SLURM and Open MPI do; anywhere else the variables
@@ -43,12 +43,12 @@ def devices() -> list[str]:
     return [*(str(device) for device in jax.devices()[:1]), f"{jax.device_count()} in all"]
 
 
-def first() -> bool:
+def is_primary() -> bool:
     """Whether this process is the one that writes files and tells the user."""
     return jax.process_index() == 0
 
 
-def once(work: Callable[[], T]) -> T:
+def on_primary(work: Callable[[], T]) -> T:
     """What `work` gives in the first process, in all of them; it runs there alone. Its result is JSON.
 
     Raises:
@@ -58,7 +58,7 @@ def once(work: Callable[[], T]) -> T:
         return work()
     said = b"{}"
     failed: Exception | None = None
-    if first():
+    if is_primary():
         try:
             said = json.dumps({"result": work()}).encode()
         except Exception as error:  # the others wait to hear of it
@@ -75,7 +75,7 @@ def once(work: Callable[[], T]) -> T:
     return result
 
 
-def together(work: Callable[[], T]) -> T:
+def all_or_raise(work: Callable[[], T]) -> T:
     """What `work` gives in this process, where it goes well in all of them; each does its own.
 
     Raises:
@@ -96,7 +96,7 @@ def together(work: Callable[[], T]) -> T:
     return result
 
 
-def alike(value: Any, name: str) -> None:
+def check_same(value: Any, name: str) -> None:
     """Sees that a value, something that JSON knows, is the same in all processes.
 
     Raises:
@@ -113,7 +113,7 @@ def alike(value: Any, name: str) -> None:
         )
 
 
-def whole(x: jax.Array) -> np.ndarray:
+def gather(x: jax.Array) -> np.ndarray:
     """An array that is cut over devices, on every host; all processes ask for it together."""
     if x.is_fully_addressable or x.is_fully_replicated:
         return np.asarray(x)

@@ -79,13 +79,13 @@ def plan_mesh(sizes: Mapping[str, int]) -> AbstractMesh:
 
 
 @dataclass(frozen=True)
-class Layout:
+class Partitioner:
     """Where arrays live: a mesh and the table above. `Layout()` is one device, where every method is the identity."""
 
     mesh: Mesh | AbstractMesh | None = None
 
     @classmethod
-    def of(cls, sizes: Mapping[str, int]) -> Layout:
+    def of(cls, sizes: Mapping[str, int]) -> Partitioner:
         """The layout of a mesh of these sizes; without any, one device.
 
         Raises:
@@ -104,7 +104,7 @@ class Layout:
         """How many devices it has."""
         return 1 if self.mesh is None else self.mesh.size
 
-    def ways(self, axis: str | None) -> int:
+    def num_shards(self, axis: str | None) -> int:
         """Into how many pieces the logical axis is cut."""
         if self.mesh is None or axis is None:
             return 1
@@ -123,7 +123,7 @@ class Layout:
 
     def shard_shape(self, shape: Sequence[int], axes: Axes) -> tuple[int, ...]:
         """The shape that one device holds."""
-        return tuple(size // self.ways(axis) for size, axis in zip(shape, axes, strict=True))
+        return tuple(size // self.num_shards(axis) for size, axis in zip(shape, axes, strict=True))
 
     def check(self, sizes: Mapping[str, tuple[int, str]]) -> None:
         """Refuses dimensions that do not divide.
@@ -136,7 +136,7 @@ class Layout:
         if self.mesh is None:
             return
         for axis, (size, name) in sizes.items():
-            ways = self.ways(axis)
+            ways = self.num_shards(axis)
             if size % ways:
                 over = " × ".join(f"{mesh_axis}={self.mesh.shape[mesh_axis]}" for mesh_axis in RULES[axis])
                 fits = [n for n in range(1, min(size, 4096) + 1) if size % n == 0]
@@ -177,9 +177,9 @@ class Layout:
         return run(tokens, params)
 
 
-def put(x: Any, layout: Layout, axes: Axes) -> jax.Array:
+def put(x: Any, partitioner: Partitioner, axes: Axes) -> jax.Array:
     """A host array on the mesh, the same in every process."""
-    sharding = layout.sharding(axes)
+    sharding = partitioner.sharding(axes)
     if sharding is None:
         return jnp.asarray(x)
     if jax.process_count() == 1:

@@ -24,7 +24,7 @@ def job(folder: Path, name: str = "job", items_each: int = 6, **changes) -> Path
         raw[speaker]["model"] = str(ROOT / raw[speaker]["model"])
         raw["boundary"][speaker] = str(ROOT / raw["boundary"][speaker])
     raw["synthesis"]["lanes"] = raw["evaluation"]["synthesis"]["lanes"] = 8
-    raw["training"] |= {"steps": 6, "rows": 8, "save_every": 2}
+    raw["training"] |= {"steps": 6, "batch_size": 8, "save_every": 2}
     raw["optimizer"]["learning_rate"] = 2e-3
     for task in raw["evaluation"]["tasks"]:
         task["mini"]["items"] = items_each

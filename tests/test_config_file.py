@@ -1,5 +1,6 @@
 """The run configuration: read whole, refused in one line that names key and remedy, written so that it reads back."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,9 @@ from tessy_jax.config import (
     load,
     read,
 )
-from tessy_jax.config.file import _keys
+from tessy_jax.config.evaluation import Evaluate
+from tessy_jax.config.file import from_values, keys, reconcile
+from tessy_jax.config.renamed import RENAMED, new_name
 from tessy_jax.decode.generate import CHUNK
 from tessy_jax.errors import ConfigError
 from tessy_jax.models.hf_config import read_config
@@ -116,12 +119,12 @@ def test_the_axes_are_those_of_the_mesh():
 
 
 def test_every_key_outside_a_section_is_described():
-    sections = {key.rpartition(".")[0] for key, _ in _keys(Synthesize)}
-    assert [key for key, text in _keys(Synthesize) if not text and key not in sections] == []
+    sections = {key.rpartition(".")[0] for key, _ in keys(Synthesize)}
+    assert [key for key, text in keys(Synthesize) if not text and key not in sections] == []
 
 
 def test_keys_that_may_change_exist():
-    assert set(MAY_CHANGE) <= {key for kind in (Synthesize, Train, Predictors, Comparison) for key, _ in _keys(kind)}
+    assert set(MAY_CHANGE) <= {key for kind in (Synthesize, Train, Predictors, Comparison) for key, _ in keys(kind)}
 
 
 @pytest.mark.parametrize("overrides", [[], ["synthesis.preset=reference", "student.sampling={temperature: 1e-4}"]])
@@ -213,7 +216,7 @@ def test_an_override_changes_one_of_two_sections_that_share_a_yaml_alias(small):
         (["synthesis.lanes"], ["--set synthesis.lanes: is no override", "synthesis.lanes=16"]),
         (["output.a=1"], ["--set output.a=1: output is 'runs/x', which has no keys"]),
         (["data.path=[1"], ["--set data.path=[1: is not valid YAML"]),
-        (["synthesis.lanes=0", "synthesis.rounds=0"], ["(and 1 more)"]),
+        (["synthesis.lanes=0", "synthesis.rounds_per_dispatch=0"], ["(and 1 more)"]),
     ],
 )
 def test_a_fault_is_one_line_with_the_key_what_was_got_and_what_is_right(small, overrides, wanted):
@@ -256,6 +259,27 @@ def test_a_fault_in_an_override_names_the_override_and_one_in_the_file_the_file(
         small("synthesis.lanes=2", text=yaml.safe_dump({**SMALL, "seed": -1}))
 
 
+@pytest.mark.parametrize(("section", "old"), RENAMED)
+def test_a_renamed_key_is_refused_with_its_new_name_and_the_new_name_exists(section, old):
+    new = RENAMED[section, old]
+    kinds = (Synthesize, Train, Evaluate, Predictors, Pipeline)
+    known = {key for kind in kinds for key, _ in keys(kind)}
+    places = {key.removesuffix(new) for key in known if f".{key}".endswith(f".{section}.{new}" if section else f".{new}")}
+    assert places
+    assert not {place + old for place in places} & known
+    for place in places:
+        assert new_name(place + old) == place + new
+    kind = next(kind for kind in kinds for key, _ in keys(kind) if key == f"{sorted(places)[0]}{new}")
+    with pytest.raises(ConfigError, match=re.escape(f"{sorted(places)[0]}{old} is now called {sorted(places)[0]}{new}")):
+        from_values(kind, {}, [f"{sorted(places)[0]}{old}=1"], "test")
+
+
+def test_a_folder_of_an_earlier_version_is_refused_with_the_renamedkeys(small):
+    earlier = yaml.safe_dump({**SMALL, "synthesis": {"rounds": 8}})
+    with pytest.raises(ConfigError, match=r"earlier version \(synthesis\.rounds is now synthesis\.rounds_per_dispatch\)"):
+        reconcile(small(), earlier)
+
+
 def test_the_other_recipes_load_with_one_model(small):
     assert small("synthesis.recipe=teacher_only", "student=null", "boundary={}").teacher.model == "t"
     assert small("synthesis.recipe=student_only", "teacher=null", "boundary={}").student.model == "s"
@@ -263,7 +287,7 @@ def test_the_other_recipes_load_with_one_model(small):
 
 def test_runs_differ_in_what_their_responses_depend_on_only(small):
     base = small("date=2025-06-28")
-    free = ["mesh=tensor=2", "synthesis.lanes=7", "synthesis.rounds=7", "synthesis.snapshot_seconds=7"]
+    free = ["mesh=tensor=2", "synthesis.lanes=7", "synthesis.rounds_per_dispatch=7", "synthesis.snapshot_seconds=7"]
     free += ["synthesis.handover=1", "output=elsewhere", "boundary.mode=rollback", "date=null"]
     assert differences(base, small("date=2025-06-28", *free)) == []
     assert differences(base, small("synthesis.student_step=20")) == []  # what the preset says anyway

@@ -44,7 +44,7 @@ def test_the_students_arrays_go_from_synthesis_to_training_and_back_without_touc
                 },
                 "data": {"path": str(tmp_path / "first")},
                 "optimizer": {"learning_rate": 0.01},
-                "training": {"steps": 2, "tokens": 128, "rows": 8, "dtype": "float32"},
+                "training": {"steps": 2, "max_seq_len": 128, "batch_size": 8, "dtype": "float32"},
             }
         )
 

@@ -13,7 +13,7 @@ import yaml
 
 from tessy_jax import cli
 from tessy_jax.config import Pipeline, Synthesize, read
-from tessy_jax.evaluate.job import BENCHES
+from tessy_jax.evaluate.job import TASK_KINDS
 from tessy_jax.mini import evaluation
 from tessy_jax.mini.tasks import item_of, items
 from tessy_jax.mini.verify import is_right
@@ -103,7 +103,7 @@ def test_the_student_is_loaded_once_and_goes_from_stage_to_stage(whole, tmp_path
     load = hf.load
     monkeypatch.setattr(hf, "load", lambda folder, **how: (loaded.append(str(folder)), load(folder, **how))[1])
     config = read(Pipeline, job(tmp_path))
-    found = run(config, benches={**BENCHES, **evaluation.BENCHES}, progress=False, page=False)
+    found = run(config, task_kinds={**TASK_KINDS, **evaluation.TASK_KINDS}, progress=False, page=False)
     assert found["finished"]
     names = ("student-0", "teacher", "predictor-student", "predictor-teacher")
     assert sorted(loaded) == sorted(str(MODELS / name) for name in names)
@@ -133,7 +133,7 @@ def test_another_student_may_write_and_the_trained_one_is_asked_after_every_epoc
         "writer": writer,
         "synthesis": {"isolation": told},
         "evaluation": {"every": 1, "system": told, "tasks": [asked]},
-        "training": {"rows": 2, "steps": 8, "save_every": 100},
+        "training": {"batch_size": 2, "steps": 8, "save_every": 100},
     }
     assert tessy(job(tmp_path, "crossed", **changes)) == 0
     place = tmp_path / "crossed" / "round-1"
@@ -280,7 +280,7 @@ def test_ctrl_c_leaves_a_run_that_goes_on_and_says_so(tmp_path):
     [
         ({"boundary": {"student": None}}, "boundary.student"),
         ({"teacher": None}, "teacher"),
-        ({"training": {"tokens": 100}}, "training.tokens"),
+        ({"training": {"max_seq_len": 100}}, "training.max_seq_len"),
         ({"training": {"step": 1}}, "training.steps"),
         ({"synthesis": {"lanes": "many"}}, "synthesis.lanes"),
         ({"evaluation": {"tasks": []}}, "evaluation.tasks"),

@@ -8,7 +8,7 @@ from flax import nnx
 
 from tessy_jax.errors import ShardingError
 from tessy_jax.models import hf
-from tessy_jax.sharding import Layout, make_mesh, parse_mesh, put
+from tessy_jax.sharding import Partitioner, make_mesh, parse_mesh, put
 from tests.models.tiny import VARIANTS, reference, tokens
 
 
@@ -46,7 +46,7 @@ def test_a_mesh_larger_than_the_devices_is_refused_with_both_numbers():
 )
 def test_a_dimension_that_does_not_divide_is_refused_with_axis_size_and_remedy(name, mesh, words):
     with pytest.raises(ShardingError) as caught:
-        hf.load(reference(name).folder, layout=Layout(make_mesh(parse_mesh(mesh))))
+        hf.load(reference(name).folder, partitioner=Partitioner(make_mesh(parse_mesh(mesh))))
     for word in words:
         assert word in str(caught.value)
 
@@ -54,21 +54,21 @@ def test_a_dimension_that_does_not_divide_is_refused_with_axis_size_and_remedy(n
 def test_lanes_that_do_not_divide_are_refused():
     from tessy_jax.decode.cache import new_cache
 
-    layout = Layout(make_mesh(parse_mesh("data=4")))
-    model = hf.load(reference("qwen2-tied").folder, layout=layout)
+    partitioner = Partitioner(make_mesh(parse_mesh("data=4")))
+    model = hf.load(reference("qwen2-tied").folder, partitioner=partitioner)
     with pytest.raises(ShardingError, match="number of lanes is 6"):
-        new_cache(model.config, 6, 64, slack=16, dtype=jnp.float32, layout=layout)
+        new_cache(model.config, 6, 64, slack=16, dtype=jnp.float32, partitioner=partitioner)
 
 
 @pytest.mark.parametrize("name", sorted(VARIANTS))
 @pytest.mark.parametrize("stacked", [False, True], ids=["unrolled", "stacked"])
 def test_every_device_holds_its_part_of_every_weight_and_no_more(name, stacked):
-    layout = Layout(make_mesh(parse_mesh(VARIANTS[name].mesh)))
-    model = hf.load(reference(name).folder, layout=layout, stacked=stacked)
+    partitioner = Partitioner(make_mesh(parse_mesh(VARIANTS[name].mesh)))
+    model = hf.load(reference(name).folder, partitioner=partitioner, stacked=stacked)
     cut = 0
     for path, parameter in hf.parameter_paths(nnx.state(model)):
         axes = parameter.get_metadata()["axes"]
-        expected = layout.shard_shape(parameter.shape, axes)
+        expected = partitioner.shard_shape(parameter.shape, axes)
         assert {shard.data.shape for shard in parameter[...].addressable_shards} == {expected}, path
         cut += expected != tuple(parameter.shape)
     assert cut or VARIANTS[name].mesh == "data=8"
@@ -83,8 +83,8 @@ def test_every_device_holds_its_part_of_every_weight_and_no_more(name, stacked):
     ],
 )
 def test_gradients_on_8_devices_equal_those_on_one(name):
-    def gradients(layout):
-        model = hf.load(reference(name).folder, layout=layout, stacked=True)
+    def gradients(partitioner):
+        model = hf.load(reference(name).folder, partitioner=partitioner, stacked=True)
         graph, state = nnx.split(model)
 
         @jax.jit
@@ -95,10 +95,10 @@ def test_gradients_on_8_devices_equal_those_on_one(name):
 
             return jax.value_and_grad(loss)(state)
 
-        value, gradient = run(state, put(tokens()[:, :64], layout, ("lanes", None)))
+        value, gradient = run(state, put(tokens()[:, :64], partitioner, ("lanes", None)))
         return float(value), [np.asarray(g) for g in jax.tree.leaves(gradient)]
 
-    one, eight = gradients(Layout()), gradients(Layout(make_mesh(parse_mesh(VARIANTS[name].mesh))))
+    one, eight = gradients(Partitioner()), gradients(Partitioner(make_mesh(parse_mesh(VARIANTS[name].mesh))))
     np.testing.assert_allclose(eight[0], one[0], rtol=1e-5)
     assert any(np.abs(g).max() > 1e-3 for g in one[1])
     for a, b in zip(eight[1], one[1], strict=True):

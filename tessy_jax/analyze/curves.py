@@ -9,7 +9,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from tessy_jax.analyze.sources import Job, objects
-from tessy_jax.report.run import LOSSES
+from tessy_jax.report.run_page import LOSSES
 from tessy_jax.report.view import reduced
 
 DIGITS = 6

@@ -18,7 +18,7 @@ WRITERS = ("student", "teacher")
 USES = ("kept", "discarded", "failed")
 DIGITS = 4
 
-Judge = Callable[[Row], bool]
+AnswerCheck = Callable[[Row], bool]
 """Whether a response is right."""
 
 
@@ -41,7 +41,7 @@ class DataSet:
     right: dict[str, tuple[int, int]] = field(default_factory=dict)
 
 
-def read(source: Source, first: int, judge: Judge | None) -> DataSet:
+def read(source: Source, first: int, judge: AnswerCheck | None) -> DataSet:
     """A finished data set. first: how many responses are kept whole, one at least.
 
     Raises:
@@ -58,7 +58,7 @@ def read(source: Source, first: int, judge: Judge | None) -> DataSet:
     return found
 
 
-def _counted(rows: Iterable[Row], found: DataSet, judge: Judge | None) -> Iterator[Row]:
+def _counted(rows: Iterable[Row], found: DataSet, judge: AnswerCheck | None) -> Iterator[Row]:
     for row in rows:
         found.responses += 1
         tokens = {name: int(row.meta.get(f"tokens_{name}") or 0) for name in WRITERS}

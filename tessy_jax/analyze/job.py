@@ -17,23 +17,23 @@ import yaml
 
 from tessy_jax import __version__
 from tessy_jax.analyze.curves import accuracy, losses
-from tessy_jax.analyze.data import DataSet, Judge, lengths, read, shares
+from tessy_jax.analyze.data import AnswerCheck, DataSet, lengths, read, shares
 from tessy_jax.analyze.likelihood import likelihoods, share
 from tessy_jax.analyze.page import charts, page
-from tessy_jax.analyze.quality import judges, summarize
+from tessy_jax.analyze.quality import open_verifiers, summarize
 from tessy_jax.analyze.sources import Gaps, Job, Source, of_comparison, of_runs
 from tessy_jax.analyze.sweeps import sweeps
 from tessy_jax.analyze.texts import frequent, map_of, similarity, space_of, thinking
-from tessy_jax.config import Analyze, Comparison, given
+from tessy_jax.config import Analyze, Comparison, from_values
 from tessy_jax.config import read as read_config
 from tessy_jax.errors import ConfigError
-from tessy_jax.evaluate.job import BENCHES
-from tessy_jax.evaluate.tasks import Bench
+from tessy_jax.evaluate.job import TASK_KINDS
+from tessy_jax.evaluate.tasks import TaskKind
 from tessy_jax.store import RunReader, RunStore
 from tessy_jax.store.files import within
 from tessy_jax.store.opening import reader_of
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 FOLDER = "analysis"
 """Where the analysis of a comparison is, in its run folder."""
@@ -62,15 +62,15 @@ def configured(sources: Sequence[str], output: str | None, overrides: Sequence[s
         raise ConfigError(f"{', '.join(name for name, _, _ in pairs)}: a name stands twice; give each run folder its own")
     if output is None:
         raise ConfigError("run folders come without a place for their analysis; name a folder with --output")
-    return given(Analyze, {"output": output, "runs": runs}, overrides, "tessy analyze")
+    return from_values(Analyze, {"output": output, "runs": runs}, overrides, "tessy analyze")
 
 
 def analyze(
     config: Comparison | Analyze,
     output: str | None = None,
     *,
-    benches: Mapping[str, Bench] = BENCHES,
-    tell: Callable[[str], None] = log.info,
+    task_kinds: Mapping[str, TaskKind] = TASK_KINDS,
+    log: Callable[[str], None] = logger.info,
 ) -> dict[str, Any]:
     """Analyses what is finished; returns where the analysis is, its figures, and what is missing, which `tell` gets, too.
 
@@ -90,10 +90,10 @@ def analyze(
         title, told = output, {MARK: dict(config.runs)}
     with RunStore(_ours(output)) as store:
         store.save_config(yaml.safe_dump({**told, "analysis": config.analysis.model_dump()}, sort_keys=False))
-        numbers = _numbers(config, sources, jobs, gaps, benches)
+        numbers = _numbers(config, sources, jobs, gaps, task_kinds)
         missing = list(dict.fromkeys(text for _, text in gaps.found))
         for text in missing:
-            tell(text)
+            log(text)
         drawn = {name: data for chart in charts(numbers) for name, data in chart.files().items()}
         for name in store.files.sizes(FIGURES):
             if name not in drawn and not name.startswith("."):
@@ -123,13 +123,13 @@ def _numbers(
     sources: Sequence[Source],
     jobs: Sequence[Job],
     gaps: Gaps,
-    benches: Mapping[str, Bench],
+    task_kinds: Mapping[str, TaskKind],
 ) -> dict[str, Any]:
     """All that figures and page are made of."""
     settings = config.analysis
     unfinished = [source.place for source in sources if source.data is None]
     gaps.among("data", "Data that are not finished are left out", unfinished, len(sources))
-    sets = _read(config, sources, benches)
+    sets = _read(config, sources, task_kinds)
     if not sets:
         raise ConfigError(
             f"{config.output}: there is nothing to analyse, as no data are finished; run `tessy compare` or `tessy "
@@ -170,13 +170,15 @@ def _numbers(
     return {**numbers, "missing": gaps.found}
 
 
-def _read(config: Comparison | Analyze, sources: Sequence[Source], benches: Mapping[str, Bench]) -> dict[str, list[DataSet]]:
+def _read(
+    config: Comparison | Analyze, sources: Sequence[Source], task_kinds: Mapping[str, TaskKind]
+) -> dict[str, list[DataSet]]:
     """The finished data sets that hold responses, by variant."""
     settings, sets = config.analysis, {}
     with ExitStack() as stack:
-        judge_of: Callable[[Source], Judge] | None = None
+        judge_of: Callable[[Source], AnswerCheck] | None = None
         if settings.quality is not None:
-            judge_of = stack.enter_context(judges(settings.quality, benches))
+            judge_of = stack.enter_context(open_verifiers(settings.quality, task_kinds))
         for name, own in _by_variant(sources).items():
             finished = [source for source in own if source.data is not None]
             first = share(settings.responses, max(len(finished), 1))

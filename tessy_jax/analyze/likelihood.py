@@ -17,8 +17,8 @@ from tessy_jax.config import Model
 from tessy_jax.config.analysis import Likelihood
 from tessy_jax.models import hf
 from tessy_jax.records import PHASES, Row
-from tessy_jax.sharding import Layout
-from tessy_jax.synthesis.cast import voice
+from tessy_jax.sharding import Partitioner
+from tessy_jax.synthesis.model_set import writer_spec
 from tessy_jax.synthesis.scores import Score, Scorer, score
 
 KINDS = tuple((source, phase) for phase in PHASES for source in ("student", "teacher"))
@@ -37,7 +37,7 @@ def likelihoods(sets: Mapping[str, Sequence[DataSet]], settings: Likelihood, mes
     Raises:
         ConfigError, TokenizerError, CheckpointError: a student cannot be read.
     """
-    layout = Layout.of(mesh)
+    partitioner = Partitioner.of(mesh)
     sums: dict[str, Sums] = {name: defaultdict(lambda: [0.0, 0]) for name in sets}
     readers: defaultdict[str, list[tuple[str, Model, DataSet]]] = defaultdict(list)
     for name, own in sets.items():
@@ -46,11 +46,11 @@ def likelihoods(sets: Mapping[str, Sequence[DataSet]], settings: Likelihood, mes
                 readers[_weights(one.source.student)].append((name, one.source.student, one))
     for group in readers.values():
         _, student, _ = group[0]
-        model = hf.load(hf.resolve(student.model, revision=student.revision), dtype=student.dtype, layout=layout)
+        model = hf.load(hf.resolve(student.model, revision=student.revision), dtype=student.dtype, partitioner=partitioner)
         jobs = {name: sum(name == other for other, _, _ in group) for name, _, _ in group}
         for name, section, one in group:
             day = datetime.date.fromisoformat(one.source.date or datetime.date.today().isoformat())
-            chat = voice("student", section, day).chat
+            chat = writer_spec("student", section, day).chat
             rows = one.first[: share(settings.responses, jobs[name])]
             texts = {"open_text": chat.open_text, "close_text": chat.close_text}
             found = score(rows, {"student": Scorer(model, chat)}, **texts, limit=settings.tokens)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from tessy_jax.analyze.data import DataSet, Judge
+from tessy_jax.analyze.data import AnswerCheck, DataSet
 from tessy_jax.analyze.sources import Source
 from tessy_jax.config.analysis import Quality
 from tessy_jax.config.evaluation import Task
@@ -14,7 +14,7 @@ from tessy_jax.config.programs import Programs
 from tessy_jax.errors import ConfigError, DataError
 from tessy_jax.evaluate.job import verdict
 from tessy_jax.evaluate.pass_at_k import Count, pass_at_1
-from tessy_jax.evaluate.tasks import Bench, Problem
+from tessy_jax.evaluate.tasks import Problem, TaskKind
 from tessy_jax.mini.tasks import item_of
 from tessy_jax.records import Row
 
@@ -23,21 +23,21 @@ DIGITS = 6
 
 
 @contextmanager
-def judges(quality: Quality, benches: Mapping[str, Bench]) -> Iterator[Callable[[Source], Judge]]:
+def open_verifiers(quality: Quality, task_kinds: Mapping[str, TaskKind]) -> Iterator[Callable[[Source], AnswerCheck]]:
     """Gives what judges the responses of a data set. benches: by verifier.
 
     Raises:
         ConfigError: there is no such verifier.
         DataError: later, of a response whose prompt has no right answer.
     """
-    if quality.verifier not in benches:
+    if quality.verifier not in task_kinds:
         raise ConfigError(
-            f"analysis.quality: there is no verifier {quality.verifier!r} here, only {', '.join(benches)}; name one of them"
+            f"analysis.quality: there is no verifier {quality.verifier!r} here; use one of {', '.join(task_kinds)}"
         )
-    with benches[quality.verifier].verifier(Programs()) as verifier:
+    with task_kinds[quality.verifier].verifier(Programs()) as verifier:
 
-        def of(source: Source) -> Judge:
-            known = {} if quality.verifier == "mini" else _problems(source, quality, benches[quality.verifier])
+        def of(source: Source) -> AnswerCheck:
+            known = {} if quality.verifier == "mini" else _problems(source, quality, task_kinds[quality.verifier])
 
             def judge(row: Row) -> bool:
                 problem = _item(source, row) if quality.verifier == "mini" else known.get(row.prompt_id)
@@ -53,12 +53,12 @@ def judges(quality: Quality, benches: Mapping[str, Bench]) -> Iterator[Callable[
         yield of
 
 
-def _problems(source: Source, quality: Quality, bench: Bench) -> dict[str, Problem]:
+def _problems(source: Source, quality: Quality, task_kind: TaskKind) -> dict[str, Problem]:
     """By prompt id."""
     prompts = source.prompts
     named: dict[str, Any] = {name: getattr(prompts, name) for name in ("path", "split", "limit", "prompt")}
     task = Task.model_validate({**named, "name": TASK, "answer": quality.answer, "verifier": quality.verifier})
-    return {problem.own_id: problem for problem in bench.problems(task)}
+    return {problem.own_id: problem for problem in task_kind.problems(task)}
 
 
 def _item(source: Source, row: Row) -> Problem:

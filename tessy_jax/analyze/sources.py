@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from tessy_jax.config import Analyze, Comparison, Data, Model, Synthesize, settle
+from tessy_jax.config import Analyze, Comparison, Data, Model, Synthesize, reconcile
 from tessy_jax.config.pipeline import DATA, EPOCHS, EVALUATION, TRAINING, round_name
 from tessy_jax.errors import ConfigError
 from tessy_jax.store import RunReader
@@ -85,7 +85,7 @@ def of_comparison(config: Comparison) -> tuple[list[Source], list[Job]]:
     reader = reader_of(config.output)
     if reader is None:
         raise ConfigError(f"{config.output}: is no run folder; run `tessy compare` with this configuration first")
-    config = settle(config, reader.config())
+    config = reconcile(config, reader.config())
     sources, jobs = [], []
     for cell in config.cells():
         place, student = within(config.output, cell.place), cell.config.student

@@ -29,7 +29,7 @@ from tessy_jax.boundary.spans import (
     Outcome,
     Range,
     json_lines,
-    judge,
+    parse_reply_spans,
     read_annotations,
 )
 from tessy_jax.config.predictors import Annotator, Predictors
@@ -39,12 +39,12 @@ from tessy_jax.errors import ConfigError, DataError, TokenizerError
 from tessy_jax.models import hf
 from tessy_jax.models.hf_config import read_config
 from tessy_jax.records import Row
-from tessy_jax.sharding import Layout
+from tessy_jax.sharding import Partitioner
 from tessy_jax.store.files import Files
 from tessy_jax.text.chat import CLOSE, OPEN
 from tessy_jax.text.tokenizer import Tokenizer
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 FOLDER = "annotations"
 PART = re.compile(r"part-([0-9]{5,})\.jsonl")
@@ -64,7 +64,7 @@ class AnnotatorLike(Protocol):
 class LocalModel:
     """An annotator that asks a causal LM on this mesh, in its own chat template. It is loaded once."""
 
-    def __init__(self, section: Annotator, *, layout: Layout, seed: int) -> None:
+    def __init__(self, section: Annotator, *, partitioner: Partitioner, seed: int) -> None:
         """section: with model.
 
         Raises:
@@ -86,7 +86,7 @@ class LocalModel:
         if not self._tokenizer.hf.chat_template:
             raise TokenizerError(f"{folder}: has no chat template; an annotator.model has to be instruction-tuned")
         self._ends = self._tokenizer.eos_ids()
-        self._decoder = hf.load(folder, dtype=model.dtype, layout=layout)
+        self._decoder = hf.load(folder, dtype=model.dtype, partitioner=partitioner)
 
     def annotate(self, segments: Sequence[Segment]) -> list[Outcome]:
         section = self._section
@@ -110,7 +110,7 @@ class LocalModel:
                 samples=[_sample(segments[i].id) for i in batch],
             )
             for i, reply in zip(batch, replies, strict=True):
-                found[i] = judge(segments[i], self._tokenizer.decode(reply.token_ids), self.name)
+                found[i] = parse_reply_spans(segments[i], self._tokenizer.decode(reply.token_ids), self.name)
         return [found[i] for i in range(len(segments))]
 
     def _prompt(self, text: str) -> list[int]:
@@ -134,8 +134,8 @@ def make_annotator(config: Predictors) -> AnnotatorLike:
         return Rules(section.lexicon)
     if section.kind == "endpoint":
         return Endpoint(section)
-    layout = Layout.of(config.mesh)
-    return LocalModel(section, layout=layout, seed=config.seed)
+    partitioner = Partitioner.of(config.mesh)
+    return LocalModel(section, partitioner=partitioner, seed=config.seed)
 
 
 def annotate(
@@ -143,7 +143,7 @@ def annotate(
     speaker: Writer,
     rows: Iterable[Row],
     files: Files,
-    tell: Callable[[str], None] = log.info,
+    log: Callable[[str], None] = logger.info,
     *,
     annotator: Callable[[Predictors], AnnotatorLike] = make_annotator,
 ) -> dict[str, int]:
@@ -162,7 +162,7 @@ def annotate(
     finished = work.finished()
     if finished is None:
         _check_thinking(cuts, speaker, config.annotator.min_share)
-        outcomes = _outcomes(config, speaker, cuts.segments, cuts.endings, work, tell, annotator)
+        outcomes = _outcomes(config, speaker, cuts.segments, cuts.endings, work, log, annotator)
         work.save_dropped(outcomes)
         _check_kept(outcomes, config, work.dropped_name)
         work.append(outcomes)
@@ -174,18 +174,18 @@ def annotate(
         there = {a.segment.trace for a in annotations} | {d.segment.trace for d in dropped}
         late = {segment.trace for segment in cuts.segments} - there
         if late:
-            tell(
+            log(
                 f"{speaker}: {len(late)} traces have no segment among the annotations, which are finished; delete "
                 f"{work.finished_name} to annotate all again"
             )
-        again = _outcomes(config, speaker, failed, cuts.endings, work, tell, annotator)
+        again = _outcomes(config, speaker, failed, cuts.endings, work, log, annotator)
         work.append(again)
         outcomes = [*annotations, *settled, *again]
         work.save_dropped(outcomes)
     work.clear()
     counts = {"traces": cuts.traces, "without_thinking": cuts.without, "segments": len(outcomes), **_counts(outcomes)}
     if counts["failed"]:
-        tell(f"{speaker}: {counts['failed']} segments failed ({work.dropped_name}); start again to try them again")
+        log(f"{speaker}: {counts['failed']} segments failed ({work.dropped_name}); start again to try them again")
     return counts
 
 
@@ -195,7 +195,7 @@ def _outcomes(
     wanted: Sequence[Segment],
     endings: Collection[str],
     work: _Work,
-    tell: Callable[[str], None],
+    log: Callable[[str], None],
     annotator: Callable[[Predictors], AnnotatorLike],
 ) -> list[Outcome]:
     """What comes of each segment: what the parts say, and else what the annotator does."""
@@ -203,13 +203,13 @@ def _outcomes(
     todo = [segment for segment in wanted if not _settled(known.get(segment.id))]
     if todo:
         chosen = annotator(config)
-        tell(f"{speaker}: {len(todo)} segments to annotate by {chosen.name}")
+        log(f"{speaker}: {len(todo)} segments to annotate by {chosen.name}")
         for first in range(0, len(todo), chosen.at_once):
             outcomes = with_endings(chosen, todo[first : first + chosen.at_once], endings)
             work.commit(outcomes)  # what is told has been saved
             known |= {outcome.segment.id: outcome for outcome in outcomes}
             done = len(todo[: first + chosen.at_once])
-            tell(f"{speaker}: {done} of {len(todo)} segments; {_described(known.values())}")
+            log(f"{speaker}: {done} of {len(todo)} segments; {_described(known.values())}")
             _check_answers(outcomes, chosen.at_once, known.values())
     return [known[segment.id] for segment in wanted]
 
@@ -285,7 +285,7 @@ class _Work:
                 try:
                     outcome = _outcome(parsed)
                 except DataError as error:  # of a commit that never returned, so nothing that was told
-                    log.warning("%s/%s/%s:%d: is left out: %s", self._output, self._folder, name, number, error)
+                    logger.warning("%s/%s/%s:%d: is left out: %s", self._output, self._folder, name, number, error)
                     continue
                 segment = by_id.get(outcome.segment.id)
                 if segment is None:

@@ -14,11 +14,11 @@ from typing import Any
 import httpx2
 
 from tessy_jax.boundary.segments import Segment
-from tessy_jax.boundary.spans import INSTRUCTION, Dropped, Outcome, judge
+from tessy_jax.boundary.spans import INSTRUCTION, Dropped, Outcome, parse_reply_spans
 from tessy_jax.config.predictors import Annotator
 from tessy_jax.errors import ConfigError
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 BACKOFF = 1.0
 """Seconds before the first retry. Each further one waits twice as long; chance takes off up to half, so that requests that
@@ -104,7 +104,7 @@ class Endpoint:
                     wanted = retry_after(response.headers.get("retry-after"), time.time())
                 if attempt == section.retries or wanted > PATIENCE:
                     break
-                log.info("%s: %s; trying again", segment.id, problem)
+                logger.info("%s: %s; trying again", segment.id, problem)
                 await asyncio.sleep(max(wanted, min(LONGEST, BACKOFF * 2**attempt) * random.uniform(0.5, 1)))
         return Dropped(segment, "failed", problem)
 
@@ -113,7 +113,7 @@ class Endpoint:
             content: Any = response.json()["choices"][0]["message"]["content"]
         except (ValueError, LookupError, TypeError):
             return Dropped(segment, "failed", f"no chat completion: {response.text.strip()[:200]}")
-        return judge(segment, content if isinstance(content, str) else "", self.name)
+        return parse_reply_spans(segment, content if isinstance(content, str) else "", self.name)
 
 
 def retry_after(header: str | None, now: float) -> float:

@@ -16,7 +16,7 @@ from tessy_jax.models.hf_config import read_config
 from tessy_jax.text.host_bridge import plain_tokenizer
 from tessy_jax.text.tokenizer import Tokenizer
 from tessy_jax.text.vocab import description
-from tessy_jax.train.data import Data, spooled
+from tessy_jax.train.data import TokenizedDataset, to_memmap
 from tessy_jax.train.examples import CAPABILITY as LEARN_CAPABILITY
 from tessy_jax.train.examples import STYLE as LEARN_STYLE
 from tessy_jax.train.pack import NO_TARGET, Example
@@ -52,12 +52,12 @@ def tokens_of(annotation: Annotation, tokenizer: Any) -> Tokens:
     return Tokens(annotation, np.array(found.ids, np.int32), offsets, shifted(token_labels(offsets, annotation.spans)))
 
 
-def examples(segments: Sequence[Tokens], window: int) -> Data:
+def examples(segments: Sequence[Tokens], window: int) -> TokenizedDataset:
     """What is learnt: every decision once, in the window in which inference makes it.
 
     A window's example holds one token more, the kind of which is its last target.
     """
-    return spooled((example for tokens in segments for example in _windows(tokens, window)), NAMES)
+    return to_memmap((example for tokens in segments for example in _windows(tokens, window)), NAMES)
 
 
 def _windows(tokens: Tokens, window: int) -> Iterator[Example]:

@@ -203,7 +203,7 @@ def spoken(reply: str) -> str:
     return reply.partition("<think>")[0].strip()
 
 
-def judge(segment: Segment, reply: str, annotator: str) -> Outcome:
+def parse_reply_spans(segment: Segment, reply: str, annotator: str) -> Outcome:
     """What a model's reply about a segment comes to.
 
     An empty array counts as empty, like no reply at all, and is not kept: hardly any 60 words of thinking are without a

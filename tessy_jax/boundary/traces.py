@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
-from tessy_jax.config import Predictors, Synthesize, dump, settle
+from tessy_jax.config import Predictors, Synthesize, dump, reconcile
 from tessy_jax.config.sections import Writer
 from tessy_jax.errors import ConfigError, DataError
 from tessy_jax.records import Row
@@ -16,7 +16,7 @@ from tessy_jax.synthesis.contamination import Question
 from tessy_jax.synthesis.job import synthesize
 from tessy_jax.train.data import row_of, rows_at
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 SPEAKERS: tuple[Writer, ...] = ("student", "teacher")
 LATER = ("predictor", "optimizer", "training", "weights", "patience")
 """Sections that only the training of a predictor depends on; it has a run folder of its own."""
@@ -47,7 +47,7 @@ def opened(config: Predictors, but: Collection[str]) -> tuple[RunStore, Predicto
     store = RunStore(config.output)
     try:
         free = () if store.files.sizes("annotations") else ("segments", "annotator")
-        config = settle(config, store.config(), but=(*but, *free))
+        config = reconcile(config, store.config(), but=(*but, *free))
         store.save_config(dump(config))
     except BaseException:
         store.close()
@@ -66,7 +66,7 @@ def sample(
     *,
     questions: Sequence[Question] = (),
     progress: bool = True,
-    tell: Callable[[str], None] = log.info,
+    log: Callable[[str], None] = logger.info,
 ) -> dict[str, Any]:
     """Samples traces of the speakers that have none, each alone, or goes on with it; returns a summary per speaker. A trace
     need not come to an end. questions: as for `synthesize`.
@@ -79,7 +79,7 @@ def sample(
     found: dict[str, Any] = {}
     for speaker in speakers_of(config, wanted):
         if getattr(config.traces, speaker):
-            tell(f"{speaker}: traces are given ({place(config, speaker)})")
+            log(f"{speaker}: traces are given ({place(config, speaker)})")
             continue
         run = Synthesize.model_validate(
             {
@@ -92,7 +92,7 @@ def sample(
                 "synthesis": config.synthesis.model_copy(update={"recipe": f"{speaker}_only"}),
             }
         )
-        found[speaker] = synthesize(run, unfinished=True, questions=questions, progress=progress, tell=tell).summary
+        found[speaker] = synthesize(run, unfinished=True, questions=questions, progress=progress, log=log).summary
     return found
 
 

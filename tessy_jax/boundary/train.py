@@ -16,11 +16,11 @@ from flax import nnx
 from tessy_jax import __version__
 from tessy_jax.boundary.annotate import FOLDER, annotate
 from tessy_jax.boundary.examples import NAMES, Tokens, examples, reader, tokens_of
-from tessy_jax.boundary.known import Known
-from tessy_jax.boundary.predict import Judge, Judgements
+from tessy_jax.boundary.recorded_spans import RecordedSpans
+from tessy_jax.boundary.segment_scorer import SegmentScorer, SegmentScores
 from tessy_jax.boundary.spans import read_annotations
 from tessy_jax.boundary.traces import LATER, opened, rows, speakers_of
-from tessy_jax.config import Predictors, dump, settle
+from tessy_jax.config import Predictors, dump, reconcile
 from tessy_jax.config.predictors import Predictor
 from tessy_jax.config.sections import Writer
 from tessy_jax.errors import ConfigError, DataError
@@ -28,18 +28,18 @@ from tessy_jax.models import hf
 from tessy_jax.models.export import export
 from tessy_jax.models.hf_config import read_config
 from tessy_jax.models.restack import restack
-from tessy_jax.processes import devices, first, once
-from tessy_jax.sharding import Layout
+from tessy_jax.processes import devices, is_primary, on_primary
+from tessy_jax.sharding import Partitioner
 from tessy_jax.store import RunReader, RunStore
 from tessy_jax.store.files import local, within
 from tessy_jax.train.checkpoint import Checkpoints
-from tessy_jax.train.data import Order
+from tessy_jax.train.data import BatchPlan
 from tessy_jax.train.job import CHECKPOINTS, check_weights
 from tessy_jax.train.job import FOLDER as MODEL
 from tessy_jax.train.loop import Trainer
 from tessy_jax.train.progress import Bar, Line
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 CLASSES = ("capability", "style")
 """Of a predictor, in the order of its scores."""
 
@@ -53,7 +53,7 @@ class Annotated(NamedTuple):
 
 
 def annotate_traces(
-    config: Predictors, wanted: Writer | None = None, *, tell: Callable[[str], None] = log.info
+    config: Predictors, wanted: Writer | None = None, *, log: Callable[[str], None] = logger.info
 ) -> dict[str, dict[str, int]]:
     """`tessy boundary annotate`: annotates segments of the traces of each speaker; returns their counts.
 
@@ -65,9 +65,9 @@ def annotate_traces(
         found: dict[str, dict[str, int]] = {}
         for speaker in speakers_of(config, wanted):
             traces = list(rows(config, speaker))
-            known = {"annotator": lambda _, traces=traces: Known(traces)} if config.annotator.kind == "spans" else {}
-            found[speaker] = annotate(config, speaker, traces, store.files, tell, **known)
-            tell(f"{speaker}: " + ", ".join(f"{n} {name}" for name, n in found[speaker].items()))
+            known = {"annotator": lambda _, traces=traces: RecordedSpans(traces)} if config.annotator.kind == "spans" else {}
+            found[speaker] = annotate(config, speaker, traces, store.files, log, **known)
+            log(f"{speaker}: " + ", ".join(f"{n} {name}" for name, n in found[speaker].items()))
         store.save_summary({"annotations": found, "versions": {"tessy_jax": __version__}})
         return found
 
@@ -105,7 +105,7 @@ def train_predictor(
     *,
     skip_invalid: bool = False,
     progress: bool = False,
-    tell: Callable[[str], None] = log.info,
+    log: Callable[[str], None] = logger.info,
     on_step: Callable[[Line, int], None] = lambda line, steps: None,
 ) -> dict[str, Any]:
     """Trains a speaker's predictor on the annotations of the run folder, or goes on with it; returns the summary. It has a
@@ -122,40 +122,45 @@ def train_predictor(
     folder = backbone_of(config.predictor)
     found = annotated(config, speaker, folder, skip_invalid=skip_invalid)
     for where, why in found.skipped:
-        tell(f"{where}: {why}; left out")
+        log(f"{where}: {why}; left out")
     training, output = config.training, training_folder(config, speaker)
     place = local(output)
     if place is None:
         raise ConfigError(f"{output}: predictors are trained into folders only; name a path as output, and copy it")
-    layout = Layout.of(config.mesh)
-    at_once = training.rows_at_once or training.rows
-    layout.check({"lanes": (at_once, "training.rows_at_once, or training.rows,")})
+    partitioner = Partitioner.of(config.mesh)
+    at_once = training.micro_batch_size or training.batch_size
+    partitioner.check({"lanes": (at_once, "training.micro_batch_size, or training.batch_size,")})
     data = examples(found.train, config.predictor.window)
     weights = [getattr(config.weights, name) for name in NAMES[1:]]
     check_weights(data, weights)
-    if first():
-        tell(f"{speaker}: {len(found.train)} segments to learn from, {len(found.validation)} to look at; {data.described()}")
+    if is_primary():
+        log(f"{speaker}: {len(found.train)} segments to learn from, {len(found.validation)} to look at; {data.described()}")
     with ExitStack() as stack:
         stores: list[RunStore] = []
 
         def settled() -> None:
             stores.append(stack.enter_context(RunStore(output)))
-            own = settle(config.model_copy(update={"output": output}), stores[0].config())
+            own = reconcile(config.model_copy(update={"output": output}), stores[0].config())
             stores[0].save_config(dump(own))
 
-        once(settled)
+        on_primary(settled)
         model = hf.load(
             folder,
             dtype=training.weights_dtype,
-            layout=layout,
+            partitioner=partitioner,
             stacked=True,
             classes=CLASSES,
             layers=config.predictor.layers,
             seed=config.seed,
         )
         graph, params, frozen = nnx.split(model, nnx.Param, ...)
-        shared: dict[str, Any] = {"size": training.tokens, "rows": at_once, "dtype": training.dtype, "layout": layout}
-        judge = Judge(graph, found.validation, window=config.predictor.window, **shared)
+        shared: dict[str, Any] = {
+            "size": training.max_seq_len,
+            "rows": at_once,
+            "dtype": training.dtype,
+            "partitioner": partitioner,
+        }
+        judge = SegmentScorer(graph, found.validation, window=config.predictor.window, **shared)
 
         def measured(params: Any) -> dict[str, float]:
             said = judge(params, frozen).classes(config.predictor.threshold)
@@ -166,7 +171,7 @@ def train_predictor(
                 "style_error": 1 - said["style"]["f1"],
             }
 
-        bar = stack.enter_context(Bar(shown=progress and first()))
+        bar = stack.enter_context(Bar(shown=progress and is_primary()))
 
         def told(line: Line, steps: int) -> None:
             bar(line, steps)
@@ -180,14 +185,14 @@ def train_predictor(
             config.optimizer,
             graph,
             frozen,
-            layout,
-            Order(data, training.tokens, training.rows, config.seed, labels=True),
+            partitioner,
+            BatchPlan(data, training.max_seq_len, training.batch_size, config.seed, labels=True),
             [0.0, *weights],
-            judge.order,
+            judge.plan,
             checkpoints,
-            lambda lines: once(lambda: stores[0].save_metrics(lines)),
+            lambda lines: on_primary(lambda: stores[0].save_metrics(lines)),
             told,
-            measure=measured,
+            extra_metrics=measured,
             best="style_error",
             patience=config.patience,
         )
@@ -195,7 +200,7 @@ def train_predictor(
         begun = int(state.step)
         state = trainer.run(state)
         best = trainer.best_step(checkpoints.steps())
-        if trainer.over(int(state.step)) and once(lambda: not (place / MODEL).exists()):
+        if trainer.over(int(state.step)) and on_primary(lambda: not (place / MODEL).exists()):
             assert best is not None
             kept = checkpoints.restore_params(best, state.params)
             export(
@@ -217,7 +222,7 @@ def train_predictor(
             "devices": devices(),
             "versions": {"tessy_jax": __version__, "jax": jax.__version__},
         }
-        once(lambda: stores[0].save_summary(summary))
+        on_primary(lambda: stores[0].save_summary(summary))
         return summary
 
 
@@ -239,7 +244,7 @@ def training_folder(config: Predictors, speaker: Writer) -> str:
     return within(config.output, f"training/{speaker}")
 
 
-def judged(config: Predictors, speaker: Writer, *, skip_invalid: bool = False) -> Judgements:
+def score_validation(config: Predictors, speaker: Writer, *, skip_invalid: bool = False) -> SegmentScores:
     """What the trained predictor says of the validation segments, in the windows that it was trained for.
 
     Raises:
@@ -251,16 +256,18 @@ def judged(config: Predictors, speaker: Writer, *, skip_invalid: bool = False) -
         raise ConfigError(f"{folder}: there is no predictor yet; run `tessy boundary train --speaker {speaker}` to the end")
     found = annotated(config, speaker, folder, skip_invalid=skip_invalid)
     config = Predictors.model_validate(yaml.safe_load(RunReader(output).config() or ""))  # as it was trained
-    layout = Layout.of(config.mesh)
+    partitioner = Partitioner.of(config.mesh)
     training = config.training
-    graph, params = nnx.split(hf.load(folder, dtype=config.predictor.dtype, layout=layout, stacked=True, classes=CLASSES))
-    judge = Judge(
+    graph, params = nnx.split(
+        hf.load(folder, dtype=config.predictor.dtype, partitioner=partitioner, stacked=True, classes=CLASSES)
+    )
+    judge = SegmentScorer(
         graph,
         found.validation,
         window=config.predictor.window,
-        size=training.tokens,
-        rows=training.rows_at_once or training.rows,
+        size=training.max_seq_len,
+        rows=training.micro_batch_size or training.batch_size,
         dtype=config.predictor.dtype,
-        layout=layout,
+        partitioner=partitioner,
     )
     return judge(params)

@@ -5,7 +5,7 @@ from tessy_jax.config.base import Section
 from tessy_jax.config.checks import Decontamination, Verification
 from tessy_jax.config.comparison import Cell, Comparison
 from tessy_jax.config.evaluation import Evaluate
-from tessy_jax.config.file import dump, given, load, read, settle
+from tessy_jax.config.file import dump, from_values, load, read, reconcile
 from tessy_jax.config.pipeline import Pipeline
 from tessy_jax.config.predictors import Predictors
 from tessy_jax.config.programs import Programs
@@ -67,8 +67,8 @@ __all__ = [
     "Writer",
     "differences",
     "dump",
-    "given",
+    "from_values",
     "load",
     "read",
-    "settle",
+    "reconcile",
 ]

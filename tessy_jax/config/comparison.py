@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from tessy_jax.config.analysis import Analysis
 from tessy_jax.config.base import Text
-from tessy_jax.config.file import varied
+from tessy_jax.config.file import with_changes
 from tessy_jax.config.pipeline import BEFORE, Pipeline
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -107,7 +107,7 @@ class Comparison(Pipeline):
                 own = {"seed": seed, "student.model": model, "evaluation.tasks": tasks}
                 for variant, changes in self.variants.items():
                     place = f"{student}/seed-{seed}/{variant}"
-                    config = varied(Pipeline, base, {**own, **changes}, f"variants.{variant}")
+                    config = with_changes(Pipeline, base, {**own, **changes}, f"variants.{variant}")
                     yield Cell(variant, student, seed, place, f"{student}/seed-{seed}/before", config)
 
 

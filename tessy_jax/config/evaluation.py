@@ -84,7 +84,7 @@ class Task(Section):
         return self.programs or Programs()
 
 
-class Answering(Synthesis):
+class EvaluationSynthesis(Synthesis):
     """How responses are written: by the student alone, and once, so that a response that comes to nothing is a wrong one."""
 
     recipe: Literal["student_only"] = "student_only"
@@ -95,12 +95,12 @@ class Answering(Synthesis):
     """Each task has a verifier of its own."""
 
 
-class Asking(Section):
+class EvaluationTasks(Section):
     """What a student is asked, and how the answers are counted."""
 
     tasks: Annotated[list[Task], Field(min_length=1)]
     """What it is asked."""
-    synthesis: Answering = Answering()
+    synthesis: EvaluationSynthesis = EvaluationSynthesis()
     confidence: Annotated[Real, Field(gt=0, lt=1)] = 0.95
     """How probably an interval should hold the true value."""
 
@@ -125,7 +125,7 @@ class Asking(Section):
             )
 
 
-class Evaluate(Asking, Dated):
+class Evaluate(EvaluationTasks, Dated):
     """Finds out what a model is worth."""
 
     student: Model

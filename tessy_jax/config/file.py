@@ -12,6 +12,7 @@ import yaml
 from pydantic import ValidationError
 
 from tessy_jax.config.base import Section
+from tessy_jax.config.renamed import new_name
 from tessy_jax.config.sections import Dated, Run, Synthesize, differences
 from tessy_jax.errors import ConfigError
 
@@ -43,7 +44,7 @@ def read(kind: type[R], path: str | Path, overrides: Sequence[str] = ()) -> R:
     return _checked(kind, raw, str(path), set_keys)
 
 
-def given(kind: type[R], values: Mapping[str, Any], overrides: Sequence[str], source: str) -> R:
+def from_values(kind: type[R], values: Mapping[str, Any], overrides: Sequence[str], source: str) -> R:
     """A configuration from values and dotted overrides as `read` takes them; source: what errors call the values.
 
     Raises:
@@ -54,7 +55,7 @@ def given(kind: type[R], values: Mapping[str, Any], overrides: Sequence[str], so
     return _checked(kind, raw, source, set_keys)
 
 
-def varied(kind: type[R], run: Mapping[str, Any], changes: Mapping[str, Any], source: str) -> R:
+def with_changes(kind: type[R], run: Mapping[str, Any], changes: Mapping[str, Any], source: str) -> R:
     """A configuration from the sections of another one and changes of dotted keys; source: what errors call the changes.
 
     Raises:
@@ -78,7 +79,7 @@ def dump(config: Run) -> str:
     return yaml.dump(config.resolved().model_dump(), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
 
 
-def settle(config: D, earlier: str | None, *, but: Collection[str] = ()) -> D:
+def reconcile(config: D, earlier: str | None, *, but: Collection[str] = ()) -> D:
     """The run as resolved and with its date filled in, checked against the config.yaml of its folder's earlier starts. but:
     sections that may differ all the same.
 
@@ -89,8 +90,11 @@ def settle(config: D, earlier: str | None, *, but: Collection[str] = ()) -> D:
     if earlier is not None:
         try:
             before = type(config).model_validate(yaml.safe_load(earlier))
-        except ValidationError:
-            raise ConfigError(f"{config.output}: holds another kind of run; name another output") from None
+        except ValidationError as error:
+            unknown = (_dotted(fault) for fault in error.errors(include_url=False))
+            old = [f"{key} is now {new_name(key)}" for key in unknown if new_name(key)]
+            kind = f"a run of an earlier version ({', '.join(old)})" if old else "another kind of run"
+            raise ConfigError(f"{config.output}: holds {kind}; name another output") from None
         changed = [key for key in differences(before, config) if key.partition(".")[0] not in but]
         if changed:
             raise ConfigError(
@@ -157,13 +161,15 @@ def _put(raw: dict[str, Any], names: Sequence[str], value: Any, source: str) -> 
 def _explain(kind: type[Section], error: ValidationError, source: str, set_keys: Sequence[str]) -> str:
     """The first fault in one line: source, dotted key, what was got, what would be right."""
     faults = error.errors(include_url=False)
-    fault = faults[0]
-    key, got, message = ".".join(map(str, fault["loc"])), fault["input"], fault["msg"]
-    known = dict(_keys(kind))
+    # a renamed key explains the others: what it held is missing under its new name
+    fault = next((f for f in faults if f["type"] == "extra_forbidden" and new_name(_dotted(f))), faults[0])
+    key, got, message = _dotted(fault), fault["input"], fault["msg"]
+    known = dict(keys(kind))
     if any(f"{key}.".startswith(f"{overridden}.") for overridden in set_keys):
         source = "--set"
     if fault["type"] == "extra_forbidden":
-        problem = f"is unknown{_suggestion(key, known)}"
+        renamed = new_name(key)
+        problem = f"is unknown{_suggestion(key, known)}" if renamed is None else f"is now called {renamed}; rename it"
     elif fault["type"] == "missing":
         problem = f"is missing; set it ({known.get(key) or 'a section'})"
     elif fault["type"] == "value_error":
@@ -177,13 +183,18 @@ def _explain(kind: type[Section], error: ValidationError, source: str, set_keys:
     return f"{source}: {key + ' ' if key else ''}{problem}{more}"
 
 
-def _keys(kind: type[Section], prefix: str = "") -> Iterator[tuple[str, str]]:
+def _dotted(fault: Mapping[str, Any]) -> str:
+    """The key that a pydantic fault is about."""
+    return ".".join(map(str, fault["loc"]))
+
+
+def keys(kind: type[Section], prefix: str = "") -> Iterator[tuple[str, str]]:
     """Every dotted key with its description."""
     for name, field in kind.model_fields.items():
         yield prefix + name, (field.description or "").rstrip(".")
         for part in (field.annotation, *get_args(field.annotation)):
             if isinstance(part, type) and issubclass(part, Section):
-                yield from _keys(part, f"{prefix}{name}.")
+                yield from keys(part, f"{prefix}{name}.")
 
 
 def _suggestion(key: str, known: Iterable[str]) -> str:

@@ -7,7 +7,7 @@ from typing import Self, get_args
 from pydantic import model_validator
 
 from tessy_jax.config.base import Count, Natural, Text
-from tessy_jax.config.evaluation import Asking
+from tessy_jax.config.evaluation import EvaluationTasks
 from tessy_jax.config.predictors import Making
 from tessy_jax.config.sections import (
     RECIPES,
@@ -20,7 +20,7 @@ from tessy_jax.config.sections import (
     Writer,
     preset_values,
 )
-from tessy_jax.config.training import Lora, Optimizer, TooLong, Training, Weights
+from tessy_jax.config.training import Lora, OnOverlength, Optimizer, Training, Weights
 
 MADE, BEFORE, DATA, TRAINING, EVALUATION = "predictors", "before", "synthesis", "training", "evaluation"
 """Folders of the stages, which are run folders themselves; the last three in that of a round."""
@@ -35,14 +35,14 @@ def round_name(number: int) -> str:
     return f"round-{number}"
 
 
-class Evaluation(Asking):
+class Evaluation(EvaluationTasks):
     """What the student is asked before the first round and after every one."""
 
     sampling: Sampling | None = None
     """How its answers are drawn (null: as its data are)."""
     system: Text | None = None
     """System message of the trained student, where its data have one that isolates them (null: that of its section)."""
-    every: Natural = 0
+    every_epochs: Natural = 0
     """After every so many epochs of a training the student is asked as well, as it was then (0: at the end only)."""
 
 
@@ -61,9 +61,9 @@ class Pipeline(Dated):
     predictors: Making | None = None
     """How predictors are made; their prompts, where data is null, are those of the job."""
     synthesis: Synthesis = Synthesis()
-    too_long: TooLong = "refuse"
-    """What becomes of a response with more tokens than `training.tokens`: with refuse, the job is not begun where one could
-    come about; skip leaves it out, cut cuts its end."""
+    on_overlength: OnOverlength = "refuse"
+    """What to do with a response of more than `training.max_seq_len` tokens: refuse to start a job that could write one,
+    skip the response, or cut its end."""
     weights: Weights = Weights()
     optimizer: Optimizer = Optimizer()
     lora: Lora | None = None
@@ -96,10 +96,11 @@ class Pipeline(Dated):
                 f"{self.predictors.predictor.window}; a predictor is used as it was trained: set both alike"
             )
         longest = synthesis.max_prompt_tokens + synthesis.max_response_tokens + MARGIN
-        if self.too_long == "refuse" and training.tokens < longest:
+        if self.on_overlength == "refuse" and training.max_seq_len < longest:
             raise ValueError(
-                f"training.tokens is {training.tokens}, and a response may come to {longest} (synthesis.max_prompt_tokens + "
-                f"max_response_tokens + {MARGIN}); set it to that, or too_long to skip or cut"
+                f"training.max_seq_len is {training.max_seq_len}, but a response can have {longest} tokens "
+                f"(synthesis.max_prompt_tokens + max_response_tokens + {MARGIN}); raise it to {longest}, or set "
+                "on_overlength to skip or cut"
             )
         return self
 

@@ -128,11 +128,11 @@ class PredictorTraining(Training):
 
     epochs: Positive = 3.0
     """How often every segment is seen."""
-    tokens: Count = 256
+    max_seq_len: Count = 256
     """Tokens per row of a batch; several segments share a row, and attention costs as much as the row is long."""
-    rows: Count = 12
+    batch_size: Count = 12
     """Rows per optimizer step: with 256 tokens each, about 32 segments of 60 words."""
-    evaluate_every: Natural = 100
+    eval_every: Natural = 100
     """Steps between two evaluations (0: at the end of the training only)."""
     keep_best: Natural = 1
     """and those with the best F1 of the style class."""
@@ -158,10 +158,11 @@ class Making(Section):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        if self.training.tokens <= self.predictor.window:
+        if self.training.max_seq_len <= self.predictor.window:
             raise ValueError(
-                f"training.tokens is {self.training.tokens} and predictor.window {self.predictor.window}; a row must hold a "
-                f"window and the token that follows: set training.tokens to at least {self.predictor.window + 1}"
+                f"training.max_seq_len is {self.training.max_seq_len} and predictor.window is {self.predictor.window}; a "
+                "row must hold a window and the token after it: "
+                f"set training.max_seq_len to at least {self.predictor.window + 1}"
             )
         if self.synthesis.verification is not None:
             raise ValueError(

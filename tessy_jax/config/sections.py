@@ -42,9 +42,9 @@ MAY_CHANGE = frozenset(
         "analysis",
         "boundary.mode",
         "synthesis.lanes",
-        "synthesis.rounds",
+        "synthesis.rounds_per_dispatch",
         "synthesis.snapshot_seconds",
-        "synthesis.scored",
+        "synthesis.scored_responses",
         "synthesis.handover",
         "training.save_every",
         "training.keep_last",
@@ -182,7 +182,7 @@ class Boundary(Section):
     threshold: Annotated[Real, Field(gt=0, lt=1)] = 0.5
     """The next token counts as style if its probability is above this: higher, and the student hands over earlier, the
     teacher later."""
-    noise: Annotated[Real, Field(ge=0, le=1)] = 0.0
+    label_flip_prob: Annotated[Real, Field(ge=0, le=1)] = 0.0
     """Probability with which a predictor's label is turned round, token by token: how good does a predictor have to be?"""
 
 
@@ -241,11 +241,11 @@ class Synthesis(Section):
     """Responses written at once."""
     repetition: Repetition = Repetition()
     """When a response is a loop, and so a failed attempt."""
-    rounds: Count = 64
+    rounds_per_dispatch: Count = 64
     """Rounds of the device loop between two visits of the host."""
     snapshot_seconds: Annotated[Real, Field(ge=0)] = 60.0
     """How often unfinished responses are saved, in seconds."""
-    scored: Natural = 8
+    scored_responses: Natural = 8
     """Responses, the first, of which the report shows how probable each model finds every token (0: none)."""
     handover: Annotated[Real, Field(gt=0, le=1)] = 0.5
     """A turn ends early once this share of its lanes has handed over; the rest go on in the next round."""

@@ -11,7 +11,7 @@ from tessy_jax.config.sections import Dated, Dtype, Model
 
 Remat = Literal["none", "dots", "full"]
 Schedule = Literal["constant", "linear", "cosine"]
-TooLong = Literal["refuse", "skip", "cut"]
+OnOverlength = Literal["refuse", "skip", "cut"]
 Share = Annotated[Real, Field(ge=0, le=1)]
 Positive = Annotated[Real, Field(gt=0)]
 NotNegative = Annotated[Real, Field(ge=0)]
@@ -27,8 +27,8 @@ class Examples(Section):
     """Which split of a data set; a file has only one."""
     limit: Count | None = None
     """Use only this many rows from the start (null: all)."""
-    too_long: TooLong = "refuse"
-    """What becomes of a row with more tokens than `training.tokens`: stop before any work, leave it out, or cut its end."""
+    on_overlength: OnOverlength = "refuse"
+    """What to do with a row of more than `training.max_seq_len` tokens: stop before any work, skip it, or cut its end."""
 
 
 class Weights(Section):
@@ -55,9 +55,9 @@ class Optimizer(Section):
     """How it falls to `end` after the warm-up."""
     warmup: Share = 0.03
     """Share of all steps in which it rises from 0."""
-    end: Share = 0.0
+    min_lr_ratio: Share = 0.0
     """Share of the learning rate at the last step."""
-    clip: NotNegative = 1.0
+    max_grad_norm: NotNegative = 1.0
     """The largest norm of a gradient (0: any)."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Further arguments of the optimizer, e.g. weight_decay: 0.1, b2: 0.95, mu_dtype: bfloat16."""
@@ -81,11 +81,11 @@ class Training(Section):
     """How often every example is seen."""
     steps: Count | None = None
     """Optimizer steps instead of epochs."""
-    tokens: Count = 4096
+    max_seq_len: Count = 4096
     """Tokens per row of a batch; several examples share a row."""
-    rows: Count = 8
+    batch_size: Count = 8
     """Rows per optimizer step."""
-    rows_at_once: Count | None = None
+    micro_batch_size: Count | None = None
     """Rows of one forward pass, a divisor of `rows` (null: all); fewer take less memory and give the same step."""
     dtype: Dtype = "bfloat16"
     """Of computing."""
@@ -93,7 +93,7 @@ class Training(Section):
     """Of the weights that are trained, their gradients and the optimizer's state (which optimizer.options may set apart)."""
     remat: Remat = "full"
     """What a layer keeps for its gradient: all (none), its matrix products (dots), or its input alone (full)."""
-    evaluate_every: Natural = 0
+    eval_every: Natural = 0
     """Steps between two evaluation losses (0: at the end of the training only)."""
     save_every: Count = 200
     """Steps between two checkpoints; there is always one at the end."""
@@ -103,7 +103,7 @@ class Training(Section):
     """and those with the lowest evaluation loss."""
     keep_epochs: Natural = 0
     """A checkpoint after every so many epochs, too, all of which are kept (0: none)."""
-    spike: NotNegative = 0.0
+    loss_spike_factor: NotNegative = 0.0
     """Stop where a loss is so many times the mean of the last 20 (0: never); what is no number always stops."""
     tensorboard: bool = False
     """Also write metrics for TensorBoard, into `tensorboard` in the run folder."""
@@ -112,8 +112,10 @@ class Training(Section):
 
     @model_validator(mode="after")
     def _divides(self) -> Self:
-        if self.rows_at_once is not None and self.rows % self.rows_at_once:
-            raise ValueError(f"rows_at_once is {self.rows_at_once}, which does not divide rows, {self.rows}")
+        if self.micro_batch_size is not None and self.batch_size % self.micro_batch_size:
+            raise ValueError(
+                f"micro_batch_size is {self.micro_batch_size}; it should divide batch_size, which is {self.batch_size}"
+            )
         return self
 
 

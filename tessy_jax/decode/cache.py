@@ -17,12 +17,12 @@ import jax.numpy as jnp
 
 from tessy_jax.models.attention import LayerCache
 from tessy_jax.models.config import ModelConfig
-from tessy_jax.sharding import Axes, Layout
+from tessy_jax.sharding import Axes, Partitioner
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class Slots:
+class LayerKV:
     """One layer's keys and values; `values` is None where the keys hold everything (latent attention)."""
 
     keys: jax.Array  # [B, K, S, H]
@@ -30,7 +30,7 @@ class Slots:
 
     def append(
         self, keys_BKTH: jax.Array, values_BKTH: jax.Array | None, lengths_B: jax.Array, counts_B: jax.Array
-    ) -> Slots:
+    ) -> LayerKV:
         """Writes the first counts_B tokens of each lane behind its lengths_B cached ones; the rest is dropped."""
         size, T = self.keys.shape[2], keys_BKTH.shape[2]
         time_T = jnp.arange(T, dtype=jnp.int32)
@@ -46,7 +46,7 @@ class Slots:
         values = None
         if self.values is not None and values_BKTH is not None:
             values = write(self.values, values_BKTH)
-        return Slots(write(self.keys, keys_BKTH), values)
+        return LayerKV(write(self.keys, keys_BKTH), values)
 
     def read(self) -> tuple[jax.Array, jax.Array | None]:
         return self.keys, self.values
@@ -77,18 +77,18 @@ def _select(old_BKSH: jax.Array, new_BK1H: jax.Array, slots_B1: jax.Array) -> ja
 class KVCache:
     """All layers of one model. lengths_B: tokens cached per lane."""
 
-    layers: tuple[Slots, ...]
+    layers: tuple[LayerKV, ...]
     lengths_B: jax.Array
 
-    def advanced(self, layers: Sequence[LayerCache], counts_B: jax.Array) -> KVCache:
+    def advance(self, layers: Sequence[LayerCache], counts_B: jax.Array) -> KVCache:
         return KVCache(tuple(layers), self.lengths_B + counts_B)  # type: ignore[arg-type]
 
-    def rolled_back(self, lengths_B: jax.Array) -> KVCache:
+    def rollback(self, lengths_B: jax.Array) -> KVCache:
         """With lower lengths; on sliding layers at most `slack` tokens lower than the longest the lane ever was."""
         return replace(self, lengths_B=lengths_B)
 
 
-def slots_shape(config: ModelConfig, lanes: int, capacity: int, window: int | None, slack: int) -> tuple[int, ...]:
+def layer_kv_shape(config: ModelConfig, lanes: int, capacity: int, window: int | None, slack: int) -> tuple[int, ...]:
     """[B, K, S, H] of one layer's keys."""
     size = capacity if window is None else min(capacity, window + slack)
     if config.latent:
@@ -96,12 +96,12 @@ def slots_shape(config: ModelConfig, lanes: int, capacity: int, window: int | No
     return (lanes, config.kv_heads, size, config.head_dim)
 
 
-def slots_axes(config: ModelConfig) -> Axes:
+def layer_kv_axes(config: ModelConfig) -> Axes:
     return ("lanes", None if config.latent else "kv_heads", None, None)
 
 
 def new_cache(
-    config: ModelConfig, lanes: int, capacity: int, *, slack: int, dtype: Any, layout: Layout | None = None
+    config: ModelConfig, lanes: int, capacity: int, *, slack: int, dtype: Any, partitioner: Partitioner | None = None
 ) -> KVCache:
     """An empty cache for `lanes` lanes of up to `capacity` tokens.
 
@@ -110,26 +110,26 @@ def new_cache(
     Raises:
         ShardingError: lanes that the mesh does not divide.
     """
-    layout = layout or Layout()
-    layout.check({"lanes": (lanes, "the number of lanes")})
+    partitioner = partitioner or Partitioner()
+    partitioner.check({"lanes": (lanes, "the number of lanes")})
 
     def zeros(window: int | None) -> jax.Array:
-        shape = slots_shape(config, lanes, capacity, window, slack)
-        return jnp.zeros(shape, dtype, device=layout.sharding(slots_axes(config)))
+        shape = layer_kv_shape(config, lanes, capacity, window, slack)
+        return jnp.zeros(shape, dtype, device=partitioner.sharding(layer_kv_axes(config)))
 
-    layers = tuple(Slots(zeros(w), None if config.latent else zeros(w)) for w in config.windows)
-    return KVCache(layers, jnp.zeros(lanes, jnp.int32, device=layout.sharding(("lanes",))))
+    layers = tuple(LayerKV(zeros(w), None if config.latent else zeros(w)) for w in config.windows)
+    return KVCache(layers, jnp.zeros(lanes, jnp.int32, device=partitioner.sharding(("lanes",))))
 
 
 def grow(cache: KVCache, config: ModelConfig, capacity: int, *, slack: int) -> KVCache:
     """The same tokens in a larger bucket. A sliding layer that is not full-sized yet has not wrapped, so its slots stay."""
 
     def wider(old: jax.Array, window: int | None) -> jax.Array:
-        size = slots_shape(config, old.shape[0], capacity, window, slack)[2]
+        size = layer_kv_shape(config, old.shape[0], capacity, window, slack)[2]
         return jnp.pad(old, ((0, 0), (0, 0), (0, size - old.shape[2]), (0, 0)))
 
     layers = tuple(
-        Slots(wider(layer.keys, w), None if layer.values is None else wider(layer.values, w))
+        LayerKV(wider(layer.keys, w), None if layer.values is None else wider(layer.values, w))
         for layer, w in zip(cache.layers, config.windows, strict=True)
     )
     return KVCache(layers, cache.lengths_B)

@@ -22,21 +22,21 @@ class Cut(NamedTuple):
     """cut_B: bytes of the proposal that are committed. settled_B: whether no further text can change that."""
 
     cut_B: jax.Array
-    settled_B: jax.Array
+    decided_B: jax.Array
 
 
-def view(text_BY: jax.Array, start_B: jax.Array, size: int) -> jax.Array:
+def text_window(text_BY: jax.Array, start_B: jax.Array, size: int) -> jax.Array:
     """`size` bytes of each lane from start_B on [B, size]; beyond the buffer, its last byte again."""
     index_BP = start_B[:, None] + jnp.arange(size)
     return jnp.take_along_axis(text_BY, jnp.clip(index_BP, 0, text_BY.shape[1] - 1), axis=1)
 
 
-def begins_character(bytes_BP: jax.Array) -> jax.Array:
+def starts_character(bytes_BP: jax.Array) -> jax.Array:
     """Whether a byte is none that continues a UTF-8 character."""
     return (bytes_BP & 0xC0) != 0x80
 
 
-def whole(bytes_BP: jax.Array, counts_B: jax.Array) -> jax.Array:
+def complete_chars(bytes_BP: jax.Array, counts_B: jax.Array) -> jax.Array:
     """How many of the first counts_B bytes remain without an unfinished character at their end. Bytes that are no UTF-8
     count as characters: what they spoil is found when the response ends."""
     missing_B = jnp.zeros_like(counts_B)
@@ -85,7 +85,7 @@ def cut(
     P = bytes_BP.shape[1]
     at_P = jnp.arange(P, dtype=jnp.int32)
     n_B = counts_B
-    whole_B = jnp.where(closed_B, n_B, whole(bytes_BP, n_B))
+    whole_B = jnp.where(closed_B, n_B, complete_chars(bytes_BP, n_B))
     known_B = jnp.where(over_B, n_B, jnp.minimum(certain_B, n_B))
     turn_B = jnp.where(flip_B >= 0, flip_B, n_B)
     inside_BP = (at_P > 0) & (at_P < n_B[:, None]) & (at_P <= known_B[:, None])
@@ -104,7 +104,7 @@ def cut(
             reach_B = jnp.minimum(reach_B, certain_start_B)
         decided_B = turn_B <= reach_B
     else:
-        possible_BP = begins_character(bytes_BP) & inside_BP
+        possible_BP = starts_character(bytes_BP) & inside_BP
         if token_ends_BP is not None:
             possible_BP &= token_ends_BP
         decided_B = jnp.ones_like(over_B)

@@ -15,21 +15,32 @@ import numpy as np
 from flax import nnx
 
 from tessy_jax.decode.cache import new_cache
-from tessy_jax.decode.entry import Entry, View
-from tessy_jax.decode.generate import FEWEST_LANES, bucket
-from tessy_jax.decode.loop import FILL, advance, fill, fill_all, share, zero_counts
-from tessy_jax.decode.proposal import put_at
-from tessy_jax.decode.run import Program, Weights
-from tessy_jax.decode.state import DONE, EMPTY, GOES_ON, RUNNING, Judge, Lanes, Policy, Rules, Side, Tables
+from tessy_jax.decode.context import LoopGraphs, LoopWeights
+from tessy_jax.decode.generate import MIN_LANES, bucket
+from tessy_jax.decode.lane_ops import extract, free, grow, insert, report, without_caches
+from tessy_jax.decode.loop import PREFILL_CHUNK, copy_prefix, prefill_lane, prefill_lanes, run_rounds, zero_counts
+from tessy_jax.decode.predictor_window import first_token_needed, new_predictor_state
+from tessy_jax.decode.proposal import replace_at
+from tessy_jax.decode.response_state import ResponseState, TokenizedView
+from tessy_jax.decode.state import (
+    CONTINUES,
+    DONE,
+    EMPTY,
+    RUNNING,
+    DecodeParams,
+    Lanes,
+    LoopConfig,
+    PredictorState,
+    Side,
+    TextTables,
+)
 from tessy_jax.decode.totals import Compilation, Totals
-from tessy_jax.decode.visit import bare, cleared, grown, report, seated, taken
-from tessy_jax.decode.window import first_needed, new_judge
 from tessy_jax.models.transformer import Decoder
 from tessy_jax.sharding import put
 
-REWOUND = 256  # tokens that a lane is rolled back at most; sliding windows and predictors keep that many more
+MAX_ROLLBACK = 256  # tokens that a lane is rolled back at most; sliding windows and predictors keep that many more
 
-PACKED = 32  # tokens of all lanes that catch up at once at least; so few cost hardly more than one
+MIN_PACKED_TOKENS = 32  # tokens of all lanes that catch up at once at least; so few cost hardly more than one
 
 
 _PROGRAMS: dict[Any, tuple[Any, float]] = {}
@@ -54,43 +65,43 @@ class Engine:
     def __init__(
         self,
         writers: Sequence[Decoder],
-        judges: Sequence[Decoder | None],
-        tables: Tables,
-        rules: Rules,
-        policy: Policy,
+        predictors: Sequence[Decoder | None],
+        tables: TextTables,
+        config: LoopConfig,
+        params: DecodeParams,
         *,
         lanes: int,
         tokens: int,
         capacity: int = 0,
     ) -> None:
-        self.layout = writers[0].layout
-        ways = self.layout.ways("lanes")
-        self.size = -(-max(lanes, FEWEST_LANES) // ways) * ways
+        self.partitioner = writers[0].partitioner
+        ways = self.partitioner.num_shards("lanes")
+        self.size = -(-max(lanes, MIN_LANES) // ways) * ways
         self.writers = list(writers)
-        self.tables, self.policy = jax.tree.map(self._everywhere, (tables, policy))
+        self.tables, self.params = jax.tree.map(self._replicated, (tables, params))
         split = [nnx.split(model) for model in writers]
-        judged = [None if judge is None else nnx.split(judge) for judge in judges]
-        self.weights = Weights(tuple(p for _, p in split), tuple(None if j is None else j[1] for j in judged))
-        self.program = Program(tuple(g for g, _ in split), tuple(None if j is None else j[0] for j in judged), rules)
+        judged = [None if predictor is None else nnx.split(predictor) for predictor in predictors]
+        self.weights = LoopWeights(tuple(p for _, p in split), tuple(None if j is None else j[1] for j in judged))
+        self.graphs = LoopGraphs(tuple(g for g, _ in split), tuple(None if j is None else j[0] for j in judged), config)
         self.totals = Totals()
         self._held: list[dict[int, np.ndarray]] = [{} for _ in writers]  # per lane, the prompt as it was read
         self._unwritten: set[int] = set()  # lanes with a prompt and nothing else
         self.compilations: list[Compilation] = []
-        self.slack = max(FILL, REWOUND)
-        steps = max(int(step) for step in policy.steps)
+        self.slack = max(PREFILL_CHUNK, MAX_ROLLBACK)
+        steps = max(int(step) for step in params.steps)
         self.margin = steps + 2
-        self.tokens = tokens + rules.view + self.margin
-        self.room = int(policy.room) + rules.longest + len(tables.close_N)
+        self.tokens = tokens + config.window_bytes + self.margin
+        self.room = int(params.max_response_bytes) + config.max_token_bytes + len(tables.close_N)
         self._capacity = bucket(max(capacity, 2 * self.margin))
-        self.lanes = self._empty(judges)
+        self.lanes = self._empty(predictors)
 
     def _put(self, x: np.ndarray) -> jax.Array:
-        return put(x, self.layout, ("lanes", *(None,) * (x.ndim - 1)))
+        return put(x, self.partitioner, ("lanes", *(None,) * (x.ndim - 1)))
 
-    def _everywhere(self, x: Any) -> jax.Array:
-        return put(x, self.layout, (None,) * np.ndim(x))
+    def _replicated(self, x: Any) -> jax.Array:
+        return put(x, self.partitioner, (None,) * np.ndim(x))
 
-    def _empty(self, judges: Sequence[Decoder | None]) -> Lanes:
+    def _empty(self, predictors: Sequence[Decoder | None]) -> Lanes:
         B, S, Y = self.size, self.tokens, self.room
 
         def numbers(value: int = 0, shape: tuple[int, ...] = (B,), dtype: Any = np.int32) -> jax.Array:
@@ -98,25 +109,31 @@ class Engine:
 
         sides = []
         for model in self.writers:
-            cache = new_cache(model.config, B, self._capacity, slack=self.slack, dtype=model.embed.dtype, layout=self.layout)
-            sides.append(Side(numbers(0, (B, S)), numbers(0, (B, S)), numbers(1), numbers(1), cache))
-        windows: list[Judge | None] = []
-        for judge in judges:
-            half = self.program.rules.half
-            windows.append(
-                None if judge is None else new_judge(judge.config, B, 2 * half, REWOUND, judge.embed.dtype, self.layout)
+            cache = new_cache(
+                model.config, B, self._capacity, slack=self.slack, dtype=model.embed.dtype, partitioner=self.partitioner
             )
-        packed = 0 if self.layout.ways("lanes") > 1 else max(PACKED, 4 * B)
-        self.program = self.program._replace(rules=self.program.rules._replace(capacity=self._capacity, packed=packed))
+            sides.append(Side(numbers(0, (B, S)), numbers(0, (B, S)), numbers(1), numbers(1), cache))
+        windows: list[PredictorState | None] = []
+        for predictor in predictors:
+            half = self.graphs.config.half_window
+            windows.append(
+                None
+                if predictor is None
+                else new_predictor_state(
+                    predictor.config, B, 2 * half, MAX_ROLLBACK, predictor.embed.dtype, self.partitioner
+                )
+            )
+        packed = 0 if self.partitioner.num_shards("lanes") > 1 else max(MIN_PACKED_TOKENS, 4 * B)
+        self.graphs = self.graphs._replace(config=self.graphs.config._replace(capacity=self._capacity, packed_tokens=packed))
         return Lanes(
             text_BY=numbers(0, (B, Y), np.uint8),
             source_BY=numbers(0, (B, Y), np.uint8),
             committed_B=numbers(),
             written_B=numbers(),
             proposed_B=numbers(),
-            over_B=numbers(GOES_ON),
+            stop_B=numbers(CONTINUES),
             flip_B=numbers(-1),
-            thought_B=numbers(-1),
+            thinking_bytes_B=numbers(-1),
             speaker_B=numbers(),
             phase_B=numbers(),
             status_B=numbers(EMPTY),
@@ -128,69 +145,69 @@ class Engine:
             discarded_B2=numbers(0, (B, 2)),
             switches_B=numbers(),
             sides=tuple(sides),
-            judges=tuple(windows),
-            counts=jax.tree.map(self._everywhere, zero_counts(len(sides))),
+            predictors=tuple(windows),
+            counts=jax.tree.map(self._replicated, zero_counts(len(sides))),
         )
 
-    def seat(self, lane: int, entry: Entry) -> None:
+    def insert(self, lane: int, state: ResponseState) -> None:
         """Puts a response, begun or not, into a lane, and its known tokens into the caches."""
-        longest = max(len(view.tokens) for view in entry.views)
+        longest = max(len(view.tokens) for view in state.views)
         self._reserve(longest + self.margin)
         rows = {
-            "text": _padded(np.frombuffer(entry.text, np.uint8), self.room),
-            "source": _padded(np.frombuffer(entry.sources, np.uint8), self.room),
-            "tokens": [_padded(np.array(view.tokens, np.int32), self.tokens) for view in entry.views],
-            "ends": [_padded(np.array([0] * view.prompt + view.ends, np.int32), self.tokens) for view in entry.views],
-            "prompt": [np.int32(view.prompt) for view in entry.views],
-            "known": [np.int32(len(view.tokens)) for view in entry.views],
+            "text": _padded(np.frombuffer(state.text, np.uint8), self.room),
+            "source": _padded(np.frombuffer(state.sources, np.uint8), self.room),
+            "tokens": [_padded(np.array(view.tokens, np.int32), self.tokens) for view in state.views],
+            "ends": [_padded(np.array([0] * view.prompt + view.ends, np.int32), self.tokens) for view in state.views],
+            "prompt": [np.int32(view.prompt) for view in state.views],
+            "known": [np.int32(len(view.tokens)) for view in state.views],
             "judged": [
-                np.int32(0 if v is None else first_needed(len(entry.views[v].ends), self.program.rules.half))
-                for v in self.program.rules.reads
+                np.int32(0 if v is None else first_token_needed(len(state.views[v].ends), self.graphs.config.half_window))
+                for v in self.graphs.config.predictor_reads
             ],
             "numbers": {
                 name: np.asarray(value, np.uint32 if name == "samples_B" else np.int32)
-                for name, value in self._numbers_of(entry).items()
+                for name, value in self._numbers_of(state).items()
             },
         }
-        self.lanes = self._call("seat", seated, (), (self.lanes, np.int32(lane), rows), donate=0)
+        self.lanes = self._call("seat", insert, (), (self.lanes, np.int32(lane), rows), donate=0)
         self._unwritten.discard(lane)
-        for m, view in enumerate(entry.views):
+        for m, view in enumerate(state.views):
             shared = self._share(m, lane, view)
             self._fill(m, lane)
             self.totals.shared[m] += shared
             self.totals.prefilled[m] += len(view.tokens) - 1 - shared
-        if not entry.text:
+        if not state.text:
             self._unwritten.add(lane)
 
     @staticmethod
-    def _numbers_of(entry: Entry) -> dict[str, Any]:
+    def _numbers_of(state: ResponseState) -> dict[str, Any]:
         return {
-            "committed_B": len(entry.text),
-            "written_B": len(entry.text),
+            "committed_B": len(state.text),
+            "written_B": len(state.text),
             "proposed_B": 0,
-            "over_B": GOES_ON,
+            "over_B": CONTINUES,
             "flip_B": -1,
-            "thought_B": entry.thought,
-            "speaker_B": entry.speaker,
-            "phase_B": entry.phase,
+            "thought_B": state.thinking_bytes,
+            "speaker_B": state.speaker,
+            "phase_B": state.phase,
             "status_B": RUNNING,
-            "thinkers_B": entry.thinkers,
-            "answerer_B": entry.answerer,
-            "attempts_B": entry.attempt,
-            "switches_B": entry.switches,
-            "samples_B": entry.sample,
-            "generated_B2": entry.generated,
-            "discarded_B2": entry.discarded,
+            "thinkers_B": state.thinkers,
+            "answerer_B": state.answerer,
+            "attempts_B": state.attempt,
+            "switches_B": state.switches,
+            "samples_B": state.sample,
+            "generated_B2": state.generated,
+            "discarded_B2": state.discarded,
         }
 
-    def _share(self, m: int, lane: int, view: View) -> int:
+    def _share(self, m: int, lane: int, view: TokenizedView) -> int:
         """Copies what another lane holds of these tokens, such as the prompt that rollouts have in common; says how many.
 
         They are what reading them would give, to the last bit: in whole chunks, or all there are, so that what is left is
         cut into the same chunks. A sliding layer forgets the beginning of its lane, which therefore shares all, before it
         has written anything, or nothing.
         """
-        if self.layout.ways("lanes") > 1:
+        if self.partitioner.num_shards("lanes") > 1:
             return 0
         held, wanted = self._held[m], np.array(view.tokens[:-1], np.int32)
         sliding = any(window is not None for window in self.writers[m].config.windows)
@@ -201,7 +218,7 @@ class Engine:
             size = min(len(tokens), len(wanted))
             differs = np.flatnonzero(tokens[:size] != wanted[:size])
             same = int(differs[0]) if len(differs) else size
-            same = same if same == len(wanted) else same // FILL * FILL
+            same = same if same == len(wanted) else same // PREFILL_CHUNK * PREFILL_CHUNK
             if same > best:
                 best, source = same, other
         # of a response that goes on, only the prompt stays as it was read
@@ -209,33 +226,33 @@ class Engine:
         if best:
             side = self.lanes.sides[m]
             args = (side, np.int32(source), np.int32(lane), np.int32(best))
-            self._set_side(m, self._call(f"share {m}", share, (), args, donate=0))
+            self._set_side(m, self._call(f"share {m}", copy_prefix, (), args, donate=0))
         return best
 
     def _fill(self, m: int, lane: int) -> None:
-        graph, params, side = self.program.writers[m], self.weights.writers[m], self.lanes.sides[m]
-        if self.layout.ways("lanes") == 1:
-            side = self._call(f"prefill {m}", fill, (graph,), (params, side, np.int32(lane)), donate=1)
+        graph, params, side = self.graphs.writers[m], self.weights.writers[m], self.lanes.sides[m]
+        if self.partitioner.num_shards("lanes") == 1:
+            side = self._call(f"prefill {m}", prefill_lane, (graph,), (params, side, np.int32(lane)), donate=1)
         else:
-            side = self._call(f"prefill {m}", fill_all, (graph,), (params, side), donate=1)
+            side = self._call(f"prefill {m}", prefill_lanes, (graph,), (params, side), donate=1)
         self._set_side(m, side)
 
     def _set_side(self, m: int, side: Side) -> None:
-        self.lanes = replace(self.lanes, sides=put_at(self.lanes.sides, m, side))
+        self.lanes = replace(self.lanes, sides=replace_at(self.lanes.sides, m, side))
 
-    def clear(self, lane: int) -> None:
+    def free(self, lane: int) -> None:
         """Leaves a lane empty."""
-        status = self._call("clear", cleared, (), (self.lanes.status_B, np.int32(lane)), donate=0)
+        status = self._call("clear", free, (), (self.lanes.status_B, np.int32(lane)), donate=0)
         self.lanes = replace(self.lanes, status_B=status)
 
     def run(self, *, harvest: int = 1) -> np.ndarray:
         """Writes until `harvest` lanes have ended, or the rounds between two visits are used up; the lanes' status [B]."""
         self._unwritten.clear()
         while True:
-            policy = replace(self.policy, harvest=self._everywhere(np.int32(harvest)))
-            args = (self.weights, self.tables, policy, self.lanes)
-            self.lanes = self._call("loop", advance, (self.program,), args, donate=3)
-            status, counts, needed = jax.device_get(self._call("report", report, (), (bare(self.lanes),)))
+            params = replace(self.params, harvest=self._replicated(np.int32(harvest)))
+            args = (self.weights, self.tables, params, self.lanes)
+            self.lanes = self._call("loop", run_rounds, (self.graphs,), args, donate=3)
+            status, counts, needed = jax.device_get(self._call("report", report, (), (without_caches(self.lanes),)))
             self._add(counts)
             ended = (status >= DONE).sum() >= harvest or not (status == RUNNING).any()
             if int(needed) + self.margin > self._capacity and not ended:
@@ -250,16 +267,16 @@ class Engine:
             getattr(self.totals, name)[: len(values)] += np.array(values, np.float64)
         self.totals.rounds += float(counts.rounds)
 
-    def take(self, lanes: Sequence[int]) -> list[Entry]:
+    def extract(self, lanes: Sequence[int]) -> list[ResponseState]:
         """The responses in these lanes, each as of its last commit."""
         if not lanes:
             return []
         size = 1 << (len(lanes) - 1).bit_length()  # so that few sizes are compiled for
         index = np.pad(np.array(lanes, np.int32), (0, size - len(lanes)), mode="edge")
-        found = self._call(f"take {size}", taken, (), (bare(self.lanes), index))
+        found = self._call(f"take {size}", extract, (), (without_caches(self.lanes), index))
         small, text, sources, sides = jax.device_get(found)
         self.totals.host_syncs += 1
-        entries = []
+        states = []
         for row in range(len(lanes)):
             committed = int(small["committed_B"][row])
             generated = [int(n) for n in small["generated_B2"][row]]
@@ -269,9 +286,9 @@ class Engine:
                 if m == int(small["speaker_B"][row]) and small["status_B"][row] == RUNNING:
                     generated[m] -= int(known[row]) - kept  # the proposal will be sampled again
                 first = int(prompt[row])
-                views.append(View(tokens[row, :kept].tolist(), first, ends[row, first:kept].tolist()))
-            entries.append(
-                Entry(
+                views.append(TokenizedView(tokens[row, :kept].tolist(), first, ends[row, first:kept].tolist()))
+            states.append(
+                ResponseState(
                     views=tuple(views),
                     thinkers=int(small["thinkers_B"][row]),
                     answerer=int(small["answerer_B"][row]),
@@ -279,7 +296,7 @@ class Engine:
                     attempt=int(small["attempts_B"][row]),
                     speaker=int(small["speaker_B"][row]),
                     phase=int(small["phase_B"][row]),
-                    thought=int(small["thought_B"][row]),
+                    thinking_bytes=int(small["thought_B"][row]),
                     text=text[row, :committed].tobytes(),
                     sources=sources[row, :committed].tobytes(),
                     generated=(generated[0], generated[1]),
@@ -288,7 +305,7 @@ class Engine:
                     status=int(small["status_B"][row]),
                 )
             )
-        return entries
+        return states
 
     def release(self, m: int) -> Decoder:
         """Model m, with its weights where they are; what else the engine holds, caches and the other models, is freed. The
@@ -306,8 +323,8 @@ class Engine:
         self._capacity = bucket(tokens)
         for m, model in enumerate(self.writers):
             side, static = self.lanes.sides[m], (model.config, self._capacity, self.slack)
-            self._set_side(m, replace(side, cache=self._call(f"grow {m}", grown, static, (side.cache,), like=0)))
-        self.program = self.program._replace(rules=self.program.rules._replace(capacity=self._capacity))
+            self._set_side(m, replace(side, cache=self._call(f"grow {m}", grow, static, (side.cache,), like=0)))
+        self.graphs = self.graphs._replace(config=self.graphs.config._replace(capacity=self._capacity))
 
     def _call(
         self,
@@ -327,7 +344,7 @@ class Engine:
         if key not in _PROGRAMS:
             start = time.perf_counter()
             like = donate if like is None else like
-            placed: Any = self.layout.sharding(())
+            placed: Any = self.partitioner.sharding(())
             if like is not None and placed is not None:
                 placed = jax.tree.map(lambda x: x.sharding, args[like])
             jitted = jax.jit(lambda *given: function(*static, *given), donate_argnums=donate, out_shardings=placed)

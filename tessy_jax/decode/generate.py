@@ -24,7 +24,7 @@ from tessy_jax.sharding import put
 
 CHUNK = 128
 SMALLEST_BUCKET = 64
-FEWEST_LANES = 2
+MIN_LANES = 2
 """XLA's CPU backend multiplies a single bfloat16 row 15 times slower than two, and copies the cache of a single lane in
 every step; elsewhere an idle lane costs nothing, since a step reads the same weights for it."""
 
@@ -144,10 +144,10 @@ def buckets(tokens: int) -> list[int]:
 
 
 def _start(model: Decoder, prompts: Sequence[Sequence[int]], samples: Sequence[int], max_new_tokens: int) -> Lanes:
-    layout = model.layout
+    partitioner = model.partitioner
     dtype = model.embed.dtype
-    ways = layout.ways("lanes")
-    count = -(-max(len(prompts), FEWEST_LANES) // ways) * ways
+    ways = partitioner.num_shards("lanes")
+    count = -(-max(len(prompts), MIN_LANES) // ways) * ways
     longest = max(len(prompt) for prompt in prompts)
     capacity = bucket(longest + min(max_new_tokens, SMALLEST_BUCKET))
     tokens = np.zeros((count, capacity), np.int32)
@@ -158,9 +158,9 @@ def _start(model: Decoder, prompts: Sequence[Sequence[int]], samples: Sequence[i
     filled = np.array([*samples, *[0] * (count - len(prompts))], np.int32)
 
     def lane_put(x: np.ndarray) -> jax.Array:
-        return put(x, layout, ("lanes", *(None,) * (x.ndim - 1)))
+        return put(x, partitioner, ("lanes", *(None,) * (x.ndim - 1)))
 
-    cache = new_cache(model.config, count, capacity, slack=CHUNK, dtype=dtype, layout=layout)
+    cache = new_cache(model.config, count, capacity, slack=CHUNK, dtype=dtype, partitioner=partitioner)
     return Lanes(
         tokens_BS=lane_put(tokens),
         known_B=lane_put(known),

@@ -10,27 +10,27 @@ import jax.numpy as jnp
 from flax import nnx
 
 from tessy_jax.decode.cache import KVCache
-from tessy_jax.decode.run import Program, Run, Weights
-from tessy_jax.decode.state import Counts, Lanes, Policy, Side, Tables
+from tessy_jax.decode.context import LoopContext, LoopGraphs, LoopWeights
+from tessy_jax.decode.state import Counts, DecodeParams, Lanes, Side, TextTables
 from tessy_jax.decode.turn import turn
 
-FILL = 128  # tokens per chunk when a prompt enters the cache
+PREFILL_CHUNK = 128  # tokens per chunk when a prompt enters the cache
 
 
-def advance(program: Program, weights: Weights, tables: Tables, policy: Policy, lanes: Lanes) -> Lanes:
+def run_rounds(graphs: LoopGraphs, weights: LoopWeights, tables: TextTables, params: DecodeParams, lanes: Lanes) -> Lanes:
     """Rounds, until enough lanes have ended, one needs a larger cache, the rounds are used up, or none is left running."""
-    run = Run(program, weights, tables, policy)
+    ctx = LoopContext(graphs, weights, tables, params)
     sides = range(len(lanes.sides))
 
     def more(lanes: Lanes) -> jax.Array:
-        going = lanes.running_B.any() & (lanes.counts.rounds < policy.rounds) & (lanes.ended_B.sum() < policy.harvest)
+        going = lanes.running_B.any() & (lanes.counts.rounds < params.rounds) & (lanes.ended_B.sum() < params.harvest)
         for m in sides:
-            going &= lanes.longest(m) + policy.steps[m] + 2 <= program.rules.capacity
+            going &= lanes.longest(m) + params.steps[m] + 2 <= graphs.config.capacity
         return going
 
     def body(lanes: Lanes) -> Lanes:
         for m in sides:
-            lanes = turn(run, m, lanes)
+            lanes = turn(ctx, m, lanes)
         return replace(lanes, counts=replace(lanes.counts, rounds=lanes.counts.rounds + 1))
 
     return jax.lax.while_loop(more, body, replace(lanes, counts=zero_counts(len(lanes.sides))))
@@ -43,7 +43,7 @@ def zero_counts(sides: int) -> Counts:
     return Counts(zeros(), zeros(), zeros(), zeros(), zeros(), zeros(), jnp.zeros((), jnp.float32))
 
 
-def fill(graph: Any, params: Any, side: Side, lane: jax.Array) -> Side:
+def prefill_lane(graph: Any, params: Any, side: Side, lane: jax.Array) -> Side:
     """All known tokens of one lane but the last enter its cache, as far as they are not in it; it is cut out, filled and
     put back: the other lanes cost nothing. For caches that are not sharded over lanes."""
 
@@ -53,7 +53,7 @@ def fill(graph: Any, params: Any, side: Side, lane: jax.Array) -> Side:
     alone = Side(
         part(side.tokens_BS), part(side.ends_BS), part(side.prompt_B), part(side.known_B), jax.tree.map(part, side.cache)
     )
-    cache = fill_all(graph, params, alone).cache
+    cache = prefill_lanes(graph, params, alone).cache
 
     def back(old: jax.Array, new: jax.Array) -> jax.Array:
         return jax.lax.dynamic_update_slice_in_dim(old, new, lane, axis=0)
@@ -61,7 +61,7 @@ def fill(graph: Any, params: Any, side: Side, lane: jax.Array) -> Side:
     return replace(side, cache=jax.tree.map(back, side.cache, cache))
 
 
-def share(side: Side, source: jax.Array, lane: jax.Array, count: jax.Array) -> Side:
+def copy_prefix(side: Side, source: jax.Array, lane: jax.Array, count: jax.Array) -> Side:
     """The first `count` tokens in the cache of lane `source` are those of `lane`, too: its whole row is copied."""
 
     def copied(x: jax.Array) -> jax.Array:
@@ -72,7 +72,7 @@ def share(side: Side, source: jax.Array, lane: jax.Array, count: jax.Array) -> S
     return replace(side, cache=KVCache(layers, side.cache.lengths_B.at[lane].set(count)))
 
 
-def fill_all(graph: Any, params: Any, side: Side) -> Side:
+def prefill_lanes(graph: Any, params: Any, side: Side) -> Side:
     """The same for all lanes at once."""
     model = nnx.merge(graph, params)
     last = side.tokens_BS.shape[1] - 1
@@ -81,9 +81,9 @@ def fill_all(graph: Any, params: Any, side: Side) -> Side:
         return jnp.maximum(side.known_B - 1 - cache.lengths_B, 0)
 
     def chunk(cache: KVCache) -> KVCache:
-        index_BT = jnp.minimum(cache.lengths_B[:, None] + jnp.arange(FILL), last)
+        index_BT = jnp.minimum(cache.lengths_B[:, None] + jnp.arange(PREFILL_CHUNK), last)
         tokens_BT = jnp.take_along_axis(side.tokens_BS, index_BT, axis=1)
-        _, cache = model(tokens_BT, cache=cache, counts_B=jnp.minimum(left_B(cache), FILL))
+        _, cache = model(tokens_BT, cache=cache, counts_B=jnp.minimum(left_B(cache), PREFILL_CHUNK))
         return cache
 
     cache = jax.lax.while_loop(lambda cache: (left_B(cache) > 0).any(), chunk, side.cache)

@@ -8,35 +8,35 @@ from typing import NamedTuple, TypeVar
 import jax
 import jax.numpy as jnp
 
-from tessy_jax.decode.cut import DISCARD, NONE, Cut, cut, view, whole
-from tessy_jax.decode.run import Run
+from tessy_jax.decode.context import LoopContext
+from tessy_jax.decode.cut import DISCARD, NONE, Cut, complete_chars, cut, text_window
+from tessy_jax.decode.predictor_window import predict
 from tessy_jax.decode.sampling import position_keys
 from tessy_jax.decode.state import (
     ANSWER,
-    BROKEN,
     CLOSED,
+    CONTINUES,
     CONTROL,
+    CONTROL_TOKEN,
     DONE,
     EARLY_END,
     ENDED,
-    GOES_ON,
     LENGTH,
     REPETITION,
     TEACHER,
     TEMPLATE,
     THINK,
-    UNSPELLED,
-    Judge,
+    UNENCODABLE,
     Lanes,
+    PredictorState,
     Side,
 )
-from tessy_jax.decode.window import judge_tokens
 
 T = TypeVar("T")
-STRIPPED = 64  # bytes of white space that are taken off the end of the thinking at most
+MAX_STRIPPED_BYTES = 64  # bytes of white space that are taken off the end of the thinking at most
 
 
-class Reading(NamedTuple):
+class ReadableTokens(NamedTuple):
     """What a predictor may read. total_B: tokens of the response that its side holds, the proposal among them. stable_B: how
     many of them can be judged now. final_B: bytes of the response up to which no further text changes the tokens."""
 
@@ -45,16 +45,16 @@ class Reading(NamedTuple):
     final_B: jax.Array
 
 
-def mark_over(run: Run, lanes: Lanes, moved_B: jax.Array) -> tuple[Lanes, jax.Array]:
+def find_close_marker(ctx: LoopContext, lanes: Lanes, moved_B: jax.Array) -> tuple[Lanes, jax.Array]:
     """Looks for a marker at the end of the thinking and cuts the text there.
 
     Returns the lanes and the bytes [B] that are text for certain: what may be the beginning of a marker is not.
     """
-    markers, lengths = run.tables.markers_ML, run.tables.marker_lengths_M
+    markers, lengths = ctx.tables.markers_ML, ctx.tables.marker_lengths_M
     longest = markers.shape[1]
-    size = run.rules.longest + longest
+    size = ctx.config.max_token_bytes + longest
     start_B = lanes.written_B - size
-    tail_BW = view(lanes.text_BY, start_B, size)
+    tail_BW = text_window(lanes.text_BY, start_B, size)
     at_W = jnp.arange(size)
     window = jnp.pad(tail_BW, ((0, 0), (0, longest)))
     pieces_BWL = jnp.stack([window[:, i : i + size] for i in range(longest)], axis=-1)
@@ -69,47 +69,49 @@ def mark_over(run: Run, lanes: Lanes, moved_B: jax.Array) -> tuple[Lanes, jax.Ar
     certain_B = start_B + jnp.where(begun_BW, at_W, size).min(axis=1)
 
     first_B = jnp.where(found_BW, at_W, size).min(axis=1)
-    hit_B = moved_B & (lanes.phase_B == THINK) & (lanes.over_B == GOES_ON) & (first_B < size)
+    hit_B = moved_B & (lanes.phase_B == THINK) & (lanes.stop_B == CONTINUES) & (first_B < size)
     written_B = jnp.where(hit_B, start_B + first_B, lanes.written_B)
     lanes = replace(
         lanes,
         written_B=written_B,
         committed_B=jnp.minimum(lanes.committed_B, written_B),
-        over_B=jnp.where(hit_B, CLOSED, lanes.over_B),
-        sides=tuple(_shortened(side, hit_B, written_B) for side in lanes.sides),
+        stop_B=jnp.where(hit_B, CLOSED, lanes.stop_B),
+        sides=tuple(_truncate_tokens(side, hit_B, written_B) for side in lanes.sides),
     )
     return lanes, jnp.minimum(certain_B, written_B)
 
 
-def look(run: Run, m: int, lanes: Lanes, who_B: jax.Array, over_B: jax.Array, certain_B: jax.Array) -> tuple[Lanes, Reading]:
+def predictor_view(
+    ctx: LoopContext, m: int, lanes: Lanes, who_B: jax.Array, over_B: jax.Array, certain_B: jax.Array
+) -> tuple[Lanes, ReadableTokens]:
     """What the predictor of side m may read of the text as it stands, in lanes who_B. Where it reads the other side's
     tokens, the text that those do not cover yet is put into tokens behind the known ones, where they are not known but
     can be read.
     """
-    v = run.rules.reads[m]
+    v = ctx.config.predictor_reads[m]
     assert v is not None
     side = lanes.sides[v]
     if v == m:
         stable_B = side.up_to(certain_B) - side.prompt_B
-        return lanes, Reading(side.response_B, jnp.where(over_B, side.response_B, stable_B), lanes.written_B)
+        return lanes, ReadableTokens(side.response_B, jnp.where(over_B, side.response_B, stable_B), lanes.written_B)
     start_B = side.encoded_B
     counts_B = jnp.where(who_B, lanes.written_B - start_B, 0)
-    seen = run.tables.bridges[v].encode(view(lanes.text_BY, start_B, run.rules.view), counts_B)
-    at_P = jnp.arange(run.rules.view, dtype=jnp.int32)
+    seen = ctx.tables.bridges[v].encode(text_window(lanes.text_BY, start_B, ctx.config.window_bytes), counts_B)
+    at_P = jnp.arange(ctx.config.window_bytes, dtype=jnp.int32)
     closed_BP = seen.starts_BP & (at_P <= jnp.minimum(seen.final_B, certain_B - start_B)[:, None])
     judged_B = start_B + jnp.where(closed_BP, at_P, 0).max(axis=1)
     judged_B = jnp.where(over_B, lanes.written_B, judged_B)
     ends_BP = start_B[:, None] + seen.ends_BP
     valid_BP = at_P < seen.tokens_B[:, None]
     stable_B = side.response_B + (valid_BP & (ends_BP <= judged_B[:, None])).sum(axis=1, dtype=jnp.int32)
-    scratch = written_behind(side, side.known_B, seen.ids_BP, ends_BP, seen.tokens_B)
+    scratch = append_tokens(side, side.known_B, seen.ids_BP, ends_BP, seen.tokens_B)
     sides = tuple(scratch if i == v else other for i, other in enumerate(lanes.sides))
     # a proposal that is over is judged to its end, but its last word may still go on in the next one
     final_B = start_B + jnp.where(seen.starts_BP & (at_P <= seen.final_B[:, None]), at_P, 0).max(axis=1)
-    return replace(lanes, sides=sides), Reading(side.response_B + seen.tokens_B, stable_B, final_B)
+    return replace(lanes, sides=sides), ReadableTokens(side.response_B + seen.tokens_B, stable_B, final_B)
 
 
-def written_behind(side: Side, known_B: jax.Array, ids_BQ: jax.Array, ends_BQ: jax.Array, counts_B: jax.Array) -> Side:
+def append_tokens(side: Side, known_B: jax.Array, ids_BQ: jax.Array, ends_BQ: jax.Array, counts_B: jax.Array) -> Side:
     """The side with the first counts_B tokens put behind its first known_B ones; known_B itself stays."""
     S = side.tokens_BS.shape[1]
     at_Q = jnp.arange(ids_BQ.shape[1])
@@ -122,103 +124,103 @@ def written_behind(side: Side, known_B: jax.Array, ids_BQ: jax.Array, ends_BQ: j
     return replace(side, tokens_BS=put(side.tokens_BS, ids_BQ), ends_BS=put(side.ends_BS, ends_BQ))
 
 
-def read(run: Run, m: int, lanes: Lanes, target_B: jax.Array, known_B: jax.Array, size: int) -> Lanes:
+def run_predictor(ctx: LoopContext, m: int, lanes: Lanes, target_B: jax.Array, known_B: jax.Array, size: int) -> Lanes:
     """The predictor of side m reads tokens of the response up to target_B, at most `size` at once, and stops where the text
     turns: at the first token of the proposal, from the minimum on, behind which the other kind of text follows.
 
     known_B: tokens, prompt and all, that may be read.
     """
-    v = run.rules.reads[m]
-    judge = lanes.judges[m]
+    v = ctx.config.predictor_reads[m]
+    predictor = lanes.predictors[m]
     assert v is not None
-    assert judge is not None
-    side, half = lanes.sides[v], run.rules.half
-    graph, params = run.program.judges[m], run.weights.judges[m]
+    assert predictor is not None
+    side, half = lanes.sides[v], ctx.config.half_window
+    graph, params = ctx.graphs.predictors[m], ctx.weights.predictors[m]
     before_B = side.up_to(lanes.committed_B, known_B) - side.prompt_B
     at_T = jnp.arange(size, dtype=jnp.int32)
 
     def left(judged_B: jax.Array, flip_B: jax.Array) -> jax.Array:
         return jnp.where(flip_B < 0, jnp.maximum(target_B - judged_B, 0), 0)
 
-    def body(carry: tuple[Judge, jax.Array, jax.Array]) -> tuple[Judge, jax.Array, jax.Array]:
-        judge, flip_B, passes = carry
-        start_B = judge.judged_B
+    def body(carry: tuple[PredictorState, jax.Array, jax.Array]) -> tuple[PredictorState, jax.Array, jax.Array]:
+        predictor, flip_B, passes = carry
+        start_B = predictor.read_B
         counts_B = jnp.minimum(left(start_B, flip_B), jnp.minimum(size, half - start_B % half))
         index_BT = jnp.minimum((side.prompt_B + start_B)[:, None] + at_T, side.tokens_BS.shape[1] - 1)
         tokens_BT = jnp.take_along_axis(side.tokens_BS, index_BT, axis=1)
         ends_BT = jnp.take_along_axis(side.ends_BS, index_BT, axis=1)
-        judge, style_BT = judge_tokens(graph, params, judge, tokens_BT, counts_B, half, run.policy.logit)
-        style_BT ^= noise_BT(run, m, lanes, start_B[:, None] + at_T)
+        predictor, style_BT = predict(graph, params, predictor, tokens_BT, counts_B, half, ctx.params.logit_threshold)
+        style_BT ^= label_flips_BT(ctx, m, lanes, start_B[:, None] + at_T)
         number_BT = (start_B - before_B)[:, None] + at_T + 1  # of the token in the proposal, from 1 on
-        turns_BT = (style_BT if m == TEACHER else ~style_BT) & (number_BT >= run.policy.minimum) & (number_BT > 0)
+        turns_BT = (style_BT if m == TEACHER else ~style_BT) & (number_BT >= ctx.params.min_span_tokens) & (number_BT > 0)
         turns_BT &= at_T < counts_B[:, None]
         big = jnp.iinfo(jnp.int32).max
         first_B = jnp.where(turns_BT, ends_BT, big).min(axis=1)
-        return judge, jnp.where((flip_B < 0) & (first_B < big), first_B, flip_B), passes + 1
+        return predictor, jnp.where((flip_B < 0) & (first_B < big), first_B, flip_B), passes + 1
 
-    judge, flip_B, passes = jax.lax.while_loop(
-        lambda carry: (left(carry[0].judged_B, carry[1]) > 0).any(),
+    predictor, flip_B, passes = jax.lax.while_loop(
+        lambda carry: (left(carry[0].read_B, carry[1]) > 0).any(),
         body,
-        (judge, lanes.flip_B, lanes.counts.judgements[m]),
+        (predictor, lanes.flip_B, lanes.counts.predictor_passes[m]),
     )
-    judges = tuple(judge if i == m else other for i, other in enumerate(lanes.judges))
-    counts = replace(lanes.counts, judgements=put_at(lanes.counts.judgements, m, passes))
-    return replace(lanes, judges=judges, flip_B=flip_B, counts=counts)
+    predictors = tuple(predictor if i == m else other for i, other in enumerate(lanes.predictors))
+    counts = replace(lanes.counts, predictor_passes=replace_at(lanes.counts.predictor_passes, m, passes))
+    return replace(lanes, predictors=predictors, flip_B=flip_B, counts=counts)
 
 
-def noise_BT(run: Run, m: int, lanes: Lanes, tokens_BT: jax.Array) -> jax.Array:
+def label_flips_BT(ctx: LoopContext, m: int, lanes: Lanes, tokens_BT: jax.Array) -> jax.Array:
     """Whether the labels that the predictor of side m has for tokens of the response [B, T], numbered from 0, are turned
     round. Whether they are belongs to the place, as what is sampled there does: positions below 0 are these draws'."""
 
     def drawn() -> jax.Array:
         def one(places_B: jax.Array) -> jax.Array:
-            keys_B = position_keys(run.policy.seed, lanes.samples_B, lanes.attempts_B, -1 - (2 * places_B + m))
-            return jax.vmap(jax.random.uniform)(keys_B) < run.policy.noise
+            keys_B = position_keys(ctx.params.seed, lanes.samples_B, lanes.attempts_B, -1 - (2 * places_B + m))
+            return jax.vmap(jax.random.uniform)(keys_B) < ctx.params.label_flip_prob
 
         return jax.vmap(one, in_axes=1, out_axes=1)(tokens_BT)
 
-    return jax.lax.cond(run.policy.noise > 0, drawn, lambda: jnp.zeros(tokens_BT.shape, bool))
+    return jax.lax.cond(ctx.params.label_flip_prob > 0, drawn, lambda: jnp.zeros(tokens_BT.shape, bool))
 
 
-def settle(run: Run, m: int, lanes: Lanes, moved_B: jax.Array) -> Lanes:
+def resolve_proposal(ctx: LoopContext, m: int, lanes: Lanes, moved_B: jax.Array) -> Lanes:
     """After a new token in lanes moved_B: looks whether their proposals turn or are over, and commits what is decided."""
-    rules, policy = run.rules, run.policy
-    lanes, certain_B = mark_over(run, lanes, moved_B)
+    config, params = ctx.config, ctx.params
+    lanes, certain_B = find_close_marker(ctx, lanes, moved_B)
     side = lanes.sides[m]
     interleaves_B = lanes.interleaves_B
     n_B = lanes.written_B - lanes.committed_B
-    proposal_BP = view(lanes.text_BY, lanes.committed_B, rules.view)
-    full_B = (lanes.proposed_B >= policy.steps[m]) | (n_B >= rules.span)
-    spent_B = (side.response_B >= policy.limit) | (lanes.written_B >= policy.room)
-    closed_B = lanes.over_B > GOES_ON
-    over_B = closed_B | spent_B | (full_B & (whole(proposal_BP, n_B) > 0)) | ~interleaves_B
+    proposal_BP = text_window(lanes.text_BY, lanes.committed_B, config.window_bytes)
+    full_B = (lanes.proposed_B >= params.steps[m]) | (n_B >= config.max_proposal_bytes)
+    spent_B = (side.response_B >= params.max_response_tokens) | (lanes.written_B >= params.max_response_bytes)
+    closed_B = lanes.stop_B > CONTINUES
+    over_B = closed_B | spent_B | (full_B & (complete_chars(proposal_BP, n_B) > 0)) | ~interleaves_B
 
     reading = None
-    v = rules.reads[m]
+    v = config.predictor_reads[m]
     if v is not None:
-        lanes, reading = look(run, m, lanes, moved_B & interleaves_B, over_B, certain_B)
-        target_B = jnp.where(over_B, reading.total_B, reading.stable_B if rules.online else 0)
+        lanes, reading = predictor_view(ctx, m, lanes, moved_B & interleaves_B, over_B, certain_B)
+        target_B = jnp.where(over_B, reading.total_B, reading.stable_B if config.online else 0)
         target_B = jnp.where(moved_B & interleaves_B, target_B, 0)
         known_B = lanes.sides[v].prompt_B + reading.total_B
-        lanes = read(run, m, lanes, target_B, known_B, 1 if rules.online else rules.glance)
+        lanes = run_predictor(ctx, m, lanes, target_B, known_B, 1 if config.online else config.predictor_chunk)
 
     turned_B = lanes.flip_B >= 0
     asked_B = moved_B & interleaves_B & (turned_B | over_B)
 
     def decide() -> Cut:
         splits = ()
-        if rules.word_rule == DISCARD:
-            bridges = run.tables.bridges[:1] if rules.one_vocabulary else run.tables.bridges
+        if config.word_rule == DISCARD:
+            bridges = ctx.tables.bridges[:1] if config.one_vocabulary else ctx.tables.bridges
             splits = tuple(bridge.split(proposal_BP, n_B) for bridge in bridges)
         ends_BP = None
-        if rules.word_rule == NONE and rules.one_vocabulary:
+        if config.word_rule == NONE and config.one_vocabulary:
             at_BS = side.ends_BS - lanes.committed_B[:, None]
             valid_BS = (jnp.arange(at_BS.shape[1]) < side.known_B[:, None]) & (at_BS > 0)
-            slots_BS = jnp.where(valid_BS, at_BS, rules.view)
+            slots_BS = jnp.where(valid_BS, at_BS, config.window_bytes)
             lanes_B1 = jnp.arange(at_BS.shape[0])[:, None]
             ends_BP = jnp.zeros(proposal_BP.shape, bool).at[lanes_B1, slots_BS].set(True, mode="drop")
         return cut(
-            rules.word_rule,
+            config.word_rule,
             proposal_BP,
             n_B,
             flip_B=jnp.where(turned_B, lanes.flip_B - lanes.committed_B, -1),
@@ -232,72 +234,76 @@ def settle(run: Run, m: int, lanes: Lanes, moved_B: jax.Array) -> Lanes:
     cut_B, settled_B = jax.lax.cond(asked_B.any(), decide, lambda: Cut(jnp.zeros_like(n_B), jnp.zeros_like(over_B)))
     cut_B = jnp.where(interleaves_B, cut_B, n_B)
     commits_B = moved_B & jnp.where(interleaves_B & turned_B, settled_B, over_B)
-    return commit(run, m, lanes, commits_B, lanes.committed_B + cut_B, reading)
+    return commit(ctx, m, lanes, commits_B, lanes.committed_B + cut_B, reading)
 
 
-def commit(run: Run, m: int, lanes: Lanes, commits_B: jax.Array, cut_B: jax.Array, reading: Reading | None) -> Lanes:
+def commit(
+    ctx: LoopContext, m: int, lanes: Lanes, commits_B: jax.Array, cut_B: jax.Array, reading: ReadableTokens | None
+) -> Lanes:
     """The text of lanes commits_B up to cut_B joins the response; the lane goes on, hands over, answers, or ends."""
-    rules, policy = run.rules, run.policy
+    config, params = ctx.config, ctx.params
     side = lanes.sides[m]
     turned_B = commits_B & (lanes.flip_B >= 0)
-    over_B = jnp.where(commits_B & ~turned_B, lanes.over_B, GOES_ON)
+    over_B = jnp.where(commits_B & ~turned_B, lanes.stop_B, CONTINUES)
     kept_B = side.up_to(cut_B)
     aligned_B = jnp.take_along_axis(side.ends_BS, jnp.maximum(kept_B - 1, 0)[:, None], axis=1)[:, 0] == cut_B
     # what is left of a proposal that goes on would be sampled again, the same: it begins the next proposal instead
-    carries_B = commits_B & ~turned_B & (over_B == GOES_ON) & aligned_B
+    carries_B = commits_B & ~turned_B & (over_B == CONTINUES) & aligned_B
     known_B = jnp.where(commits_B & ~carries_B, kept_B, side.known_B)
     dropped_B = jnp.where(commits_B & (over_B != CLOSED), side.known_B - known_B, 0)
-    dropped_B += turned_B & (lanes.over_B != GOES_ON)  # the token that would have ended the turn
+    dropped_B += turned_B & (lanes.stop_B != CONTINUES)  # the token that would have ended the turn
 
-    sources = _filled(lanes.source_BY, lanes.committed_B, jnp.where(commits_B, cut_B - lanes.committed_B, 0), m, rules.view)
+    sources = _fill_bytes(
+        lanes.source_BY, lanes.committed_B, jnp.where(commits_B, cut_B - lanes.committed_B, 0), m, config.window_bytes
+    )
     lanes = replace(
         lanes,
         source_BY=sources,
         committed_B=jnp.where(commits_B, cut_B, lanes.committed_B),
         written_B=jnp.where(commits_B & ~carries_B, cut_B, lanes.written_B),
         proposed_B=jnp.where(commits_B, known_B - kept_B, lanes.proposed_B),
-        over_B=jnp.where(commits_B, GOES_ON, lanes.over_B),
+        stop_B=jnp.where(commits_B, CONTINUES, lanes.stop_B),
         flip_B=jnp.where(commits_B, -1, lanes.flip_B),
         discarded_B2=lanes.discarded_B2.at[:, m].add(dropped_B),
         switches_B=lanes.switches_B + turned_B,
         speaker_B=jnp.where(turned_B, 1 - m, lanes.speaker_B),
-        sides=put_at(lanes.sides, m, replace(side, known_B=known_B)),
+        sides=replace_at(lanes.sides, m, replace(side, known_B=known_B)),
     )
-    v = rules.reads[m]
+    v = config.predictor_reads[m]
     if v is not None and v != m:
         assert reading is not None
-        lanes = _take_over(run, v, lanes, commits_B & ~turned_B, reading)
+        lanes = _adopt_bridged(ctx, v, lanes, commits_B & ~turned_B, reading)
     if v is not None:
-        judge = lanes.judges[m]
-        assert judge is not None
-        judged_B = jnp.where(commits_B, jnp.minimum(judge.judged_B, lanes.sides[v].response_B), judge.judged_B)
-        lanes = replace(lanes, judges=put_at(lanes.judges, m, replace(judge, judged_B=judged_B)))
+        predictor = lanes.predictors[m]
+        assert predictor is not None
+        judged_B = jnp.where(commits_B, jnp.minimum(predictor.read_B, lanes.sides[v].response_B), predictor.read_B)
+        lanes = replace(lanes, predictors=replace_at(lanes.predictors, m, replace(predictor, read_B=judged_B)))
 
-    repeats_B = commits_B & goes_in_circles(lanes.sides[m], kept_B, rules.period, rules.repeats_in)
-    lanes = close_thinking(run, lanes, over_B == CLOSED)
-    spent_B = (kept_B - side.prompt_B >= policy.limit) | (cut_B >= policy.room)
+    repeats_B = commits_B & is_repetitive(lanes.sides[m], kept_B, config.repetition_period, config.repetition_window)
+    lanes = close_thinking(ctx, lanes, over_B == CLOSED)
+    spent_B = (kept_B - side.prompt_B >= params.max_response_tokens) | (cut_B >= params.max_response_bytes)
     status_B = lanes.status_B
     for condition_B, status in (
         (repeats_B & (over_B != CLOSED), REPETITION),
         (commits_B & spent_B & (over_B != CLOSED), LENGTH),
         ((over_B == ENDED) & (lanes.phase_B == THINK), EARLY_END),
         ((over_B == ENDED) & (lanes.phase_B == ANSWER), DONE),
-        (over_B == BROKEN, CONTROL),
+        (over_B == CONTROL_TOKEN, CONTROL),
     ):
         status_B = jnp.where(condition_B, status, status_B)
-    return with_caches_cut(replace(lanes, status_B=status_B))
+    return trim_caches(replace(lanes, status_B=status_B))
 
 
-def close_thinking(run: Run, lanes: Lanes, closes_B: jax.Array) -> Lanes:
+def close_thinking(ctx: LoopContext, lanes: Lanes, closes_B: jax.Array) -> Lanes:
     """In lanes closes_B the thinking ends at the committed text, less white space; the template's text follows, and then the
     answer. The answering side takes its own tokens of that text when its turn comes."""
-    tail_BW = view(lanes.text_BY, lanes.committed_B - STRIPPED, STRIPPED)
-    at_W = jnp.arange(STRIPPED)
-    inside_BW = lanes.committed_B[:, None] - STRIPPED + at_W >= 0
+    tail_BW = text_window(lanes.text_BY, lanes.committed_B - MAX_STRIPPED_BYTES, MAX_STRIPPED_BYTES)
+    at_W = jnp.arange(MAX_STRIPPED_BYTES)
+    inside_BW = lanes.committed_B[:, None] - MAX_STRIPPED_BYTES + at_W >= 0
     blank_BW = (tail_BW == 0x20) | ((tail_BW >= 0x09) & (tail_BW <= 0x0D))
     last_B = jnp.where(inside_BW & ~blank_BW, at_W + 1, 0).max(axis=1)
-    thought_B = jnp.maximum(lanes.committed_B - STRIPPED + last_B, 0)
-    close_N = run.tables.close_N
+    thought_B = jnp.maximum(lanes.committed_B - MAX_STRIPPED_BYTES + last_B, 0)
+    close_N = ctx.tables.close_N
     size = close_N.shape[0]
     slots_BN = jnp.where(closes_B[:, None], thought_B[:, None], lanes.text_BY.shape[1]) + jnp.arange(size)
     lanes_B1 = jnp.arange(thought_B.shape[0])[:, None]
@@ -305,17 +311,17 @@ def close_thinking(run: Run, lanes: Lanes, closes_B: jax.Array) -> Lanes:
     return replace(
         lanes,
         text_BY=lanes.text_BY.at[lanes_B1, slots_BN].set(close_N, mode="drop"),
-        source_BY=_filled(lanes.source_BY, thought_B, jnp.where(closes_B, size, 0), TEMPLATE, size),
+        source_BY=_fill_bytes(lanes.source_BY, thought_B, jnp.where(closes_B, size, 0), TEMPLATE, size),
         committed_B=jnp.where(closes_B, end_B, lanes.committed_B),
         written_B=jnp.where(closes_B, end_B, lanes.written_B),
-        thought_B=jnp.where(closes_B, thought_B, lanes.thought_B),
+        thinking_bytes_B=jnp.where(closes_B, thought_B, lanes.thinking_bytes_B),
         phase_B=jnp.where(closes_B, ANSWER, lanes.phase_B),
         speaker_B=jnp.where(closes_B, lanes.answerer_B, lanes.speaker_B),
-        sides=tuple(_shortened(side, closes_B, thought_B) for side in lanes.sides),
+        sides=tuple(_truncate_tokens(side, closes_B, thought_B) for side in lanes.sides),
     )
 
 
-def goes_in_circles(side: Side, known_B: jax.Array, period: int, repeats_in: int) -> jax.Array:
+def is_repetitive(side: Side, known_B: jax.Array, period: int, repeats_in: int) -> jax.Array:
     """Whether the last `repeats_in` tokens of the response repeat with a period of at most `period`."""
     if repeats_in == 0:
         return jnp.zeros(known_B.shape, bool)
@@ -326,21 +332,20 @@ def goes_in_circles(side: Side, known_B: jax.Array, period: int, repeats_in: int
     return same_BPR.all(axis=2).any(axis=1) & (known_B - side.prompt_B >= repeats_in)
 
 
-def with_caches_cut(lanes: Lanes) -> Lanes:
+def trim_caches(lanes: Lanes) -> Lanes:
     """No cache ahead of what is known: the last known token always has to be fed again, for its logits."""
     sides = tuple(
-        replace(side, cache=side.cache.rolled_back(jnp.minimum(side.cache.lengths_B, side.known_B - 1)))
-        for side in lanes.sides
+        replace(side, cache=side.cache.rollback(jnp.minimum(side.cache.lengths_B, side.known_B - 1))) for side in lanes.sides
     )
     return replace(lanes, sides=sides)
 
 
-def _take_over(run: Run, v: int, lanes: Lanes, commits_B: jax.Array, reading: Reading) -> Lanes:
+def _adopt_bridged(ctx: LoopContext, v: int, lanes: Lanes, commits_B: jax.Array, reading: ReadableTokens) -> Lanes:
     """Of the tokens that side v was shown, those become known that no further text can change; all, where the rest of a word
     has been waiting for too long. (Where the text turned, side v is next and makes its tokens from the text alone.)"""
     side = lanes.sides[v]
     final_B = jnp.minimum(reading.final_B, lanes.committed_B)
-    waits_B = lanes.committed_B - final_B > run.rules.tail
+    waits_B = lanes.committed_B - final_B > ctx.config.max_pending_bytes
     final_B = jnp.where(waits_B, lanes.committed_B, final_B)
     taken_B = side.up_to(final_B, side.prompt_B + reading.total_B)
     known_B = jnp.where(commits_B, jnp.maximum(taken_B, side.known_B), side.known_B)
@@ -350,23 +355,23 @@ def _take_over(run: Run, v: int, lanes: Lanes, commits_B: jax.Array, reading: Re
     unspelled_B = ((side.tokens_BS < 0) & (at_S >= side.known_B[:, None]) & (at_S < known_B[:, None])).any(axis=1)
     lanes = replace(
         lanes,
-        counts=replace(counts, bridged=put_at(counts.bridged, v, bridged)),
-        status_B=jnp.where(unspelled_B, UNSPELLED, lanes.status_B),
+        counts=replace(counts, bridged=replace_at(counts.bridged, v, bridged)),
+        status_B=jnp.where(unspelled_B, UNENCODABLE, lanes.status_B),
     )
-    return replace(lanes, sides=put_at(lanes.sides, v, replace(side, known_B=known_B)))
+    return replace(lanes, sides=replace_at(lanes.sides, v, replace(side, known_B=known_B)))
 
 
-def _shortened(side: Side, where_B: jax.Array, bytes_B: jax.Array) -> Side:
+def _truncate_tokens(side: Side, where_B: jax.Array, bytes_B: jax.Array) -> Side:
     return replace(side, known_B=jnp.where(where_B, jnp.maximum(side.up_to(bytes_B), side.prompt_B), side.known_B))
 
 
-def _filled(old_BY: jax.Array, start_B: jax.Array, counts_B: jax.Array, value: int, size: int) -> jax.Array:
+def _fill_bytes(old_BY: jax.Array, start_B: jax.Array, counts_B: jax.Array, value: int, size: int) -> jax.Array:
     at_P = jnp.arange(size)
     slots_BP = jnp.where(at_P < counts_B[:, None], start_B[:, None] + at_P, old_BY.shape[1] + at_P)
     lanes_B1 = jnp.arange(old_BY.shape[0])[:, None]
     return old_BY.at[lanes_B1, slots_BP].set(jnp.uint8(value), mode="drop", unique_indices=True)
 
 
-def put_at(items: tuple[T, ...], index: int, item: T) -> tuple[T, ...]:
+def replace_at(items: tuple[T, ...], index: int, item: T) -> tuple[T, ...]:
     """The tuple with one item replaced."""
     return (*items[:index], item, *items[index + 1 :])

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
-from tessy_jax.decode.cache import KVCache, Slots
+from tessy_jax.decode.cache import KVCache, LayerKV
 from tessy_jax.decode.sampling import Sampling
 
 STUDENT, TEACHER, TEMPLATE = 0, 1, 2
@@ -25,13 +25,13 @@ STUDENT, TEACHER, TEMPLATE = 0, 1, 2
 THINK, ANSWER = 0, 1
 """Phases."""
 ALONE = (1, 2)
-TAKE_TURNS = 3
+INTERLEAVED = 3
 """Thinkers: bit 0 is the student, bit 1 the teacher."""
-EMPTY, RUNNING, DONE, LENGTH, REPETITION, EARLY_END, CONTROL, UNSPELLED = range(8)
+EMPTY, RUNNING, DONE, LENGTH, REPETITION, EARLY_END, CONTROL, UNENCODABLE = range(8)
 """Status: from DONE on, the lane has ended. LENGTH: a token or byte budget is spent. REPETITION: the text goes in circles.
 EARLY_END: the turn ended inside the thinking. CONTROL: a control token that is no text was sampled. UNSPELLED: the other
 vocabulary has no tokens for the text."""
-GOES_ON, CLOSED, ENDED, BROKEN = range(4)
+CONTINUES, CLOSED, ENDED, CONTROL_TOKEN = range(4)
 """How a proposal is over before its length: the thinking closed, the turn ended, a control token came."""
 
 
@@ -65,7 +65,7 @@ class Bridge(Protocol):
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class Spelling:
+class VocabTables:
     """From one vocabulary to text, and which of its tokens are none.
 
     data_N, offsets_V1: the bytes of token v are data[offsets[v]:offsets[v + 1]]. control_V: tokens that are no text.
@@ -83,12 +83,12 @@ class Spelling:
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class Tables:
+class TextTables:
     """What does not change during a run. spellings, bridges: student's and teacher's (one model: one entry; one vocabulary:
     the same entry twice). markers_ML, marker_lengths_M: text that closes the thinking. close_N: the text between thinking
     and answer."""
 
-    spellings: tuple[Spelling, ...]
+    vocabs: tuple[VocabTables, ...]
     bridges: tuple[Any, ...]
     markers_ML: jax.Array
     marker_lengths_M: jax.Array
@@ -97,7 +97,7 @@ class Tables:
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class Policy:
+class DecodeParams:
     """The numbers of a run: traced, so that changing one does not compile again.
 
     samplings: per side. steps: tokens per proposal, per side. minimum: tokens of a proposal, in the predictor's vocabulary,
@@ -109,18 +109,18 @@ class Policy:
 
     samplings: tuple[Sampling, ...]
     steps: tuple[jax.Array, ...]
-    minimum: jax.Array
-    logit: jax.Array
-    noise: jax.Array
-    limit: jax.Array
-    room: jax.Array
+    min_span_tokens: jax.Array
+    logit_threshold: jax.Array
+    label_flip_prob: jax.Array
+    max_response_tokens: jax.Array
+    max_response_bytes: jax.Array
     handover: jax.Array
     rounds: jax.Array
     harvest: jax.Array
     seed: jax.Array
 
 
-class Rules(NamedTuple):
+class LoopConfig(NamedTuple):
     """What a program is compiled for.
 
     word_rule, online: see `cut`. one_vocabulary: both sides count the same tokens. reads: per side, the side whose tokens
@@ -135,18 +135,18 @@ class Rules(NamedTuple):
     word_rule: str
     online: bool
     one_vocabulary: bool
-    reads: tuple[int | None, ...]
-    half: int
-    longest: int
-    view: int
-    span: int
-    tail: int
-    period: int
-    repeats_in: int
+    predictor_reads: tuple[int | None, ...]
+    half_window: int
+    max_token_bytes: int
+    window_bytes: int
+    max_proposal_bytes: int
+    max_pending_bytes: int
+    repetition_period: int
+    repetition_window: int
     capacity: int
     chunk: int = 8
-    packed: int = 0
-    glance: int = 16
+    packed_tokens: int = 0
+    predictor_chunk: int = 16
 
 
 @jax.tree_util.register_dataclass
@@ -180,11 +180,11 @@ class Side:
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class Judge:
+class PredictorState:
     """A boundary predictor's cache: two windows per lane (see `window`), and how many tokens of the response it has read."""
 
-    layers: tuple[Slots, ...]  # [2 B, K, R, H]
-    judged_B: jax.Array
+    layers: tuple[LayerKV, ...]  # [2 B, K, R, H]
+    read_B: jax.Array
 
 
 @jax.tree_util.register_dataclass
@@ -198,10 +198,10 @@ class Counts:
     """
 
     passes: tuple[jax.Array, ...]
-    busy: tuple[jax.Array, ...]
-    chunks: tuple[jax.Array, ...]
+    sampled: tuple[jax.Array, ...]
+    chunked_passes: tuple[jax.Array, ...]
     caught_up: tuple[jax.Array, ...]
-    judgements: tuple[jax.Array, ...]
+    predictor_passes: tuple[jax.Array, ...]
     bridged: tuple[jax.Array, ...]
     rounds: jax.Array
 
@@ -216,9 +216,9 @@ class Lanes:
     committed_B: jax.Array  # bytes
     written_B: jax.Array  # bytes
     proposed_B: jax.Array  # tokens in the proposal
-    over_B: jax.Array  # GOES_ON … BROKEN
+    stop_B: jax.Array  # GOES_ON … BROKEN
     flip_B: jax.Array  # bytes at which the kind of text turns; -1 where it has not
-    thought_B: jax.Array  # bytes of the thinking once it has closed; -1 before
+    thinking_bytes_B: jax.Array  # bytes of the thinking once it has closed; -1 before
     speaker_B: jax.Array
     phase_B: jax.Array
     status_B: jax.Array
@@ -230,7 +230,7 @@ class Lanes:
     discarded_B2: jax.Array  # tokens sampled and not kept, per side
     switches_B: jax.Array
     sides: tuple[Side, ...]
-    judges: tuple[Judge | None, ...]
+    predictors: tuple[PredictorState | None, ...]
     counts: Counts
 
     @property
@@ -244,7 +244,7 @@ class Lanes:
     @property
     def interleaves_B(self) -> jax.Array:
         """Whether the lane is in thinking that both models write in turns."""
-        return (self.phase_B == THINK) & (self.thinkers_B == TAKE_TURNS)
+        return (self.phase_B == THINK) & (self.thinkers_B == INTERLEAVED)
 
     def speaks_B(self, m: int) -> jax.Array:
         return self.running_B & (self.speaker_B == m)

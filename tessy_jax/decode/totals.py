@@ -24,10 +24,10 @@ class Totals:
     responses that were read, and that were copied from another lane. host_syncs: waits for the device."""
 
     passes: np.ndarray = field(default_factory=lambda: np.zeros(2))
-    busy: np.ndarray = field(default_factory=lambda: np.zeros(2))
-    chunks: np.ndarray = field(default_factory=lambda: np.zeros(2))
+    sampled: np.ndarray = field(default_factory=lambda: np.zeros(2))
+    chunked_passes: np.ndarray = field(default_factory=lambda: np.zeros(2))
     caught_up: np.ndarray = field(default_factory=lambda: np.zeros(2))
-    judgements: np.ndarray = field(default_factory=lambda: np.zeros(2))
+    predictor_passes: np.ndarray = field(default_factory=lambda: np.zeros(2))
     bridged: np.ndarray = field(default_factory=lambda: np.zeros(2))
     prefilled: np.ndarray = field(default_factory=lambda: np.zeros(2))
     shared: np.ndarray = field(default_factory=lambda: np.zeros(2))

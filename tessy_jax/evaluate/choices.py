@@ -29,7 +29,7 @@ from typing import Any
 from tessy_jax.config.evaluation import Task
 from tessy_jax.errors import DataError
 from tessy_jax.evaluate.answers import BEHIND, MARKER, boxed, final_answer, normalised, same
-from tessy_jax.evaluate.tasks import Known, Problem, Verdict, table_problems, text_of
+from tessy_jax.evaluate.tasks import GroundTruth, Problem, Verdict, table_problems, text_of
 from tessy_jax.synthesis.prompts import FORMS
 
 LETTERS = ascii_uppercase
@@ -89,7 +89,7 @@ def named(text: str, choices: tuple[str, ...], *, alone: bool = False) -> str | 
     return letter[0]
 
 
-def known(row: dict[str, Any], column: str, name: str) -> Known:
+def ground_truth(row: dict[str, Any], column: str, name: str) -> GroundTruth:
     """The letter of the right choice, and the choices; see `tasks.Bench`.
 
     Raises:
@@ -98,18 +98,18 @@ def known(row: dict[str, Any], column: str, name: str) -> Known:
     choices = _choices(row)
     value = row.get(column)
     if isinstance(value, int) and not isinstance(value, bool):
-        return Known(_numbered(value, choices, column), choices)
+        return GroundTruth(_numbered(value, choices, column), choices)
     text = text_of(row, column, needed=True)
     inside = boxed(text)
     text = text if inside is None else inside
     plain = normalised(text).strip("()").upper()
     if len(plain) == 1 and plain in _letters(choices):
-        return Known(plain, choices)
+        return GroundTruth(plain, choices)
     equal = _equal(text, choices)
     if equal:
-        return Known(equal[0], choices)
+        return GroundTruth(equal[0], choices)
     if plain.isascii() and plain.isdecimal() and len(plain) < 3:
-        return Known(_numbered(int(plain), choices, column), choices)
+        return GroundTruth(_numbered(int(plain), choices, column), choices)
     right = f"one of the {len(choices)} choices" if choices else "a letter"
     raise DataError(f"{column} is {text[:60]!r}; it should be {right}: a letter, a number from 0, or the text of a choice")
 
@@ -147,7 +147,7 @@ def shown(row: Any, column: str) -> Any:
 
 def problems(task: Task) -> list[Problem]:
     """See `table_problems`."""
-    return table_problems(task, known, columns=COLUMNS, shown=partial(shown, column=task.answer))
+    return table_problems(task, ground_truth, columns=COLUMNS, shown=partial(shown, column=task.answer))
 
 
 def _equal(text: str, choices: tuple[str, ...]) -> list[str]:

@@ -19,7 +19,7 @@ from typing import Any
 from tessy_jax.config.evaluation import Task
 from tessy_jax.errors import DataError
 from tessy_jax.evaluate.answers import AROUND, BEHIND, MARKER, boxed, number
-from tessy_jax.evaluate.tasks import Known, Problem, Verdict, table_problems, text_of
+from tessy_jax.evaluate.tasks import GroundTruth, Problem, Verdict, table_problems, text_of
 
 INTEGER = re.compile(r"(?<![\w.,/^−-])0*[0-9]{1,3}(?!\w|[.,/][0-9])", re.ASCII)
 DRESS = re.compile(r"\\(?:text|textbf|mathrm|mathbf|boldsymbol)\s*\{|\\[,;! ()]|[{}$]|\^?\\circ|~")
@@ -55,7 +55,7 @@ def integer(answer: str) -> str | None:
     return _plainly(found[-1]) if found else None
 
 
-def known(row: dict[str, Any], column: str, name: str) -> Known:
+def ground_truth(row: dict[str, Any], column: str, name: str) -> GroundTruth:
     """The right number, without zeros in front; it may stand in a box. See `tasks.Bench`.
 
     Raises:
@@ -68,12 +68,12 @@ def known(row: dict[str, Any], column: str, name: str) -> Known:
         raise DataError(
             f"{column} is {text[:60]!r}; it should be a whole number from 0 to {LARGEST}, or use verifier exact or boxed"
         )
-    return Known(str(value))
+    return GroundTruth(str(value))
 
 
 def problems(task: Task) -> list[Problem]:
     """See `table_problems`."""
-    return table_problems(task, known)
+    return table_problems(task, ground_truth)
 
 
 def _plainly(digits: str) -> str:

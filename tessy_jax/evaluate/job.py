@@ -26,39 +26,39 @@ from typing import Any, NamedTuple
 import yaml
 
 from tessy_jax import __version__
-from tessy_jax.config import Synthesize, dump, settle
+from tessy_jax.config import Synthesize, dump, reconcile
 from tessy_jax.config.evaluation import Evaluate, Task
 from tessy_jax.errors import ConfigError, DataError
 from tessy_jax.evaluate import choices, integers
 from tessy_jax.evaluate.answers import Exact
 from tessy_jax.evaluate.boxed import Boxed
 from tessy_jax.evaluate.programs.pool import processors
-from tessy_jax.evaluate.programs.verifier import bench
-from tessy_jax.evaluate.summary import Judged, summarize
-from tessy_jax.evaluate.tasks import Bench, Describing, Problem, Verdict, Verifier, problems_of, table_problems
+from tessy_jax.evaluate.programs.verifier import task_kind
+from tessy_jax.evaluate.summary import VerifiedResponse, summarize
+from tessy_jax.evaluate.tasks import DescribedVerifier, Problem, TaskKind, Verdict, Verifier, problems_of, table_problems
 from tessy_jax.models.transformer import Decoder
-from tessy_jax.processes import once
+from tessy_jax.processes import on_primary
 from tessy_jax.records import Failure, Key, Row
 from tessy_jax.store import RunReader, RunStore
 from tessy_jax.store.opening import reader_of
 from tessy_jax.synthesis.job import synthesize
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
-BENCHES: dict[str, Bench] = {
-    "exact": Bench(table_problems, lambda how: nullcontext(Exact())),
-    "boxed": Bench(table_problems, lambda how: Boxed()),
-    "choice": Bench(choices.problems, lambda how: nullcontext(choices.Choice()), choices.known, choices.COLUMNS),
-    "integer": Bench(integers.problems, lambda how: nullcontext(integers.Integer()), integers.known),
-    "programs": bench(),
+TASK_KINDS: dict[str, TaskKind] = {
+    "exact": TaskKind(table_problems, lambda how: nullcontext(Exact())),
+    "boxed": TaskKind(table_problems, lambda how: Boxed()),
+    "choice": TaskKind(choices.problems, lambda how: nullcontext(choices.Choice()), choices.ground_truth, choices.COLUMNS),
+    "integer": TaskKind(integers.problems, lambda how: nullcontext(integers.Integer()), integers.ground_truth),
+    "programs": task_kind(),
 }
 """What tasks may use. `mini.evaluation` has one more, which is for the caller to add: this module is above the miniature."""
 PROMPTS, VERDICTS = "prompts.jsonl", "verdicts.jsonl"
-TOGETHER = 512
+VERIFIED_AT_ONCE = 512
 """Responses that are held at once to be judged."""
 
 
-class Evaluated(NamedTuple):
+class EvaluationResult(NamedTuple):
     """An evaluation that is done. summary: is also saved. student: its weights on the mesh; None where they were neither
     given nor needed, everything having been written before."""
 
@@ -70,10 +70,10 @@ def evaluate(
     config: Evaluate,
     student: Decoder | None = None,
     *,
-    benches: Mapping[str, Bench] = BENCHES,
+    task_kinds: Mapping[str, TaskKind] = TASK_KINDS,
     progress: bool = True,
-    tell: Callable[[str], None] = log.info,
-) -> Evaluated:
+    log: Callable[[str], None] = logger.info,
+) -> EvaluationResult:
     """Runs or continues an evaluation; one that is finished is only read. One process of several does its part: all write
     responses; the first alone has the problems and judges, and puts the prompts where the others read them.
 
@@ -85,30 +85,30 @@ def evaluate(
     """
     started = time.perf_counter()
     with ExitStack() as stack:
-        judges: list[_Judge] = []  # the first process alone has one
+        verifications: list[_Verification] = []  # the first process alone has one
 
         def opened() -> dict[str, Any]:
-            problems = problems_of(config.tasks, benches)
+            problems = problems_of(config.tasks, task_kinds)
             store = stack.enter_context(RunStore(config.output))
-            settled = settle(config, store.config())
+            settled = reconcile(config, store.config())
             _keep_prompts(store, settled, problems)
             summary = store.summary()
             if summary is None:
                 verifiers = {
-                    task.name: stack.enter_context(benches[task.verifier].verifier(task.running)) for task in config.tasks
+                    task.name: stack.enter_context(task_kinds[task.verifier].verifier(task.running)) for task in config.tasks
                 }
                 for name, words in _notes(verifiers).items():
-                    tell(f"task {name}: {words}")
-                judges.append(_Judge(settled, store, problems, verifiers))
+                    log(f"task {name}: {words}")
+                verifications.append(_Verification(settled, store, problems, verifiers))
             return {"config": dump(settled), "summary": summary, "written": _are_written(config.output)}
 
-        begun = once(opened)
+        begun = on_primary(opened)
         config = Evaluate.model_validate(yaml.safe_load(begun["config"]))
         if begun["summary"] is not None:
-            return Evaluated(begun["summary"], student)
+            return EvaluationResult(begun["summary"], student)
         if not begun["written"]:
-            student = synthesize(_synthesis(config), student, progress=progress, tell=tell).student
-        return Evaluated(once(lambda: judges[0].concluded(started)), student)
+            student = synthesize(_synthesis(config), student, progress=progress, log=log).student
+        return EvaluationResult(on_primary(lambda: verifications[0].concluded(started)), student)
 
 
 def rollouts(output: str) -> str:
@@ -152,7 +152,7 @@ def _keep_prompts(store: RunStore, config: Evaluate, problems: Mapping[str, Sequ
 
 def _notes(verifiers: Mapping[str, Verifier]) -> dict[str, str]:
     """By task, what its verifier says of itself."""
-    return {name: verifier.describes for name, verifier in verifiers.items() if isinstance(verifier, Describing)}
+    return {name: verifier.describes for name, verifier in verifiers.items() if isinstance(verifier, DescribedVerifier)}
 
 
 def _rollouts_of_a_row(config: Evaluate) -> int:
@@ -183,7 +183,7 @@ def _synthesis(config: Evaluate) -> Synthesize:
     )
 
 
-class _Judge(NamedTuple):
+class _Verification(NamedTuple):
     """What responses are judged with. problems, verifiers: by task."""
 
     config: Evaluate
@@ -194,7 +194,7 @@ class _Judge(NamedTuple):
     def concluded(self, started: float) -> dict[str, Any]:
         """Judges all responses and saves the verdicts and the summary, which it returns. started: on the clock."""
         config = self.config
-        judged = _judge(config.tasks, self.problems, RunReader(rollouts(config.output)), self.verifiers)
+        judged = _verify_all(config.tasks, self.problems, RunReader(rollouts(config.output)), self.verifiers)
         lines = (json.dumps(one.to_json(), ensure_ascii=False) + "\n" for one in judged)
         self.store.files.put(VERDICTS, "".join(lines).encode("utf-8"))
         summary = {
@@ -207,12 +207,12 @@ class _Judge(NamedTuple):
         return summary
 
 
-def _judge(
+def _verify_all(
     tasks: Sequence[Task],
     problems: Mapping[str, Sequence[Problem]],
     reader: RunReader,
     verifiers: Mapping[str, Verifier],
-) -> list[Judged]:
+) -> list[VerifiedResponse]:
     """Every response with its verdict, in the order of tasks, problems and rollouts.
 
     Raises:
@@ -220,17 +220,17 @@ def _judge(
     """
     known = {problem.id: problem for own in problems.values() for problem in own}
 
-    def judged(response: Row | Failure) -> Judged:
+    def judged(response: Row | Failure) -> VerifiedResponse:
         problem = known[response.prompt_id]
         failed = isinstance(response, Failure)
         tokens = None if isinstance(response, Failure) else int(response.meta["tokens_student"] or 0)
         said = verdict(verifiers[problem.task], problem, response)
-        return Judged(problem, response.rollout, said, failed, tokens)
+        return VerifiedResponse(problem, response.rollout, said, failed, tokens)
 
-    found: dict[Key, Judged] = {}
+    found: dict[Key, VerifiedResponse] = {}
     responses: Iterator[Row | Failure] = chain(reader.rows(), reader.failures())
     with ThreadPoolExecutor(processors()) as threads:
-        while some := list(islice(responses, TOGETHER)):
+        while some := list(islice(responses, VERIFIED_AT_ONCE)):
             found |= {response.key: one for response, one in zip(some, threads.map(judged, some), strict=True)}
     wanted = [(p.id, rollout) for task in tasks for p in problems[task.name] for rollout in range(task.samples)]
     missing = next((key for key in wanted if key not in found), None)

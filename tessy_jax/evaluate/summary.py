@@ -16,7 +16,7 @@ DIGITS = 6
 
 
 @dataclass(frozen=True)
-class Judged:
+class VerifiedResponse:
     """A response to a problem. failed: it came to nothing (then `verdict.why` says how), and is wrong. tokens: of the whole
     response; None where it failed."""
 
@@ -43,7 +43,7 @@ class Judged:
         }
 
 
-def measures(judged: Sequence[Judged], confidence: float) -> dict[str, Any]:
+def measures(judged: Sequence[VerifiedResponse], confidence: float) -> dict[str, Any]:
     """What some responses are worth; at least one.
 
     pass@1 and its interval: see `pass_at_k`. pass@k: for the powers of two up to the samples of every problem, and for
@@ -72,7 +72,7 @@ def measures(judged: Sequence[Judged], confidence: float) -> dict[str, Any]:
 
 
 def summarize(
-    tasks: Sequence[Task], judged: Sequence[Judged], confidence: float, notes: Mapping[str, str] | None = None
+    tasks: Sequence[Task], judged: Sequence[VerifiedResponse], confidence: float, notes: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
     """Measures of every task, of its families where it has any, and of the tasks in and out of the domain: there, every
     problem counts alike, whichever task it is of. notes: by task, how its verifier judged, where it says."""
@@ -97,7 +97,7 @@ def summarize(
     return {"confidence": confidence, "tasks": found, "domains": domains}
 
 
-def _by_grader(judged: Sequence[Judged], grader: str, confidence: float) -> dict[str, Any]:
+def _by_grader(judged: Sequence[VerifiedResponse], grader: str, confidence: float) -> dict[str, Any]:
     """What a grader alone says. Where a response has no verdict of its own from it, the verdict counts."""
     counts = _counts(judged, grader)
     mean, low, high = pass_at_1(counts, confidence)
@@ -105,7 +105,7 @@ def _by_grader(judged: Sequence[Judged], grader: str, confidence: float) -> dict
     return {"right": sum(count.right for count in counts), "pass@1": round(mean, DIGITS), "interval": interval}
 
 
-def _counts(judged: Iterable[Judged], grader: str | None = None) -> list[Count]:
+def _counts(judged: Iterable[VerifiedResponse], grader: str | None = None) -> list[Count]:
     """Per problem."""
     samples: Counter[str] = Counter()
     right: Counter[str] = Counter()
@@ -116,5 +116,5 @@ def _counts(judged: Iterable[Judged], grader: str | None = None) -> list[Count]:
     return [Count(samples[problem], right[problem]) for problem in samples]
 
 
-def _reasons(judged: Iterable[Judged]) -> dict[str, int]:
+def _reasons(judged: Iterable[VerifiedResponse]) -> dict[str, int]:
     return dict(sorted(Counter(one.verdict.why for one in judged).items()))

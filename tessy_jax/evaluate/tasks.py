@@ -63,7 +63,7 @@ class Verifier(Protocol):
 
 
 @runtime_checkable
-class Describing(Protocol):
+class DescribedVerifier(Protocol):
     """A verifier that has something to say of itself."""
 
     @property
@@ -71,7 +71,7 @@ class Describing(Protocol):
         """How it judges here."""
 
 
-class Known(NamedTuple):
+class GroundTruth(NamedTuple):
     """What is known of a problem's answer; see `Problem`."""
 
     reference: str
@@ -79,28 +79,28 @@ class Known(NamedTuple):
     tests: bytes | None = None
 
 
-Knowing = Callable[[dict[str, Any], str, str], Known]
+GroundTruthReader = Callable[[dict[str, Any], str, str], GroundTruth]
 """What is known of the answer, out of a row, the column that holds it, and the prompt's id; raises DataError."""
 
 
-def plain(row: dict[str, Any], column: str, name: str) -> Known:
+def ground_truth_of_column(row: dict[str, Any], column: str, name: str) -> GroundTruth:
     """The right answer as a column has it: text, or a number."""
-    return Known(text_of(row, column, needed=True))
+    return GroundTruth(text_of(row, column, needed=True))
 
 
-class Bench(NamedTuple):
+class TaskKind(NamedTuple):
     """A kind of task. problems: those of a task. verifier: opens one, which is closed when the evaluation is over. known:
     what a row of prompts says of its answer; columns: those that it looks at besides the answer's."""
 
     problems: Callable[[Task], Iterable[Problem]]
     verifier: Callable[[Programs], AbstractContextManager[Verifier]]
-    known: Knowing = plain
+    ground_truth: GroundTruthReader = ground_truth_of_column
     columns: Collection[str] = ()
 
 
 def table_problems(
     task: Task,
-    known: Knowing = plain,
+    known: GroundTruthReader = ground_truth_of_column,
     *,
     columns: Collection[str] = (),
     shown: Callable[[Any], Any] = lambda row: row,
@@ -117,7 +117,7 @@ def table_problems(
     """
     assert task.path is not None
 
-    def told(row: dict[str, Any], name: str) -> tuple[Known, str | None]:
+    def told(row: dict[str, Any], name: str) -> tuple[GroundTruth, str | None]:
         found = known(row, task.answer, name)
         return found, next((family for column in FAMILIES if (family := text_of(row, column))), None)
 
@@ -133,13 +133,13 @@ def table_problems(
     names: set[str] = set()
     found = []
     for prompt in prompts:
-        name = unlike(prompt.id, names)
-        known_of_it, family = prompt.known
+        name = check_columns(prompt.id, names)
+        known_of_it, family = prompt.ground_truth
         found.append(Problem(f"{task.name}/{name}", task.name, family, prompt.messages, *known_of_it))
     return found
 
 
-def unlike(name: str, names: set[str]) -> str:
+def check_columns(name: str, names: set[str]) -> str:
     """A name that is not among these, where it is among them with a number behind it; it is among them from now on."""
     found, times = name, 1
     while found in names:
@@ -149,7 +149,7 @@ def unlike(name: str, names: set[str]) -> str:
     return found
 
 
-def problems_of(tasks: Sequence[Task], benches: Mapping[str, Bench]) -> dict[str, list[Problem]]:
+def problems_of(tasks: Sequence[Task], task_kinds: Mapping[str, TaskKind]) -> dict[str, list[Problem]]:
     """The problems of every task, by the task's name.
 
     Raises:
@@ -157,12 +157,12 @@ def problems_of(tasks: Sequence[Task], benches: Mapping[str, Bench]) -> dict[str
     """
     found = {}
     for task in tasks:
-        if task.verifier not in benches:
+        if task.verifier not in task_kinds:
             raise ConfigError(
-                f"task {task.name!r}: there is no verifier {task.verifier!r} here, only {', '.join(benches)}; give evaluate "
-                "its bench, too (that of mini is in tessy_jax.mini.evaluation)"
+                f"task {task.name!r}: there is no verifier {task.verifier!r} here, only {', '.join(task_kinds)}; pass its "
+                "task kind to evaluate as well (that of mini is in tessy_jax.mini.evaluation)"
             )
-        found[task.name] = list(benches[task.verifier].problems(task))
+        found[task.name] = list(task_kinds[task.verifier].problems(task))
     return found
 
 

@@ -21,12 +21,12 @@ from typing import Any
 import jax
 
 from tessy_jax import __version__
-from tessy_jax.boundary.train import annotate_traces, judged, train_predictor, training_folder
+from tessy_jax.boundary.train import annotate_traces, score_validation, train_predictor, training_folder
 from tessy_jax.config import Evaluate, Predictors, Train
 from tessy_jax.config.sections import Dtype
 from tessy_jax.errors import DataError
 from tessy_jax.evaluate.job import evaluate
-from tessy_jax.mini.evaluation import BENCHES
+from tessy_jax.mini.evaluation import TASK_KINDS
 from tessy_jax.mini.models import blank
 from tessy_jax.mini.rows import rows, write_rows
 from tessy_jax.mini.styles import STYLES, Speaker
@@ -35,7 +35,7 @@ from tessy_jax.mini.tokenizers import FORMS
 from tessy_jax.records import Row
 from tessy_jax.train.job import FOLDER, train
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 TRIES = 3
 """Students that may be built for every one that is shipped."""
 DATE = "2026-01-01"
@@ -85,7 +85,7 @@ def traces(speaker: Speaker) -> Iterator[Row]:
         yield from rows(islice(items(family, "train", 0), TRACES), speaker, mixed=0.5, writers="kinds")
 
 
-def language_model(speaker: Speaker, seed: int, work: Path, tell: Callable[[str], None] = log.info) -> Path:
+def language_model(speaker: Speaker, seed: int, work: Path, log: Callable[[str], None] = logger.info) -> Path:
     """Pretrains a speaker's model, or goes on with it; returns its folder, in bfloat16."""
     start = work / "blank"
     if not start.exists():
@@ -104,11 +104,11 @@ def language_model(speaker: Speaker, seed: int, work: Path, tell: Callable[[str]
                 "student": {"model": str(model), "dtype": dtype},
                 "data": {"path": str(data)},
                 "weights": {"teacher": CAPABILITY},
-                "optimizer": {"learning_rate": stage.learning_rate, "end": 0.03, "options": {"b2": 0.98}},
+                "optimizer": {"learning_rate": stage.learning_rate, "min_lr_ratio": 0.03, "options": {"b2": 0.98}},
                 "training": {
                     "steps": stage.steps,
-                    "tokens": TOKENS,
-                    "rows": ROWS,
+                    "max_seq_len": TOKENS,
+                    "batch_size": ROWS,
                     "dtype": "float32",
                     "remat": "none",
                     "save_every": 200,
@@ -116,9 +116,7 @@ def language_model(speaker: Speaker, seed: int, work: Path, tell: Callable[[str]
             }
         )
         done = train(config).summary
-        tell(
-            f"{speaker}, seed {seed}, {stage.name}: {done['steps']} steps, loss {done['loss']:.4f}, {done['seconds']:.0f} s"
-        )
+        log(f"{speaker}, seed {seed}, {stage.name}: {done['steps']} steps, loss {done['loss']:.4f}, {done['seconds']:.0f} s")
         model = work / stage.name / FOLDER
     return model
 
@@ -145,7 +143,7 @@ def measured(speaker: Speaker, model: Path, work: Path) -> dict[str, float]:
             "synthesis": {"max_prompt_tokens": 64, "max_response_tokens": 160, "lanes": 64},
         }
     )
-    found = evaluate(config, benches=BENCHES, progress=False).summary["tasks"]["gate"]["families"]
+    found = evaluate(config, task_kinds=TASK_KINDS, progress=False).summary["tasks"]["gate"]["families"]
     return {family: found[family]["pass@1"] for family in families}
 
 
@@ -154,7 +152,7 @@ def passes(speaker: Speaker, found: dict[str, float]) -> bool:
     return all(low <= found[family] <= high for family, (low, high) in GATE[speaker].items())
 
 
-def predictor(speaker: Speaker, work: Path, tell: Callable[[str], None] = log.info) -> tuple[Path, dict[str, Any]]:
+def predictor(speaker: Speaker, work: Path, log: Callable[[str], None] = logger.info) -> tuple[Path, dict[str, Any]]:
     """Trains a speaker's boundary predictor, or goes on with it; its folder, and its measures on held-out traces."""
     start, data = work / "blank", work / "traces.jsonl"
     if not start.exists():
@@ -172,28 +170,28 @@ def predictor(speaker: Speaker, work: Path, tell: Callable[[str], None] = log.in
             "optimizer": {"learning_rate": 3e-3, "options": {"weight_decay": 0.01}},
             "training": {
                 "epochs": 6,
-                "tokens": 256,
-                "rows": 16,
+                "max_seq_len": 256,
+                "batch_size": 16,
                 "dtype": "float32",
                 "remat": "none",
-                "evaluate_every": 50,
+                "eval_every": 50,
                 "save_every": 1000,
             },
             "patience": 3,
         }
     )
-    annotate_traces(config, speaker, tell=tell)
-    done = train_predictor(config, speaker, tell=tell)
-    found = judged(config, speaker).measured(speaker, config.predictor.threshold)
+    annotate_traces(config, speaker, log=log)
+    done = train_predictor(config, speaker, log=log)
+    found = score_validation(config, speaker).measured(speaker, config.predictor.threshold)
     measures = {
         "style_f1": found["style"]["f1"],
         "cuts": {k: found["cuts"][f"{k}_share"] for k in ("early", "exact", "late")},
     }
-    tell(f"{speaker}'s predictor: {json.dumps(measures)}, {done['seconds']:.0f} s")
+    log(f"{speaker}'s predictor: {json.dumps(measures)}, {done['seconds']:.0f} s")
     return Path(training_folder(config, speaker)) / FOLDER, measures
 
 
-def build(output: Path, work: Path, *, students: int, tell: Callable[[str], None] = log.info) -> dict[str, Any]:
+def build(output: Path, work: Path, *, students: int, log: Callable[[str], None] = logger.info) -> dict[str, Any]:
     """Builds everything into `output`, or goes on with what `work` holds; returns what is saved as evaluation.json there.
 
     Raises:
@@ -216,11 +214,11 @@ def build(output: Path, work: Path, *, students: int, tell: Callable[[str], None
 
     def tried(speaker: Speaker, name: str, seed: int) -> bool:
         own = work / f"{speaker}-{seed}"
-        model = language_model(speaker, seed, own, tell)
+        model = language_model(speaker, seed, own, log)
         found = measured(speaker, model, own)
         ships = passes(speaker, found)
         shown = ", ".join(f"{family} {share:.1%}" for family, share in found.items())
-        tell(f"{speaker}, seed {seed}: {shown}: {'passes, as ' + name if ships else 'does not pass'}")
+        log(f"{speaker}, seed {seed}: {shown}: {'passes, as ' + name if ships else 'does not pass'}")
         report["models" if ships else "refused"][name if ships else f"{speaker}, seed {seed}"] = {"seed": seed, **found}
         if ships:
             _ship(model, output / name)
@@ -235,7 +233,7 @@ def build(output: Path, work: Path, *, students: int, tell: Callable[[str], None
     if passed < students:
         raise DataError(f"only {passed} of {students} students pass the gate: {report['refused']}; train them longer")
     for speaker in STYLES:
-        model, report["predictors"][speaker] = predictor(speaker, work / f"predictor-{speaker}", tell)
+        model, report["predictors"][speaker] = predictor(speaker, work / f"predictor-{speaker}", log)
         _ship(model, output / f"predictor-{speaker}")
     report["seconds_of_last_start"] = round(time.perf_counter() - started)
     report["bytes"] = sum(file.stat().st_size for file in output.rglob("*") if file.is_file())

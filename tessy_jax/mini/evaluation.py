@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 from tessy_jax.config.evaluation import Task
 from tessy_jax.errors import ConfigError, DataError
-from tessy_jax.evaluate.tasks import Bench, Known, Problem, Verdict
+from tessy_jax.evaluate.tasks import GroundTruth, Problem, TaskKind, Verdict
 from tessy_jax.mini.tasks import Family, item_of, items
 from tessy_jax.mini.verify import is_right
 from tessy_jax.text.chat import CLOSE
@@ -43,7 +43,7 @@ def problems(task: Task) -> list[Problem]:
     ]
 
 
-def known(row: dict[str, Any], column: str, name: str) -> Known:
+def ground_truth(row: dict[str, Any], column: str, name: str) -> GroundTruth:
     """The answer of the item that a prompt's id names; see `evaluate.tasks.Bench`.
 
     Raises:
@@ -52,8 +52,8 @@ def known(row: dict[str, Any], column: str, name: str) -> Known:
     item = item_of(name)
     if row.get("prompt") not in (None, item.prompt):
         raise DataError(f"has the id {name!r}, and the prompt of another item; leave prompts of the miniature as they are")
-    return Known(item.answer)
+    return GroundTruth(item.answer)
 
 
-BENCHES: dict[str, Bench] = {"mini": Bench(problems, lambda how: nullcontext(MiniVerifier()), known)}
+TASK_KINDS: dict[str, TaskKind] = {"mini": TaskKind(problems, lambda how: nullcontext(MiniVerifier()), ground_truth)}
 """To be given to `evaluate`, with its own."""

@@ -15,8 +15,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from tessy_jax.models.config import ModelConfig
-from tessy_jax.models.layers import Linear, RMSNorm, constant, product, rotate
-from tessy_jax.sharding import Layout
+from tessy_jax.models.layers import Linear, RMSNorm, apply_rope, einsum_f32, filled
+from tessy_jax.sharding import Partitioner
 
 QUERY_BLOCK = 512  # queries whose scores are held at once in sequences longer than this
 FUSED_BLOCK = 4096  # queries of one call of a fused kernel, whose mask is held
@@ -50,17 +50,17 @@ class Packing:
     times_N: jax.Array
     index_BT: jax.Array
 
-    def apart(self, x_1N: jax.Array) -> jax.Array:
+    def unpack(self, x_1N: jax.Array) -> jax.Array:
         """[1, N, …] as [B, T, …]."""
         return x_1N[0][self.index_BT]
 
-    def together(self, x_BT: jax.Array) -> jax.Array:
+    def pack(self, x_BT: jax.Array) -> jax.Array:
         """[B, T, …] as [1, N, …]."""
         return x_BT[self.lanes_N, self.times_N][None]
 
 
 @dataclass(frozen=True)
-class Step:
+class AttentionContext:
     """What one forward pass of T tokens knows beside its activations.
 
     rotation: cos and sin [B, T, H/2], or [1, N, H/2] of packed lanes. segments_BT: documents of a packed sequence, 0 is
@@ -68,7 +68,7 @@ class Step:
     """
 
     positions_BT: jax.Array
-    rotation: tuple[jax.Array, jax.Array]
+    rope: tuple[jax.Array, jax.Array]
     segments_BT: jax.Array | None = None
     lengths_B: jax.Array | None = None
     counts_B: jax.Array | None = None
@@ -105,7 +105,7 @@ def attend(
             seen &= k_segments_BS[:, None, :] == q_segments[:, :, None]
         # heads of a group and time are one dimension M of plain batched products, which every backend has a kernel for
         q_BKMH = q.transpose(0, 2, 3, 1, 4).reshape(B, K, -1, H)
-        scores = product("bkmh,bksh->bkms", q_BKMH, k_BKSH)
+        scores = einsum_f32("bkmh,bksh->bkms", q_BKMH, k_BKSH)
         scores = scores.reshape(B, K, G, -1, scores.shape[-1])
         scores = jnp.where(seen[:, None, None], scores * scale, MASKED)
         top = scores.max(axis=-1, keepdims=True)
@@ -117,7 +117,7 @@ def attend(
         if sinks_KG is not None:
             total += jnp.exp(sink - jax.lax.stop_gradient(top))
         weights = (weights / total).astype(v_BKSH.dtype).reshape(B, K, -1, scores.shape[-1])
-        out = product("bkms,bksh->bkmh", weights, v_BKSH)
+        out = einsum_f32("bkms,bksh->bkmh", weights, v_BKSH)
         return out.astype(v_BKSH.dtype).reshape(B, K, G, -1, out.shape[-1]).transpose(0, 3, 1, 2, 4)
 
     parts = (q_BTKGH, q_positions_BT, q_segments_BT)
@@ -184,7 +184,7 @@ def _has_kernels() -> bool:
 class Attention(nnx.Module):
     """Grouped-query attention: optional biases, query/key norm (Qwen3), sinks and sliding windows (GPT-OSS)."""
 
-    def __init__(self, config: ModelConfig, layout: Layout, rngs: nnx.Rngs, dtype: Any) -> None:
+    def __init__(self, config: ModelConfig, partitioner: Partitioner, rngs: nnx.Rngs, dtype: Any) -> None:
         N, K, H, D = config.heads, config.kv_heads, config.head_dim, config.embed
         bias = config.qkv_bias
         self.q = Linear(rngs, (D, N * H), ("embed", "heads"), dtype, bias)
@@ -193,14 +193,14 @@ class Attention(nnx.Module):
         self.o = Linear(rngs, (N * H, D), ("heads", "embed"), dtype, config.out_bias)
         self.q_norm = RMSNorm(H, config.eps, dtype) if config.qk_norm else None
         self.k_norm = RMSNorm(H, config.eps, dtype) if config.qk_norm else None
-        self.sinks = constant((N,), ("heads",), dtype, 0.0) if config.sinks else None
+        self.sinks = filled((N,), ("heads",), dtype, 0.0) if config.sinks else None
         self.config = config
-        self.layout = layout
+        self.partitioner = partitioner
 
     def __call__(
-        self, x_BTD: jax.Array, step: Step, window: int | jax.Array | None, cache: LayerCache | None
+        self, x_BTD: jax.Array, context: AttentionContext, window: int | jax.Array | None, cache: LayerCache | None
     ) -> tuple[jax.Array, LayerCache | None]:
-        c, layout = self.config, self.layout
+        c, partitioner = self.config, self.partitioner
         B, T, _ = x_BTD.shape
         K, H = c.kv_heads, c.head_dim
         q = self.q(x_BTD).reshape(B, T, c.heads, H)
@@ -208,13 +208,13 @@ class Attention(nnx.Module):
         v = self.v(x_BTD).reshape(B, T, K, H)
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
-        q, k = rotate(q, step.rotation), rotate(k, step.rotation)
+        q, k = apply_rope(q, context.rope), apply_rope(k, context.rope)
         q_BTKGH = q.reshape(B, T, K, c.heads // K, H)
-        q_BTKGH = layout.constrain(q_BTKGH, "lanes", None, "kv_heads", None, None)
-        k_BKTH = layout.constrain(k.swapaxes(1, 2), "lanes", "kv_heads", None, None)
-        v_BKTH = layout.constrain(v.swapaxes(1, 2), "lanes", "kv_heads", None, None)
+        q_BTKGH = partitioner.constrain(q_BTKGH, "lanes", None, "kv_heads", None, None)
+        k_BKTH = partitioner.constrain(k.swapaxes(1, 2), "lanes", "kv_heads", None, None)
+        v_BKTH = partitioner.constrain(v.swapaxes(1, 2), "lanes", "kv_heads", None, None)
         sinks = None if self.sinks is None else self.sinks[...].reshape(K, c.heads // K)
-        out, cache = _attend_step(q_BTKGH, k_BKTH, v_BKTH, step, window, cache, c.query_scale, sinks)
+        out, cache = _attend_cached(q_BTKGH, k_BKTH, v_BKTH, context, window, cache, c.query_scale, sinks)
         return self.o(out.reshape(B, T, c.heads * H)), cache
 
 
@@ -225,7 +225,7 @@ class LatentAttention(nnx.Module):
     instead, so that the cache holds kv_rank + rope_dim numbers per token and every head reads the same ones.
     """
 
-    def __init__(self, config: ModelConfig, layout: Layout, rngs: nnx.Rngs, dtype: Any) -> None:
+    def __init__(self, config: ModelConfig, partitioner: Partitioner, rngs: nnx.Rngs, dtype: Any) -> None:
         latent = config.latent
         assert latent is not None
         N, D, Q = config.heads, config.embed, latent.q_rank
@@ -243,46 +243,46 @@ class LatentAttention(nnx.Module):
         self.o = Linear(rngs, (N * latent.v_dim, D), ("heads", "embed"), dtype, config.out_bias)
         self.config = config
         self.latent = latent
-        self.layout = layout
+        self.partitioner = partitioner
 
     def __call__(
-        self, x_BTD: jax.Array, step: Step, window: int | jax.Array | None, cache: LayerCache | None
+        self, x_BTD: jax.Array, context: AttentionContext, window: int | jax.Array | None, cache: LayerCache | None
     ) -> tuple[jax.Array, LayerCache | None]:
-        c, m, layout = self.config, self.latent, self.layout
+        c, m, partitioner = self.config, self.latent, self.partitioner
         B, T, _ = x_BTD.shape
         N, R = c.heads, m.kv_rank
         q = self.q(x_BTD) if m.q_rank is None else self.q_b(self.q_a_norm(self.q_a(x_BTD)))
         q = q.reshape(B, T, N, m.nope_dim + m.rope_dim)
-        q = layout.constrain(q, "lanes", None, "heads", None)
-        q_nope, q_rope = q[..., : m.nope_dim], rotate(q[..., m.nope_dim :], step.rotation, c.rope.interleaved)
+        q = partitioner.constrain(q, "lanes", None, "heads", None)
+        q_nope, q_rope = q[..., : m.nope_dim], apply_rope(q[..., m.nope_dim :], context.rope, c.rope.interleaved)
         latent_BTR, k_rope = jnp.split(self.kv_a(x_BTD), [R], axis=-1)
         latent_BTR = self.kv_a_norm(latent_BTR)
-        k_rope = rotate(k_rope[:, :, None], step.rotation, c.rope.interleaved)
+        k_rope = apply_rope(k_rope[:, :, None], context.rope, c.rope.interleaved)
 
         if cache is None:
             kv = self.kv_b(latent_BTR).reshape(B, T, N, m.nope_dim + m.v_dim)
             k_nope, v = jnp.split(kv, [m.nope_dim], axis=-1)
             k = jnp.concatenate([k_nope, jnp.broadcast_to(k_rope, (B, T, N, m.rope_dim))], axis=-1)
             q_BTKGH = jnp.concatenate([q_nope, q_rope], axis=-1)[:, :, :, None]
-            k_BKTH = layout.constrain(k.swapaxes(1, 2), "lanes", "heads", None, None)
-            v_BKTH = layout.constrain(v.swapaxes(1, 2), "lanes", "heads", None, None)
-            out, _ = _attend_step(q_BTKGH, k_BKTH, v_BKTH, step, window, None, c.query_scale)
+            k_BKTH = partitioner.constrain(k.swapaxes(1, 2), "lanes", "heads", None, None)
+            v_BKTH = partitioner.constrain(v.swapaxes(1, 2), "lanes", "heads", None, None)
+            out, _ = _attend_cached(q_BTKGH, k_BKTH, v_BKTH, context, window, None, c.query_scale)
             return self.o(out.reshape(B, T, N * m.v_dim)), None
 
         expand = self.kv_b.kernel[...].reshape(R, N, m.nope_dim + m.v_dim)
-        q_latent = product("btnh,rnh->btnr", q_nope, expand[..., : m.nope_dim]).astype(q.dtype)
+        q_latent = einsum_f32("btnh,rnh->btnr", q_nope, expand[..., : m.nope_dim]).astype(q.dtype)
         q_BTKGH = jnp.concatenate([q_latent, q_rope], axis=-1)[:, :, None]
         keys_BKTH = jnp.concatenate([latent_BTR[:, :, None], k_rope], axis=-1).swapaxes(1, 2)
-        out, cache = _attend_step(q_BTKGH, keys_BKTH, None, step, window, cache, c.query_scale, value_dim=R)
-        out = product("btnr,rnh->btnh", out[:, :, 0], expand[..., m.nope_dim :]).astype(q.dtype)
+        out, cache = _attend_cached(q_BTKGH, keys_BKTH, None, context, window, cache, c.query_scale, value_dim=R)
+        out = einsum_f32("btnr,rnh->btnh", out[:, :, 0], expand[..., m.nope_dim :]).astype(q.dtype)
         return self.o(out.reshape(B, T, N * m.v_dim)), cache
 
 
-def _attend_step(
+def _attend_cached(
     q_BTKGH: jax.Array,
     k_BKTH: jax.Array,
     v_BKTH: jax.Array | None,
-    step: Step,
+    context: AttentionContext,
     window: int | jax.Array | None,
     cache: LayerCache | None,
     scale: float,
@@ -292,40 +292,40 @@ def _attend_step(
     """Attention over this step's own tokens, or over a cache that they are appended to first."""
     if cache is None:
         assert v_BKTH is not None
-        if _fusable(q_BTKGH, v_BKTH, step.segments_BT, sinks_KG):
-            assert step.segments_BT is not None
-            how: dict[str, Any] = {"positions_BT": step.positions_BT, "segments_BT": step.segments_BT}
+        if _fusable(q_BTKGH, v_BKTH, context.segments_BT, sinks_KG):
+            assert context.segments_BT is not None
+            how: dict[str, Any] = {"positions_BT": context.positions_BT, "segments_BT": context.segments_BT}
             return attend_fused(q_BTKGH, k_BKTH, v_BKTH, scale=scale, window=window, **how), None
         out = attend(
             q_BTKGH,
             k_BKTH,
             v_BKTH,
-            q_positions_BT=step.positions_BT,
-            k_positions_BS=step.positions_BT,
-            q_segments_BT=step.segments_BT,
-            k_segments_BS=step.segments_BT,
+            q_positions_BT=context.positions_BT,
+            k_positions_BS=context.positions_BT,
+            q_segments_BT=context.segments_BT,
+            k_segments_BS=context.segments_BT,
             window=window,
             scale=scale,
             sinks_KG=sinks_KG,
         )
         return out, None
-    assert step.lengths_B is not None
-    assert step.counts_B is not None
-    packing = step.packing
+    assert context.lengths_B is not None
+    assert context.counts_B is not None
+    packing = context.packing
     if packing is not None:
-        q_BTKGH = packing.apart(q_BTKGH)
-        k_BKTH = packing.apart(k_BKTH.swapaxes(1, 2)).swapaxes(1, 2)
-        v_BKTH = None if v_BKTH is None else packing.apart(v_BKTH.swapaxes(1, 2)).swapaxes(1, 2)
-    cache = cache.append(k_BKTH, v_BKTH, step.lengths_B, step.counts_B)
+        q_BTKGH = packing.unpack(q_BTKGH)
+        k_BKTH = packing.unpack(k_BKTH.swapaxes(1, 2)).swapaxes(1, 2)
+        v_BKTH = None if v_BKTH is None else packing.unpack(v_BKTH.swapaxes(1, 2)).swapaxes(1, 2)
+    cache = cache.append(k_BKTH, v_BKTH, context.lengths_B, context.counts_B)
     keys, values = cache.read()
     out = attend(
         q_BTKGH,
         keys,
         keys[..., :value_dim] if values is None else values,
-        q_positions_BT=step.positions_BT,
-        k_positions_BS=cache.positions(step.lengths_B + step.counts_B),
+        q_positions_BT=context.positions_BT,
+        k_positions_BS=cache.positions(context.lengths_B + context.counts_B),
         window=window,
         scale=scale,
         sinks_KG=sinks_KG,
     )
-    return out if packing is None else packing.together(out), cache
+    return out if packing is None else packing.pack(out), cache

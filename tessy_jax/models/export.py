@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 from tessy_jax.errors import CheckpointError
 from tessy_jax.models.hf import EVEN, ODD, PER_EXPERT, TRANSPOSED, checkpoint_name, layer_paths, parameter_paths
 from tessy_jax.models.transformer import Decoder
-from tessy_jax.processes import first, whole
+from tessy_jax.processes import gather, is_primary
 from tessy_jax.store.files import whole_folder
 
 SHARD_BYTES = 4 << 30
@@ -55,7 +55,7 @@ def export(
     Raises:
         CheckpointError: the folder exists and is not empty, or cannot be written.
     """
-    if not first():
+    if not is_primary():
         for item in _items(decoder):
             item.fetch()
         return
@@ -106,7 +106,7 @@ class _Values:
         if path not in self.kept:
             if len(self.kept) > 1:
                 self.kept.clear()
-            self.kept[path] = whole(self.parameters[path][...])
+            self.kept[path] = gather(self.parameters[path][...])
         values = self.kept[path]
         return values if layer is None else values[layer]
 

@@ -25,14 +25,14 @@ from tessy_jax.models.hf_config import as_classifier, read_config, shortened
 from tessy_jax.models.layers import INIT_STD
 from tessy_jax.models.quantized import SUPPORTED, BlockFp8, Mxfp4
 from tessy_jax.models.transformer import Decoder, runs
-from tessy_jax.sharding import Layout, put
+from tessy_jax.sharding import Partitioner, put
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 SAME, TRANSPOSED, PER_EXPERT, EVEN, ODD = "same", "transposed", "per expert", "even", "odd"
 
 
-class Rule(NamedTuple):
+class WeightRule(NamedTuple):
     """Our path (a regular expression) → checkpoint name; form: how the checkpoint lays the values out."""
 
     ours: str
@@ -43,41 +43,41 @@ class Rule(NamedTuple):
 
 LAYER = r"layers\.(\d+)\."
 HF_LAYER = r"model.layers.\1."
-RULES = (
-    Rule(r"embed", "model.embed_tokens.weight", SAME),
-    Rule(r"norm\.scale", "model.norm.weight", SAME),
-    Rule(r"head\.kernel", "lm_head.weight", TRANSPOSED),
-    Rule(r"score\.kernel", "score.weight", TRANSPOSED),
-    Rule(r"score\.bias", "score.bias", SAME),
-    Rule(LAYER + r"attn_norm\.scale", HF_LAYER + "input_layernorm.weight", SAME),
-    Rule(LAYER + r"mlp_norm\.scale", HF_LAYER + "post_attention_layernorm.weight", SAME),
-    Rule(LAYER + r"attn\.kv_a\.kernel", HF_LAYER + "self_attn.kv_a_proj_with_mqa.weight", TRANSPOSED),
-    Rule(LAYER + r"attn\.kv_a\.bias", HF_LAYER + "self_attn.kv_a_proj_with_mqa.bias", SAME),
-    Rule(LAYER + r"attn\.(\w+)\.kernel", HF_LAYER + r"self_attn.\2_proj.weight", TRANSPOSED),
-    Rule(LAYER + r"attn\.(\w+)\.bias", HF_LAYER + r"self_attn.\2_proj.bias", SAME),
-    Rule(LAYER + r"attn\.(q_a|kv_a)_norm\.scale", HF_LAYER + r"self_attn.\2_layernorm.weight", SAME),
-    Rule(LAYER + r"attn\.(q|k)_norm\.scale", HF_LAYER + r"self_attn.\2_norm.weight", SAME),
-    Rule(LAYER + r"attn\.sinks", HF_LAYER + "self_attn.sinks", SAME),
-    Rule(LAYER + r"mlp\.router\.kernel", HF_LAYER + "mlp.router.weight", TRANSPOSED, ("gpt_oss",)),
-    Rule(LAYER + r"mlp\.router\.kernel", HF_LAYER + "mlp.gate.weight", TRANSPOSED),
-    Rule(LAYER + r"mlp\.router\.bias", HF_LAYER + "mlp.router.bias", SAME),
-    Rule(LAYER + r"mlp\.router\.correction", HF_LAYER + "mlp.gate.e_score_correction_bias", SAME),
-    Rule(LAYER + r"mlp\.gate", HF_LAYER + "mlp.experts.gate_up_proj", EVEN, ("gpt_oss",)),
-    Rule(LAYER + r"mlp\.up", HF_LAYER + "mlp.experts.gate_up_proj", ODD, ("gpt_oss",)),
-    Rule(LAYER + r"mlp\.down", HF_LAYER + "mlp.experts.down_proj", SAME, ("gpt_oss",)),
-    Rule(LAYER + r"mlp\.gate_bias", HF_LAYER + "mlp.experts.gate_up_proj_bias", EVEN),
-    Rule(LAYER + r"mlp\.up_bias", HF_LAYER + "mlp.experts.gate_up_proj_bias", ODD),
-    Rule(LAYER + r"mlp\.down_bias", HF_LAYER + "mlp.experts.down_proj_bias", SAME),
-    Rule(LAYER + r"mlp\.(gate|up|down)", HF_LAYER + r"mlp.experts.{expert}.\2_proj.weight", PER_EXPERT),
-    Rule(LAYER + r"mlp\.shared\.(\w+)\.kernel", HF_LAYER + r"mlp.shared_experts.\2_proj.weight", TRANSPOSED),
-    Rule(LAYER + r"mlp\.(\w+)\.kernel", HF_LAYER + r"mlp.\2_proj.weight", TRANSPOSED),
-    Rule(LAYER + r"mlp\.(\w+)\.bias", HF_LAYER + r"mlp.\2_proj.bias", SAME),
+WEIGHT_RULES = (
+    WeightRule(r"embed", "model.embed_tokens.weight", SAME),
+    WeightRule(r"norm\.scale", "model.norm.weight", SAME),
+    WeightRule(r"head\.kernel", "lm_head.weight", TRANSPOSED),
+    WeightRule(r"score\.kernel", "score.weight", TRANSPOSED),
+    WeightRule(r"score\.bias", "score.bias", SAME),
+    WeightRule(LAYER + r"attn_norm\.scale", HF_LAYER + "input_layernorm.weight", SAME),
+    WeightRule(LAYER + r"mlp_norm\.scale", HF_LAYER + "post_attention_layernorm.weight", SAME),
+    WeightRule(LAYER + r"attn\.kv_a\.kernel", HF_LAYER + "self_attn.kv_a_proj_with_mqa.weight", TRANSPOSED),
+    WeightRule(LAYER + r"attn\.kv_a\.bias", HF_LAYER + "self_attn.kv_a_proj_with_mqa.bias", SAME),
+    WeightRule(LAYER + r"attn\.(\w+)\.kernel", HF_LAYER + r"self_attn.\2_proj.weight", TRANSPOSED),
+    WeightRule(LAYER + r"attn\.(\w+)\.bias", HF_LAYER + r"self_attn.\2_proj.bias", SAME),
+    WeightRule(LAYER + r"attn\.(q_a|kv_a)_norm\.scale", HF_LAYER + r"self_attn.\2_layernorm.weight", SAME),
+    WeightRule(LAYER + r"attn\.(q|k)_norm\.scale", HF_LAYER + r"self_attn.\2_norm.weight", SAME),
+    WeightRule(LAYER + r"attn\.sinks", HF_LAYER + "self_attn.sinks", SAME),
+    WeightRule(LAYER + r"mlp\.router\.kernel", HF_LAYER + "mlp.router.weight", TRANSPOSED, ("gpt_oss",)),
+    WeightRule(LAYER + r"mlp\.router\.kernel", HF_LAYER + "mlp.gate.weight", TRANSPOSED),
+    WeightRule(LAYER + r"mlp\.router\.bias", HF_LAYER + "mlp.router.bias", SAME),
+    WeightRule(LAYER + r"mlp\.router\.correction", HF_LAYER + "mlp.gate.e_score_correction_bias", SAME),
+    WeightRule(LAYER + r"mlp\.gate", HF_LAYER + "mlp.experts.gate_up_proj", EVEN, ("gpt_oss",)),
+    WeightRule(LAYER + r"mlp\.up", HF_LAYER + "mlp.experts.gate_up_proj", ODD, ("gpt_oss",)),
+    WeightRule(LAYER + r"mlp\.down", HF_LAYER + "mlp.experts.down_proj", SAME, ("gpt_oss",)),
+    WeightRule(LAYER + r"mlp\.gate_bias", HF_LAYER + "mlp.experts.gate_up_proj_bias", EVEN),
+    WeightRule(LAYER + r"mlp\.up_bias", HF_LAYER + "mlp.experts.gate_up_proj_bias", ODD),
+    WeightRule(LAYER + r"mlp\.down_bias", HF_LAYER + "mlp.experts.down_proj_bias", SAME),
+    WeightRule(LAYER + r"mlp\.(gate|up|down)", HF_LAYER + r"mlp.experts.{expert}.\2_proj.weight", PER_EXPERT),
+    WeightRule(LAYER + r"mlp\.shared\.(\w+)\.kernel", HF_LAYER + r"mlp.shared_experts.\2_proj.weight", TRANSPOSED),
+    WeightRule(LAYER + r"mlp\.(\w+)\.kernel", HF_LAYER + r"mlp.\2_proj.weight", TRANSPOSED),
+    WeightRule(LAYER + r"mlp\.(\w+)\.bias", HF_LAYER + r"mlp.\2_proj.bias", SAME),
 )
 
 
 def checkpoint_name(path: str, family: str) -> tuple[str, str]:
     """The checkpoint name and the form of a parameter, e.g. `layers.0.attn.q.kernel`."""
-    for rule in RULES:
+    for rule in WEIGHT_RULES:
         match = re.fullmatch(rule.ours, path)
         if match and (rule.families is None or family in rule.families):
             return match.expand(rule.theirs), rule.form
@@ -97,16 +97,16 @@ def layer_paths(path: tuple[Any, ...], config: ModelConfig, stacked: bool) -> li
     return [".".join(map(str, ("layers", first + i, *path[2:]))) for i in range(count)]
 
 
-def abstract(config: ModelConfig, *, dtype: Any, layout: Layout | None = None, stacked: bool = False) -> Decoder:
+def abstract(config: ModelConfig, *, dtype: Any, partitioner: Partitioner | None = None, stacked: bool = False) -> Decoder:
     """The decoder with shapes instead of arrays."""
-    return nnx.eval_shape(lambda: Decoder(config, nnx.Rngs(0), dtype=dtype, layout=layout, stacked=stacked))
+    return nnx.eval_shape(lambda: Decoder(config, nnx.Rngs(0), dtype=dtype, partitioner=partitioner, stacked=stacked))
 
 
 def load(
     model: str | Path,
     *,
     dtype: Any = jnp.float32,
-    layout: Layout | None = None,
+    partitioner: Partitioner | None = None,
     stacked: bool = False,
     classes: Sequence[str] = (),
     layers: int | None = None,
@@ -125,7 +125,7 @@ def load(
     """
     folder = resolve(model)
     config = read_config(folder)
-    layout = layout or Layout()
+    partitioner = partitioner or Partitioner()
     if layers is not None:
         if layers > config.layers:
             raise ConfigError(f"{folder}: has {config.layers} layers, fewer than {layers}; ask for as many at most")
@@ -134,15 +134,17 @@ def load(
         config = as_classifier(config, classes)
     elif classes and config.labels != len(classes):
         raise ConfigError(f"{folder}: is a token classifier with {config.labels} labels; it should have {len(classes)}")
-    decoder = abstract(config, dtype=dtype, layout=layout, stacked=stacked)
+    decoder = abstract(config, dtype=dtype, partitioner=partitioner, stacked=stacked)
     sources = match_checkpoint(folder, config, decoder)
     graph, state = nnx.split(decoder)
     for path, parameter in parameter_paths(state):
         if path in sources:
-            value = _place(sources[path], parameter, layout)
+            value = _place(sources[path], parameter, partitioner)
         else:  # of a new head
             drawn = INIT_STD * jax.random.normal(jax.random.key(seed), parameter.shape)
-            value = put((0 * drawn if path[-1] == "bias" else drawn).astype(dtype), layout, parameter.get_metadata()["axes"])
+            value = put(
+                (0 * drawn if path[-1] == "bias" else drawn).astype(dtype), partitioner, parameter.get_metadata()["axes"]
+            )
         parameter.set_value(value)
     return nnx.merge(graph, state)
 
@@ -154,7 +156,7 @@ def match_checkpoint(folder: Path, config: ModelConfig, decoder: Decoder) -> dic
     if config.tied:
         _check_tie(tensors)
     own = read_config(folder)
-    find = _Finder(folder, tensors, config, own.layers)
+    find = _TensorReader(folder, tensors, config, own.layers)
     sources: dict[tuple[Any, ...], Source] = {}
     new_head = config.labels is not None and own.labels is None
     for path, parameter in parameter_paths(nnx.state(decoder)):
@@ -181,7 +183,9 @@ def match_checkpoint(folder: Path, config: ModelConfig, decoder: Decoder) -> dic
         )
     predicting = [name for name in unused if own.layers <= find.layer(name)]
     if predicting:
-        log.warning("%s: %d tensors of multi-token prediction are left aside, as transformers does", folder, len(predicting))
+        logger.warning(
+            "%s: %d tensors of multi-token prediction are left aside, as transformers does", folder, len(predicting)
+        )
     return sources
 
 
@@ -198,7 +202,7 @@ def _check_tie(tensors: Mapping[str, Tensor]) -> None:
         )
 
 
-class _Finder:
+class _TensorReader:
     """From a parameter's name to its source in a checkpoint of so many layers; remembers which tensors were asked for."""
 
     def __init__(self, folder: Path, tensors: Mapping[str, Tensor], config: ModelConfig, layers: int) -> None:
@@ -275,9 +279,9 @@ class _Finder:
         return name.endswith("rotary_emb.inv_freq") or (name == "lm_head.weight" and no_head)
 
 
-def _place(source: Source, parameter: nnx.Param, layout: Layout) -> jax.Array:
+def _place(source: Source, parameter: nnx.Param, partitioner: Partitioner) -> jax.Array:
     shape, dtype = tuple(parameter.shape), np.dtype(parameter.dtype)
-    sharding = layout.sharding(parameter.get_metadata()["axes"])
+    sharding = partitioner.sharding(parameter.get_metadata()["axes"])
 
     def read(index: Index) -> np.ndarray:
         return np.ascontiguousarray(source.read(index)).astype(dtype, copy=False)

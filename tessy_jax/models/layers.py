@@ -14,7 +14,7 @@ from jax.experimental.layout import Layout as MemoryLayout
 from jax.experimental.layout import with_layout_constraint
 
 from tessy_jax.models.config import ModelConfig, Rope
-from tessy_jax.sharding import Axes, Layout
+from tessy_jax.sharding import Axes, Partitioner
 
 INIT_STD = 0.02  # of random weights: the families' own initializer_range
 
@@ -25,7 +25,7 @@ def weight(rngs: nnx.Rngs, shape: tuple[int, ...], axes: Axes, dtype: Any) -> nn
     return nnx.Param(value.astype(dtype), axes=axes)
 
 
-def constant(shape: tuple[int, ...], axes: Axes, dtype: Any, value: float) -> nnx.Param:
+def filled(shape: tuple[int, ...], axes: Axes, dtype: Any, value: float) -> nnx.Param:
     return nnx.Param(jnp.full(shape, value, dtype), axes=axes)
 
 
@@ -58,7 +58,7 @@ def _half_matmul_bwd(contract: int, kept: tuple[jax.Array, jax.Array], grad: jax
     left, right = (grad, x) if contract else (x, grad)
     if _on_cpu():
         flat = left.reshape(-1, left.shape[-1]), right.reshape(-1, right.shape[-1])
-        return dx, _matmul(_turned(flat[0]), flat[1], 0).astype(kernel.dtype)
+        return dx, _matmul(_transpose_in_memory(flat[0]), flat[1], 0).astype(kernel.dtype)
     over = tuple(range(x.ndim - 1))
     dims = ((over, over), ((), ()))
     return dx, jax.lax.dot_general(left, right, dims, preferred_element_type=jnp.float32).astype(kernel.dtype)
@@ -71,7 +71,7 @@ def _on_cpu() -> bool:
     return jax.default_backend() == "cpu"
 
 
-def _turned(x: jax.Array) -> jax.Array:
+def _transpose_in_memory(x: jax.Array) -> jax.Array:
     """The last two axes exchanged, in memory too: XLA's CPU backend multiplies bfloat16 less than half as fast where it has
     to sum over what is not the last axis of the first factor."""
     return with_layout_constraint(x.swapaxes(-1, -2), MemoryLayout(major_to_minor=tuple(range(x.ndim))))
@@ -82,33 +82,33 @@ def precision(dtype: Any) -> jax.lax.Precision | None:
     return jax.lax.Precision.HIGHEST if dtype == jnp.float32 else None
 
 
-def product(equation: str, x: jax.Array, y: jax.Array) -> jax.Array:
+def einsum_f32(equation: str, x: jax.Array, y: jax.Array) -> jax.Array:
     """einsum of two arrays with a float32 result, in the same precision as `matmul`."""
     if x.dtype == y.dtype == jnp.bfloat16:
-        return _half_product(equation, x, y)
-    return plain_product(equation, x, y)
+        return _half_einsum(equation, x, y)
+    return einsum_f32_reference(equation, x, y)
 
 
-def plain_product(equation: str, x: jax.Array, y: jax.Array) -> jax.Array:
+def einsum_f32_reference(equation: str, x: jax.Array, y: jax.Array) -> jax.Array:
     """The same with the gradient that JAX derives: for arrays that are cut by hand (`shard_map`), too."""
     return jnp.einsum(equation, x, y, precision=precision(x.dtype), preferred_element_type=jnp.float32)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _half_product(equation: str, x: jax.Array, y: jax.Array) -> jax.Array:
-    return plain_product(equation, x, y)
+def _half_einsum(equation: str, x: jax.Array, y: jax.Array) -> jax.Array:
+    return einsum_f32_reference(equation, x, y)
 
 
-def _half_product_bwd(equation: str, kept: tuple[jax.Array, jax.Array], grad: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _half_einsum_bwd(equation: str, kept: tuple[jax.Array, jax.Array], grad: jax.Array) -> tuple[jax.Array, jax.Array]:
     x, y = kept
     factors, out = equation.split("->")
     of_x, of_y = factors.split(",")
     grad = grad.astype(x.dtype)
-    dx = plain_product(f"{out},{of_y}->{of_x}", grad, y).astype(x.dtype)
-    return dx, plain_product(f"{out},{of_x}->{of_y}", grad, x).astype(y.dtype)
+    dx = einsum_f32_reference(f"{out},{of_y}->{of_x}", grad, y).astype(x.dtype)
+    return dx, einsum_f32_reference(f"{out},{of_x}->{of_y}", grad, x).astype(y.dtype)
 
 
-_half_product.defvjp(lambda equation, x, y: (plain_product(equation, x, y), (x, y)), _half_product_bwd)
+_half_einsum.defvjp(lambda equation, x, y: (einsum_f32_reference(equation, x, y), (x, y)), _half_einsum_bwd)
 
 
 class LoraParam(nnx.Param):
@@ -120,7 +120,7 @@ class Linear(nnx.Module):
 
     def __init__(self, rngs: nnx.Rngs, shape: tuple[int, int], axes: Axes, dtype: Any, bias: bool = False) -> None:
         self.kernel = weight(rngs, shape, axes, dtype)
-        self.bias = constant(shape[1:], axes[1:], dtype, 0.0) if bias else None
+        self.bias = filled(shape[1:], axes[1:], dtype, 0.0) if bias else None
         self.lora_a: nnx.Param | None = None
         self.lora_b: nnx.Param | None = None
         self.lora_scale = 1.0
@@ -136,7 +136,7 @@ class RMSNorm(nnx.Module):
     """x / rms(x) · scale over the last axis, in float32 whatever x's dtype."""
 
     def __init__(self, dim: int, eps: float, dtype: Any) -> None:
-        self.scale = constant((dim,), (None,), dtype, 1.0)
+        self.scale = filled((dim,), (None,), dtype, 1.0)
         self.eps = eps
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -148,17 +148,17 @@ class RMSNorm(nnx.Module):
 class Mlp(nnx.Module):
     """The gated feed-forward down(silu(gate(x)) · up(x))."""
 
-    def __init__(self, config: ModelConfig, ffn: int, layout: Layout, rngs: nnx.Rngs, dtype: Any) -> None:
+    def __init__(self, config: ModelConfig, ffn: int, partitioner: Partitioner, rngs: nnx.Rngs, dtype: Any) -> None:
         into, out = ("embed", "ffn"), ("ffn", "embed")
         bias = config.mlp_bias
         self.gate = Linear(rngs, (config.embed, ffn), into, dtype, bias)
         self.up = Linear(rngs, (config.embed, ffn), into, dtype, bias)
         self.down = Linear(rngs, (ffn, config.embed), out, dtype, bias)
-        self.layout = layout
+        self.partitioner = partitioner
 
     def __call__(self, x_BTD: jax.Array) -> jax.Array:
         hidden_BTF = jax.nn.silu(self.gate(x_BTD)) * self.up(x_BTD)
-        return self.down(self.layout.constrain(hidden_BTF, "lanes", None, "ffn"))
+        return self.down(self.partitioner.constrain(hidden_BTF, "lanes", None, "ffn"))
 
 
 def inverse_frequencies(rope: Rope) -> np.ndarray:
@@ -199,13 +199,13 @@ def inverse_frequencies(rope: Rope) -> np.ndarray:
     return inverse
 
 
-def rotations(rope: Rope, positions_BT: jax.Array) -> tuple[jax.Array, jax.Array]:
+def rope_cos_sin(rope: Rope, positions_BT: jax.Array) -> tuple[jax.Array, jax.Array]:
     """cos and sin [B, T, dim / 2] in float32, with YaRN's attention factor in them."""
     angles = positions_BT[..., None].astype(jnp.float32) * inverse_frequencies(rope)
     return jnp.cos(angles) * rope.attention_factor, jnp.sin(angles) * rope.attention_factor
 
 
-def rotate(x_BTNH: jax.Array, rotation: tuple[jax.Array, jax.Array], interleaved: bool = False) -> jax.Array:
+def apply_rope(x_BTNH: jax.Array, rotation: tuple[jax.Array, jax.Array], interleaved: bool = False) -> jax.Array:
     """Rotates the pairs of the last axis: halves (x_i, x_{i+H/2}), or neighbours (x_2i, x_2i+1), which come out as halves
     (scores do not depend on the order as long as queries and keys share it)."""
     cos, sin = (part[:, :, None, :] for part in rotation)

@@ -10,8 +10,8 @@ from flax import nnx
 
 from tessy_jax.models import layers
 from tessy_jax.models.config import Experts, ModelConfig
-from tessy_jax.models.layers import Mlp, constant, weight
-from tessy_jax.sharding import Axes, Layout
+from tessy_jax.models.layers import Mlp, filled, weight
+from tessy_jax.sharding import Axes, Partitioner
 
 DENSE_TOKENS = 64
 """Up to this many tokens every expert sees every token: a decode step reads all expert weights anyway, and a plain batched
@@ -30,9 +30,9 @@ class Router(nnx.Module):
         self.experts: Experts = config.experts
         E = self.experts.count
         self.kernel = weight(rngs, (config.embed, E), ("embed", None), dtype)
-        self.bias = constant((E,), (None,), dtype, 0.0) if self.experts.router == "topk_softmax" else None
+        self.bias = filled((E,), (None,), dtype, 0.0) if self.experts.router == "topk_softmax" else None
         grouped = self.experts.router == "grouped_sigmoid"
-        self.correction = constant((E,), (None,), jnp.float32, 0.0) if grouped else None
+        self.correction = filled((E,), (None,), jnp.float32, 0.0) if grouped else None
 
     def __call__(self, x_TD: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Tokens [T, D] → weights [T, A] float32 and expert ids [T, A] int32."""
@@ -70,7 +70,7 @@ class Moe(nnx.Module):
         "down_bias": ("experts", "embed"),
     }
 
-    def __init__(self, config: ModelConfig, layout: Layout, rngs: nnx.Rngs, dtype: Any) -> None:
+    def __init__(self, config: ModelConfig, partitioner: Partitioner, rngs: nnx.Rngs, dtype: Any) -> None:
         e = config.experts
         assert e is not None
         sizes = {"experts": e.count, "embed": config.embed, "ffn": e.ffn}
@@ -80,10 +80,10 @@ class Moe(nnx.Module):
             if not name.endswith("bias"):
                 setattr(self, name, weight(rngs, shape, axes, dtype))
             elif e.clamp:
-                setattr(self, name, constant(shape, axes, dtype, 0.0))
-        self.shared = Mlp(config, e.shared_ffn, layout, rngs, dtype) if e.shared_ffn else None
+                setattr(self, name, filled(shape, axes, dtype, 0.0))
+        self.shared = Mlp(config, e.shared_ffn, partitioner, rngs, dtype) if e.shared_ffn else None
         self.experts: Experts = e
-        self.layout = layout
+        self.partitioner = partitioner
 
     def __call__(self, x_BTD: jax.Array) -> jax.Array:
         tokens = x_BTD.reshape(-1, x_BTD.shape[-1])
@@ -91,7 +91,7 @@ class Moe(nnx.Module):
         names = [name for name in self.AXES if hasattr(self, name)]
         params = {name: getattr(self, name)[...] for name in names}
         axes = {name: self.AXES[name] for name in names}
-        out = self.layout.over_experts(self._run, (tokens, weights, ids), params, axes)
+        out = self.partitioner.over_experts(self._run, (tokens, weights, ids), params, axes)
         out = out.astype(x_BTD.dtype).reshape(x_BTD.shape)
         return out if self.shared is None else out + self.shared(x_BTD)
 
@@ -131,7 +131,7 @@ def _dense(
     weights_TE = (jax.nn.one_hot(ids_TA, E, dtype=jnp.float32) * weights_TA[..., None]).sum(axis=1)
 
     def product(equation: str, x: jax.Array, name: str) -> jax.Array:
-        y = layers.plain_product(equation, x, params[name])
+        y = layers.einsum_f32_reference(equation, x, params[name])
         if f"{name}_bias" in params:
             y += params[f"{name}_bias"].astype(jnp.float32)[:, None] * (share if name == "down" else 1.0)
         return y

@@ -12,7 +12,7 @@ from flax import nnx
 from tessy_jax.models.config import ModelConfig
 from tessy_jax.models.hf import abstract, parameter_paths
 from tessy_jax.models.transformer import check_layout
-from tessy_jax.sharding import Layout, plan_mesh
+from tessy_jax.sharding import Partitioner, plan_mesh
 
 
 def cached_numbers(config: ModelConfig) -> int:
@@ -42,9 +42,9 @@ def plan(
         ShardingError: a mesh that does not divide the model or the lanes.
     """
     sizes = dict(mesh or {})
-    layout = Layout(plan_mesh(sizes)) if sizes else Layout()
-    check_layout(config, layout)
-    layout.check({"lanes": (lanes, "the number of lanes")})
+    partitioner = Partitioner(plan_mesh(sizes)) if sizes else Partitioner()
+    check_layout(config, partitioner)
+    partitioner.check({"lanes": (lanes, "the number of lanes")})
     context = context or config.max_positions
     itemsize = np.dtype(dtype).itemsize
 
@@ -55,7 +55,7 @@ def plan(
         size = np.dtype(parameter.dtype).itemsize
         total += count
         weight_bytes += count * size
-        device_bytes += math.prod(layout.shard_shape(shape, axes)) * size
+        device_bytes += math.prod(partitioner.shard_shape(shape, axes)) * size
         if path == ("embed",):
             embedding = count
         if "experts" in axes:
@@ -68,8 +68,8 @@ def plan(
     full = sum(window is None for window in config.windows)
     window_bytes = sum(min(context, w + slack) * per_layer for w in config.windows if w is not None)
     kv_bytes = lanes * (context * full * per_layer + window_bytes)
-    head_ways = 1 if config.latent else layout.ways("kv_heads")
-    kv_device_bytes = kv_bytes // (layout.ways("lanes") * head_ways)
+    head_ways = 1 if config.latent else partitioner.num_shards("kv_heads")
+    kv_device_bytes = kv_bytes // (partitioner.num_shards("lanes") * head_ways)
     devices = math.prod(sizes.values()) if sizes else 1
     return {
         "family": config.family,

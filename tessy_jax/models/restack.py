@@ -13,10 +13,10 @@ from jax.sharding import NamedSharding
 
 from tessy_jax.models.hf import abstract, layer_paths, parameter_paths
 from tessy_jax.models.transformer import Decoder
-from tessy_jax.sharding import Layout
+from tessy_jax.sharding import Partitioner
 
 
-def restack(model: Decoder, *, stacked: bool, dtype: Any = None, layout: Layout | None = None) -> Decoder:
+def restack(model: Decoder, *, stacked: bool, dtype: Any = None, partitioner: Partitioner | None = None) -> Decoder:
     """The same weights, with equal layers stacked or each on its own, cast to dtype and put on a layout's mesh (default: as
     they are).
 
@@ -24,8 +24,8 @@ def restack(model: Decoder, *, stacked: bool, dtype: Any = None, layout: Layout 
     already, it comes back as it is, cast.
     """
     dtype = model.embed.dtype if dtype is None else jnp.dtype(dtype)
-    layout = layout or model.layout
-    twin = abstract(model.config, dtype=dtype, layout=layout, stacked=stacked)
+    partitioner = partitioner or model.partitioner
+    twin = abstract(model.config, dtype=dtype, partitioner=partitioner, stacked=stacked)
     graph, state = nnx.split(twin)
     sources = {".".join(map(str, path)): parameter for path, parameter in parameter_paths(nnx.state(model))}
     if not model.stacked and stacked:
@@ -48,10 +48,10 @@ def restack(model: Decoder, *, stacked: bool, dtype: Any = None, layout: Layout 
 
 def _fill(twin: Decoder, target: nnx.Param, values: list[jax.Array], dtype: Any, *, whole: bool, free: bool = True) -> None:
     """Gives a parameter its value: one array, or (whole) several stacked, where its axes say."""
-    sharding = twin.layout.sharding(target.get_metadata()["axes"])
+    sharding = twin.partitioner.sharding(target.get_metadata()["axes"])
     if sharding is not None and values[0].sharding.device_set != sharding.device_set:
         axes = target.get_metadata()["axes"]
-        each = twin.layout.sharding(axes[1:] if whole else axes)
+        each = twin.partitioner.sharding(axes[1:] if whole else axes)
         moved = [jax.device_put(value, each) for value in values]
     else:
         moved = values

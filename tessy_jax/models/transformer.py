@@ -15,11 +15,11 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from tessy_jax.models.attention import Attention, LatentAttention, LayerCache, Packing, Step
+from tessy_jax.models.attention import Attention, AttentionContext, LatentAttention, LayerCache, Packing
 from tessy_jax.models.config import ModelConfig
-from tessy_jax.models.layers import Linear, Mlp, RMSNorm, matmul, rotations, weight
+from tessy_jax.models.layers import Linear, Mlp, RMSNorm, matmul, rope_cos_sin, weight
 from tessy_jax.models.moe import Moe
-from tessy_jax.sharding import Layout
+from tessy_jax.sharding import Partitioner
 
 REMAT: dict[str, Any] = {
     "none": None,
@@ -40,7 +40,7 @@ class Cache(Protocol):
     @property
     def lengths_B(self) -> jax.Array: ...
 
-    def advanced(self, layers: Sequence[LayerCache], counts_B: jax.Array) -> Self:
+    def advance(self, layers: Sequence[LayerCache], counts_B: jax.Array) -> Self:
         """With these layers and lengths grown by counts_B."""
         ...
 
@@ -48,21 +48,21 @@ class Cache(Protocol):
 class Block(nnx.Module):
     """One layer: attention and feed-forward, each behind a norm and beside a residual."""
 
-    def __init__(self, config: ModelConfig, sparse: bool, layout: Layout, rngs: nnx.Rngs, dtype: Any) -> None:
+    def __init__(self, config: ModelConfig, sparse: bool, partitioner: Partitioner, rngs: nnx.Rngs, dtype: Any) -> None:
         attention = LatentAttention if config.latent else Attention
         self.attn_norm = RMSNorm(config.embed, config.eps, dtype)
-        self.attn = attention(config, layout, rngs, dtype)
+        self.attn = attention(config, partitioner, rngs, dtype)
         self.mlp_norm = RMSNorm(config.embed, config.eps, dtype)
-        self.mlp = Moe(config, layout, rngs, dtype) if sparse else Mlp(config, config.ffn, layout, rngs, dtype)
-        self.layout = layout
+        self.mlp = Moe(config, partitioner, rngs, dtype) if sparse else Mlp(config, config.ffn, partitioner, rngs, dtype)
+        self.partitioner = partitioner
 
     def __call__(
-        self, x_BTD: jax.Array, step: Step, window: int | jax.Array | None, cache: LayerCache | None
+        self, x_BTD: jax.Array, context: AttentionContext, window: int | jax.Array | None, cache: LayerCache | None
     ) -> tuple[jax.Array, LayerCache | None]:
-        y, cache = self.attn(self.attn_norm(x_BTD), step, window, cache)
-        x_BTD = self.layout.constrain(x_BTD + y, "lanes", None, None)
+        y, cache = self.attn(self.attn_norm(x_BTD), context, window, cache)
+        x_BTD = self.partitioner.constrain(x_BTD + y, "lanes", None, None)
         x_BTD = x_BTD + self.mlp(self.mlp_norm(x_BTD))
-        return self.layout.constrain(x_BTD, "lanes", None, None), cache
+        return self.partitioner.constrain(x_BTD, "lanes", None, None), cache
 
 
 class Decoder(nnx.Module):
@@ -80,16 +80,16 @@ class Decoder(nnx.Module):
         rngs: nnx.Rngs,
         *,
         dtype: Any = jnp.float32,
-        layout: Layout | None = None,
+        partitioner: Partitioner | None = None,
         stacked: bool = False,
     ) -> None:
-        layout = layout or Layout()
-        check_layout(config, layout)
+        partitioner = partitioner or Partitioner()
+        check_layout(config, partitioner)
         self.embed = weight(rngs, (config.vocab, config.embed), ("vocab", "embed"), dtype)
         if stacked:
-            blocks = [_stacked_block(config, sparse, count, layout, rngs, dtype) for _, count, sparse in runs(config)]
+            blocks = [_stacked_block(config, sparse, count, partitioner, rngs, dtype) for _, count, sparse in runs(config)]
         else:
-            blocks = [Block(config, sparse, layout, rngs, dtype) for sparse in config.sparse]
+            blocks = [Block(config, sparse, partitioner, rngs, dtype) for sparse in config.sparse]
         self.layers = nnx.List(blocks)
         self.norm = RMSNorm(config.embed, config.eps, dtype)
         if config.labels is not None:
@@ -97,7 +97,7 @@ class Decoder(nnx.Module):
         elif not config.tied:
             self.head = Linear(rngs, (config.embed, config.vocab), ("embed", "vocab"), dtype)
         self.config = config
-        self.layout = layout
+        self.partitioner = partitioner
         self.stacked = stacked
 
     def __call__(
@@ -127,27 +127,29 @@ class Decoder(nnx.Module):
         else:
             counts_B = jnp.full(B, T, jnp.int32) if counts_B is None else counts_B
             positions_BT = cache.lengths_B[:, None] + jnp.arange(T, dtype=jnp.int32)
-        rotated = positions_BT if packing is None else packing.together(positions_BT)
-        step = Step(positions_BT, rotations(config.rope, rotated), segments_BT, lengths_B, counts_B, packing)
+        rotated = positions_BT if packing is None else packing.pack(positions_BT)
+        context = AttentionContext(
+            positions_BT, rope_cos_sin(config.rope, rotated), segments_BT, lengths_B, counts_B, packing
+        )
 
         table_VD = self.embed[...]
         if cache is None:  # whole rows cross the mesh once, instead of every token's row in pieces
-            table_VD = self.layout.constrain(table_VD, "vocab", None)
+            table_VD = self.partitioner.constrain(table_VD, "vocab", None)
         x_BTD = jnp.take(table_VD, tokens_BT, axis=0)
-        x_BTD = self.layout.constrain(x_BTD, "lanes", None, None)
+        x_BTD = self.partitioner.constrain(x_BTD, "lanes", None, None)
         if self.stacked:
             assert cache is None, "stacked parameters run whole sequences; load the model unrolled to decode"
             for (first, count, _), block in zip(runs(config), self.layers, strict=True):
-                x_BTD = _scan(block, x_BTD, step, config.windows[first : first + count], REMAT[remat])
+                x_BTD = _scan(block, x_BTD, context, config.windows[first : first + count], REMAT[remat])
             return self.norm(x_BTD), None
 
         layers: list[LayerCache] = []
         for i, block in enumerate(self.layers):
-            x_BTD, layer = block(x_BTD, step, config.windows[i], None if cache is None else cache.layers[i])
+            x_BTD, layer = block(x_BTD, context, config.windows[i], None if cache is None else cache.layers[i])
             layers.append(layer)
         if cache is not None:
             assert counts_B is not None
-            cache = cache.advanced(layers, counts_B)
+            cache = cache.advance(layers, counts_B)
         return self.norm(x_BTD), cache
 
     def logits(self, hidden_BTD: jax.Array) -> jax.Array:
@@ -156,23 +158,23 @@ class Decoder(nnx.Module):
             return self.score(hidden_BTD).astype(jnp.float32)
         kernel, contract = (self.embed[...], 1) if self.config.tied else (self.head.kernel[...], 0)
         logits_BTV = matmul(hidden_BTD, kernel, contract, dtype=jnp.float32)
-        return self.layout.constrain(logits_BTV, "lanes", None, "vocab")
+        return self.partitioner.constrain(logits_BTV, "lanes", None, "vocab")
 
 
-def check_layout(config: ModelConfig, layout: Layout) -> None:
+def check_layout(config: ModelConfig, partitioner: Partitioner) -> None:
     """Refuses a mesh that does not divide the model (ShardingError, with the remedy)."""
-    layout.check(
+    partitioner.check(
         {"heads": (config.heads, "num_attention_heads"), "vocab": (config.vocab, "vocab_size")}
         | {"embed": (config.embed, "hidden_size")}
     )
     if config.latent is None:
-        layout.check({"kv_heads": (config.kv_heads, "num_key_value_heads")})
+        partitioner.check({"kv_heads": (config.kv_heads, "num_key_value_heads")})
     if not all(config.sparse):
-        layout.check({"ffn": (config.ffn, "intermediate_size")})
+        partitioner.check({"ffn": (config.ffn, "intermediate_size")})
     if config.experts:
-        layout.check({"experts": (config.experts.count, "the number of experts")})
-        layout.check({"ffn": (config.experts.ffn, "the experts' intermediate size")})
-        layout.check({"ffn": (config.experts.shared_ffn, "the shared experts' intermediate size")})
+        partitioner.check({"experts": (config.experts.count, "the number of experts")})
+        partitioner.check({"ffn": (config.experts.ffn, "the experts' intermediate size")})
+        partitioner.check({"ffn": (config.experts.shared_ffn, "the shared experts' intermediate size")})
 
 
 def segment_positions(segments_BT: jax.Array) -> jax.Array:
@@ -192,26 +194,30 @@ def runs(config: ModelConfig) -> list[tuple[int, int, bool]]:
     return result
 
 
-def _scan(block: Block, x_BTD: jax.Array, step: Step, windows: tuple[int | None, ...], policy: Any) -> jax.Array:
+def _scan(
+    block: Block, x_BTD: jax.Array, context: AttentionContext, windows: tuple[int | None, ...], policy: Any
+) -> jax.Array:
     graph, state = nnx.split(block)
     same = len(set(windows)) == 1
     window_L = None if same else jnp.asarray([FULL_ATTENTION if w is None else w for w in windows], jnp.int32)
 
     def body(x: jax.Array, layer: tuple[Any, jax.Array | None]) -> tuple[jax.Array, None]:
         params, window = layer
-        y, _ = nnx.merge(graph, params)(x, step, windows[0] if same else window, None)
+        y, _ = nnx.merge(graph, params)(x, context, windows[0] if same else window, None)
         return y, None
 
     layer = body if policy is None else jax.checkpoint(body, policy=policy, prevent_cse=False)
     return jax.lax.scan(layer, x_BTD, (state, window_L))[0]
 
 
-def _stacked_block(config: ModelConfig, sparse: bool, count: int, layout: Layout, rngs: nnx.Rngs, dtype: Any) -> Block:
+def _stacked_block(
+    config: ModelConfig, sparse: bool, count: int, partitioner: Partitioner, rngs: nnx.Rngs, dtype: Any
+) -> Block:
     def init(key: jax.Array) -> Any:
-        return nnx.state(Block(config, sparse, layout, nnx.Rngs(params=key), dtype))
+        return nnx.state(Block(config, sparse, partitioner, nnx.Rngs(params=key), dtype))
 
     state = jax.vmap(init)(jax.random.split(rngs.params(), count))
-    block = nnx.eval_shape(lambda: Block(config, sparse, layout, nnx.Rngs(0), dtype))
+    block = nnx.eval_shape(lambda: Block(config, sparse, partitioner, nnx.Rngs(0), dtype))
     nnx.update(block, state)
     for _, variable in nnx.iter_graph(block):
         if isinstance(variable, nnx.Param):

@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 
 from tessy_jax import __version__
-from tessy_jax.boundary.predict import Judgements
+from tessy_jax.boundary.segment_scorer import SegmentScores
 from tessy_jax.boundary.traces import LATER, opened, speakers_of
-from tessy_jax.boundary.train import judged
+from tessy_jax.boundary.train import score_validation
 from tessy_jax.config import Predictors
 from tessy_jax.config.sections import Writer
-from tessy_jax.report.predictor import Example, PredictorView, predictor_report
+from tessy_jax.report.predictor_page import Example, PredictorView, predictor_report
 from tessy_jax.store import RunStore
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 SHOWN = 12  # segments of each predictor
 
 
@@ -27,7 +27,7 @@ def evaluate_predictors(
     wanted: Writer | None = None,
     *,
     skip_invalid: bool = False,
-    tell: Callable[[str], None] = log.info,
+    log: Callable[[str], None] = logger.info,
 ) -> dict[str, Any]:
     """Measures the predictor of each speaker; saves the measures as evaluation.json and the page as report.html, and returns
     the measures.
@@ -39,9 +39,9 @@ def evaluate_predictors(
     store.close()  # what cannot be written to is found out before anything is measured
     views: dict[Writer, PredictorView] = {}
     for speaker in speakers_of(config, wanted):
-        judgements = judged(config, speaker, skip_invalid=skip_invalid)
+        judgements = score_validation(config, speaker, skip_invalid=skip_invalid)
         views[speaker] = PredictorView(judgements.measured(speaker, config.predictor.threshold), _examples(judgements))
-        tell(f"{speaker}: {_line(views[speaker].metrics)}")
+        log(f"{speaker}: {_line(views[speaker].metrics)}")
     title = f"Boundary predictors: {config.output.rstrip('/').rpartition('/')[2]}"
     page = predictor_report(views, title=title, subtitle=f"On held-out traces; tessy_jax {__version__}")
     found: dict[str, Any] = {speaker: dict(view.metrics) for speaker, view in views.items()}
@@ -51,7 +51,7 @@ def evaluate_predictors(
     return found
 
 
-def _examples(judgements: Judgements) -> list[Example]:
+def _examples(judgements: SegmentScores) -> list[Example]:
     """Segments from all over the validation data, those with mistakes as likely as any."""
     count = len(judgements.segments)
     return [

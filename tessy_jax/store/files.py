@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 
 from tessy_jax.errors import ConfigError, DataError, TessyError
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 PROBE = b"\0" * (1 << 20)
 """Is written and deleted before any work: a full or unwritable folder is found out in time."""
@@ -130,7 +130,7 @@ class LocalFiles:
                 f"{self.root}: process {pid or 'unknown'} is writing this run; wait for it, end it, or name another `output`"
             ) from None
         except OSError as error:
-            log.warning("%s: cannot be locked (%s); let no other process write to it", self.root, error)
+            logger.warning("%s: cannot be locked (%s); let no other process write to it", self.root, error)
         os.ftruncate(lock, 0)
         os.pwrite(lock, f"{os.getpid()}\n".encode("ascii"), 0)
 
@@ -220,7 +220,7 @@ class RemoteFiles:
         except DataError:
             self._creates = False
             self.put(probe, PROBE)
-            log.warning("%s: cannot tell a new file from a replaced one; let only one process write to it", self.url)
+            logger.warning("%s: cannot tell a new file from a replaced one; let only one process write to it", self.url)
         self._remove(probe)
 
     def _remove(self, name: str) -> None:

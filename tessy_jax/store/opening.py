@@ -7,16 +7,16 @@ from typing import TypeVar
 
 import yaml
 
-from tessy_jax.config import dump, settle
+from tessy_jax.config import dump, reconcile
 from tessy_jax.config.sections import Dated
 from tessy_jax.errors import ConfigError
-from tessy_jax.processes import once
+from tessy_jax.processes import on_primary
 from tessy_jax.store.run import RunReader, RunStore
 
 D = TypeVar("D", bound=Dated)
 
 
-def opened(stack: ExitStack, config: D) -> tuple[list[RunStore], D, str]:
+def open_run(stack: ExitStack, config: D) -> tuple[list[RunStore], D, str]:
     """The run folder of a job, open as long as the stack is, its configuration as settled with earlier starts, and its text,
     which is for the caller to save when nothing is found wrong with it. All processes ask for it together; the first alone
     has the store, the others an empty list.
@@ -29,9 +29,9 @@ def opened(stack: ExitStack, config: D) -> tuple[list[RunStore], D, str]:
 
     def settled() -> str:
         stores.append(stack.enter_context(RunStore(config.output)))
-        return dump(settle(config, stores[0].config()))
+        return dump(reconcile(config, stores[0].config()))
 
-    text = once(settled)
+    text = on_primary(settled)
     return stores, type(config).model_validate(yaml.safe_load(text)), text
 
 

@@ -23,7 +23,7 @@ from tessy_jax.errors import ConfigError, DataError
 from tessy_jax.records import Failure, Key, Row, validate, validate_failure
 from tessy_jax.store.files import Files, open_files
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 SMALL = 8 << 20
 """Parts below this many bytes are merged."""
@@ -126,7 +126,7 @@ class RunReader:
             data = self._get(_snapshot(number)) or b""
             if len(data) >= 32 and hashlib.sha256(data[32:]).digest() == data[:32]:
                 return data[32:]
-            log.warning("%s/%s: is torn; the one before it is used", self.output, _snapshot(number))
+            logger.warning("%s/%s: is torn; the one before it is used", self.output, _snapshot(number))
         return None
 
     def _get(self, name: str) -> bytes | None:
@@ -162,7 +162,7 @@ class RunReader:
                     if line:
                         entry = _parse(line)
                         if entry is None:  # of a commit that never returned, so nothing that was promised
-                            log.warning("%s/%s:%d: is torn and is left out", self.output, part.name, number)
+                            logger.warning("%s/%s:%d: is torn and is left out", self.output, part.name, number)
                         else:
                             yield part.name, *entry
 
@@ -358,7 +358,7 @@ class RunStore(RunReader):
             try:
                 self._files.delete(name)
             except Exception as error:  # object stores have errors of their own
-                log.warning("%s/%s: cannot be deleted (%s)", self.output, name, error)
+                logger.warning("%s/%s: cannot be deleted (%s)", self.output, name, error)
 
     def _scan(self) -> None:
         """Learns the keys, and deletes parts that a merge was about to delete."""

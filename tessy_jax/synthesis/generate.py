@@ -12,7 +12,7 @@ from tessy_jax.decode.generate import generate
 from tessy_jax.errors import ConfigError, DataError
 from tessy_jax.models import hf
 from tessy_jax.models.hf_config import read_config
-from tessy_jax.sharding import Layout
+from tessy_jax.sharding import Partitioner
 from tessy_jax.text.tokenizer import Tokenizer
 
 
@@ -61,7 +61,7 @@ def generate_rows(
     temperature: float,
     seed: int,
     dtype: Any,
-    layout: Layout,
+    partitioner: Partitioner,
     batch_size: int,
 ) -> list[Row]:
     """Continues every prompt; rows in the order of the prompts. What cannot run is refused before weights are loaded.
@@ -88,7 +88,7 @@ def generate_rows(
                 f"{config.max_positions} positions; shorten it or lower --max-new-tokens"
             )
     eos_ids = tokenizer.eos_ids()
-    decoder = hf.load(folder, dtype=dtype, layout=layout)
+    decoder = hf.load(folder, dtype=dtype, partitioner=partitioner)
     order = sorted(range(len(encoded)), key=lambda i: len(encoded[i]))  # neighbours of like length share a bucket
     rows: dict[int, Row] = {}
     for start in range(0, len(order), batch_size):

@@ -10,30 +10,30 @@ from contextlib import ExitStack
 from functools import partial
 from typing import Any, NamedTuple
 
-from tessy_jax.config import Data, Synthesize, settle
+from tessy_jax.config import Data, Synthesize, reconcile
 from tessy_jax.errors import ConfigError
 from tessy_jax.models.transformer import Decoder
-from tessy_jax.processes import alike, first, once, together
+from tessy_jax.processes import all_or_raise, check_same, is_primary, on_primary
 from tessy_jax.records import Failure, Row, response_id
-from tessy_jax.sharding import Layout
+from tessy_jax.sharding import Partitioner
 from tessy_jax.store import RunReader, RunStore
-from tessy_jax.store.opening import finished, opened
-from tessy_jax.synthesis.cast import Cast
+from tessy_jax.store.opening import finished, open_run
 from tessy_jax.synthesis.contamination import CONTAMINATED, Question, contaminated
-from tessy_jax.synthesis.passes import before, chooser, chosen, with_references
+from tessy_jax.synthesis.model_set import ModelSet
+from tessy_jax.synthesis.passes import choose, chooser, first_pass, with_references
 from tessy_jax.synthesis.progress import Progress
 from tessy_jax.synthesis.prompts import Job, Prompt, Prompts, jobs, read
 from tessy_jax.synthesis.scheduler import Scheduler, Task
 from tessy_jax.synthesis.scores import SCORES, first_rows, score_lines
-from tessy_jax.synthesis.snapshot import Begun, pack, unpack
+from tessy_jax.synthesis.snapshot import InFlight, pack, unpack
 from tessy_jax.synthesis.summary import summarize, whole
-from tessy_jax.synthesis.verification import Judges, Verifier, verifying
+from tessy_jax.synthesis.verification import VerificationStep, VerifierFactory, open_verification
 from tessy_jax.text.host_bridge import HostBridge
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
-class Written(NamedTuple):
+class SynthesisResult(NamedTuple):
     """A synthesis that is done. summary: is also saved. student: its weights on the mesh, all else being freed; None where
     it did not take part."""
 
@@ -46,11 +46,11 @@ def synthesize(
     student: Decoder | None = None,
     *,
     unfinished: bool = False,
-    judges: Judges | None = None,
+    verifiers: VerifierFactory | None = None,
     questions: Sequence[Question] = (),
     progress: bool = True,
-    tell: Callable[[str], None] = log.info,
-) -> Written:
+    log: Callable[[str], None] = logger.info,
+) -> SynthesisResult:
     """Runs or continues the job of a configuration; one process of several does its part: all of them keep the same lanes
     full in the same order, and the first alone has to do with the run folder.
 
@@ -66,37 +66,39 @@ def synthesize(
     started = time.perf_counter()
     data = config.data
     with ExitStack() as stack:
-        verifier = together(lambda: stack.enter_context(verifying(config.synthesis.verification, judges)))
-        found = together(lambda: prompts_of(data, verifier))
-        alike([[prompt.id, prompt.messages] for prompt in found.prompts], data.path)
+        verifier = all_or_raise(lambda: stack.enter_context(open_verification(config.synthesis.verification, verifiers)))
+        found = all_or_raise(lambda: prompts_of(data, verifier))
+        check_same([[prompt.id, prompt.messages] for prompt in found.prompts], data.path)
         wanted = jobs(found.prompts, data.rollouts)
-        over = once(lambda: contaminated(data, found.prompts, questions))
-        stores, config, text = opened(stack, config)
-        layout = Layout.of(config.mesh)
-        cast, teacher = together(lambda: (Cast(config, layout), chooser(config, layout)))
-        layout.check({"lanes": (config.synthesis.lanes, "synthesis.lanes")})
-        once(lambda: stores[0].save_config(text))
+        over = on_primary(lambda: contaminated(data, found.prompts, questions))
+        stores, config, text = open_run(stack, config)
+        partitioner = Partitioner.of(config.mesh)
+        models, teacher = all_or_raise(lambda: (ModelSet(config, partitioner), chooser(config, partitioner)))
+        partitioner.check({"lanes": (config.synthesis.lanes, "synthesis.lanes")})
+        on_primary(lambda: stores[0].save_config(text))
         earlier, student = _first_pass(
-            config, student, {"judges": judges, "questions": questions, "progress": progress, "tell": tell}
+            config, student, {"verifiers": verifiers, "questions": questions, "progress": progress, "log": log}
         )
         failures = [*_skipped(found), *_contaminated(wanted, over)]
         if config.synthesis.recipe == "teacher_reference":
             assert earlier is not None
             wanted, lost = with_references(config, earlier.output, [job for job in wanted if job.prompt.id not in over])
             failures += lost
-        if first():
-            tell(describe_prompts(cast, [job.prompt for job in wanted] or found.prompts))
-            for voice, bridge in zip(cast.voices, cast.bridges, strict=False):
-                if len(cast.voices) > 1 and isinstance(bridge, HostBridge):
-                    log.warning("%s: its tokenizer runs on the host only, which slows the loop down", voice.folder)
-        tasks = tasks_left(wanted, once(lambda: kept(stores[0], failures)))
+        if is_primary():
+            log(describe_prompts(models, [job.prompt for job in wanted] or found.prompts))
+            for writer, bridge in zip(models.writers, models.bridges, strict=False):
+                if len(models.writers) > 1 and isinstance(bridge, HostBridge):
+                    logger.warning("%s: its tokenizer runs on the host only, which slows the loop down", writer.folder)
+        tasks = tasks_left(wanted, on_primary(lambda: kept(stores[0], failures)))
         if teacher is not None:
             assert earlier is not None
-            for rows, failed in chosen(config, earlier, teacher, [task.job for task in tasks]):
-                once(lambda rows=rows, failed=failed: stores[0].commit(rows, failed))  # type: ignore[misc]
-            return Written(once(lambda: _conclude_choice(stores[0], earlier, time.perf_counter() - started)), student)
-        engine = together(lambda: cast.engine(student))
-        scheduler = Scheduler(cast, engine, tasks, unfinished=unfinished, verifier=verifier)
+            for rows, failed in choose(config, earlier, teacher, [task.job for task in tasks]):
+                on_primary(lambda rows=rows, failed=failed: stores[0].commit(rows, failed))  # type: ignore[misc]
+            return SynthesisResult(
+                on_primary(lambda: _conclude_choice(stores[0], earlier, time.perf_counter() - started)), student
+            )
+        engine = all_or_raise(lambda: models.engine(student))
+        scheduler = Scheduler(models, engine, tasks, unfinished=unfinished, verifier=verifier)
         saved = time.perf_counter()
 
         def keep(rows: Sequence[Row], failures: Sequence[Failure]) -> bool:
@@ -105,43 +107,45 @@ def synthesize(
                 stores[0].commit(rows, failures)
             return time.perf_counter() - saved >= config.synthesis.snapshot_seconds
 
-        def save(begun: Sequence[Begun]) -> None:
+        def save(begun: Sequence[InFlight]) -> None:
             stores[0].save_snapshot(pack(begun))
 
         done = len(wanted) - len(tasks)
-        with Progress(len(wanted), done, cast, scheduler, shown=progress and first()) as bar:
-            for rows, failures in scheduler.visits():
-                due = once(partial(keep, rows, failures))
+        with Progress(len(wanted), done, models, scheduler, shown=progress and is_primary()) as bar:
+            for rows, failures in scheduler.dispatches():
+                due = on_primary(partial(keep, rows, failures))
                 bar.advance(len(rows) + len(failures))  # what the bar counts has been saved
                 if due:
-                    begun = scheduler.begun()
-                    once(partial(save, begun))
+                    begun = scheduler.in_flight()
+                    on_primary(partial(save, begun))
                     saved = time.perf_counter()
 
-        if config.synthesis.scored and len(cast.voices) > 1:  # neither evaluations nor traces
-            lines = score_lines(cast, engine.writers, once(lambda: first_rows(stores[0].rows(), config.synthesis.scored)))
-            once(lambda: stores[0].save_page(SCORES, lines))
+        if config.synthesis.scored_responses and len(models.writers) > 1:  # neither evaluations nor traces
+            lines = score_lines(
+                models, engine.writers, on_primary(lambda: first_rows(stores[0].rows(), config.synthesis.scored_responses))
+            )
+            on_primary(lambda: stores[0].save_page(SCORES, lines))
 
         def concluded() -> dict[str, Any]:
             stores[0].clear_snapshots()
             stores[0].compact()
-            summary = summarize(cast, scheduler, stores[0], seconds=time.perf_counter() - started)
+            summary = summarize(models, scheduler, stores[0], seconds=time.perf_counter() - started)
             if earlier is not None:
                 summary["first_pass"] = RunReader(earlier.output).summary()
             stores[0].save_summary(summary)
             return summary
 
-        summary = once(concluded)
-        own = cast.names.index("student") if "student" in cast.names else None
-        return Written(summary, None if own is None else engine.release(own))
+        summary = on_primary(concluded)
+        own = models.names.index("student") if "student" in models.names else None
+        return SynthesisResult(summary, None if own is None else engine.release(own))
 
 
 def _first_pass(
     config: Synthesize, student: Decoder | None, how: Mapping[str, Any]
 ) -> tuple[Synthesize | None, Decoder | None]:
     """Does the first pass of a recipe of two, if it is not over; its configuration, and the student."""
-    earlier = before(config)
-    if earlier is None or once(lambda: finished(earlier.output) is not None):
+    earlier = first_pass(config)
+    if earlier is None or on_primary(lambda: finished(earlier.output) is not None):
         return earlier, student
     written = synthesize(earlier, student, **how)
     return earlier, written.student or student
@@ -160,7 +164,7 @@ def responses(
     config: Synthesize,
     student: Decoder | None = None,
     *,
-    judges: Judges | None = None,
+    verifiers: VerifierFactory | None = None,
     questions: Sequence[Question] = (),
 ) -> Iterator[Row | Failure]:
     """Writes the responses of a configuration, in one process, and gives each as it ends; nothing is saved, and `output` is
@@ -169,27 +173,27 @@ def responses(
     Raises:
         TessyError: what is wrong with configuration, input or models, before any device work.
     """
-    config = settle(config, None)
+    config = reconcile(config, None)
     data = config.data
-    if before(config) is not None:
+    if first_pass(config) is not None:
         raise ConfigError(
             f"recipe {config.synthesis.recipe!r} has two passes, the first of which is saved; use synthesize, which has a "
             "run folder"
         )
     with ExitStack() as stack:
-        verifier = stack.enter_context(verifying(config.synthesis.verification, judges))
+        verifier = stack.enter_context(open_verification(config.synthesis.verification, verifiers))
         found = prompts_of(data, verifier)
         over, wanted = contaminated(data, found.prompts, questions), jobs(found.prompts, data.rollouts)
         yield from _skipped(found)
         yield from _contaminated(wanted, over)
-        cast = Cast(config, Layout.of(config.mesh))
+        models = ModelSet(config, Partitioner.of(config.mesh))
         tasks = [Task(job) for job in wanted if job.prompt.id not in over]
-        for rows, failures in Scheduler(cast, cast.engine(student), tasks, verifier=verifier).visits():
+        for rows, failures in Scheduler(models, models.engine(student), tasks, verifier=verifier).dispatches():
             yield from rows
             yield from failures
 
 
-def prompts_of(data: Data, verifier: Verifier | None) -> Prompts:
+def prompts_of(data: Data, verifier: VerificationStep | None) -> Prompts:
     """The prompts, with what is known of their answers, where responses are verified.
 
     Raises:
@@ -198,7 +202,7 @@ def prompts_of(data: Data, verifier: Verifier | None) -> Prompts:
     where = data.path, data.split, data.limit, data.skip_invalid
     if verifier is None:
         return read(*where, prompt=data.prompt)
-    return read(*where, prompt=data.prompt, columns=verifier.judge.columns, known=verifier.judge.known)
+    return read(*where, prompt=data.prompt, columns=verifier.verifier.columns, known=verifier.verifier.known)
 
 
 def kept(store: RunStore, failures: Sequence[Failure]) -> dict[str, Any]:
@@ -221,18 +225,21 @@ def tasks_left(wanted: list[Job], before: dict[str, Any]) -> list[Task]:
     for one in unpack(base64.b64decode(blob)) if blob else []:
         task = tasks.get(one.key)
         if task is not None:
-            task.attempt, task.entry, task.seconds = one.attempt, one.entry, one.seconds
+            task.attempt, task.state, task.seconds = one.attempt, one.state, one.seconds
             begun.append(one.key)
     early = set(begun)
     return [tasks[key] for key in begun] + [task for key, task in tasks.items() if key not in early]
 
 
-def describe_prompts(cast: Cast, prompts: Sequence[Prompt]) -> str:
+def describe_prompts(models: ModelSet, prompts: Sequence[Prompt]) -> str:
     """The first prompt as each model sees it, up to the opened thinking."""
     messages = prompts[0].asked
     lines = []
-    for voice, ids in zip(cast.voices, cast.prompts(messages), strict=True):
-        lines += [f"--- first prompt of the {voice.name} ({voice.folder}), {len(ids)} tokens", voice.chat.rendered(messages)]
+    for writer, ids in zip(models.writers, models.prompts(messages), strict=True):
+        lines += [
+            f"--- first prompt of the {writer.name} ({writer.folder}), {len(ids)} tokens",
+            writer.chat.rendered(messages),
+        ]
     return "\n".join(lines)
 
 

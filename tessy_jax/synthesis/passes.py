@@ -17,12 +17,12 @@ from typing import Any
 
 from tessy_jax.config import Synthesize
 from tessy_jax.models import hf
-from tessy_jax.processes import once
+from tessy_jax.processes import on_primary
 from tessy_jax.records import Failure, Key, Row, response_id
-from tessy_jax.sharding import Layout
+from tessy_jax.sharding import Partitioner
 from tessy_jax.store import RunReader
 from tessy_jax.store.files import within
-from tessy_jax.synthesis.cast import Cast
+from tessy_jax.synthesis.model_set import ModelSet
 from tessy_jax.synthesis.prompts import Job, with_system
 from tessy_jax.synthesis.recipes import RECIPES
 from tessy_jax.synthesis.scores import Scorer, score
@@ -34,13 +34,13 @@ TOLD_AT_ONCE = 1024  # references that the first process sends to the others in 
 PARTS = re.compile(r"\{(prompt|reference)\}")
 
 
-def before(config: Synthesize) -> Synthesize | None:
+def first_pass(config: Synthesize) -> Synthesize | None:
     """The first pass of a synthesis; None where there is but one."""
-    name = RECIPES[config.synthesis.recipe].before
+    name = RECIPES[config.synthesis.recipe].first_pass
     if name is None:
         return None
     several = config.synthesis.recipe == "teacher_score"
-    changes: dict[str, Any] = {"recipe": name, "isolation": None, "scored": 0}
+    changes: dict[str, Any] = {"recipe": name, "isolation": None, "scored_responses": 0}
     if not several:  # what is judged is the student's own response
         changes["verification"] = None
     synthesis = config.synthesis.model_copy(update=changes)
@@ -63,11 +63,11 @@ def with_references(config: Synthesize, references: str, wanted: Sequence[Job]) 
     def read() -> None:
         own.update((row.key, _reference(row, config)) for row in RunReader(references).rows())
 
-    once(read)
+    on_primary(read)
     told: dict[Key, str | None] = {}
     for start in range(0, len(wanted), TOLD_AT_ONCE):
         keys = [(job.prompt.id, job.rollout) for job in wanted[start : start + TOLD_AT_ONCE]]
-        told.update(zip(keys, once(lambda keys=keys: [own.get(key) for key in keys]), strict=True))  # type: ignore[misc]
+        told.update(zip(keys, on_primary(lambda keys=keys: [own.get(key) for key in keys]), strict=True))  # type: ignore[misc]
     jobs, failures = [], []
     for prompt, rollout in wanted:
         text = told[prompt.id, rollout]
@@ -80,7 +80,7 @@ def with_references(config: Synthesize, references: str, wanted: Sequence[Job]) 
     return jobs, failures
 
 
-def chooser(config: Synthesize, layout: Layout) -> Cast | None:
+def chooser(config: Synthesize, partitioner: Partitioner) -> ModelSet | None:
     """The teacher that chooses, without its weights; None where none does.
 
     Raises:
@@ -89,11 +89,11 @@ def chooser(config: Synthesize, layout: Layout) -> Cast | None:
     if config.synthesis.recipe != "teacher_score":
         return None
     synthesis = config.synthesis.model_copy(update={"recipe": "teacher_only", "isolation": None})
-    return Cast(config.model_copy(update={"synthesis": synthesis}), layout)
+    return ModelSet(config.model_copy(update={"synthesis": synthesis}), partitioner)
 
 
-def chosen(
-    config: Synthesize, candidates: Synthesize, cast: Cast, wanted: Sequence[Job]
+def choose(
+    config: Synthesize, candidates: Synthesize, models: ModelSet, wanted: Sequence[Job]
 ) -> Iterator[tuple[list[Row], list[Failure]]]:
     """Of every response the candidate that the teacher finds most probable: the mean log-probability of a token of thinking
     and answer is the highest, the first of equals. A few responses at a time; all processes ask for them together.
@@ -109,10 +109,10 @@ def chosen(
         return held
 
     held: list[dict[Key, list[bytes]]] = []
-    once(lambda: held.append(groups()))
-    voice = cast.voices[0]
-    folder = hf.resolve(voice.section.model, revision=voice.section.revision)
-    scorers = {"teacher": Scorer(hf.load(folder, dtype=voice.section.dtype, layout=cast.layout), voice.chat)}
+    on_primary(lambda: held.append(groups()))
+    writer = models.writers[0]
+    folder = hf.resolve(writer.section.model, revision=writer.section.revision)
+    scorers = {"teacher": Scorer(hf.load(folder, dtype=writer.section.dtype, partitioner=models.partitioner), writer.chat)}
     limit = config.synthesis.max_prompt_tokens + config.synthesis.max_response_tokens
     for start in range(0, len(wanted), AT_ONCE):
         keys = [(job.prompt.id, job.rollout) for job in wanted[start : start + AT_ONCE]]
@@ -120,9 +120,9 @@ def chosen(
         def some(keys: list[Key] = keys) -> list[list[Any]]:
             return [[json.loads(zlib.decompress(data)) for data in held[0].get(key, [])] for key in keys]
 
-        found = [sorted(map(Row.from_json, rows), key=lambda row: row.rollout) for rows in once(some)]
+        found = [sorted(map(Row.from_json, rows), key=lambda row: row.rollout) for rows in on_primary(some)]
         flat = [row for rows in found for row in rows]
-        lines = score(flat, scorers, open_text=cast.open_text, close_text=cast.close_text, limit=limit)
+        lines = score(flat, scorers, open_text=models.open_text, close_text=models.close_text, limit=limit)
         means = {line["id"]: _mean(line["teacher"]) for line in lines}
         rows, failures = [], []
         for key, group in zip(keys, found, strict=True):

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-from tessy_jax.synthesis.cast import Cast
+from tessy_jax.synthesis.model_set import ModelSet
 from tessy_jax.synthesis.scheduler import Scheduler
 
 QUIET = 30.0  # seconds between two lines where there is no terminal
@@ -20,9 +20,9 @@ class Progress:
     """A bar on a terminal, a line now and then elsewhere: kept tokens per second, the teacher's share of them, tokens thrown
     away, lanes in use, time left."""
 
-    def __init__(self, total: int, done: int, cast: Cast, scheduler: Scheduler, *, shown: bool) -> None:
+    def __init__(self, total: int, done: int, models: ModelSet, scheduler: Scheduler, *, shown: bool) -> None:
         self.total, self.done = total, done
-        self.cast, self.scheduler = cast, scheduler
+        self.models, self.scheduler = models, scheduler
         self.console = Console(stderr=True)
         self.shown = shown
         self.last = self.start = time.perf_counter()
@@ -50,9 +50,9 @@ class Progress:
     def text(self) -> str:
         tally = self.scheduler.tally
         kept, thrown = int(tally.kept.sum()), int(tally.discarded.sum())
-        teacher = int(tally.kept[self.cast.names.index("teacher")]) if "teacher" in self.cast.names else 0
+        teacher = int(tally.kept[self.models.names.index("teacher")]) if "teacher" in self.models.names else 0
         seconds = max(self.scheduler.running_seconds, 1e-9)
         return (
             f"{kept / seconds:.1f} kept tok/s, teacher {teacher / max(kept, 1):.0%}, "
-            f"discarded {thrown / max(kept + thrown, 1):.1%}, lanes {len(self.scheduler.seated)}"
+            f"discarded {thrown / max(kept + thrown, 1):.1%}, lanes {len(self.scheduler.active)}"
         )

@@ -29,7 +29,7 @@ class Prompt:
     id: str
     messages: list[dict[str, str]]
     index: int
-    known: Any = field(default=None, compare=False)
+    ground_truth: Any = field(default=None, compare=False)
     shown: list[dict[str, str]] | None = None
 
     @property

@@ -29,7 +29,7 @@ class Recipe:
     models: tuple[Name, ...]
     roles: Callable[[int, Name], Roles]
     turns: bool = False
-    before: str | None = None
+    first_pass: str | None = None
 
 
 STUDENT, TEACHER = Roles(("student",), "student"), Roles(("teacher",), "teacher")
@@ -42,6 +42,6 @@ RECIPES: dict[str, Recipe] = {
     "teacher_think": Recipe(BOTH, lambda number, answerer: Roles(("teacher",), "student")),
     "teacher_answer": Recipe(BOTH, lambda number, answerer: Roles(("student",), "teacher")),
     "teacher_mix": Recipe(BOTH, lambda number, answerer: (STUDENT, TEACHER)[number & 1]),
-    "teacher_score": Recipe(("student",), lambda number, answerer: STUDENT, before="student_only"),
-    "teacher_reference": Recipe(("student",), lambda number, answerer: STUDENT, before="teacher_only"),
+    "teacher_score": Recipe(("student",), lambda number, answerer: STUDENT, first_pass="student_only"),
+    "teacher_reference": Recipe(("student",), lambda number, answerer: STUDENT, first_pass="teacher_only"),
 }

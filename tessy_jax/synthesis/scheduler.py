@@ -12,23 +12,23 @@ import numpy as np
 
 from tessy_jax import __version__
 from tessy_jax.decode.engine import Engine
-from tessy_jax.decode.entry import Entry
-from tessy_jax.decode.state import CONTROL, DONE, EARLY_END, LENGTH, REPETITION, RUNNING, UNSPELLED
+from tessy_jax.decode.response_state import ResponseState
+from tessy_jax.decode.state import CONTROL, DONE, EARLY_END, LENGTH, REPETITION, RUNNING, UNENCODABLE
 from tessy_jax.errors import DataError
 from tessy_jax.records import PHASE_BIT, Failure, Key, Row, Value, code, response_id, spans_from_bytes
-from tessy_jax.synthesis.cast import Cast, number_of
+from tessy_jax.synthesis.model_set import ModelSet, response_seed
 from tessy_jax.synthesis.prompts import Job, with_system
-from tessy_jax.synthesis.snapshot import Begun
-from tessy_jax.synthesis.verification import Verifier
+from tessy_jax.synthesis.snapshot import InFlight
+from tessy_jax.synthesis.verification import VerificationStep
 
 REASONS = {
     LENGTH: "length",
     REPETITION: "repetition",
     EARLY_END: "early_end",
     CONTROL: "control_token",
-    UNSPELLED: "unspellable",
+    UNENCODABLE: "unspellable",
 }
-CUT = ("length", "early_end")  # reasons for which a response may end before its end, and be text all the same
+TRUNCATED = ("length", "early_end")  # reasons for which a response may end before its end, and be text all the same
 INVALID = "invalid_utf8"
 TOO_LONG = "prompt_too_long"
 DETAILS = {
@@ -48,9 +48,9 @@ class Task:
 
     job: Job
     attempt: int = 0
-    entry: Entry | None = None
+    state: ResponseState | None = None
     seconds: float = 0.0
-    begun: float = 0.0
+    started: float = 0.0
 
     @property
     def key(self) -> Key:
@@ -62,10 +62,10 @@ class Ended(NamedTuple):
     again: if not, another attempt may be one."""
 
     task: Task
-    entry: Entry
+    state: ResponseState
     reason: str | None
     row: Row | None
-    again: bool = True
+    retry: bool = True
 
 
 @dataclass
@@ -89,38 +89,44 @@ class Scheduler:
     what comes to its end."""
 
     def __init__(
-        self, cast: Cast, engine: Engine, tasks: list[Task], *, unfinished: bool = False, verifier: Verifier | None = None
+        self,
+        models: ModelSet,
+        engine: Engine,
+        tasks: list[Task],
+        *,
+        unfinished: bool = False,
+        verifier: VerificationStep | None = None,
     ) -> None:
-        self.cast, self.engine, self.unfinished, self.verifier = cast, engine, unfinished, verifier
+        self.models, self.engine, self.unfinished, self.verifier = models, engine, unfinished, verifier
         self.waiting = deque(tasks)
-        self.seated: dict[int, Task] = {}
+        self.active: dict[int, Task] = {}
         self.tally = Tally()
         self.running_seconds = 0.0
 
-    def visits(self) -> Iterator[tuple[list[Row], list[Failure]]]:
+    def dispatches(self) -> Iterator[tuple[list[Row], list[Failure]]]:
         """What ended, visit by visit, until nothing is left."""
         while True:
             failures = self._fill()
             if failures:
                 yield [], failures
-            if not self.seated:
+            if not self.active:
                 return
             start, compiled = time.perf_counter(), self.compile_seconds
-            status = self.engine.run(harvest=max(1, len(self.seated) // 16))
+            status = self.engine.run(harvest=max(1, len(self.active) // 16))
             self.running_seconds += time.perf_counter() - start - (self.compile_seconds - compiled)
-            yield self._harvest([lane for lane in self.seated if status[lane] >= DONE])
+            yield self._collect([lane for lane in self.active if status[lane] >= DONE])
 
-    def begun(self) -> list[Begun]:
+    def in_flight(self) -> list[InFlight]:
         """Everything that would be lost if the process ended now."""
-        lanes = list(self.seated)
-        entries = self.engine.take(lanes)
+        lanes = list(self.active)
+        states = self.engine.extract(lanes)
         now = time.perf_counter()
         seated = [
-            Begun(self.seated[lane].key, entry.attempt, entry, now - self.seated[lane].begun)
-            for lane, entry in zip(lanes, entries, strict=True)
-            if entry.status == RUNNING
+            InFlight(self.active[lane].key, state.attempt, state, now - self.active[lane].started)
+            for lane, state in zip(lanes, states, strict=True)
+            if state.status == RUNNING
         ]
-        again = [Begun(t.key, t.attempt, t.entry, t.seconds) for t in self.waiting if t.attempt or t.entry]
+        again = [InFlight(t.key, t.attempt, t.state, t.seconds) for t in self.waiting if t.attempt or t.state]
         return seated + again
 
     @property
@@ -130,67 +136,67 @@ class Scheduler:
     def _fill(self) -> list[Failure]:
         """Seats waiting tasks in free lanes; those whose prompt is too long fail at once."""
         failures: list[Failure] = []
-        free = [lane for lane in range(self.engine.size) if lane not in self.seated]
-        free = free[: max(0, self.cast.config.synthesis.lanes - len(self.seated))]
+        free = [lane for lane in range(self.engine.size) if lane not in self.active]
+        free = free[: max(0, self.models.config.synthesis.lanes - len(self.active))]
         while free and self.waiting:
             task = self.waiting.popleft()
-            entry = task.entry
-            if entry is None:
-                number = number_of(*task.key)
-                prompts = self.cast.prompts(task.job.prompt.asked)
+            state = task.state
+            if state is None:
+                number = response_seed(*task.key)
+                prompts = self.models.prompts(task.job.prompt.asked)
                 longest = max(len(ids) for ids in prompts)
-                limit = self.cast.config.synthesis.max_prompt_tokens
+                limit = self.models.config.synthesis.max_prompt_tokens
                 if longest > limit:
                     failures.append(
                         self._failed(task, TOO_LONG, 0, f"{longest} tokens, synthesis.max_prompt_tokens is {limit}")
                     )
                     continue
-                entry = self.cast.entry(prompts, number, task.attempt)
+                state = self.models.new_response(prompts, number, task.attempt)
             lane = free.pop(0)
             start, compiled = time.perf_counter(), self.compile_seconds
-            task.begun = start - task.seconds
-            self.engine.seat(lane, entry)
+            task.started = start - task.seconds
+            self.engine.insert(lane, state)
             self.running_seconds += time.perf_counter() - start - (self.compile_seconds - compiled)
-            self.seated[lane] = task
+            self.active[lane] = task
         return failures
 
-    def _harvest(self, lanes: list[int]) -> tuple[list[Row], list[Failure]]:
+    def _collect(self, lanes: list[int]) -> tuple[list[Row], list[Failure]]:
         rows, failures = [], []
-        ended = [self._ended(lane, entry) for lane, entry in zip(lanes, self.engine.take(lanes), strict=True)]
-        for task, entry, reason, row, again in self._verified(ended):
-            kept = np.array(entry.generated) - np.array(entry.discarded)
+        ended = [self._ended(lane, state) for lane, state in zip(lanes, self.engine.extract(lanes), strict=True)]
+        for task, state, reason, row, again in self._verified(ended):
+            kept = np.array(state.generated) - np.array(state.discarded)
             if row is not None:
                 rows.append(row)
                 self.tally.kept += kept
-                self.tally.switches += entry.switches
+                self.tally.switches += state.switches
                 self.tally.responses += 1
                 continue
             assert reason is not None
             self.tally.failed += kept
             task.attempt += 1
-            task.entry = None
-            if again and task.attempt < self.cast.config.synthesis.max_attempts:
+            task.state = None
+            if again and task.attempt < self.models.config.synthesis.max_attempts:
                 self.tally.retries[reason] += 1
                 self.waiting.appendleft(task)
             else:
                 failures.append(self._failed(task, reason, task.attempt, DETAILS.get(reason, UNVERIFIED)))
         return rows, failures
 
-    def _ended(self, lane: int, entry: Entry) -> Ended:
+    def _ended(self, lane: int, state: ResponseState) -> Ended:
         """Frees a lane."""
-        task = self.seated.pop(lane)
-        self.engine.clear(lane)
-        task.seconds = time.perf_counter() - task.begun
-        self.tally.generated += np.array(entry.generated)
-        self.tally.discarded += np.array(entry.discarded)
-        reason = REASONS.get(entry.status)
+        task = self.active.pop(lane)
+        self.engine.free(lane)
+        task.seconds = time.perf_counter() - task.started
+        self.tally.generated += np.array(state.generated)
+        self.tally.discarded += np.array(state.discarded)
+        reason = REASONS.get(state.status)
         row = None
-        if reason is None or (self.unfinished and reason in CUT and entry.text.strip()):
+        if reason is None or (self.unfinished and reason in TRUNCATED and state.text.strip()):
             try:
-                row = self.row(task, entry)
+                row = self.row(task, state)
             except DataError:
                 reason = INVALID
-        return Ended(task, entry, reason, row)
+        return Ended(task, state, reason, row)
 
     def _verified(self, ended: Sequence[Ended]) -> Iterator[Ended]:
         """The same after the verifier, if there is one, has judged the responses among them, all at once."""
@@ -198,47 +204,47 @@ class Scheduler:
         if self.verifier is None or not asked:
             yield from ended
             return
-        verdicts = iter(self.verifier.judged(asked))
+        verdicts = iter(self.verifier.verify(asked))
         for one in ended:
             if one.row is None:
                 yield one
                 continue
             found = next(verdicts)
             self.tally.verdicts[found.verdict] += 1
-            yield one._replace(reason=found.verdict, row=found.row, again=found.again)
+            yield one._replace(reason=found.verdict, row=found.row, retry=found.retry)
 
     def _failed(self, task: Task, reason: str, attempts: int, detail: str) -> Failure:
         self.tally.failures[reason] += 1
         return Failure(response_id(task.key), task.key[0], task.key[1], reason, attempts, detail)
 
-    def row(self, task: Task, entry: Entry) -> Row:
+    def row(self, task: Task, state: ResponseState) -> Row:
         """The finished response as it is saved.
 
         Raises:
             DataError: its bytes are not UTF-8.
         """
-        cast = self.cast
-        opening, closing = cast.open_text.encode(), cast.close_text.encode()
-        names = [*cast.names, *(["template"] if len(cast.names) == 2 else ["", "template"])]
+        models = self.models
+        opening, closing = models.open_text.encode(), models.close_text.encode()
+        names = [*models.names, *(["template"] if len(models.names) == 2 else ["", "template"])]
         codes = np.array([code(names[s], "think") if names[s] else 0 for s in range(3)], np.uint8)  # type: ignore[arg-type]
-        text = entry.text
-        if entry.status in REASONS:  # the last character may lack a byte
+        text = state.text
+        if state.status in REASONS:  # the last character may lack a byte
             text = text.decode("utf-8", "ignore").encode()
-        answers = np.arange(len(text)) >= (entry.thought + len(closing) if entry.thought >= 0 else len(text))
-        told = codes[np.frombuffer(entry.sources, np.uint8)[: len(text)]] | (PHASE_BIT * answers).astype(np.uint8)
+        answers = np.arange(len(text)) >= (state.thinking_bytes + len(closing) if state.thinking_bytes >= 0 else len(text))
+        told = codes[np.frombuffer(state.sources, np.uint8)[: len(text)]] | (PHASE_BIT * answers).astype(np.uint8)
         told = np.concatenate([np.full(len(opening), code("template", "think"), np.uint8), told])
         content, spans = spans_from_bytes(opening + text, told)
-        asked = with_system(cast.config.synthesis.isolation, task.job.prompt.messages)
+        asked = with_system(models.config.synthesis.isolation, task.job.prompt.messages)
         messages = (*asked, {"role": "assistant", "content": content})
-        return Row(response_id(task.key), task.key[0], task.key[1], messages, spans, self._meta(task, entry))
+        return Row(response_id(task.key), task.key[0], task.key[1], messages, spans, self._meta(task, state))
 
-    def _meta(self, task: Task, entry: Entry) -> dict[str, Value]:
-        cast, config = self.cast, self.cast.config
-        kept = {name: entry.generated[m] - entry.discarded[m] for m, name in enumerate(cast.names)}
-        steps = dict(zip(cast.names, cast.steps, strict=True))
+    def _meta(self, task: Task, state: ResponseState) -> dict[str, Value]:
+        models, config = self.models, self.models.config
+        kept = {name: state.generated[m] - state.discarded[m] for m, name in enumerate(models.names)}
+        steps = dict(zip(models.names, models.steps, strict=True))
         meta: dict[str, Value] = {}
         for name in ("student", "teacher"):
-            section = getattr(config, name) if name in cast.names else None
+            section = getattr(config, name) if name in models.names else None
             meta |= {name: section and section.model, f"{name}_revision": section and section.revision}
             meta |= {f"{name}_step": steps.get(name), f"tokens_{name}": kept.get(name, 0)}
         return meta | {
@@ -247,10 +253,10 @@ class Scheduler:
             "preset": config.synthesis.preset,
             "word_rule": config.synthesis.word_rule,
             "seed": config.seed,
-            "attempt": entry.attempt,
-            "finish_reason": REASONS.get(entry.status, "stop"),
-            "tokens_discarded": sum(entry.discarded),
-            "switches": entry.switches,
+            "attempt": state.attempt,
+            "finish_reason": REASONS.get(state.status, "stop"),
+            "tokens_discarded": sum(state.discarded),
+            "switches": state.switches,
             "seconds": round(task.seconds, 3),
             "version": __version__,
         }

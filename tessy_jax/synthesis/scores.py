@@ -19,10 +19,10 @@ from flax import nnx
 from tessy_jax.decode.generate import bucket
 from tessy_jax.models.loss import token_losses
 from tessy_jax.models.transformer import Decoder
-from tessy_jax.processes import whole
+from tessy_jax.processes import gather
 from tessy_jax.records import Row
 from tessy_jax.sharding import put
-from tessy_jax.synthesis.cast import Cast
+from tessy_jax.synthesis.model_set import ModelSet
 from tessy_jax.text.chat import Chat
 
 SCORES = "scores.jsonl"
@@ -56,14 +56,14 @@ def first_rows(rows: Iterable[Row], count: int) -> list[dict[str, Any]]:
     return [row.to_json() for row in first]
 
 
-def score_lines(cast: Cast, writers: Sequence[Decoder], rows: Sequence[Mapping[str, Any]]) -> str:
+def score_lines(models: ModelSet, writers: Sequence[Decoder], rows: Sequence[Mapping[str, Any]]) -> str:
     """The text of scores.jsonl for some rows as JSON; all processes ask for it together. writers: the models of the cast's
     voices."""
     scorers: dict[str, Scorer] = {
-        voice.name: Scorer(model, voice.chat) for voice, model in zip(cast.voices, writers, strict=True)
+        writer.name: Scorer(model, writer.chat) for writer, model in zip(models.writers, writers, strict=True)
     }
-    known = [_as_seen(Row.from_json(row), cast.config.synthesis.isolation) for row in rows]
-    found = score(known, scorers, open_text=cast.open_text, close_text=cast.close_text)
+    known = [_as_seen(Row.from_json(row), models.config.synthesis.isolation) for row in rows]
+    found = score(known, scorers, open_text=models.open_text, close_text=models.close_text)
     return "".join(json.dumps(line, ensure_ascii=False, separators=(",", ":")) + "\n" for line in found)
 
 
@@ -120,10 +120,10 @@ def _reading(chat: Chat, row: Row, open_text: str, close_text: str, limit: int) 
 def _log_probabilities(model: Decoder, sequences: Sequence[Sequence[int]]) -> list[np.ndarray]:
     """Of every token of some sequences, given those before it; 0 for the first. Sequences of like length share a pass, as
     many as the mesh cuts lanes into pieces, and a program."""
-    layout = model.layout
-    at_once = layout.ways("lanes")
+    partitioner = model.partitioner
+    at_once = partitioner.num_shards("lanes")
     graph, params = nnx.split(model)
-    program = _program(layout.sharding((None, None)))
+    program = _program(partitioner.sharding((None, None)))
     found: list[np.ndarray] = [np.zeros(0, np.float32)] * len(sequences)
     order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))
     for start in range(0, len(order), at_once):
@@ -133,7 +133,7 @@ def _log_probabilities(model: Decoder, sequences: Sequence[Sequence[int]]) -> li
         for row, i in enumerate(group):
             tokens_BT[row, : len(sequences[i])] = sequences[i]
             segments_BT[row, : len(sequences[i])] = 1
-        values_BT = whole(program(graph, params, *(put(x, layout, ("lanes", None)) for x in (tokens_BT, segments_BT))))
+        values_BT = gather(program(graph, params, *(put(x, partitioner, ("lanes", None)) for x in (tokens_BT, segments_BT))))
         for row, i in enumerate(group):
             found[i] = values_BT[row, : len(sequences[i])]
     return found

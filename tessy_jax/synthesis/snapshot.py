@@ -10,37 +10,37 @@ from typing import Any
 
 import numpy as np
 
-from tessy_jax.decode.entry import Entry, View
+from tessy_jax.decode.response_state import ResponseState, TokenizedView
 from tessy_jax.records import Key
 
 NUMBERS = ("thinkers", "answerer", "sample", "attempt", "speaker", "phase", "thought", "switches", "status")
 
 
 @dataclass(frozen=True)
-class Begun:
+class InFlight:
     """A response that was begun: which one, the attempt it is in, what there is of it (None: nothing), and for how long it
     has been written."""
 
     key: Key
     attempt: int
-    entry: Entry | None
+    state: ResponseState | None
     seconds: float
 
 
-def pack(begun: Sequence[Begun]) -> bytes:
+def pack(begun: Sequence[InFlight]) -> bytes:
     """The blob."""
     index: list[dict[str, Any]] = []
     arrays: dict[str, Any] = {}
     for i, one in enumerate(begun):
         item: dict[str, Any] = {"key": list(one.key), "attempt": one.attempt, "seconds": one.seconds, "entry": None}
-        if one.entry is not None:
-            entry = one.entry
-            item["entry"] = {name: getattr(entry, name) for name in NUMBERS}
-            item["entry"] |= {"generated": entry.generated, "discarded": entry.discarded}
-            item["prompts"] = [view.prompt for view in entry.views]
-            arrays[f"text{i}"] = np.frombuffer(entry.text, np.uint8)
-            arrays[f"sources{i}"] = np.frombuffer(entry.sources, np.uint8)
-            for m, view in enumerate(entry.views):
+        if one.state is not None:
+            state = one.state
+            item["entry"] = {name: getattr(state, name) for name in NUMBERS}
+            item["entry"] |= {"generated": state.generated, "discarded": state.discarded}
+            item["prompts"] = [view.prompt for view in state.views]
+            arrays[f"text{i}"] = np.frombuffer(state.text, np.uint8)
+            arrays[f"sources{i}"] = np.frombuffer(state.sources, np.uint8)
+            for m, view in enumerate(state.views):
                 arrays[f"tokens{i}.{m}"] = np.array(view.tokens, np.int32)
                 arrays[f"ends{i}.{m}"] = np.array(view.ends, np.int32)
         index.append(item)
@@ -49,20 +49,20 @@ def pack(begun: Sequence[Begun]) -> bytes:
     return buffer.getvalue()
 
 
-def unpack(blob: bytes) -> list[Begun]:
+def unpack(blob: bytes) -> list[InFlight]:
     """What `pack` was given."""
     with np.load(io.BytesIO(blob), allow_pickle=False) as data:
         result = []
         for i, item in enumerate(json.loads(data["index"].tobytes())):
-            entry = None
+            state = None
             if item["entry"] is not None:
                 views = tuple(
-                    View(data[f"tokens{i}.{m}"].tolist(), prompt, data[f"ends{i}.{m}"].tolist())
+                    TokenizedView(data[f"tokens{i}.{m}"].tolist(), prompt, data[f"ends{i}.{m}"].tolist())
                     for m, prompt in enumerate(item["prompts"])
                 )
                 values: dict[str, Any] = {name: item["entry"][name] for name in NUMBERS}
                 values |= {name: tuple(item["entry"][name]) for name in ("generated", "discarded")}
                 values |= {name: data[f"{name}{i}"].tobytes() for name in ("text", "sources")}
-                entry = Entry(views=views, **values)
-            result.append(Begun((item["key"][0], item["key"][1]), item["attempt"], entry, item["seconds"]))
+                state = ResponseState(views=views, **values)
+            result.append(InFlight((item["key"][0], item["key"][1]), item["attempt"], state, item["seconds"]))
         return result

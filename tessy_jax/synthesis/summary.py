@@ -13,12 +13,12 @@ import transformers
 from tessy_jax import __version__
 from tessy_jax.processes import devices
 from tessy_jax.store import RunStore
-from tessy_jax.synthesis.cast import Cast
+from tessy_jax.synthesis.model_set import ModelSet
 from tessy_jax.synthesis.scheduler import Scheduler
 from tessy_jax.text.host_bridge import HostBridge
 
 
-def summarize(cast: Cast, scheduler: Scheduler, store: RunStore, *, seconds: float) -> dict[str, Any]:
+def summarize(models: ModelSet, scheduler: Scheduler, store: RunStore, *, seconds: float) -> dict[str, Any]:
     """Counts over the whole run folder in `run`; all else is of this start.
 
     generated tokens are kept, discarded, or failed, which attempts had kept that came to nothing. Per kept token:
@@ -27,11 +27,11 @@ def summarize(cast: Cast, scheduler: Scheduler, store: RunStore, *, seconds: flo
     token. verdicts: of finished responses, where they are verified; in `run`, of those that are kept. seconds_running:
     without loading and compiling.
     """
-    tally, totals, names = scheduler.tally, scheduler.engine.totals, cast.names
+    tally, totals, names = scheduler.tally, scheduler.engine.totals, models.names
     lanes = scheduler.engine.size
     kept = np.maximum(tally.kept, 1)
     everything = max(int(tally.kept.sum()), 1)
-    calls = sum(bridge.library.calls for bridge in cast.bridges if isinstance(bridge, HostBridge))
+    calls = sum(bridge.library.calls for bridge in models.bridges if isinstance(bridge, HostBridge))
 
     def each(values: np.ndarray) -> dict[str, Any]:
         return {name: values[m].item() for m, name in enumerate(names)}
@@ -49,20 +49,20 @@ def summarize(cast: Cast, scheduler: Scheduler, store: RunStore, *, seconds: flo
         "failed_tokens": each(tally.failed),
         "discarded_share": round(float(tally.discarded.sum()) / max(int(tally.generated.sum()), 1), 6),
         "passes": each(totals.passes),
-        "lane_passes": each(totals.busy),
-        "lane_passes_per_kept_token": each(np.round(totals.busy / kept, 4)),
-        "occupancy": each(np.round(totals.busy / np.maximum(totals.passes * lanes, 1), 4)),
-        "catch_up_passes": each(totals.chunks),
+        "lane_passes": each(totals.sampled),
+        "lane_passes_per_kept_token": each(np.round(totals.sampled / kept, 4)),
+        "occupancy": each(np.round(totals.sampled / np.maximum(totals.passes * lanes, 1), 4)),
+        "catch_up_passes": each(totals.chunked_passes),
         "caught_up_tokens": each(totals.caught_up),
         "prefilled_tokens": each(totals.prefilled),
         "shared_prompt_tokens": each(totals.shared),
-        "predictor_passes": each(totals.judgements),
+        "predictor_passes": each(totals.predictor_passes),
         "bridged_tokens_per_kept_token": round(float(totals.bridged.sum()) / everything, 4),
         "rounds": totals.rounds,
         "host_syncs": totals.host_syncs + calls,
         "host_syncs_per_kept_token": round((totals.host_syncs + calls) / everything, 6),
         "lanes": lanes,
-        "one_vocabulary": cast.one_vocabulary,
+        "one_vocabulary": models.one_vocabulary,
         "compilations": [c._asdict() for c in scheduler.engine.compilations],
         "compile_seconds": round(scheduler.compile_seconds, 3),
         "seconds": round(seconds, 3),

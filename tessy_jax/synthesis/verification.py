@@ -9,14 +9,14 @@ from typing import Any, NamedTuple, Protocol
 
 from tessy_jax.config import Verification
 from tessy_jax.errors import ConfigError
-from tessy_jax.processes import once
+from tessy_jax.processes import on_primary
 from tessy_jax.records import Row
 from tessy_jax.synthesis.prompts import Prompt
 
 RIGHT = "right"
 
 
-class Judge(Protocol):
+class ResponseVerifier(Protocol):
     """Says whether responses are right. columns: of the prompts' rows, those that `known` looks at."""
 
     @property
@@ -29,39 +29,39 @@ class Judge(Protocol):
         """Of each response `RIGHT`, or in a word why it is not; nothing is raised, whatever they hold."""
 
 
-Judges = Callable[[Verification], AbstractContextManager[Judge]]
+VerifierFactory = Callable[[Verification], AbstractContextManager[ResponseVerifier]]
 """Opens the judge that a configuration wants; see `evaluate.verification`."""
 
 
-class Judged(NamedTuple):
+class Verified(NamedTuple):
     """A response that was judged. row: with its verdict, where it is kept; else None. again: it is a failed attempt and no
     failure yet."""
 
     verdict: str
     row: Row | None
-    again: bool = False
+    retry: bool = False
 
 
-class Verifier(NamedTuple):
+class VerificationStep(NamedTuple):
     """Judges the responses of a synthesis."""
 
     config: Verification
-    judge: Judge
+    verifier: ResponseVerifier
 
-    def judged(self, asked: Sequence[tuple[Prompt, Row]]) -> list[Judged]:
+    def verify(self, asked: Sequence[tuple[Prompt, Row]]) -> list[Verified]:
         """What becomes of finished responses to prompts. All processes ask together: the first one's verdicts are those of
         all."""
-        verdicts = once(lambda: self.judge.verdicts(asked))
-        return [self._judged(row, verdict) for (_, row), verdict in zip(asked, verdicts, strict=True)]
+        verdicts = on_primary(lambda: self.verifier.verdicts(asked))
+        return [self._outcome(row, verdict) for (_, row), verdict in zip(asked, verdicts, strict=True)]
 
-    def _judged(self, row: Row, verdict: str) -> Judged:
+    def _outcome(self, row: Row, verdict: str) -> Verified:
         if verdict == RIGHT or self.config.wrong == "keep":
-            return Judged(verdict, replace(row, meta={**row.meta, "verified": verdict == RIGHT, "verdict": verdict}))
-        return Judged(verdict, None, self.config.wrong == "resample")
+            return Verified(verdict, replace(row, meta={**row.meta, "verified": verdict == RIGHT, "verdict": verdict}))
+        return Verified(verdict, None, self.config.wrong == "resample")
 
 
 @contextmanager
-def verifying(config: Verification | None, judges: Judges | None) -> Iterator[Verifier | None]:
+def open_verification(config: Verification | None, verifiers: VerifierFactory | None) -> Iterator[VerificationStep | None]:
     """The verifier that a configuration wants; None where it wants none.
 
     Raises:
@@ -70,10 +70,10 @@ def verifying(config: Verification | None, judges: Judges | None) -> Iterator[Ve
     if config is None:
         yield None
         return
-    if judges is None:
+    if verifiers is None:
         raise ConfigError(
             f"synthesis.verification wants verifier {config.verifier!r}, and no verifiers were given; give judges "
             "(tessy_jax.evaluate.verification makes them), or set it to null"
         )
-    with judges(config) as judge:
-        yield Verifier(config, judge)
+    with verifiers(config) as judge:
+        yield VerificationStep(config, judge)

@@ -24,7 +24,7 @@ from tessy_jax.text.scan import running_min, running_sum
 from tessy_jax.text.split import code_point_classes, rule_of, split
 from tessy_jax.text.vocab import Vocabulary, byte_alphabet
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 Carry = tuple[jax.Array, jax.Array, jax.Array, jax.Array]
 
@@ -187,5 +187,5 @@ def make_bridge(content: dict[str, Any], vocabulary: Vocabulary, folder: Path) -
     bridge = device_bridge(content)
     if bridge is not None:
         return bridge
-    log.info("%s: the tokenizer's rules are none that run on the device; text goes through the host", folder)
+    logger.info("%s: the tokenizer's rules are none that run on the device; text goes through the host", folder)
     return HostBridge.of(content, vocabulary)

@@ -18,7 +18,7 @@ from typing import Any
 from tessy_jax.errors import TokenizerError
 from tessy_jax.text.tokenizer import Tokenizer
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 # how thinking looks in saved text, and in models that mark it by tokens of these names
 OPEN, CLOSE = "<think>\n", "\n</think>\n\n"
@@ -103,7 +103,7 @@ class Chat:
         found = self._own_text(messages, text)
         if found is None:
             if any(name in message["content"] for name in self._added for message in messages):
-                log.warning("%s: its chat template rewrites a message that holds control tokens", self._tokenizer.folder)
+                logger.warning("%s: its chat template rewrites a message that holds control tokens", self._tokenizer.folder)
             return token_ids
         stand_ins, contents = found
         own = self._encode(stand_ins)
@@ -114,7 +114,7 @@ class Chat:
         guarded = self._encode_guarded(stand_ins, contents, control)
         if [i for i in guarded if i in control] == written and self._decode(guarded) == self._decode(token_ids):
             return guarded
-        log.warning("%s: control tokens in a message cannot be kept as text", self._tokenizer.folder)
+        logger.warning("%s: control tokens in a message cannot be kept as text", self._tokenizer.folder)
         return token_ids
 
     def rendered(self, messages: Messages) -> str:

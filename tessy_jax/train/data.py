@@ -41,7 +41,7 @@ IGNORED = -100  # how tokenized data sets mark what is no target
 
 
 @dataclass(frozen=True)
-class Data:
+class TokenizedDataset:
     """Examples: number i is tokens[offsets[i]:offsets[i + 1]], of arrays that lie on disk. names: of the kinds. skipped,
     cut: ids of rows that were too long."""
 
@@ -88,7 +88,7 @@ class Data:
         return f"{len(self)} examples, {len(self.tokens)} tokens, {share:.1%} of them targets ({by}){left}"
 
 
-def spooled(examples: Iterable[Example], names: tuple[str, ...] = KINDS) -> Data:
+def to_memmap(examples: Iterable[Example], names: tuple[str, ...] = KINDS) -> TokenizedDataset:
     """Examples as they come, written to unnamed temporary files (TMPDIR) and mapped into memory from there, so that their
     number is limited by the disk alone. names: of their kinds.
 
@@ -106,9 +106,9 @@ def spooled(examples: Iterable[Example], names: tuple[str, ...] = KINDS) -> Data
                 raise _no_room(error) from None
             lengths += [len(found.tokens) for found in batch]
         if len(lengths) == 1:
-            return Data(np.zeros(0, np.int32), np.zeros(0, np.uint8), np.zeros(1, np.int64), names)
+            return TokenizedDataset(np.zeros(0, np.int32), np.zeros(0, np.uint8), np.zeros(1, np.int64), names)
         mapped = np.memmap(tokens, np.int32, "r"), np.memmap(kinds, np.uint8, "r")
-    return Data(*mapped, np.cumsum(lengths, dtype=np.int64), names)
+    return TokenizedDataset(*mapped, np.cumsum(lengths, dtype=np.int64), names)
 
 
 def _batched(examples: Iterable[Example]) -> Iterator[list[Example]]:
@@ -131,7 +131,7 @@ def _no_room(error: OSError) -> DataError:
     )
 
 
-def read(section: Examples, chat: Chat, size: int, vocab: int) -> Data:
+def read(section: Examples, chat: Chat, size: int, vocab: int) -> TokenizedDataset:
     """All examples of an input, of at most `size` tokens below `vocab`.
 
     Raises:
@@ -144,23 +144,24 @@ def read(section: Examples, chat: Chat, size: int, vocab: int) -> Data:
         for where, name, found in _examples(section, chat, vocab):
             if len(found.tokens) <= size:
                 yield found
-            elif section.too_long == "refuse":
+            elif section.on_overlength == "refuse":
                 raise DataError(
-                    f"{where}: row {name!r} has {len(found.tokens)} tokens, training.tokens is {size}; raise it, or set "
-                    "data.too_long to skip or cut"
+                    f"{where}: row {name!r} has {len(found.tokens)} tokens, "
+                    f"training.max_seq_len is {size}; raise it, or set "
+                    "data.on_overlength to skip or cut"
                 )
-            elif section.too_long == "skip" or not (found.kinds[:size] != NO_TARGET).any():
+            elif section.on_overlength == "skip" or not (found.kinds[:size] != NO_TARGET).any():
                 skipped.append(name)
             else:
                 cut.append(name)
                 yield Example(found.tokens[:size], found.kinds[:size])
 
-    data = spooled(fitting())
+    data = to_memmap(fitting())
     if not len(data):
         raise DataError(f"{section.path}: has no rows to learn from ({len(skipped)} are longer than {size} tokens)")
     if not sum(data.targets().values()):
         raise DataError(f"{section.path}: none of its {len(data.tokens)} tokens is a target; look at its labels")
-    return Data(data.tokens, data.kinds, data.offsets, data.names, skipped, cut)
+    return TokenizedDataset(data.tokens, data.kinds, data.offsets, data.names, skipped, cut)
 
 
 def _examples(section: Examples, chat: Chat, vocab: int) -> Iterator[tuple[str, str, Example]]:
@@ -252,23 +253,23 @@ def tokenized_row(found: Example) -> dict[str, list[int]]:
 
 
 @dataclass(frozen=True)
-class Order:
+class BatchPlan:
     """Which rows of packed examples every step of a run learns from: of any step, without those before it. labels: see
     `pack.assemble`."""
 
-    data: Data
-    size: int
-    rows: int
+    data: TokenizedDataset
+    max_seq_len: int
+    batch_size: int
     seed: int
     labels: bool = False
 
     def epoch(self, number: int) -> list[list[Sequence[int]]]:
         """The batches of an epoch, as rows of example numbers."""
-        return batches(pack(self.data.lengths, self.size, seed=self.seed, epoch=number), self.rows)
+        return batches(pack(self.data.lengths, self.max_seq_len, seed=self.seed, epoch=number), self.batch_size)
 
     def assembled(self, rows: Sequence[Sequence[int]]) -> Batch:
         """Rows of example numbers as arrays."""
-        return assemble([[self.data[i] for i in row] for row in rows], self.size, labels=self.labels)
+        return assemble([[self.data[i] for i in row] for row in rows], self.max_seq_len, labels=self.labels)
 
     def from_step(self, step: int) -> Iterator[list[Sequence[int]]]:
         """The batches from optimizer step `step` on, epoch after epoch, without end."""

@@ -9,11 +9,11 @@ import pyarrow as pa  # type: ignore[import-untyped, unused-ignore]
 import yaml
 from pydantic import ValidationError
 
-from tessy_jax.config import Train, settle
+from tessy_jax.config import Train, reconcile
 from tessy_jax.errors import ConfigError
 from tessy_jax.models import hf
 from tessy_jax.models.export import export
-from tessy_jax.sharding import Layout
+from tessy_jax.sharding import Partitioner
 from tessy_jax.store import RunReader
 from tessy_jax.store.parquet import write_data_set
 from tessy_jax.train.data import tokenized_row
@@ -53,7 +53,7 @@ def export_model(run_folder: str, folder: Path, step: int | None) -> int:
         TessyError: there is no such training or checkpoint, or the folder cannot be written.
     """
     config = run_config(run_folder)
-    model, step = restored(config, step, Layout.of(config.mesh))
+    model, step = restored(config, step, Partitioner.of(config.mesh))
     base = hf.resolve(config.student.model, revision=config.student.revision, weights=False)
     export(plain(config, model), folder, copy_from=base)
     return step
@@ -68,7 +68,7 @@ def export_adapter(run_folder: str, folder: Path, step: int | None) -> int:
     config = run_config(run_folder)
     if config.lora is None:
         raise ConfigError(f"{run_folder}: was trained without adapters; export its model, or train with `lora`")
-    model, step = restored(config, step, Layout.of(config.mesh))
+    model, step = restored(config, step, Partitioner.of(config.mesh))
     export_lora(model, config.lora, folder, base=config.student.model)
     return step
 
@@ -79,7 +79,7 @@ def export_tokens(config: Train, folder: Path) -> int:
     Raises:
         TessyError: as `tessy train` before its first step; or the folder cannot be written.
     """
-    config = settle(config, None)
+    config = reconcile(config, None)
     data, _ = examples(config, hf.resolve(config.student.model, revision=config.student.revision, weights=False))
     schema = pa.schema(
         [("input_ids", pa.list_(pa.int32())), ("labels", pa.list_(pa.int32())), ("source_ids", pa.list_(pa.int8()))]

@@ -25,25 +25,25 @@ from tessy_jax.models.hf_config import read_config
 from tessy_jax.models.layers import LoraParam
 from tessy_jax.models.restack import restack
 from tessy_jax.models.transformer import Decoder
-from tessy_jax.processes import devices, first, once, together
-from tessy_jax.sharding import Layout
+from tessy_jax.processes import all_or_raise, devices, is_primary, on_primary
+from tessy_jax.sharding import Partitioner
 from tessy_jax.store.files import local, within
-from tessy_jax.store.opening import opened
+from tessy_jax.store.opening import open_run
 from tessy_jax.text.chat import Chat
 from tessy_jax.text.tokenizer import Tokenizer
 from tessy_jax.train.checkpoint import Checkpoints
-from tessy_jax.train.data import Data, Order, read
+from tessy_jax.train.data import BatchPlan, TokenizedDataset, read
 from tessy_jax.train.examples import KINDS
 from tessy_jax.train.flops import active_parameters, peak_flops, step_flops
 from tessy_jax.train.loop import Trainer
 from tessy_jax.train.lora import add_lora, export_lora, merge_lora
 from tessy_jax.train.progress import Bar, Line, Sink, tensorboard, wandb
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 FOLDER, ADAPTER, CHECKPOINTS = "model", "adapter", "checkpoints"
 
 
-class Trained(NamedTuple):
+class TrainingResult(NamedTuple):
     """A training as it stands. student: its weights on the mesh, in the form and dtype that decode; None before the end."""
 
     summary: dict[str, Any]
@@ -55,9 +55,9 @@ def train(
     student: Decoder | None = None,
     *,
     progress: bool = False,
-    tell: Callable[[str], None] = log.info,
+    log: Callable[[str], None] = logger.info,
     on_step: Callable[[Line, int], None] = lambda line, steps: None,
-) -> Trained:
+) -> TrainingResult:
     """Runs or continues the training of a configuration; one process of several does its part. At the end the student
     stands in the run folder as a Hugging Face folder, `model` (with adapters, `adapter` beside it), where that is a path.
 
@@ -70,22 +70,29 @@ def train(
     """
     started = time.perf_counter()
     with ExitStack() as stack:
-        stores, config, text = opened(stack, config)
-        layout = Layout.of(config.mesh)
+        stores, config, text = open_run(stack, config)
+        partitioner = Partitioner.of(config.mesh)
         training = config.training
-        layout.check({"lanes": (training.rows_at_once or training.rows, "training.rows_at_once, or training.rows,")})
+        partitioner.check(
+            {
+                "lanes": (
+                    training.micro_batch_size or training.batch_size,
+                    "training.micro_batch_size, or training.batch_size,",
+                )
+            }
+        )
         folder = hf.resolve(config.student.model, revision=config.student.revision)
         shape = read_config(folder)
-        data, evaluation = together(lambda: examples(config, folder))
+        data, evaluation = all_or_raise(lambda: examples(config, folder))
         weights = [getattr(config.weights, name) for name in KINDS[1:]]
         check_weights(data, weights)
         for name, found in (("data", data), ("evaluation", evaluation)):
-            if found is not None and first():
-                tell(f"{name}: {found.described()}")
-        once(lambda: stores[0].save_config(text))
-        graph, params, frozen = parts(config, folder, layout, student)
-        order = partial(Order, size=training.tokens, seed=config.seed)
-        learnt = order(data, rows=training.rows)
+            if found is not None and is_primary():
+                log(f"{name}: {found.described()}")
+        on_primary(lambda: stores[0].save_config(text))
+        graph, params, frozen = parts(config, folder, partitioner, student)
+        plan = partial(BatchPlan, max_seq_len=training.max_seq_len, seed=config.seed)
+        learnt = plan(data, batch_size=training.batch_size)
         ends = learnt.ends(training.steps or learnt.steps(training.epochs), training.keep_epochs)
         listeners: list[Callable[[Line, int], None]] = [on_step]
 
@@ -98,22 +105,22 @@ def train(
             config.optimizer,
             graph,
             frozen,
-            layout,
+            partitioner,
             learnt,
             [0.0, *weights],
-            None if evaluation is None else order(evaluation, rows=training.rows_at_once or training.rows),
+            None if evaluation is None else plan(evaluation, batch_size=training.micro_batch_size or training.batch_size),
             stack.enter_context(checkpoints_of(config, always=list(ends.values()))),
-            lambda lines: once(lambda: stores[0].save_metrics(lines)),
+            lambda lines: on_primary(lambda: stores[0].save_metrics(lines)),
             told,
-            busy(shape, config, layout),
-            keeps=set(ends.values()),
+            ideal_step_seconds(shape, config, partitioner),
+            always_save=set(ends.values()),
         )
         state = trainer.start(params)
         begun = int(state.step)
-        if first():
+        if is_primary():
             listeners.append(stack.enter_context(Bar(shown=progress)))
         made: list[Sink] = []
-        once(lambda: made.extend(sinks(config, begun)))
+        on_primary(lambda: made.extend(sinks(config, begun)))
         for sink in made:
             stack.callback(sink.close)
             listeners.append(lambda line, steps, write=sink.write: write(line))  # type: ignore[misc]
@@ -134,23 +141,23 @@ def train(
             "loss": trainer.last("loss"),
             "evaluation_loss": trainer.last("evaluation_loss"),
             "epoch_ends": {str(epoch): step for epoch, step in ends.items()},
-            "packed_share": packed_share(trainer.order),
+            "packed_share": packed_share(trainer.plan),
             "seconds": round(time.perf_counter() - started, 3),
             "devices": devices(),
             "processes": jax.process_count(),
             "versions": {"tessy_jax": __version__, "jax": jax.__version__},
         }
-        once(lambda: stores[0].save_summary(summary))
-        return Trained(summary, result)
+        on_primary(lambda: stores[0].save_summary(summary))
+        return TrainingResult(summary, result)
 
 
-def parts(config: Train, folder: Path, layout: Layout, student: Decoder | None) -> tuple[Any, Any, Any]:
+def parts(config: Train, folder: Path, partitioner: Partitioner, student: Decoder | None) -> tuple[Any, Any, Any]:
     """The student's graph, the parameters that are trained, and all others; from its folder, or from arrays."""
     dtype = config.training.dtype if config.lora else config.training.weights_dtype
     if student is None:
-        model = hf.load(folder, dtype=dtype, layout=layout, stacked=True)
+        model = hf.load(folder, dtype=dtype, partitioner=partitioner, stacked=True)
     else:
-        model = restack(student, stacked=True, dtype=dtype, layout=layout)
+        model = restack(student, stacked=True, dtype=dtype, partitioner=partitioner)
     if config.lora:
         add_lora(model, config.lora, config.seed)
     return nnx.split(model, LoraParam if config.lora else nnx.Param, ...)
@@ -164,14 +171,14 @@ def checkpoints_of(config: Train, *, always: Sequence[int] = (), write: bool = T
     return Checkpoints(folder, last=training.keep_last, best=best, always=always, write=write)
 
 
-def restored(config: Train, step: int | None, layout: Layout) -> tuple[Decoder, int]:
+def restored(config: Train, step: int | None, partitioner: Partitioner) -> tuple[Decoder, int]:
     """The student as it was at a step that a checkpoint holds (None: the newest), adapters and all, and that step.
 
     Raises:
         CheckpointError: there is no such checkpoint, or it cannot be read.
     """
     folder = hf.resolve(config.student.model, revision=config.student.revision)
-    graph, params, frozen = parts(config, folder, layout, None)
+    graph, params, frozen = parts(config, folder, partitioner, None)
     with checkpoints_of(config, write=False) as checkpoints:
         step = checkpoints.checked(step)
         return nnx.merge(graph, checkpoints.restore_params(step, params), frozen), step
@@ -187,16 +194,16 @@ def sinks(config: Train, begun: int) -> list[Sink]:
     return found
 
 
-def busy(shape: ModelConfig, config: Train, layout: Layout) -> Callable[[np.ndarray], float | None]:
+def ideal_step_seconds(shape: ModelConfig, config: Train, partitioner: Partitioner) -> Callable[[np.ndarray], float | None]:
     """How many seconds of the devices' best a step over documents of some lengths is worth."""
-    peak = peak_flops(config.training.dtype, layout.size)
+    peak = peak_flops(config.training.dtype, partitioner.size)
     if peak is None:
         return lambda lengths: None
     active = active_parameters(shape)
     return lambda lengths: step_flops(shape, active, lengths, frozen=config.lora is not None) / peak
 
 
-def check_weights(data: Data, weights: Sequence[float]) -> None:
+def check_weights(data: TokenizedDataset, weights: Sequence[float]) -> None:
     """That something is learnt. weights: of every kind but that of no target.
 
     Raises:
@@ -210,19 +217,19 @@ def check_weights(data: Data, weights: Sequence[float]) -> None:
         )
 
 
-def packed_share(order: Order) -> float:
+def packed_share(plan: BatchPlan) -> float:
     """The share of the first epoch's rows that is not padding."""
-    rows = sum(bool(len(row)) for batch in order.epoch(0) for row in batch)
-    return round(len(order.data.tokens) / (rows * order.size), 4)
+    rows = sum(bool(len(row)) for batch in plan.epoch(0) for row in batch)
+    return round(len(plan.data.tokens) / (rows * plan.max_seq_len), 4)
 
 
 def finish(config: Train, folder: Path, model: Decoder) -> Decoder:
     """Writes the trained student and its adapter beside the checkpoints, once; returns it as it decodes. Uses up `model`."""
     place = local(config.output)
-    if place is not None and config.lora and once(lambda: not (place / ADAPTER).exists()):
+    if place is not None and config.lora and on_primary(lambda: not (place / ADAPTER).exists()):
         export_lora(model, config.lora, place / ADAPTER, base=config.student.model)
     model = plain(config, model)
-    if place is not None and once(lambda: not (place / FOLDER).exists()):
+    if place is not None and on_primary(lambda: not (place / FOLDER).exists()):
         export(model, place / FOLDER, copy_from=folder)
     return model
 
@@ -247,8 +254,8 @@ def chat_of(section: Model, folder: Path, date: str | None) -> tuple[Chat, int]:
     return chat, vocab
 
 
-def examples(config: Train, folder: Path) -> tuple[Data, Data | None]:
+def examples(config: Train, folder: Path) -> tuple[TokenizedDataset, TokenizedDataset | None]:
     """What is learnt from, and what is looked at."""
     chat, vocab = chat_of(config.student, folder, config.date)
-    look = partial(read, chat=chat, size=config.training.tokens, vocab=vocab)
+    look = partial(read, chat=chat, size=config.training.max_seq_len, vocab=vocab)
     return look(config.data), None if config.evaluation is None else look(config.evaluation)

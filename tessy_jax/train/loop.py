@@ -21,13 +21,13 @@ from orbax.checkpoint.utils import to_shape_dtype_struct
 
 from tessy_jax.config import Optimizer, Training
 from tessy_jax.errors import ConfigError
-from tessy_jax.sharding import Layout, put
+from tessy_jax.sharding import Partitioner, put
 from tessy_jax.train.checkpoint import Checkpoints
-from tessy_jax.train.data import Order
+from tessy_jax.train.data import BatchPlan
 from tessy_jax.train.examples import CAPABILITY, STYLE
 from tessy_jax.train.optimizer import build, schedule
 from tessy_jax.train.pack import Batch
-from tessy_jax.train.step import State, Sums, sums, train_step
+from tessy_jax.train.step import LossSums, State, loss_sums, train_step
 
 Index = tuple[slice, ...]
 
@@ -53,32 +53,32 @@ class Trainer:
     """
 
     training: Training
-    optimizing: Optimizer
+    optimizer_config: Optimizer
     graph: Any
     frozen: Any
-    layout: Layout
-    order: Order
+    partitioner: Partitioner
+    plan: BatchPlan
     weights: Sequence[float]
-    evaluation: Order | None
+    evaluation: BatchPlan | None
     checkpoints: Checkpoints
     write: Callable[[str], None]
-    tell: Callable[[dict[str, Any], int], None]
-    busy: Callable[[np.ndarray], float | None] = lambda lengths: None
-    measure: Callable[[Any], dict[str, float]] = lambda params: {}
+    on_step: Callable[[dict[str, Any], int], None]
+    ideal_seconds: Callable[[np.ndarray], float | None] = lambda lengths: None
+    extra_metrics: Callable[[Any], dict[str, float]] = lambda params: {}
     best: str = "evaluation_loss"
     patience: int = 0
-    keeps: Collection[int] = ()
+    always_save: Collection[int] = ()
     lines: list[str] = field(default_factory=list)
     scores: dict[int, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         training = self.training
-        self.steps = training.steps or self.order.steps(training.epochs)
-        self.optimizer = build(self.optimizing, self.steps)
-        self.rates = schedule(self.optimizing, self.steps)
-        self.fingerprint = self.order.data.fingerprint()
-        self.lengths = self.order.data.lengths
-        self.weights_K = put(np.array(self.weights, np.float32), self.layout, (None,))
+        self.steps = training.steps or self.plan.steps(training.epochs)
+        self.optimizer = build(self.optimizer_config, self.steps)
+        self.rates = schedule(self.optimizer_config, self.steps)
+        self.fingerprint = self.plan.data.fingerprint()
+        self.lengths = self.plan.data.lengths
+        self.weights_K = put(np.array(self.weights, np.float32), self.partitioner, (None,))
 
     def start(self, params: Any) -> State:
         """The state before the first step, or that of the newest checkpoint, with its metrics.
@@ -88,7 +88,7 @@ class Trainer:
             ConfigError: it was trained on other data.
         """
         optimizer = jax.tree.map(self._placed, self.optimizer.init(params))
-        state = State(params, optimizer, put(np.int32(0), self.layout, ()))
+        state = State(params, optimizer, put(np.int32(0), self.partitioner, ()))
         self._compile(state)
         latest = self.checkpoints.latest()
         if latest is None:
@@ -113,10 +113,10 @@ class Trainer:
         """The step and the evaluation, whose results lie where the state lies, and on every device what is read."""
         dtype, remat = jnp.dtype(self.training.dtype), self.training.remat
         step = partial(train_step, self.graph, self.optimizer, dtype, remat)
-        read = self.layout.sharding(())
+        read = self.partitioner.sharding(())
         places = None if read is None else (jax.tree.map(lambda x: x.sharding, state), read, read)
         self._step = jax.jit(step, donate_argnums=0, out_shardings=places)
-        self._sums = jax.jit(partial(sums, self.graph, dtype=dtype, remat="none"), out_shardings=read)
+        self._sums = jax.jit(partial(loss_sums, self.graph, dtype=dtype, remat="none"), out_shardings=read)
 
     def run(self, state: State) -> State:
         """All steps that are left.
@@ -127,8 +127,8 @@ class Trainer:
         training = self.training
         done = int(state.step)
         recent = deque((json.loads(line)["loss"] for line in self.lines[-RECENT:]), maxlen=RECENT)
-        plans = self.order.from_step(done)
-        with _told_to_stop() as told_to_stop:
+        plans = self.plan.from_step(done)
+        with _stop_requested() as told_to_stop:
             over = self.over(done)
             batch, lengths = (None, None) if over else self._next(plans)
             while not over:
@@ -140,16 +140,16 @@ class Trainer:
                     batch, lengths = self._next(plans)  # while the devices work
                 line = self._line(number, found, float(norm), time.perf_counter() - begun, read)
                 self._check(line, recent)
-                evaluates = self.evaluation is not None and (last or _due(number, training.evaluate_every))
+                evaluates = self.evaluation is not None and (last or _due(number, training.eval_every))
                 if evaluates:
                     line |= self.evaluate(state)
                     self.scores[number] = line[self.best]
                 self.lines.append(json.dumps(line))
-                self.tell(line, self.steps)
+                self.on_step(line, self.steps)
                 done, over = number, self.over(number)
                 stops = told_to_stop(number)
                 best = evaluates and training.keep_best and self.best_step() == number
-                if over or stops or best or number in self.keeps or _due(number, training.save_every):
+                if over or stops or best or number in self.always_save or _due(number, training.save_every):
                     self._save(number, state, line.get(self.best))
                 if stops:
                     break
@@ -181,22 +181,22 @@ class Trainer:
         loss = weight = 0.0
         for rows in self.evaluation.epoch(0):
             batch = jax.tree.map(lambda x: x[0], self._placed_rows(self.evaluation, rows, len(rows)))
-            found: Sums = self._sums(state.params, self.frozen, batch, self.weights_K)
+            found: LossSums = self._sums(state.params, self.frozen, batch, self.weights_K)
             loss, weight = loss + float(found.loss), weight + float(found.weight)
-        return {"evaluation_loss": loss / max(weight, 1e-9), **self.measure(state.params)}
+        return {"evaluation_loss": loss / max(weight, 1e-9), **self.extra_metrics(state.params)}
 
     def _next(self, plans: Iterator[list[Sequence[int]]]) -> tuple[Batch, np.ndarray]:
         """The next batch on the devices, and the lengths of its documents."""
         rows = next(plans)
         lengths = self.lengths[[i for row in rows for i in row]]
-        return self._placed_rows(self.order, rows, self.training.rows_at_once or len(rows)), lengths
+        return self._placed_rows(self.plan, rows, self.training.micro_batch_size or len(rows)), lengths
 
-    def _line(self, number: int, found: Sums, norm: float, seconds: float, lengths: np.ndarray | None) -> dict[str, Any]:
+    def _line(self, number: int, found: LossSums, norm: float, seconds: float, lengths: np.ndarray | None) -> dict[str, Any]:
         """What metrics.jsonl says of a step. loss: with weights; loss_cap, loss_sty: without, of what the teacher and the
         student wrote; tokens: targets; tokens_per_second: of all that was read."""
         loss_K, tokens_K = np.asarray(found.loss_K, np.float64), np.asarray(found.tokens_K, np.float64)
         assert lengths is not None
-        ideal = self.busy(lengths)
+        ideal = self.ideal_seconds(lengths)
 
         def mean(kind: int) -> float | None:
             return float(loss_K[kind] / tokens_K[kind]) if tokens_K[kind] else None
@@ -207,7 +207,7 @@ class Trainer:
             "loss_cap": mean(CAPABILITY),
             "loss_sty": mean(STYLE),
             "tokens": int(tokens_K.sum()),
-            "tokens_by": {name: int(n) for name, n in zip(self.order.data.names[1:], tokens_K[1:], strict=True)},
+            "tokens_by": {name: int(n) for name, n in zip(self.plan.data.names[1:], tokens_K[1:], strict=True)},
             "lr": float(self.rates(number - 1)),
             "grad_norm": norm,
             "seconds": round(seconds, 4),
@@ -217,7 +217,7 @@ class Trainer:
 
     def _check(self, line: dict[str, Any], recent: deque[float]) -> None:
         loss, norm = line["loss"], line["grad_norm"]
-        spike = self.training.spike
+        spike = self.training.loss_spike_factor
         usual = sum(recent) / len(recent) if recent else math.inf
         if math.isfinite(loss) and math.isfinite(norm) and not (spike and len(recent) == RECENT and loss > spike * usual):
             recent.append(loss)
@@ -241,23 +241,25 @@ class Trainer:
 
     def _placed(self, x: Any) -> jax.Array:
         """Arrays of the optimizer that are no parameters go to all devices."""
-        if self.layout.mesh is None or getattr(x.sharding, "mesh", None) == self.layout.mesh:
+        if self.partitioner.mesh is None or getattr(x.sharding, "mesh", None) == self.partitioner.mesh:
             return x
-        return put(np.asarray(x), self.layout, (None,) * x.ndim)
+        return put(np.asarray(x), self.partitioner, (None,) * x.ndim)
 
-    def _placed_rows(self, order: Order, rows: Sequence[Sequence[int]], at_once: int) -> Batch:
+    def _placed_rows(self, plan: BatchPlan, rows: Sequence[Sequence[int]], at_once: int) -> Batch:
         """Rows of example numbers as micro-batches [A, B, T] on the devices, of which every process makes its own rows."""
-        shape = (len(rows) // at_once, at_once, order.size)
-        sharding = self.layout.sharding((None, "lanes", None))
+        shape = (len(rows) // at_once, at_once, plan.max_seq_len)
+        sharding = self.partitioner.sharding((None, "lanes", None))
         if sharding is None:
-            return jax.tree.map(lambda x: jnp.asarray(x.reshape(shape)), order.assembled(rows))
+            return jax.tree.map(lambda x: jnp.asarray(x.reshape(shape)), plan.assembled(rows))
         held: dict[tuple[int, int], Batch] = {}
 
         def part(lanes: slice) -> Batch:
             first, end, _ = lanes.indices(at_once)
             if (first, end) not in held:
                 own = [rows[a * at_once + b] for a in range(shape[0]) for b in range(first, end)]
-                held[first, end] = jax.tree.map(lambda x: x.reshape(shape[0], end - first, order.size), order.assembled(own))
+                held[first, end] = jax.tree.map(
+                    lambda x: x.reshape(shape[0], end - first, plan.max_seq_len), plan.assembled(own)
+                )
             return held[first, end]
 
         def array(name: str) -> jax.Array:
@@ -275,7 +277,7 @@ def _due(number: int, every: int) -> bool:
 
 
 @contextmanager
-def _told_to_stop() -> Iterator[Callable[[int], bool]]:
+def _stop_requested() -> Iterator[Callable[[int], bool]]:
     """Whether the job has been asked to end (SIGTERM, as schedulers send before they take a machine away), asked once after
     every step. Several processes agree on the step after which they stop."""
     if jax.process_count() > 1:  # jax.distributed has a handler of its own

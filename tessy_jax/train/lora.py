@@ -20,7 +20,7 @@ from tessy_jax.errors import CheckpointError, ConfigError
 from tessy_jax.models.hf import checkpoint_name, layer_paths
 from tessy_jax.models.layers import Linear, LoraParam
 from tessy_jax.models.transformer import Decoder
-from tessy_jax.processes import first, whole
+from tessy_jax.processes import gather, is_primary
 from tessy_jax.sharding import put
 from tessy_jax.store.files import whole_folder
 
@@ -44,8 +44,8 @@ def add_lora(model: Decoder, config: Lora, seed: int) -> None:
         a = jax.random.uniform(key, (*stack, fan_in, config.rank), jnp.float32, -bound, bound)
         b = jnp.zeros((*stack, config.rank, fan_out), jnp.float32)
         a_axes, b_axes = (*axes[:-1], None), (*axes[:-2], None, axes[-1])
-        linear.lora_a = nnx.data(LoraParam(put(a, model.layout, a_axes), axes=a_axes))
-        linear.lora_b = nnx.data(LoraParam(put(b, model.layout, b_axes), axes=b_axes))
+        linear.lora_a = nnx.data(LoraParam(put(a, model.partitioner, a_axes), axes=a_axes))
+        linear.lora_b = nnx.data(LoraParam(put(b, model.partitioner, b_axes), axes=b_axes))
         linear.lora_scale = config.alpha / config.rank
     missing = sorted(set(config.targets) - found)
     if missing:
@@ -76,13 +76,13 @@ def export_lora(model: Decoder, config: Lora, folder: Path, *, base: str) -> Non
     for _, linear, names in _linears(model):
         if linear.lora_a is None or linear.lora_b is None:
             continue
-        a, b = whole(linear.lora_a[...]), whole(linear.lora_b[...])
+        a, b = gather(linear.lora_a[...]), gather(linear.lora_b[...])
         for i, name in enumerate(names):
             place = f"base_model.model.{name.removesuffix('.weight')}"
             part: Any = i if a.ndim == 3 else ...
             tensors[f"{place}.lora_A.weight"] = np.ascontiguousarray(a[part].T)
             tensors[f"{place}.lora_B.weight"] = np.ascontiguousarray(b[part].T)
-    if not first():
+    if not is_primary():
         return
     settings = {
         "peft_type": "LORA",

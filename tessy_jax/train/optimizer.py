@@ -13,13 +13,13 @@ from tessy_jax.errors import ConfigError
 
 def schedule(config: Optimizer, steps: int) -> optax.Schedule:
     """The learning rate at every step of `steps`: a linear warm-up, then the configured fall."""
-    peak, end = config.learning_rate, config.learning_rate * config.end
+    peak, end = config.learning_rate, config.learning_rate * config.min_lr_ratio
     warm = round(config.warmup * steps)
     rest = max(steps - warm, 1)
     falls: dict[str, optax.Schedule] = {
         "constant": optax.constant_schedule(peak),
         "linear": optax.linear_schedule(peak, end, rest),
-        "cosine": optax.cosine_decay_schedule(peak, rest, config.end),
+        "cosine": optax.cosine_decay_schedule(peak, rest, config.min_lr_ratio),
     }
     if not warm:
         return falls[config.schedule]
@@ -44,7 +44,7 @@ def build(config: Optimizer, steps: int) -> optax.GradientTransformation:
         built = make(schedule(config, steps), **config.options)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"optimizer.options: {config.name} refuses them ({error})") from None
-    return optax.chain(optax.clip_by_global_norm(config.clip), built) if config.clip else built
+    return optax.chain(optax.clip_by_global_norm(config.max_grad_norm), built) if config.max_grad_norm else built
 
 
 def _arguments(make: Any) -> list[str]:

@@ -27,7 +27,7 @@ class State:
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class Sums:
+class LossSums:
     """Over the targets of some batches. loss: with the weights of their kinds; weight: those weights. loss_K, tokens_K:
     without weights, per kind of target."""
 
@@ -37,7 +37,7 @@ class Sums:
     tokens_K: jax.Array
 
 
-def sums(graph: Any, params: Any, frozen: Any, batch: Batch, weights_K: jax.Array, dtype: Any, remat: str) -> Sums:
+def loss_sums(graph: Any, params: Any, frozen: Any, batch: Batch, weights_K: jax.Array, dtype: Any, remat: str) -> LossSums:
     """The losses of one micro-batch. weights_K: how much a target of each kind counts.
 
     params are what is trained, frozen is the rest of the graph's state; both are cast to `dtype` to compute with.
@@ -48,7 +48,7 @@ def sums(graph: Any, params: Any, frozen: Any, batch: Batch, weights_K: jax.Arra
     K = weights_K.shape[0]
     hot_BTK = jax.nn.one_hot(batch.kinds_BT, K, dtype=jnp.float32).at[..., NO_TARGET].set(0)
     loss_K, tokens_K = jnp.einsum("bt,btk->k", losses_BT, hot_BTK), hot_BTK.sum(axis=(0, 1))
-    return Sums((loss_K * weights_K).sum(), (tokens_K * weights_K).sum(), loss_K, tokens_K)
+    return LossSums((loss_K * weights_K).sum(), (tokens_K * weights_K).sum(), loss_K, tokens_K)
 
 
 def train_step(
@@ -60,21 +60,21 @@ def train_step(
     frozen: Any,
     batches: Batch,
     weights_K: jax.Array,
-) -> tuple[State, Sums, jax.Array]:
+) -> tuple[State, LossSums, jax.Array]:
     """One step on micro-batches [A, B, T]. Returns the state, the losses, and the norm of the gradient before clipping.
 
     The first four arguments are static.
     """
 
-    def loss(params: Any, batch: Batch) -> tuple[jax.Array, Sums]:
-        found = sums(graph, params, frozen, batch, weights_K, dtype, remat)
+    def loss(params: Any, batch: Batch) -> tuple[jax.Array, LossSums]:
+        found = loss_sums(graph, params, frozen, batch, weights_K, dtype, remat)
         return found.loss, found
 
-    def add(carry: tuple[Any, Sums], batch: Batch) -> tuple[tuple[Any, Sums], None]:
+    def add(carry: tuple[Any, LossSums], batch: Batch) -> tuple[tuple[Any, LossSums], None]:
         grads, found = jax.grad(loss, has_aux=True)(state.params, batch)
         return jax.tree.map(jnp.add, carry, (grads, found)), None
 
-    zero = Sums(jnp.float32(0), jnp.float32(0), jnp.zeros_like(weights_K), jnp.zeros_like(weights_K))
+    zero = LossSums(jnp.float32(0), jnp.float32(0), jnp.zeros_like(weights_K), jnp.zeros_like(weights_K))
     (grads, total), _ = jax.lax.scan(add, (jax.tree.map(jnp.zeros_like, state.params), zero), batches)
     grads = jax.tree.map(lambda g: g / jnp.maximum(total.weight, 1e-9), grads)
     norm = optax.tree.norm(grads)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import yaml
 
-from tessy_jax.config import Comparison, dump, read, settle
+from tessy_jax.config import Comparison, dump, read, reconcile
 from tessy_jax.mini.rows import row as response
 from tessy_jax.mini.tasks import items
 from tessy_jax.records import Failure, Row
@@ -24,13 +24,13 @@ def build(folder, *, variants=tuple(WRITERS), seeds=(3, 4), epochs=0, analysis=N
     raw = yaml.safe_load(job(folder, "compared").read_text())
     raw |= {"variants": {name: {} for name in variants}, "seeds": list(seeds)}
     raw["analysis"] = {"likelihood": None, "quality": {"verifier": "mini"}, **(analysis or {})}
-    raw["training"] = {"tokens": raw["training"]["tokens"], "epochs": 3.0}
+    raw["training"] = {"max_seq_len": raw["training"]["max_seq_len"], "epochs": 3.0}
     file = folder / "comparison.yaml"
     file.write_text(yaml.safe_dump(raw | changes, sort_keys=False))
     config = read(Comparison, file)
     output = Path(config.output)
     with RunStore(str(output)) as store:
-        store.save_config(dump(settle(config, None)))
+        store.save_config(dump(reconcile(config, None)))
     for number, cell in enumerate(config.cells()):
         if not (output / cell.before).exists():
             evaluation(output / cell.before, 0, 10, text)

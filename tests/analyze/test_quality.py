@@ -7,14 +7,14 @@ from itertools import islice
 import pytest
 
 from tessy_jax.analyze.data import read
-from tessy_jax.analyze.quality import judges, summarize
+from tessy_jax.analyze.quality import open_verifiers, summarize
 from tessy_jax.analyze.sources import Source
 from tessy_jax.config import Data
 from tessy_jax.config.analysis import Quality
 from tessy_jax.errors import ConfigError, DataError
-from tessy_jax.evaluate.job import BENCHES
+from tessy_jax.evaluate.job import TASK_KINDS
 from tessy_jax.evaluate.pass_at_k import Count, pass_at_1
-from tessy_jax.mini.evaluation import BENCHES as MINI
+from tessy_jax.mini.evaluation import TASK_KINDS as MINI
 from tessy_jax.mini.rows import row as response
 from tessy_jax.mini.tasks import items
 from tessy_jax.store import RunReader
@@ -22,11 +22,11 @@ from tessy_jax.store import RunReader
 from .fake_comparison import write
 from .test_data import ROWS, source_of
 
-ALL = {**BENCHES, **MINI}
+ALL = {**TASK_KINDS, **MINI}
 
 
 def judged(source, **quality):
-    with judges(Quality(**quality), ALL) as judge_of:
+    with open_verifiers(Quality(**quality), ALL) as judge_of:
         return read(source, 1, judge_of(source))
 
 
@@ -79,7 +79,7 @@ def test_a_response_to_a_prompt_that_is_not_there_is_named(tmp_path):
 def test_a_verifier_that_is_not_there_is_refused():
     with (
         pytest.raises(ConfigError, match="no verifier 'mini' here, only exact, boxed"),
-        judges(Quality(verifier="mini"), BENCHES),
+        open_verifiers(Quality(verifier="mini"), TASK_KINDS),
     ):
         pass
 

@@ -14,14 +14,14 @@ from tests.conftest import ROOT
 
 VARIANTS = {
     "base": {},
-    "n1": {"boundary.noise": 0.1},
-    "n4": {"boundary.noise": 0.4},
+    "n1": {"boundary.label_flip_prob": 0.1},
+    "n4": {"boundary.label_flip_prob": 0.4},
     "half": {"boundary.threshold": 0.9},
     "s5": {"synthesis.student_step": 5, "synthesis.teacher_step": 5},
     "s9": {"synthesis.student_step": 9, "synthesis.teacher_step": 9},
     "uneven": {"synthesis.student_step": 5, "synthesis.teacher_step": 9},
     "word": {"synthesis.word_rule": "none"},
-    "both": {"boundary.noise": 0.2, "boundary.threshold": 0.9},
+    "both": {"boundary.label_flip_prob": 0.2, "boundary.threshold": 0.9},
 }
 
 
@@ -34,7 +34,7 @@ def config(tmp_path):
 
 def test_variants_that_differ_in_one_number_are_a_sweep_with_the_one_that_changes_nothing(config):
     assert swept(config) == {
-        "boundary.noise": {0.0: "base", 0.1: "n1", 0.4: "n4"},
+        "boundary.label_flip_prob": {0.0: "base", 0.1: "n1", 0.4: "n4"},
         "synthesis.student_step & synthesis.teacher_step": {5.0: "s5", 9.0: "s9", 20.0: "base"},
     }
 
@@ -51,7 +51,7 @@ def test_a_sweep_has_the_mean_over_jobs_of_what_came_of_them(config, tmp_path):
             jobs.append(Job(variant, place.name, None, [Round(None, None, {}, RunReader(str(place)))]))
     quality = {"variants": {"base": {"pass@1": 0.99}, "n1": {"pass@1": 0.5}}}
     generated = {"base": {"kept": 90, "discarded": 10, "failed": 0}, "n1": {"kept": 0, "discarded": 0, "failed": 0}}
-    found = sweeps(config, jobs, {"quality": quality, "shares": {"generated": generated}})["boundary.noise"]
+    found = sweeps(config, jobs, {"quality": quality, "shares": {"generated": generated}})["boundary.label_flip_prob"]
     assert found["variants"] == ["base", "n1", "n4"]
     measures = found["measures"]
     for (value, mean, off, count), values in zip(measures["in"], shares.values(), strict=True):
@@ -75,10 +75,10 @@ def test_what_is_known_for_one_value_only_is_no_sweep(config, tmp_path):
 def test_every_sweep_is_a_figure_that_names_its_key():
     own = {"variants": ["a", "b", "c"], "measures": {"in": [[0.1, 0.5, None, 1], [0.2, 0.6, None, 1], [0.4, 0.9, None, 1]]}}
     numbers = dict.fromkeys(("texts", "words", "lengths", "shares", "quality", "likelihood", "losses", "accuracy"))
-    numbers |= {"variants": ["a"], "data": {}, "missing": [], "sweeps": {"boundary.noise": own}}
+    numbers |= {"variants": ["a"], "data": {}, "missing": [], "sweeps": {"boundary.label_flip_prob": own}}
     (chart,) = charts(numbers)
     assert chart.name == "sweep_0"
     drawn = chart.files()["sweep_0.svg"].decode()
-    for text in ("boundary.noise", "0.1", "0.2", "0.4", "pass@1 in domain"):
+    for text in ("boundary.label_flip_prob", "0.1", "0.2", "0.4", "pass@1 in domain"):
         assert text in drawn
-    assert "boundary.noise" in page(numbers, title="t", version="0")
+    assert "boundary.label_flip_prob" in page(numbers, title="t", version="0")

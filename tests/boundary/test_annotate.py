@@ -14,7 +14,7 @@ from tessy_jax.boundary import endpoint
 from tessy_jax.boundary.annotate import annotate, make_annotator
 from tessy_jax.boundary.endpoint import Endpoint
 from tessy_jax.boundary.rules import Rules
-from tessy_jax.boundary.spans import Dropped, judge, locate, read_annotations
+from tessy_jax.boundary.spans import Dropped, locate, parse_reply_spans, read_annotations
 from tessy_jax.config import Model
 from tessy_jax.config.predictors import Predictors
 from tessy_jax.errors import DataError
@@ -53,7 +53,7 @@ class Scripted:
 
     def outcome(self, segment):
         reply = self.replies.get(segment.id, '["so"]' if " so " in segment.text else f'["{segment.text[:3]}"]')
-        return Dropped(segment, "failed", "no server") if reply is None else judge(segment, reply, self.name)
+        return Dropped(segment, "failed", "no server") if reply is None else parse_reply_spans(segment, reply, self.name)
 
 
 @pytest.fixture(params=["path", "object store"])

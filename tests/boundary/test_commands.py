@@ -17,15 +17,15 @@ from transformers import AutoModelForTokenClassification
 
 from tessy_jax.boundary.examples import reader, tokens_of
 from tessy_jax.boundary.labels import STYLE, UNKNOWN
-from tessy_jax.boundary.predict import Judge
+from tessy_jax.boundary.segment_scorer import SegmentScorer
 from tessy_jax.boundary.segments import Segment
 from tessy_jax.boundary.spans import Annotation, Range
 from tessy_jax.boundary.train import CLASSES
 from tessy_jax.cli import main
-from tessy_jax.decode.window import judge_tokens, new_judge
+from tessy_jax.decode.predictor_window import new_predictor_state, predict
 from tessy_jax.mini import models, rows, tasks
 from tessy_jax.models import hf
-from tessy_jax.sharding import Layout, make_mesh
+from tessy_jax.sharding import Partitioner, make_mesh
 from tests.synthesis.tiny_pair import CLOSE, build, write_prompts
 from tests.train.test_job import kill_again_and_again
 
@@ -60,11 +60,11 @@ def config(backbones, tmp_path):
             "optimizer": {"learning_rate": 3.0e-3},
             "training": {
                 "steps": STEPS,
-                "tokens": 128,
-                "rows": 4,
+                "max_seq_len": 128,
+                "batch_size": 4,
                 "dtype": "float32",
                 "remat": "none",
-                "evaluate_every": 2,
+                "eval_every": 2,
             },
         }
         for key, value in changes.items():
@@ -154,7 +154,7 @@ def test_training_stops_when_evaluations_do_not_get_better_and_keeps_the_best(co
             assert threshold == 0.25
             return {"style": {"f1": next(scores)}, "capability": {"f1": 0.5}, "accuracy": 0.5}
 
-    monkeypatch.setattr(train.Judge, "__call__", lambda *_: Said())
+    monkeypatch.setattr(train.SegmentScorer, "__call__", lambda *_: Said())
     file = config(patience=2, training={"steps": 20, "save_every": 100}, predictor={"threshold": 0.25})
     assert run(capsys, "annotate", file)[0] == 0
     code, found = run(capsys, "train", file)
@@ -168,7 +168,7 @@ def test_training_stops_when_evaluations_do_not_get_better_and_keeps_the_best(co
 
 @pytest.mark.parametrize("mesh", [{}, {"data": 2, "tensor": 2}])
 def test_a_decision_on_a_long_trace_is_that_on_its_bounded_window_and_that_of_the_decode_loop(backbones, mesh):
-    layout = Layout(make_mesh(mesh)) if mesh else Layout()
+    partitioner = Partitioner(make_mesh(mesh)) if mesh else Partitioner()
     half = WINDOW // 2
     folder = backbones / "student"
     text = " ".join(rows.row(item, "student").content[8:] for item in itertools.islice(tasks.items("A", "train", 0), 4))
@@ -177,8 +177,10 @@ def test_a_decision_on_a_long_trace_is_that_on_its_bounded_window_and_that_of_th
     count = len(tokens.ids)
     assert count > 8 * WINDOW
 
-    predictor = hf.load(folder, layout=layout, stacked=True, classes=CLASSES, seed=3)
-    judge = Judge(*[nnx.split(predictor)[0], [tokens]], window=WINDOW, size=64, rows=4, dtype="float32", layout=layout)
+    predictor = hf.load(folder, partitioner=partitioner, stacked=True, classes=CLASSES, seed=3)
+    judge = SegmentScorer(
+        *[nnx.split(predictor)[0], [tokens]], window=WINDOW, size=64, rows=4, dtype="float32", partitioner=partitioner
+    )
     (found,) = judge(nnx.state(predictor)).probabilities
     assert np.isnan(found[-1])
 
@@ -191,8 +193,8 @@ def test_a_decision_on_a_long_trace_is_that_on_its_bounded_window_and_that_of_th
         read[: t + 1 - anchor] = tokens.ids[anchor : t + 1]
         np.testing.assert_allclose(found[t], style(jnp.asarray(read))[t - anchor], atol=1e-5)
 
-    state = new_judge(alone.config, 1, WINDOW, half, jnp.float32, Layout())
-    step = jax.jit(lambda state, ids: judge_tokens(graph, params, state, ids, jnp.full(1, half), half, jnp.float32(0)))
+    state = new_predictor_state(alone.config, 1, WINDOW, half, jnp.float32, Partitioner())
+    step = jax.jit(lambda state, ids: predict(graph, params, state, ids, jnp.full(1, half), half, jnp.float32(0)))
     for block in range(count // half):
         state, said = step(state, jnp.asarray(tokens.ids[None, block * half : (block + 1) * half]))
         part = found[block * half : (block + 1) * half][: count - 1 - block * half]
@@ -202,7 +204,7 @@ def test_a_decision_on_a_long_trace_is_that_on_its_bounded_window_and_that_of_th
 
 def test_every_decision_is_learnt_once_and_is_about_the_next_token(backbones):
     from tessy_jax.boundary.examples import examples
-    from tessy_jax.train.data import Order
+    from tessy_jax.train.data import BatchPlan
 
     made = [rows.row(item, "student", writers="kinds") for item in itertools.islice(tasks.items("B", "train", 0), 5)]
     segments, tokenizer = [], reader(backbones / "student")
@@ -212,8 +214,8 @@ def test_every_decision_is_learnt_once_and_is_about_the_next_token(backbones):
         text = row.content[first : own[-1].end]
         style = tuple(Range(span.start - first, span.end - first) for span in own if span.source == "student")
         segments.append(tokens_of(Annotation(Segment("a#0", "a", "train", 0, text), style, "t"), tokenizer))
-    order = Order(examples(segments, WINDOW), 64, 4, seed=0, labels=True)
-    batches = [order.assembled(rows) for rows in order.epoch(0)]
+    plan = BatchPlan(examples(segments, WINDOW), 64, 4, seed=0, labels=True)
+    batches = [plan.assembled(rows) for rows in plan.epoch(0)]
     learnt = sum((batch.kinds_BT != 0).sum() for batch in batches)
     assert (
         learnt
@@ -237,11 +239,17 @@ def test_traces_are_sampled_by_each_speaker_alone_once_and_annotated_by_rules(tm
         "data": {"path": str(write_prompts(tmp_path / "prompts.jsonl", 8)), "rollouts": 2},
         "student": {"model": paths["student"], **writer},
         "teacher": {"model": paths["teacher"], **writer},
-        "synthesis": {"max_prompt_tokens": 64, "max_response_tokens": 48, "max_attempts": 8, "lanes": 4, "rounds": 4},
+        "synthesis": {
+            "max_prompt_tokens": 64,
+            "max_response_tokens": 48,
+            "max_attempts": 8,
+            "lanes": 4,
+            "rounds_per_dispatch": 4,
+        },
         "segments": {"words": 5, "validation": 0.3},
         "annotator": {"lexicon": str(tmp_path / "words.json"), "min_share": 0.1},
         "predictor": {"backbone": paths["student"], "dtype": "float32", "window": 16},
-        "training": {"steps": 2, "tokens": 64, "rows": 2, "dtype": "float32"},
+        "training": {"steps": 2, "max_seq_len": 64, "batch_size": 2, "dtype": "float32"},
     }
     file = tmp_path / "run.yaml"
     file.write_text(yaml.safe_dump(raw))
@@ -297,7 +305,7 @@ def test_an_annotation_that_is_not_valid_is_refused_with_its_line_or_left_out(co
 
 @pytest.mark.slow
 def test_kill_9_at_random_instants_changes_no_bit_of_a_predictor(config, tmp_path, capsys):
-    training = {"steps": 40, "save_every": 2, "evaluate_every": 5}
+    training = {"steps": 40, "save_every": 2, "eval_every": 5}
     for name in ("whole", "killed"):
         assert run(capsys, "annotate", config(name, training=training))[0] == 0
     assert run(capsys, "train", tmp_path / "whole.yaml")[0] == 0
@@ -322,7 +330,7 @@ def test_a_predictor_trained_from_scratch_knows_the_boundaries_of_the_grammar(co
         count=400,
         segments={"words": 200, "validation": 0.1},
         predictor={"window": 200},
-        training={"steps": 100, "tokens": 512, "rows": 8, "evaluate_every": 25},
+        training={"steps": 100, "max_seq_len": 512, "batch_size": 8, "eval_every": 25},
     )
     for what in ("annotate", "train"):
         code, said = run(capsys, what, file)

@@ -7,7 +7,7 @@ from tessy_jax.boundary.segments import Segment
 from tessy_jax.boundary.spans import Annotation
 from tessy_jax.config.predictors import Annotator
 from tessy_jax.errors import ConfigError, TokenizerError
-from tessy_jax.sharding import Layout
+from tessy_jax.sharding import Partitioner
 from tests.synthesis import tiny_pair
 
 
@@ -19,7 +19,7 @@ def pair(tmp_path_factory):
 def local(pair, name="student", **settings):
     model = {"model": pair[name], "dtype": "float32"}
     section = Annotator.model_validate({"kind": "model", "model": model, "max_new_tokens": 12, "batch": 4, **settings})
-    return LocalModel(section, layout=Layout(), seed=3)
+    return LocalModel(section, partitioner=Partitioner(), seed=3)
 
 
 def test_a_local_model_answers_every_segment_the_same_in_any_company(pair):

@@ -18,9 +18,9 @@ def configured(tmp_path, content, *overrides):
 
 
 def test_setting_one_key_of_a_section_leaves_the_others_at_the_predictors_defaults(tmp_path):
-    config = configured(tmp_path, SMALL, "optimizer.schedule=linear", "training.rows=16")
+    config = configured(tmp_path, SMALL, "optimizer.schedule=linear", "training.batch_size=16")
     assert (config.optimizer.schedule, config.optimizer.learning_rate) == ("linear", 1e-5)
-    assert (config.training.rows, config.training.epochs, config.training.tokens) == (16, 3.0, 256)
+    assert (config.training.batch_size, config.training.epochs, config.training.max_seq_len) == (16, 3.0, 256)
     assert (config.segments.words, config.annotator.kind, config.predictor.window) == (60, "rules", 200)
 
 
@@ -57,7 +57,7 @@ def test_a_speaker_needs_a_model_and_prompts_or_traces_that_are_there(tmp_path):
         (SMALL | {"segments": {"validation": 1.0}}, "segments.validation is 1.0"),
         (SMALL | {"segments": {"word": 3}}, "did you mean segments.words"),
         (SMALL | {"weights": {"style": 0.0, "capability": 0.0}}, "give at least one some weight"),
-        (SMALL | {"training": {"tokens": 100}}, "set training.tokens to at least 201"),
+        (SMALL | {"training": {"max_seq_len": 100}}, "set training.max_seq_len to at least 201"),
     ],
 )
 def test_what_cannot_be_run_is_refused_with_the_remedy(tmp_path, content, message):

@@ -13,9 +13,9 @@ from tessy_jax.boundary.spans import (
     Annotation,
     Dropped,
     Range,
-    judge,
     locate,
     parse_reply,
+    parse_reply_spans,
     read_annotations,
 )
 from tessy_jax.errors import DataError
@@ -80,7 +80,7 @@ def test_a_phrase_is_searched_on_from_the_end_of_the_one_before_it():
 )
 def test_an_array_of_strings_is_found_in_whatever_surrounds_it(reply):
     assert parse_reply(reply) == ["Okay, so", "Wait,"]
-    assert judge(SEGMENT, reply, "me") == Annotation(SEGMENT, (Range(0, 8), Range(16, 21)), "me")
+    assert parse_reply_spans(SEGMENT, reply, "me") == Annotation(SEGMENT, (Range(0, 8), Range(16, 21)), "me")
 
 
 @pytest.mark.parametrize(
@@ -104,14 +104,14 @@ def test_an_array_of_strings_is_found_in_whatever_surrounds_it(reply):
     ],
 )
 def test_every_other_reply_has_its_own_outcome(reply, outcome):
-    dropped = judge(SEGMENT, reply, "me")
+    dropped = parse_reply_spans(SEGMENT, reply, "me")
     assert dropped.outcome == outcome
     assert Dropped.from_json(json.loads(json.dumps(dropped.to_json(), ensure_ascii=False).encode())).segment == SEGMENT
 
 
 @given(st.text(max_size=80))
 def test_no_reply_is_too_odd(reply):
-    outcome = judge(SEGMENT, reply, "me")
+    outcome = parse_reply_spans(SEGMENT, reply, "me")
     json.dumps(outcome.to_json(), ensure_ascii=False).encode()
 
 

@@ -116,8 +116,8 @@ def style_follows(predictor, tokens, t, half, logit):
 
 
 class Oracle:
-    def __init__(self, voices, predictors, reads, settings, *, thinkers, answerer, sample_id, attempt):
-        self.voices, self.predictors, self.reads, self.settings = voices, predictors, reads, settings
+    def __init__(self, writers, predictors, reads, settings, *, thinkers, answerer, sample_id, attempt):
+        self.writers, self.predictors, self.reads, self.settings = writers, predictors, reads, settings
         self.thinkers, self.answerer = thinkers, answerer
         self.sample_id, self.attempt = sample_id, attempt
         self.text, self.sources = b"", b""
@@ -130,14 +130,14 @@ class Oracle:
         while True:
             status = self.turn()
             if status:
-                tokens = tuple(list(v.tokens) for v in self.voices)
+                tokens = tuple(list(v.tokens) for v in self.writers)
                 return Written(self.text, self.sources, self.thought, status, self.switches, tokens)
 
     def sampled(self, m):
-        voice = self.voices[m]
-        logits = scores(voice.model, voice.prompt + voice.tokens)
+        writer = self.writers[m]
+        logits = scores(writer.model, writer.prompt + writer.tokens)
         numbers = (np.uint32(self.settings.seed), np.uint32(self.sample_id), np.int32(self.attempt))
-        return int(_draw(logits, *numbers, np.int32(2 * len(voice.tokens) + m), voice.sampling))
+        return int(_draw(logits, *numbers, np.int32(2 * len(writer.tokens) + m), writer.sampling))
 
     def turned(self, m, t):
         """Whether noise turns the label of token t round."""
@@ -146,25 +146,25 @@ class Oracle:
         return float(jax.random.uniform(key)) < self.settings.noise
 
     def flush(self, m):
-        voice, settings = self.voices[m], self.settings
+        writer, settings = self.writers[m], self.settings
         end = self.thought if self.thought >= 0 else len(self.text)
-        while voice.covered < end:
-            left = self.text[voice.covered : end]
+        while writer.covered < end:
+            left = self.text[writer.covered : end]
             if len(left) > settings.view:
                 left = left[: settings.view]
                 left = left[: complete(left)]
-                starts, final = voice.split(left)
+                starts, final = writer.split(left)
                 until = max([s for s in starts if s <= final], default=0) or len(left)
                 left = left[:until]
-            voice.append(voice.encode(left))
-        if self.thought >= 0 and voice.covered == self.thought:
-            voice.tokens += voice.answer
-            voice.ends += [self.thought + len(settings.close)] * len(voice.answer)
-        return len(voice.tokens) > settings.limit
+            writer.append(writer.encode(left))
+        if self.thought >= 0 and writer.covered == self.thought:
+            writer.tokens += writer.answer
+            writer.ends += [self.thought + len(settings.close)] * len(writer.answer)
+        return len(writer.tokens) > settings.limit
 
     def turn(self):
         m, settings = self.speaker, self.settings
-        voice = self.voices[m]
+        writer = self.writers[m]
         if self.flush(m):
             return "length"
         thinking = self.thought < 0
@@ -174,16 +174,16 @@ class Oracle:
         count = 0
         while True:
             token = self.sampled(m)
-            if token in voice.ends_turn:
+            if token in writer.ends_turn:
                 over = "ended"
-            elif token in voice.closing and thinking:
+            elif token in writer.closing and thinking:
                 over = "closed"
-            elif voice.spell[token] is None:
+            elif writer.spell[token] is None:
                 over = "broken"
             else:
-                written += voice.spell[token]
-                voice.tokens.append(token)
-                voice.ends.append(len(written))
+                written += writer.spell[token]
+                writer.tokens.append(token)
+                writer.ends.append(len(written))
                 count += 1
                 if thinking:
                     hits = [written.find(marker, max(0, start - len(marker))) for marker in settings.markers]
@@ -191,21 +191,21 @@ class Oracle:
                     if hits:
                         over = "closed"
                         written = written[: min(hits)]
-                        for other in self.voices:
+                        for other in self.writers:
                             other.cut(len(written))
                         start = min(start, len(written))
-            spent = len(voice.tokens) >= settings.limit
-            full = count >= voice.step or len(written) - start >= settings.span
+            spent = len(writer.tokens) >= settings.limit
+            full = count >= writer.step or len(written) - start >= settings.span
             if over or spent or not together or (full and complete(written[start:])):
                 break
         return self.finish(m, written, start, over, together)
 
     def finish(self, m, written, start, over, together):
-        settings, voice = self.settings, self.voices[m]
+        settings, writer = self.settings, self.writers[m]
         self.text, self.sources = self.text[:start], self.sources[:start]
         flip, v = None, self.reads[m]
         if together and v is not None:
-            reader = self.voices[v]
+            reader = self.writers[v]
             tokens, ends = list(reader.tokens), list(reader.ends)
             if v != m:
                 for token, text in reader.encode(written[reader.covered :]):
@@ -228,7 +228,7 @@ class Oracle:
         uncovered = None
         if together and v is not None and v != m and flip is None:
             uncovered = (v, written)
-        voice.cut(cut)
+        writer.cut(cut)
         self.text = written[:cut]
         self.sources += bytes([m]) * (cut - start)
         if uncovered:
@@ -243,9 +243,9 @@ class Oracle:
             return "done" if self.thought >= 0 else "early end"
         if over == "closed":
             return self.close()
-        if len(voice.tokens) >= settings.limit:
+        if len(writer.tokens) >= settings.limit:
             return "length"
-        return "repetition" if self.circles(voice.tokens) else None
+        return "repetition" if self.circles(writer.tokens) else None
 
     def cut(self, m, proposal, flip, over, start):
         rule, n = self.settings.word_rule, len(proposal)
@@ -260,21 +260,21 @@ class Oracle:
                 at += len(character.encode())
             return whole
         if rule == "discard":
-            involved = self.voices[:1] if self.settings.one_vocabulary else self.voices
+            involved = self.writers[:1] if self.settings.one_vocabulary else self.writers
             possible = set(range(1, n))
-            for voice in involved:
-                starts, final = voice.split(proposal)
+            for writer in involved:
+                starts, final = writer.split(proposal)
                 possible &= {s for s in starts if s <= (n if over else final)}
             possible |= {n} if over else set()
         else:
             possible = {p for p in range(1, n + 1) if p == n == whole or (p < n and proposal[p] & 0xC0 != 0x80)}
             if self.settings.one_vocabulary:
-                possible &= {end - start for end in self.voices[m].ends}
+                possible &= {end - start for end in self.writers[m].ends}
         before, behind = [p for p in possible if p <= turn], [p for p in possible if p > turn]
         return max(before) if before else min(behind) if behind else whole
 
     def take_over(self, v, written, cut):
-        reader = self.voices[v]
+        reader = self.writers[v]
         base = reader.covered
         starts, final = reader.split(written[base:])
         until = base + max([s for s in starts if s <= final], default=0)
@@ -289,8 +289,8 @@ class Oracle:
     def close(self):
         thought = len(self.text[-64:].rstrip(b" \t\n\x0b\x0c\r")) + max(0, len(self.text) - 64)
         self.thought = thought
-        for voice in self.voices:
-            voice.cut(thought)
+        for writer in self.writers:
+            writer.cut(thought)
         self.text = self.text[:thought] + self.settings.close
         self.sources = self.sources[:thought] + bytes([TEMPLATE]) * len(self.settings.close)
         self.speaker = self.answerer

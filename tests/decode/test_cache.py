@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tessy_jax.decode.cache import Slots
+from tessy_jax.decode.cache import LayerKV
 
 LANES, WINDOW, SLACK = 2, 5, 4
 
@@ -17,7 +17,7 @@ LANES, WINDOW, SLACK = 2, 5, 4
 def test_every_position_a_later_query_may_see_holds_its_token_after_any_appends_and_rollbacks(dtype, data):
     windowed = data.draw(st.booleans())
     size = WINDOW + SLACK if windowed else 64
-    slots = Slots(jnp.zeros((LANES, 1, size, 1), dtype), jnp.zeros((LANES, 1, size, 1), dtype))
+    slots = LayerKV(jnp.zeros((LANES, 1, size, 1), dtype), jnp.zeros((LANES, 1, size, 1), dtype))
     known = [[], []]
     value = 0
     for _ in range(data.draw(st.integers(1, 8))):

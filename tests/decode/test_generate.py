@@ -12,7 +12,7 @@ from tessy_jax.decode import generate as module
 from tessy_jax.decode.generate import bucket, buckets, generate
 from tessy_jax.decode.sampling import Sampling, position_keys, sample
 from tessy_jax.models import hf
-from tessy_jax.sharding import Layout, make_mesh, parse_mesh
+from tessy_jax.sharding import Partitioner, make_mesh, parse_mesh
 from tests.models.tiny import VARIANTS, reference, tokens
 
 SEED = 11
@@ -75,7 +75,7 @@ def test_a_continuation_does_not_depend_on_batch_order_or_devices():
     assert alone == together
     reverse = generate(model, prompts[::-1], samples=[4, 3, 2, 1, 0], **options)
     assert reverse[::-1] == together
-    sharded = hf.load(folder, layout=Layout(make_mesh(parse_mesh(VARIANTS["gpt_oss-untied"].mesh))))
+    sharded = hf.load(folder, partitioner=Partitioner(make_mesh(parse_mesh(VARIANTS["gpt_oss-untied"].mesh))))
     assert generate(sharded, prompts, **options) == together
 
 

@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 
 from tessy_jax.decode.state import STUDENT, TEACHER, TEMPLATE
-from tessy_jax.sharding import Layout, make_mesh, parse_mesh
+from tessy_jax.sharding import Partitioner, make_mesh, parse_mesh
 from tests.decode.world import CLOSE, Job, World, by_engine, by_oracle, engine, model, parts, spelled
 
 ONE = ("student", "student")
@@ -125,24 +125,28 @@ def test_a_response_that_is_taken_out_and_seated_again_goes_on_as_if_nothing_had
 
 
 def test_a_response_does_not_depend_on_the_number_of_devices(alone):
-    layout = Layout(make_mesh(parse_mesh("data=2,fsdp=2,tensor=2")))
+    partitioner = Partitioner(make_mesh(parse_mesh("data=2,fsdp=2,tensor=2")))
 
     def placed(source):
         graph, state = nnx.split(source)
         axes = {path: v.get_metadata()["axes"] for path, v in state.flat_state()}
         twin = model(0, source.config.vocab, source.config.labels)
-        twin.layout = layout
+        twin.partitioner = partitioner
         for _, part in nnx.iter_graph(twin):
-            if hasattr(part, "layout"):
-                part.layout = layout
+            if hasattr(part, "partitioner"):
+                part.partitioner = partitioner
         graph, template = nnx.split(twin)
         flat = {}
         for path, variable in state.flat_state():
-            flat[path] = variable.replace(jax.device_put(variable[...], layout.sharding(axes[path])))
+            flat[path] = variable.replace(jax.device_put(variable[...], partitioner.sharding(axes[path])))
         return nnx.merge(graph, type(template).from_flat_path(flat))
 
-    writers, judges = parts(("student", "teacher"), (0, 0))
-    options = {"writers": [placed(w) for w in writers], "judges": [placed(j) for j in judges], "layout": layout}
+    writers, predictors = parts(("student", "teacher"), (0, 0))
+    options = {
+        "writers": [placed(w) for w in writers],
+        "predictors": [placed(j) for j in predictors],
+        "partitioner": partitioner,
+    }
     assert by_engine(World(), JOBS, lanes=4, **options) == alone
 
 
@@ -151,7 +155,7 @@ def test_nothing_is_thrown_away_with_one_vocabulary_online_and_no_word_rule():
     by_engine(World(ONE, "none", reads=(0, 1)), JOBS, built=machine)
     for lane in range(3):
         assert machine.lanes.discarded_B2[lane].sum() == 0
-    assert machine.totals.busy.sum() > 100
+    assert machine.totals.sampled.sum() > 100
 
 
 def test_a_template_span_separates_thinking_and_answer():
@@ -171,7 +175,7 @@ def test_the_caches_are_updated_in_place():
     writers = [model(i, len(spelled(kind)), head_dim=64) for i, kind in enumerate(("student", "teacher"))]
     machine = engine(World(capacity=4096), 3, writers=writers)
     keys = min(x.nbytes for side in machine.lanes.sides for x in jax.tree.leaves(side.cache.layers))
-    machine.seat(0, JOBS[0].entry(World()))
+    machine.insert(0, JOBS[0].state(World()))
     machine.run()
     (loop,) = [c for c in machine.compilations if c.name == "loop"]
     assert loop.temporary_bytes < keys

@@ -10,12 +10,12 @@ from flax import nnx
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from tessy_jax.decode.engine import Engine
-from tessy_jax.decode.entry import Entry, View
+from tessy_jax.decode.response_state import ResponseState, TokenizedView
 from tessy_jax.decode.sampling import Sampling
-from tessy_jax.decode.state import DONE, Policy, Rules, Spelling, Tables
+from tessy_jax.decode.state import DONE, DecodeParams, LoopConfig, TextTables, VocabTables
 from tessy_jax.models.config import ModelConfig, Rope
 from tessy_jax.models.transformer import Decoder
-from tessy_jax.sharding import Layout
+from tessy_jax.sharding import Partitioner
 from tessy_jax.text.bridge import device_bridge
 from tests.decode.oracle import Oracle, Settings, Voice
 
@@ -179,8 +179,8 @@ def bridges() -> dict:
 @cache
 def parts(kinds: tuple, reads: tuple):
     writers = [model(1 + m, len(spelled(kind)), sharp=2.5) for m, kind in enumerate(kinds)]
-    judges = [model(11 + m, len(spelled(kinds[v])), labels=2, sharp=1.0) for m, v in enumerate(reads)]
-    return writers, judges
+    predictors = [model(11 + m, len(spelled(kinds[v])), labels=2, sharp=1.0) for m, v in enumerate(reads)]
+    return writers, predictors
 
 
 CLOSE = b"\n</t>\n\n"
@@ -191,11 +191,11 @@ def special(kind: str, name: str) -> list:
     return [built.token_to_id(token) for token in SPECIAL if token.startswith(f"<{name}")]
 
 
-def spelling(world: World, kind: str) -> Spelling:
+def spelling(world: World, kind: str) -> VocabTables:
     table = spelled(kind)
     data = b"".join(text or b"" for text in table)
     offsets = np.cumsum([0] + [len(text or b"") for text in table]).astype(np.int32)
-    return Spelling(
+    return VocabTables(
         data_N=jnp.asarray(np.frombuffer(data, np.uint8)),
         offsets_V1=jnp.asarray(offsets),
         control_V=jnp.asarray([text is None for text in table]),
@@ -205,40 +205,40 @@ def spelling(world: World, kind: str) -> Spelling:
     )
 
 
-def engine(world: World, lanes: int, layout: Layout | None = None, writers=None, judges=None) -> Engine:
+def engine(world: World, lanes: int, partitioner: Partitioner | None = None, writers=None, predictors=None) -> Engine:
     mine = parts(world.kinds, world.reads)
-    writers, judges = writers or mine[0], judges or mine[1]
-    rules = Rules(
+    writers, predictors = writers or mine[0], predictors or mine[1]
+    rules = LoopConfig(
         word_rule=world.word_rule,
         online=world.online,
         one_vocabulary=world.one_vocabulary,
-        reads=world.reads,
-        half=world.half,
-        longest=max(len(text or b"") for kind in world.kinds for text in spelled(kind)),
-        view=world.view,
-        span=world.span,
-        tail=world.tail,
-        period=world.period,
-        repeats_in=world.repeats_in,
+        predictor_reads=world.reads,
+        half_window=world.half,
+        max_token_bytes=max(len(text or b"") for kind in world.kinds for text in spelled(kind)),
+        window_bytes=world.view,
+        max_proposal_bytes=world.span,
+        max_pending_bytes=world.tail,
+        repetition_period=world.period,
+        repetition_window=world.repeats_in,
         capacity=0,
         chunk=world.chunk,
     )
     markers = np.frombuffer(MARKER, np.uint8)[None]
-    tables = Tables(
-        spellings=tuple(spelling(world, kind) for kind in world.kinds),
+    tables = TextTables(
+        vocabs=tuple(spelling(world, kind) for kind in world.kinds),
         bridges=tuple(bridges()[kind] for kind in world.kinds),
         markers_ML=jnp.asarray(markers),
         marker_lengths_M=jnp.asarray([len(MARKER)], jnp.int32),
         close_N=jnp.asarray(np.frombuffer(CLOSE, np.uint8)),
     )
-    policy = Policy(
+    policy = DecodeParams(
         samplings=(Sampling.of(*world.sampling),) * 2,
         steps=tuple(jnp.int32(step) for step in world.steps),
-        minimum=jnp.int32(world.minimum),
-        logit=jnp.float32(0),
-        noise=jnp.float32(world.noise),
-        limit=jnp.int32(world.limit),
-        room=jnp.int32(16 * world.limit),
+        min_span_tokens=jnp.int32(world.minimum),
+        logit_threshold=jnp.float32(0),
+        label_flip_prob=jnp.float32(world.noise),
+        max_response_tokens=jnp.int32(world.limit),
+        max_response_bytes=jnp.int32(16 * world.limit),
         handover=jnp.float32(world.handover),
         rounds=jnp.float32(world.rounds),
         harvest=jnp.int32(1),
@@ -246,7 +246,7 @@ def engine(world: World, lanes: int, layout: Layout | None = None, writers=None,
     )
     return Engine(
         writers,
-        judges,
+        predictors,
         tables,
         rules,
         policy,
@@ -279,9 +279,9 @@ class Job:
         pairs = zip(drawn(self.like), drawn(self.sample), strict=True)
         return [theirs[: len(theirs) - self.own] + mine[len(mine) - self.own :] for theirs, mine in pairs]
 
-    def entry(self, world: World) -> Entry:
-        return Entry(
-            views=tuple(View(prompt, len(prompt), []) for prompt in self.prompts(world)),
+    def state(self, world: World) -> ResponseState:
+        return ResponseState(
+            views=tuple(TokenizedView(prompt, len(prompt), []) for prompt in self.prompts(world)),
             thinkers=self.thinkers,
             answerer=self.answerer,
             sample=self.sample,
@@ -301,25 +301,25 @@ def by_engine(world: World, jobs: list, lanes: int = 3, built=None, restart_ever
         for lane in range(lanes):
             if lane not in seated and queue:
                 job = queue.pop(0)
-                machine.seat(lane, job if isinstance(job, Entry) else job.entry(world))
+                machine.insert(lane, job if isinstance(job, ResponseState) else job.state(world))
                 seated[lane] = job
         status = machine.run(harvest=1)
         visits += 1
         ended = [lane for lane in seated if status[lane] >= DONE]
-        for lane, entry in zip(ended, machine.take(ended), strict=True):
-            results[entry.sample] = (entry.text, entry.sources, entry.thought, STATUS[entry.status], entry.switches)
-            machine.clear(lane)
+        for lane, state in zip(ended, machine.extract(ended), strict=True):
+            results[state.sample] = (state.text, state.sources, state.thinking_bytes, STATUS[state.status], state.switches)
+            machine.free(lane)
             del seated[lane]
         if restart_every and visits % restart_every == 0 and seated:
-            queue = [*machine.take(list(seated)), *queue]
+            queue = [*machine.extract(list(seated)), *queue]
             seated = {}
             machine = engine(world, lanes, **options)
     return results
 
 
 def by_oracle(world: World, job: Job) -> tuple:
-    writers, judges = parts(world.kinds, world.reads)
-    voices = [
+    writers, predictors = parts(world.kinds, world.reads)
+    writers = [
         Voice(
             model=writers[m],
             sampling=Sampling.of(*world.sampling),
@@ -351,8 +351,8 @@ def by_oracle(world: World, job: Job) -> tuple:
         noise=world.noise,
     )
     written = Oracle(
-        voices,
-        judges,
+        writers,
+        predictors,
         world.reads,
         settings,
         thinkers=job.thinkers,

@@ -15,7 +15,7 @@ from tessy_jax.evaluate import choices, integers
 from tessy_jax.evaluate.boxed import Boxed
 from tessy_jax.evaluate.choices import ASKED, Choice, chosen
 from tessy_jax.evaluate.integers import Integer, integer
-from tessy_jax.evaluate.job import BENCHES
+from tessy_jax.evaluate.job import TASK_KINDS
 from tessy_jax.evaluate.tasks import Problem
 
 ANIMALS = ("red fox", "blue whale", "1/2", "an ant")
@@ -52,7 +52,7 @@ def table(tmp_path, verifier, *rows, **options):
     file = tmp_path / "problems.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     task = Task(name="a", path=str(file), verifier=verifier, **options)
-    return BENCHES[verifier].problems(task)
+    return TASK_KINDS[verifier].problems(task)
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_zeros_in_front_do_not_count(value, width, form):
     text = form.format(str(value).zfill(width))
     assert Integer().verify(problem(str(value)), text).right
     assert not Integer().verify(problem(str((value + 1) % 1000)), text).right
-    assert integers.known({"answer": str(value).zfill(width)}, "answer", "x").reference == str(value)
+    assert integers.ground_truth({"answer": str(value).zfill(width)}, "answer", "x").reference == str(value)
 
 
 @given(hostile, st.sampled_from([(), ANIMALS]))
@@ -159,7 +159,7 @@ def test_a_verdict_is_given_on_any_text(text, texts):
 )
 def test_a_row_has_a_choice_that_is_right_or_is_refused(row):
     try:
-        letter, texts = choices.known(choices.shown(row, "answer"), "answer", "x")
+        letter, texts = choices.ground_truth(choices.shown(row, "answer"), "answer", "x")
     except DataError:
         return
     assert letter in (ascii_uppercase[: len(texts)] if texts else ascii_uppercase)

@@ -13,15 +13,15 @@ import pytest
 from tessy_jax.config.evaluation import Evaluate
 from tessy_jax.errors import ConfigError
 from tessy_jax.evaluate.answers import Exact
-from tessy_jax.evaluate.job import BENCHES, evaluate, rollouts, verdict
-from tessy_jax.evaluate.tasks import Bench, Problem, table_problems
+from tessy_jax.evaluate.job import TASK_KINDS, evaluate, rollouts, verdict
+from tessy_jax.evaluate.tasks import Problem, TaskKind, table_problems
 from tessy_jax.mini import evaluation as mini
 from tessy_jax.models import hf
 from tessy_jax.records import Failure, Row, Span
 from tessy_jax.store import RunReader
 from tests.synthesis.tiny_pair import CLOSE, build, settings
 
-ALL = {**BENCHES, **mini.BENCHES}
+ALL = {**TASK_KINDS, **mini.TASK_KINDS}
 FAMILIES = ("sums", "differences")
 
 
@@ -73,10 +73,10 @@ def finished(pair, tmp_path_factory):
     blind = configured(
         pair, folder, "blind", path, tasks=[{"name": "sums", "path": path, "verifier": "exact", "samples": 4}]
     )
-    evaluate(blind, progress=False, tell=quiet)
+    evaluate(blind, progress=False, log=quiet)
     write_problems(folder / "problems.jsonl", answers_of(folder / "blind"))
     config = configured(pair, folder, "run", path)
-    return config, folder, evaluate(config, benches=ALL, progress=False, tell=quiet)
+    return config, folder, evaluate(config, task_kinds=ALL, progress=False, log=quiet)
 
 
 def verdicts(folder):
@@ -146,7 +146,7 @@ def test_a_response_depends_on_seed_problem_and_rollout_alone(pair, finished, tm
     _, folder, _ = finished
     path = str(folder / "problems.jsonl")
     alone = [{"name": "sums", "path": path, "verifier": "exact", "samples": 3, "limit": 3}]
-    evaluate(configured(pair, tmp_path, "run", path, tasks=alone), progress=False, tell=quiet)
+    evaluate(configured(pair, tmp_path, "run", path, tasks=alone), progress=False, log=quiet)
     before = {row["id"]: row for row in verdicts(folder)}
     rows = verdicts(tmp_path)
     assert len(rows) == 9
@@ -172,13 +172,13 @@ def test_a_finished_evaluation_is_only_read_and_one_without_its_verdicts_is_only
     names = [file for file in run.rglob("*") if file.is_file() and file.suffix in (".json", ".jsonl")]
     files = {file: (file.stat().st_mtime_ns, file.read_bytes()) for file in names}
     with hidden(pair["student"]):
-        again = evaluate(config, benches=ALL, progress=False, tell=quiet)
+        again = evaluate(config, task_kinds=ALL, progress=False, log=quiet)
         assert again == (evaluated.summary, None)
         assert {file: (file.stat().st_mtime_ns, file.read_bytes()) for file in names} == files
         kept = (run / "verdicts.jsonl").read_bytes()
         (run / "summary.json").unlink()
         (run / "verdicts.jsonl").unlink()
-        judged = evaluate(config, benches=ALL, progress=False, tell=quiet)
+        judged = evaluate(config, task_kinds=ALL, progress=False, log=quiet)
     assert (run / "verdicts.jsonl").read_bytes() == kept
     assert {**judged.summary, "seconds": 0} == {**evaluated.summary, "seconds": 0}
 
@@ -186,14 +186,16 @@ def test_a_finished_evaluation_is_only_read_and_one_without_its_verdicts_is_only
 def test_other_settings_or_other_problems_are_refused_in_its_folder(pair, finished):
     config, folder, _ = finished
     with pytest.raises(ConfigError, match=r"other settings .*seed"):
-        evaluate(config.model_copy(update={"seed": 4}), benches=ALL, progress=False, tell=quiet)
-    assert evaluate(config.model_copy(update={"synthesis": config.synthesis.model_copy(update={"lanes": 2})}), benches=ALL)
+        evaluate(config.model_copy(update={"seed": 4}), task_kinds=ALL, progress=False, log=quiet)
+    assert evaluate(
+        config.model_copy(update={"synthesis": config.synthesis.model_copy(update={"lanes": 2})}), task_kinds=ALL
+    )
     file = folder / "problems.jsonl"
     kept = file.read_text()
     file.write_text(kept.replace('"add 0', '"ADD 0'))
     try:
         with pytest.raises(ConfigError, match="other problems: what a task reads has changed since"):
-            evaluate(config, benches=ALL, progress=False, tell=quiet)
+            evaluate(config, task_kinds=ALL, progress=False, log=quiet)
     finally:
         file.write_text(kept)
 
@@ -206,7 +208,7 @@ def test_weights_that_are_there_are_used_and_come_back(pair, finished, tmp_path)
     with hidden(pair["student"]):
         for name in ("run", "again"):
             student = evaluate(
-                configured(pair, tmp_path, name, path, tasks=tasks), student, progress=False, tell=quiet
+                configured(pair, tmp_path, name, path, tasks=tasks), student, progress=False, log=quiet
             ).student
             assert student is not None
     both = [(tmp_path / name / "verdicts.jsonl").read_bytes() for name in ("run", "again")]
@@ -230,12 +232,12 @@ def test_an_evaluation_that_is_interrupted_while_it_judges_goes_on_to_the_same_v
     path = str(folder / "problems.jsonl")
     tasks = [{"name": "sums", "path": path, "verifier": "exact", "samples": 4}]
     config = configured(pair, tmp_path, "run", path, tasks=tasks)
-    benches = {"exact": Bench(table_problems, lambda task: nullcontext(Interrupted()))}
+    task_kinds = {"exact": TaskKind(table_problems, lambda task: nullcontext(Interrupted()))}
     with pytest.raises(KeyboardInterrupt):
-        evaluate(config, benches=benches, progress=False, tell=quiet)
+        evaluate(config, task_kinds=task_kinds, progress=False, log=quiet)
     assert not (tmp_path / "run" / "summary.json").exists()
     with hidden(pair["student"]):
-        evaluate(config, progress=False, tell=quiet)
+        evaluate(config, progress=False, log=quiet)
     assert verdicts(tmp_path) == [row for row in verdicts(folder) if row["task"] == "sums"]
 
 

@@ -9,7 +9,7 @@ from tessy_jax.config import differences, dump, read
 from tessy_jax.config.evaluation import Evaluate, Task
 from tessy_jax.config.file import _keys
 from tessy_jax.errors import ConfigError, DataError
-from tessy_jax.evaluate.job import BENCHES
+from tessy_jax.evaluate.job import TASK_KINDS
 from tessy_jax.evaluate.tasks import problems_of, table_problems
 from tessy_jax.mini import evaluation as mini
 from tessy_jax.mini.tasks import item_of, split_of
@@ -123,7 +123,7 @@ def test_a_row_that_is_no_problem_is_named_with_its_place(tmp_path, row, message
 
 def test_the_miniature_gives_so_many_items_of_each_family_out_of_its_split():
     config = Evaluate.model_validate({**SMALL, "tasks": [MINI]})
-    found = problems_of(config.tasks, {**BENCHES, **mini.BENCHES})["m"]
+    found = problems_of(config.tasks, {**TASK_KINDS, **mini.TASK_KINDS})["m"]
     assert [problem.family for problem in found] == ["Ae"] * 20 + ["B"] * 20
     for problem in found:
         item = item_of(problem.own_id)
@@ -137,4 +137,4 @@ def test_families_and_verifiers_that_are_not_there_are_refused():
     with pytest.raises(ConfigError, match="'X', which is no family; they are A, Ae"):
         mini.problems(Task.model_validate({**MINI, "mini": {"families": ["B", "X"]}}))
     with pytest.raises(ConfigError, match="no verifier 'mini' here, only exact, boxed"):
-        problems_of([Task.model_validate(MINI)], BENCHES)
+        problems_of([Task.model_validate(MINI)], TASK_KINDS)

@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForTokenClas
 from tessy_jax.decode.cache import grow, new_cache
 from tessy_jax.models import hf
 from tessy_jax.models.export import export
-from tessy_jax.sharding import Layout, make_mesh, parse_mesh, put
+from tessy_jax.sharding import Partitioner, make_mesh, parse_mesh, put
 from tests.models.tiny import LANES, LENGTH, VARIANTS, hf_logits, reference, tokens
 
 TOLERANCE = 2e-4
@@ -39,8 +39,8 @@ CROSSED = cases(*(marked(name, devices, default=crossed(name, devices)) for name
 FORMS = ("unrolled", "stacked")
 
 
-def layout_of(name: str, devices: int) -> Layout:
-    return Layout() if devices == 1 else Layout(make_mesh(parse_mesh(VARIANTS[name].mesh)))
+def layout_of(name: str, devices: int) -> Partitioner:
+    return Partitioner() if devices == 1 else Partitioner(make_mesh(parse_mesh(VARIANTS[name].mesh)))
 
 
 def labels_of(name: str) -> int:
@@ -76,19 +76,19 @@ def assert_close(ours, theirs):
     ),
 )
 def test_whole_sequences_give_the_logits_of_transformers(name, form, devices):
-    layout = layout_of(name, devices)
-    model = hf.load(reference(name).folder, layout=layout, stacked=form == "stacked")
-    assert_close(whole(model, put(tokens(), layout, ("lanes", None))), reference(name).logits)
+    partitioner = layout_of(name, devices)
+    model = hf.load(reference(name).folder, partitioner=partitioner, stacked=form == "stacked")
+    assert_close(whole(model, put(tokens(), partitioner, ("lanes", None))), reference(name).logits)
 
 
 @pytest.mark.parametrize(("name", "devices"), CROSSED)
 def test_chunks_of_any_length_per_lane_and_single_tokens_give_the_logits_of_transformers(name, devices):
-    layout = layout_of(name, devices)
-    model = hf.load(reference(name).folder, layout=layout)
+    partitioner = layout_of(name, devices)
+    model = hf.load(reference(name).folder, partitioner=partitioner)
     known = tokens()
     ours = np.full(reference(name).logits.shape, np.nan, np.float32)
     capacity = 128
-    cache = new_cache(model.config, LANES, capacity, slack=64, dtype=jnp.float32, layout=layout)
+    cache = new_cache(model.config, LANES, capacity, slack=64, dtype=jnp.float32, partitioner=partitioner)
     rng = np.random.default_rng(1)
     lengths = np.zeros(LANES, int)
 
@@ -97,7 +97,7 @@ def test_chunks_of_any_length_per_lane_and_single_tokens_give_the_logits_of_tran
         chunk = np.zeros((LANES, size), int)
         for lane, count in enumerate(counts):
             chunk[lane, :count] = known[lane, lengths[lane] : lengths[lane] + count]
-        logits, cache = step(model, put(chunk, layout, ("lanes", None)), cache, put(counts, layout, ("lanes",)))
+        logits, cache = step(model, put(chunk, partitioner, ("lanes", None)), cache, put(counts, partitioner, ("lanes",)))
         for lane, count in enumerate(counts):
             ours[lane, lengths[lane] : lengths[lane] + count] = np.asarray(logits)[lane, :count]
         lengths = lengths + counts
@@ -153,16 +153,16 @@ def test_an_exported_model_gives_the_same_logits_in_transformers(name, form, tmp
     cases(*(marked(name, devices, default=VARIANTS[name].tied and devices == 1) for name in NAMES for devices in (1, 8))),
 )
 def test_a_token_classifier_gives_the_scores_of_transformers_whole_in_chunks_and_by_token(name, devices):
-    labels, layout = labels_of(name), layout_of(name, devices)
+    labels, partitioner = labels_of(name), layout_of(name, devices)
     expected = reference(name, labels)
-    model = hf.load(expected.folder, layout=layout)
+    model = hf.load(expected.folder, partitioner=partitioner)
     assert model.config.labels == labels
-    assert_close(whole(model, put(tokens(), layout, ("lanes", None))), expected.logits)
-    cache = new_cache(model.config, LANES, LENGTH, slack=170, dtype=jnp.float32, layout=layout)
+    assert_close(whole(model, put(tokens(), partitioner, ("lanes", None))), expected.logits)
+    cache = new_cache(model.config, LANES, LENGTH, slack=170, dtype=jnp.float32, partitioner=partitioner)
     ours = []
     for start, stop in ((0, 170), (170, 340), (340, 510), (510, 511), (511, 512)):
-        counts = put(np.full(LANES, stop - start), layout, ("lanes",))
-        scores, cache = step(model, put(tokens()[:, start:stop], layout, ("lanes", None)), cache, counts)
+        counts = put(np.full(LANES, stop - start), partitioner, ("lanes",))
+        scores, cache = step(model, put(tokens()[:, start:stop], partitioner, ("lanes", None)), cache, counts)
         ours.append(scores)
     assert_close(np.concatenate(ours, axis=1), expected.logits)
 

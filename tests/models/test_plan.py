@@ -15,7 +15,7 @@ from tessy_jax.errors import ShardingError
 from tessy_jax.models import hf
 from tessy_jax.models.hf_config import read_config
 from tessy_jax.models.plan import plan
-from tessy_jax.sharding import Layout, make_mesh, parse_mesh
+from tessy_jax.sharding import Partitioner, make_mesh, parse_mesh
 from tests.models.tiny import VARIANTS, reference
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "models"
@@ -55,12 +55,12 @@ def test_active_parameters_with_the_embedding_are_those_of_the_qwen_model_cards(
 @pytest.mark.parametrize("name", sorted(VARIANTS))
 def test_the_plan_names_the_bytes_that_weights_and_cache_take_on_every_device(name):
     sizes = parse_mesh(VARIANTS[name].mesh)
-    layout = Layout(make_mesh(sizes))
-    model = hf.load(reference(name).folder, layout=layout, dtype=jnp.bfloat16)
+    partitioner = Partitioner(make_mesh(sizes))
+    model = hf.load(reference(name).folder, partitioner=partitioner, dtype=jnp.bfloat16)
     result = plan(model.config, dtype="bfloat16", mesh=sizes, lanes=8, context=256, slack=64)
     state = nnx.state(model)
     weights = [p[...] for _, p in hf.parameter_paths(state)]
-    cache = jax.tree.leaves(new_cache(model.config, 8, 256, slack=64, dtype=jnp.bfloat16, layout=layout).layers)
+    cache = jax.tree.leaves(new_cache(model.config, 8, 256, slack=64, dtype=jnp.bfloat16, partitioner=partitioner).layers)
 
     def on_each_device(arrays):
         device = jax.devices()[0]

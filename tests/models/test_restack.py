@@ -8,7 +8,7 @@ from flax import nnx
 
 from tessy_jax.models import hf
 from tessy_jax.models.restack import restack
-from tessy_jax.sharding import Layout, make_mesh, parse_mesh, put
+from tessy_jax.sharding import Partitioner, make_mesh, parse_mesh, put
 from tests.models.tiny import VARIANTS, reference, tokens
 
 
@@ -19,10 +19,10 @@ def parts(model):
 @pytest.mark.parametrize("devices", [1, pytest.param(8, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", ["llama-untied", "gpt_oss-tied", "deepseek_v3-untied"])
 def test_arrays_go_from_one_form_to_the_other_and_back_unchanged_and_stay_on_the_mesh(name, devices):
-    layout = Layout() if devices == 1 else Layout(make_mesh(parse_mesh(VARIANTS[name].mesh)))
+    partitioner = Partitioner() if devices == 1 else Partitioner(make_mesh(parse_mesh(VARIANTS[name].mesh)))
     folder = reference(name).folder
-    loaded = {form: parts(hf.load(folder, layout=layout, stacked=form)) for form in (False, True)}
-    model = hf.load(folder, layout=layout)
+    loaded = {form: parts(hf.load(folder, partitioner=partitioner, stacked=form)) for form in (False, True)}
+    model = hf.load(folder, partitioner=partitioner)
     for stacked in (True, False):
         before = [parameter[...] for parameter in parts(model).values()]
         model = restack(model, stacked=stacked)
@@ -34,7 +34,7 @@ def test_arrays_go_from_one_form_to_the_other_and_back_unchanged_and_stay_on_the
             expected = loaded[stacked][path]
             np.testing.assert_array_equal(np.asarray(parameter[...]), np.asarray(expected[...]))
             assert parameter[...].sharding.is_equivalent_to(expected[...].sharding, parameter.ndim), path
-    logits = model.logits(model(put(tokens(), layout, ("lanes", None)))[0])
+    logits = model.logits(model(put(tokens(), partitioner, ("lanes", None)))[0])
     np.testing.assert_allclose(np.asarray(logits), reference(name).logits, rtol=0, atol=2e-4)
 
 

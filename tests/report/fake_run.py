@@ -8,7 +8,7 @@ import numpy as np
 import yaml
 
 from tessy_jax.config.evaluation import Items, Task
-from tessy_jax.evaluate.summary import Judged, summarize
+from tessy_jax.evaluate.summary import VerifiedResponse, summarize
 from tessy_jax.evaluate.tasks import Problem, Verdict
 from tessy_jax.mini.rows import row as response
 from tessy_jax.mini.tasks import items
@@ -191,12 +191,12 @@ def evaluation(place, number, problems, text=None, epoch=0):
                 reason = "right" if right else "wrong_answer"
                 if not right and i % 9 == 0:
                     failed.append(Failure(f"{problem.id}/0", problem.id, 0, "length", 1))
-                    judged.append(Judged(problem, 0, Verdict(False, None, "length"), True, None))
+                    judged.append(VerifiedResponse(problem, 0, Verdict(False, None, "length"), True, None))
                     continue
                 made = replaced(response(item, "student", seed=number, mixed=0.3 * min(number, 1)), text)
                 meta = {"tokens_student": 30}
                 rows.append(Row(f"{problem.id}/0", problem.id, 0, made.messages, made.spans, meta))
-                judged.append(Judged(problem, 0, Verdict(right, reference, reason), False, 30))
+                judged.append(VerifiedResponse(problem, 0, Verdict(right, reference, reason), False, 30))
     with RunStore(str(place)) as store, RunStore(str(place / "rollouts")) as rollouts:
         store.save_config("tasks: []\n")
         rollouts.save_config("recipe: student_only\n")

@@ -115,6 +115,6 @@ def test_series_whose_numbers_do_not_pair_are_refused():
 
 
 def test_matplotlib_is_only_loaded_when_something_is_drawn():
-    code = "import sys, tessy_jax.report.predictor; print('matplotlib' in sys.modules)"
+    code = "import sys, tessy_jax.report.predictor_page; print('matplotlib' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

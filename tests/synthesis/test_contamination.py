@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tessy_jax.cli import main
 from tessy_jax.config import Data, Decontamination, Pipeline, read
 from tessy_jax.errors import ConfigError, DataError
-from tessy_jax.evaluate.job import BENCHES
+from tessy_jax.evaluate.job import TASK_KINDS
 from tessy_jax.mini import evaluation as mini
 from tessy_jax.pipeline import _Job
 from tessy_jax.records import Failure
@@ -236,7 +236,7 @@ def test_a_whole_job_compares_with_its_own_evaluation_unless_told_otherwise(tmp_
         decontaminate = {"evaluation": evaluation, "against": ["other.jsonl"]}
         file = job(tmp_path, data={"path": "p", "decontaminate": decontaminate}, evaluation={"tasks": tasks})
         config = read(Pipeline, file)
-        asked = _Job(config, {**BENCHES, **mini.BENCHES}, False, print, [], {})._questions(config.data)
+        asked = _Job(config, {**TASK_KINDS, **mini.TASK_KINDS}, False, print, [], {})._questions(config.data)
         assert len(asked) == expected
         assert not asked or (asked[3].name, asked[3].messages[0]["content"]) == ("table/x", "1 + 1")
 

@@ -55,7 +55,7 @@ def evaluation(pair, folder, name, **changes):
     (folder / "problems.jsonl").write_text("".join(json.dumps(row) + "\n" for row in problems))
     given = settings(pair, folder / "unused", folder / name, lanes=4)
     own = {k: v for k, v in given["synthesis"].items() if k not in ("max_attempts", "student_step", "teacher_step")}
-    own |= {"max_response_tokens": 24, "rounds": 16}
+    own |= {"max_response_tokens": 24, "rounds_per_dispatch": 16}
     tasks = [{"name": "sums", "path": str(folder / "problems.jsonl"), "verifier": "exact", "samples": 2}]
     return {k: given[k] for k in ("output", "seed", "student")} | {"synthesis": own, "tasks": tasks} | changes
 
@@ -98,7 +98,7 @@ def test_two_processes_of_four_devices_write_the_responses_of_one_of_eight(pair,
     found = []
     for name in ("one", "two"):
         raw = synthesis(pair, tmp_path, name, **few)
-        raw["synthesis"] |= {"max_response_tokens": 24, "max_attempts": 3, "rounds": 16}
+        raw["synthesis"] |= {"max_response_tokens": 24, "max_attempts": 3, "rounds_per_dispatch": 16}
         file = written(tmp_path / f"{name}.yaml", raw)
         if name == "one":
             found.append(json.loads(printed(capsys, "synthesize", file, "--json")))
@@ -149,7 +149,7 @@ def test_two_processes_do_both_passes_of_a_recipe_as_one_does(pair, tmp_path, ca
             pair, tmp_path, name, mesh={"data": 2}, data={"path": str(tmp_path / "prompts.jsonl"), "rollouts": 1}
         )
         raw["synthesis"] |= {"recipe": recipe, "candidates": 2, "rewrite": "{prompt} {reference}", "max_prompt_tokens": 200}
-        raw["synthesis"] |= {"max_response_tokens": 24, "rounds": 16}
+        raw["synthesis"] |= {"max_response_tokens": 24, "rounds_per_dispatch": 16}
         file = written(tmp_path / f"{name}.yaml", raw)
         if name == "one":
             printed(capsys, "synthesize", file, "--json")
@@ -193,13 +193,17 @@ def test_two_processes_pass_the_students_arrays_on_as_one_does(pair, tmp_path):
                 "student": {key: student[key] for key in ("model", "dtype", "thinking")},
                 "data": {"path": str(folder / "data")},
                 "optimizer": {"learning_rate": 0.01},
-                "training": {"steps": 3, "tokens": 128, "rows": 8, "dtype": "float32"},
+                "training": {"steps": 3, "max_seq_len": 128, "batch_size": 8, "dtype": "float32"},
             },
             "evaluate": evaluation(pair, folder, "after", mesh=mesh),
         }
         raw["synthesize"]["data"]["rollouts"] = 1
         for part in ("synthesize", "evaluate"):
-            raw[part]["synthesis"] |= {"max_response_tokens": 12, "rounds": 16, "lanes": 4}  # each token crosses processes
+            raw[part]["synthesis"] |= {
+                "max_response_tokens": 12,
+                "rounds_per_dispatch": 16,
+                "lanes": 4,
+            }  # each token crosses processes
         (folder / "raw.json").write_text(json.dumps(raw))
         options = ["join"] if processes > 1 else []
         codes, said = ended(start("-c", FUSED, folder / "raw.json", *options, devices=2 // processes, processes=processes))

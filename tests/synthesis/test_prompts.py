@@ -71,8 +71,8 @@ def test_a_column_is_the_prompt_where_one_says_which(rows_file):
     first, second = read(
         file, prompt="problem", columns=["answer"], known=lambda row, name: (row.get("answer"), name)
     ).prompts
-    assert (first.id, first.messages, first.known) == ("7", [{"role": "user", "content": "a"}], (None, "7"))
-    assert (second.messages, second.known) == ([{"role": "user", "content": "b"}], (3, second.id))
+    assert (first.id, first.messages, first.ground_truth) == ("7", [{"role": "user", "content": "a"}], (None, "7"))
+    assert (second.messages, second.ground_truth) == ([{"role": "user", "content": "b"}], (3, second.id))
     with pytest.raises(
         DataError, match=r"rows\.jsonl:2: has no `messages`.* it holds `answer`, `problem`: set prompt to one"
     ):

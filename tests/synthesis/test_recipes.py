@@ -98,10 +98,10 @@ def _means_of_transformers(folder, rows):
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from tessy_jax.synthesis.cast import voice
+    from tessy_jax.synthesis.model_set import writer_spec
 
     section = read(Synthesize, folder / "teacher_score.yaml").teacher
-    chat = voice("teacher", section, datetime.date(2026, 1, 1)).chat
+    chat = writer_spec("teacher", section, datetime.date(2026, 1, 1)).chat
     tokenizer = AutoTokenizer.from_pretrained(section.model)
     model = AutoModelForCausalLM.from_pretrained(section.model, dtype=torch.float32)
     found = {}

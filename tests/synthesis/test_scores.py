@@ -12,9 +12,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from tessy_jax.config.sections import Model
 from tessy_jax.models import hf
 from tessy_jax.records import Row, Span
-from tessy_jax.sharding import Layout
+from tessy_jax.sharding import Partitioner
 from tessy_jax.synthesis import scores
-from tessy_jax.synthesis.cast import voice
+from tessy_jax.synthesis.model_set import writer_spec
 from tessy_jax.synthesis.scores import Scorer, first_rows, score, score_lines
 from tests.synthesis.tiny_pair import CLOSE, build
 
@@ -44,12 +44,12 @@ def pair(tmp_path_factory):
     return build(tmp_path_factory.mktemp("pair"))
 
 
-def scorers_of(pair, layout=None):
+def scorers_of(pair, partitioner=None):
     found = {}
     for name in ("student", "teacher"):
         section = Model.model_validate({"model": pair[name], "dtype": "float32", "thinking": {"open": OPEN, "close": CLOSE}})
-        chat = voice(name, section, datetime.date(2026, 1, 2)).chat
-        found[name] = Scorer(hf.load(pair[name], dtype="float32", layout=layout or Layout()), chat)
+        chat = writer_spec(name, section, datetime.date(2026, 1, 2)).chat
+        found[name] = Scorer(hf.load(pair[name], dtype="float32", partitioner=partitioner or Partitioner()), chat)
     return found
 
 
@@ -100,7 +100,7 @@ def test_neighbours_and_padding_change_nothing(pair):
 
 def test_a_mesh_gives_the_same_scores(pair):
     plain = score(ROWS, scorers_of(pair), **TEXTS)
-    meshed = score(ROWS[:3], scorers_of({**pair}, Layout.of({"data": 2, "fsdp": 2})), **TEXTS)
+    meshed = score(ROWS[:3], scorers_of({**pair}, Partitioner.of({"data": 2, "fsdp": 2})), **TEXTS)
     for one, other in zip(plain, meshed, strict=False):
         np.testing.assert_allclose(np.array(one["student"]), np.array(other["student"]), atol=5e-4)
 
@@ -129,15 +129,15 @@ def test_rows_of_like_length_share_a_program(pair, monkeypatch):
 def test_the_first_rows_in_the_order_of_the_input_are_scored_and_each_is_a_line_of_json(pair):
     scorers = scorers_of(pair)
     rows = [row_of("okay", "now", number) for number in (11, 3, 2, 9, 1, 7, 5, 4, 0, 12)]
-    voices = [SimpleNamespace(name=name, chat=scorer.chat) for name, scorer in scorers.items()]
+    writers = [SimpleNamespace(name=name, chat=scorer.chat) for name, scorer in scorers.items()]
     config = SimpleNamespace(synthesis=SimpleNamespace(isolation=None))
-    cast = SimpleNamespace(voices=voices, config=config, **TEXTS)
+    models = SimpleNamespace(writers=writers, config=config, **TEXTS)
     models = [scorer.model for scorer in scorers.values()]
-    lines = score_lines(cast, models, first_rows(iter(rows), 8)).splitlines()
+    lines = score_lines(models, models, first_rows(iter(rows), 8)).splitlines()
     found = [json.loads(line) for line in lines]
     assert [line["id"] for line in found] == [f"{number}/0" for number in (0, 1, 2, 3, 4, 5, 7, 9)]
     assert all(sorted(line) == ["id", "student", "teacher"] for line in found)
-    assert score_lines(cast, models, first_rows([], 8)) == ""
+    assert score_lines(models, models, first_rows([], 8)) == ""
 
 
 def test_of_tokens_that_share_a_character_the_last_has_it():

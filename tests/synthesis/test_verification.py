@@ -17,8 +17,8 @@ from tessy_jax.cli import main
 from tessy_jax.config import Comparison, Predictors, Synthesize, read
 from tessy_jax.config.evaluation import Evaluate
 from tessy_jax.errors import ConfigError, DataError
-from tessy_jax.evaluate.job import BENCHES
-from tessy_jax.evaluate.verification import judges
+from tessy_jax.evaluate.job import TASK_KINDS
+from tessy_jax.evaluate.verification import response_verifiers
 from tessy_jax.mini import evaluation as mini
 from tessy_jax.mini.tasks import item_of, items
 from tessy_jax.mini.verify import is_right
@@ -140,7 +140,7 @@ def test_what_is_resampled_becomes_right_or_fails_after_its_attempts(folder, cap
 
 def test_responses_that_are_given_as_they_end_are_judged_alike(folder):
     config = read(Synthesize, folder / "drop.yaml")
-    found = list(responses(config, judges=judges(mini.BENCHES)))
+    found = list(responses(config, verifiers=response_verifiers(mini.TASK_KINDS)))
     rows, failures = told(folder / "drop")
     assert {one.id: one.reason for one in found if isinstance(one, Failure)} == {
         n: one.reason for n, one in failures.items()
@@ -174,7 +174,7 @@ def test_a_prompt_without_a_right_answer_is_named_before_any_work_or_recorded(
     (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     monkeypatch.setattr("tessy_jax.synthesis.job.Cast", broken)
     with pytest.raises(DataError, match=says):
-        synthesize(config, judges=judges({**BENCHES, **mini.BENCHES}))
+        synthesize(config, verifiers=response_verifiers({**TASK_KINDS, **mini.TASK_KINDS}))
     assert not (tmp_path / "run").exists()
 
 
@@ -195,9 +195,13 @@ def test_a_verifier_that_nobody_gives_is_refused_before_any_work(tmp_path):
     with pytest.raises(ConfigError, match="no verifiers were given"):
         synthesize(config)
     with pytest.raises(ConfigError, match="no verifier 'mini' here, only exact, boxed"):
-        synthesize(config, judges=judges())
+        synthesize(config, verifiers=response_verifiers())
     with pytest.raises(ConfigError, match="no verifier 'mini' here"):
-        next(responses(config, judges=judges({"exact": mini.BENCHES["mini"]._replace(verifier=nullcontext)})))
+        next(
+            responses(
+                config, verifiers=response_verifiers({"exact": mini.TASK_KINDS["mini"]._replace(verifier=nullcontext)})
+            )
+        )
 
 
 def test_what_cannot_be_verified_is_refused_with_the_remedy(tmp_path):
@@ -235,7 +239,7 @@ def test_a_variant_of_a_comparison_may_verify():
 @pytest.mark.slow
 def test_resampling_that_is_killed_goes_on_to_the_same_responses(folder, tmp_path):
     expected = told(folder / "resample")
-    quick = {"synthesis": {"snapshot_seconds": 0, "rounds": 8}}
+    quick = {"synthesis": {"snapshot_seconds": 0, "rounds_per_dispatch": 8}}
     file = written(tmp_path, "run", {"verifier": "mini"}, **quick)
     command = [sys.executable, "-m", "tessy_jax.cli", "synthesize", str(file), "--json"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".cache" / "xla")}

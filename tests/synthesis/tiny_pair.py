@@ -119,7 +119,7 @@ def settings(paths: dict[str, str], prompts: Path, output: Path, **synthesis) ->
             "student_step": 6,
             "teacher_step": 8,
             "repetition": {"window": 24, "period": 6},
-            "rounds": 4,
+            "rounds_per_dispatch": 4,
             "snapshot_seconds": 0,
             **synthesis,
         },

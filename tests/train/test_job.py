@@ -61,7 +61,14 @@ def config(student, tmp_path):
             "student": {"model": student, "dtype": "float32", "thinking": {"open": OPEN, "close": CLOSE}},
             "data": {"path": str(write(tmp_path / "rows.jsonl", rows or [row(i) for i in range(40)]))},
             "optimizer": {"learning_rate": 0.01, "options": {"weight_decay": 0.1}},
-            "training": {"steps": STEPS, "tokens": 128, "rows": 8, "rows_at_once": 8, "dtype": "float32", "save_every": 2},
+            "training": {
+                "steps": STEPS,
+                "max_seq_len": 128,
+                "batch_size": 8,
+                "micro_batch_size": 8,
+                "dtype": "float32",
+                "save_every": 2,
+            },
         }
         for key, value in changes.items():
             raw[key] = {**raw.get(key, {}), **value} if isinstance(value, dict) else value
@@ -157,7 +164,7 @@ def test_the_last_checkpoints_and_those_with_the_lowest_evaluation_loss_are_kept
 
     losses = {2: 3.0, 4: 1.0, 6: 2.0}
     monkeypatch.setattr(loop.Trainer, "evaluate", lambda self, state: {"evaluation_loss": losses[int(state.step)]})
-    training = {"steps": 6, "save_every": 1, "evaluate_every": 2, "keep_last": 1, "keep_best": 1}
+    training = {"steps": 6, "save_every": 1, "eval_every": 2, "keep_last": 1, "keep_best": 1}
     code, summary = train(capsys, config(training=training, evaluation={"path": str(tmp_path / "rows.jsonl")}))
     assert code == 0, summary
     assert {path.name for path in (tmp_path / "run" / "checkpoints").iterdir()} == {"4", "6"}
@@ -211,7 +218,7 @@ def test_kill_9_at_10_random_instants_changes_no_bit(config, tmp_path, capsys):
 
 def test_a_loss_that_is_no_number_stops_and_names_the_last_good_checkpoint(config, tmp_path, capsys):
     code, said = train(
-        capsys, config(optimizer={"name": "sgd", "learning_rate": 1e30, "clip": 0, "options": {}, "warmup": 0.5})
+        capsys, config(optimizer={"name": "sgd", "learning_rate": 1e30, "max_grad_norm": 0, "options": {}, "warmup": 0.5})
     )
     assert code == 1
     assert "the loss is" in said
@@ -223,7 +230,10 @@ def test_a_loss_that_is_no_number_stops_and_names_the_last_good_checkpoint(confi
     [
         ({"rows": [{"messages": [{"role": "user", "content": "a"}]}]}, "rows.jsonl:1: the last message is of 'user'"),
         ({"rows": [{**row(0), "spans": row(0)["spans"][:-1]}]}, "the spans end at"),
-        ({"rows": [row(0), row(1, words=40)]}, "training.tokens is 128; raise it, or set data.too_long to skip or cut"),
+        (
+            {"rows": [row(0), row(1, words=40)]},
+            "training.max_seq_len is 128; raise it, or set data.on_overlength to skip or cut",
+        ),
         ({"rows": [{"text": "a"}]}, "`conversations`, or prompt and completion"),
         ({"mesh": {"data": 3}}, "rows"),
         ({"date": "28.6.2025"}, "YYYY-MM-DD"),
@@ -241,7 +251,7 @@ def test_what_cannot_be_learnt_is_refused_before_the_first_step(config, tmp_path
 def test_rows_that_are_too_long_are_counted(config, tmp_path, capsys):
     rows = [row(i, words=40 if i == 3 else 3) for i in range(20)]
     code, summary = train(
-        capsys, config(rows=rows, data={"path": str(write(tmp_path / "r.jsonl", rows)), "too_long": "skip"})
+        capsys, config(rows=rows, data={"path": str(write(tmp_path / "r.jsonl", rows)), "on_overlength": "skip"})
     )
     assert code == 0, summary
     assert summary["skipped"] == ["3/0"]

@@ -14,7 +14,7 @@ from tessy_jax.errors import ConfigError
 from tessy_jax.models import hf
 from tessy_jax.models.export import export
 from tessy_jax.models.layers import LoraParam
-from tessy_jax.sharding import Layout, make_mesh, parse_mesh
+from tessy_jax.sharding import Partitioner, make_mesh, parse_mesh
 from tessy_jax.train.lora import add_lora, export_lora, merge_lora
 from tessy_jax.train.step import State, train_step
 from tests.models.tiny import VARIANTS, hf_logits, reference, tokens
@@ -25,15 +25,15 @@ CONFIG = Lora(rank=4, alpha=12.0, targets=["q_proj", "v_proj", "down_proj"])
 
 def trained(name, devices=1):
     """A model whose adapters have made two steps, and its parts before and after."""
-    layout = Layout() if devices == 1 else Layout(make_mesh(parse_mesh(VARIANTS[name].mesh)))
-    model = hf.load(reference(name).folder, layout=layout, stacked=True)
+    partitioner = Partitioner() if devices == 1 else Partitioner(make_mesh(parse_mesh(VARIANTS[name].mesh)))
+    model = hf.load(reference(name).folder, partitioner=partitioner, stacked=True)
     add_lora(model, CONFIG, seed=1)
     graph, params, frozen = nnx.split(model, LoraParam, ...)
     optimizer = optax.sgd(0.5)
     state = State(params, optimizer.init(params), jnp.int32(0))
     for _ in range(2):
         state, _, _ = train_step(
-            graph, optimizer, jnp.float32, "none", state, frozen, stacked(packed(), 1, layout), jnp.asarray(WEIGHTS)
+            graph, optimizer, jnp.float32, "none", state, frozen, stacked(packed(), 1, partitioner), jnp.asarray(WEIGHTS)
         )
     return graph, params, state.params, frozen
 

@@ -46,7 +46,7 @@ def test_two_processes_give_the_losses_and_the_model_of_one(config, tmp_path, ca
 
 @pytest.mark.slow
 def test_two_processes_stop_together_on_sigterm_and_go_on(config, tmp_path, capsys):  # noqa: F811
-    file = config("two", training={"steps": 400, "save_every": 1000, "tokens": 128, "rows": 8})
+    file = config("two", training={"steps": 400, "save_every": 1000, "max_seq_len": 128, "batch_size": 8})
     running = start(file)
     folder = tmp_path / "two" / "config.yaml"
     while not folder.exists() and all(process.poll() is None for process in running):

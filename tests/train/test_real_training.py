@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 from tessy_jax.cli import main
 from tessy_jax.config import Train, read
 from tessy_jax.models import hf
-from tessy_jax.train.data import Order
+from tessy_jax.train.data import BatchPlan
 from tessy_jax.train.job import examples
 from tessy_jax.train.pack import NO_TARGET
 
@@ -36,19 +36,26 @@ def test_the_first_20_losses_of_smollm2_are_those_of_torch(shared, real_models, 
         "student": {"model": str(real_models / "smollm2"), "thinking": {"open": "<think>\n", "close": "\n</think>\n\n"}},
         "data": {"path": str(tmp_path / "rows.jsonl")},
         "optimizer": {"learning_rate": RATE, "schedule": "constant", "warmup": 0, "options": {"weight_decay": DECAY}},
-        "training": {"steps": STEPS, "tokens": 256, "rows": 2, "rows_at_once": 1, "dtype": "float32", "save_every": 1000},
+        "training": {
+            "steps": STEPS,
+            "max_seq_len": 256,
+            "batch_size": 2,
+            "micro_batch_size": 1,
+            "dtype": "float32",
+            "save_every": 1000,
+        },
     }
     file = tmp_path / "config.yaml"
     file.write_text(yaml.safe_dump(raw))
     config = read(Train, file)
     assert datetime.date.fromisoformat(config.date)
     data, _ = examples(config, hf.resolve(config.student.model))
-    order = Order(data, 256, 2, config.seed)
+    plan = BatchPlan(data, 256, 2, config.seed)
 
     model = AutoModelForCausalLM.from_pretrained(real_models / "smollm2", dtype=torch.float32).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=DECAY, eps=1e-8)
     theirs = []
-    for rows_of_step in islice((batch for epoch in range(9) for batch in order.epoch(epoch)), STEPS):
+    for rows_of_step in islice((batch for epoch in range(9) for batch in plan.epoch(epoch)), STEPS):
         found = [data[i] for row in rows_of_step for i in row]
         count = sum(int((example.kinds[1:] != NO_TARGET).sum()) for example in found)
         optimizer.zero_grad()

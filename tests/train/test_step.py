@@ -13,9 +13,9 @@ from tessy_jax.models import hf, layers
 from tessy_jax.models.config import ModelConfig, Rope
 from tessy_jax.models.loss import token_losses
 from tessy_jax.models.transformer import REMAT, Decoder
-from tessy_jax.sharding import Layout, make_mesh, parse_mesh, put
+from tessy_jax.sharding import Partitioner, make_mesh, parse_mesh, put
 from tessy_jax.train.pack import NO_TARGET, Batch, Example, assemble, pack
-from tessy_jax.train.step import State, sums, train_step
+from tessy_jax.train.step import State, loss_sums, train_step
 from tests.models.tiny import VARIANTS, VOCAB, reference
 
 SIZE, KINDS = 64, 4
@@ -30,27 +30,27 @@ def examples() -> list[Example]:
 
 
 def load(name: str, devices: int = 1) -> tuple:
-    layout = Layout() if devices == 1 else Layout(make_mesh(parse_mesh(VARIANTS[name].mesh)))
-    return layout, *nnx.split(hf.load(reference(name).folder, layout=layout, stacked=True), nnx.Param, ...)
+    partitioner = Partitioner() if devices == 1 else Partitioner(make_mesh(parse_mesh(VARIANTS[name].mesh)))
+    return partitioner, *nnx.split(hf.load(reference(name).folder, partitioner=partitioner, stacked=True), nnx.Param, ...)
 
 
-def stacked(rows: list, splits: int, layout: Layout) -> Batch:
+def stacked(rows: list, splits: int, partitioner: Partitioner) -> Batch:
     """Rows as `splits` micro-batches [A, B, T]."""
     per = -(-len(rows) // splits)
-    ways = layout.ways("lanes")
+    ways = partitioner.num_shards("lanes")
     per = -(-per // ways) * ways
     rows = rows + [[]] * (per * splits - len(rows))
     batch = assemble(rows, SIZE)
-    return jax.tree.map(lambda x: put(x.reshape(splits, per, SIZE), layout, (None, "lanes", None)), batch)
+    return jax.tree.map(lambda x: put(x.reshape(splits, per, SIZE), partitioner, (None, "lanes", None)), batch)
 
 
 def run(name: str, rows: list, splits: int = 1, devices: int = 1, weights=WEIGHTS, remat: str = "none") -> tuple:
     """The mean loss, and the parameters' change in one step of plain gradient descent, which is the gradient."""
-    layout, graph, params, frozen = load(name, devices)
+    partitioner, graph, params, frozen = load(name, devices)
     optimizer = optax.sgd(1.0)
     state = State(params, optimizer.init(params), jnp.int32(0))
     step = jax.jit(lambda s, b, w: train_step(graph, optimizer, jnp.float32, remat, s, frozen, b, w))
-    new, total, norm = step(state, stacked(rows, splits, layout), jnp.asarray(weights))
+    new, total, norm = step(state, stacked(rows, splits, partitioner), jnp.asarray(weights))
     change = jax.tree.map(lambda a, b: np.asarray(a) - np.asarray(b), params, new.params)
     assert int(new.step) == 1
     np.testing.assert_allclose(norm, optax.tree.norm(change), rtol=1e-4)
@@ -122,10 +122,10 @@ def test_a_weight_acts_on_the_targets_of_its_kind_alone():
 
 def test_computing_in_bfloat16_leaves_the_master_weights_in_float32():
     _, graph, params, frozen = load("llama-untied")
-    batch = jax.tree.map(lambda x: x[0], stacked(packed(), 1, Layout()))
+    batch = jax.tree.map(lambda x: x[0], stacked(packed(), 1, Partitioner()))
 
     def loss(params, dtype):
-        found = sums(graph, params, frozen, batch, jnp.asarray(WEIGHTS), dtype, "none")
+        found = loss_sums(graph, params, frozen, batch, jnp.asarray(WEIGHTS), dtype, "none")
         return found.loss / found.weight
 
     rough, gradient = jax.jit(jax.value_and_grad(lambda p: loss(p, jnp.bfloat16)))(params)
@@ -145,19 +145,19 @@ def test_computing_in_bfloat16_leaves_the_master_weights_in_float32():
 )
 def test_the_gradient_in_bfloat16_is_near_that_which_jax_derives_for_every_family(name, devices, monkeypatch):
     """Not near float32's: a router that chooses another expert turns it."""
-    layout, graph, params, frozen = load(name, devices)
-    batch = jax.tree.map(lambda x: x[0], stacked(packed(), 1, layout))
+    partitioner, graph, params, frozen = load(name, devices)
+    batch = jax.tree.map(lambda x: x[0], stacked(packed(), 1, partitioner))
 
     def gradient():
         def loss(params):
-            found = sums(graph, params, frozen, batch, jnp.asarray(WEIGHTS), jnp.bfloat16, "full")
+            found = loss_sums(graph, params, frozen, batch, jnp.asarray(WEIGHTS), jnp.bfloat16, "full")
             return found.loss / found.weight
 
         return [np.asarray(x, np.float64).ravel() for x in jax.tree.leaves(jax.jit(jax.grad(loss))(params))]
 
     ours = gradient()
     monkeypatch.setattr(layers, "_half_matmul", layers._matmul)
-    monkeypatch.setattr(layers, "_half_product", layers.plain_product)
+    monkeypatch.setattr(layers, "_half_product", layers.einsum_f32_reference)
     for a, b in zip(ours, gradient(), strict=True):
         norms = np.linalg.norm(a), np.linalg.norm(b)
         if norms[1] > 1e-3:

@@ -26,7 +26,7 @@ from tessy_jax.config.evaluation import Task
 from tessy_jax.config.programs import Language
 from tessy_jax.errors import DataError
 from tessy_jax.evaluate.programs.box.runner import plain
-from tessy_jax.evaluate.tasks import Known, Problem, unlike
+from tessy_jax.evaluate.tasks import GroundTruth, Problem, check_columns
 from tessy_jax.store.tables import table_rows
 from tessy_jax.synthesis.prompts import FORMS, prompt_of
 
@@ -88,27 +88,27 @@ def program_problems(task: Task) -> list[Problem]:
             family = next((str(row[column]) for column in FAMILIES if row.get(column)), None)
         except DataError as error:
             raise DataError(f"{where}: {error}") from None
-        name = unlike(own, names)
-        reference, _, packed = _known(suite)
+        name = check_columns(own, names)
+        reference, _, packed = _ground_truth(suite)
         found.append(Problem(f"{task.name}/{name}", task.name, family, messages, reference, tests=packed))
     if not found:
         raise DataError(f"{task.path}: holds no rows; give at least one problem")
     return found
 
 
-def known(row: dict[str, Any], column: str, name: str) -> Known:
+def ground_truth(row: dict[str, Any], column: str, name: str) -> GroundTruth:
     """The tests of a row of prompts; those that are a folder are looked for in the working folder. See `tasks.Bench`.
 
     Raises:
         DataError: it has none, or one that cannot be used.
     """
-    return _known(_problem(row, Path(), None)[2])
+    return _ground_truth(_problem(row, Path(), None)[2])
 
 
-def _known(suite: Suite) -> Known:
+def _ground_truth(suite: Suite) -> GroundTruth:
     data = json.dumps(suite._asdict(), ensure_ascii=True, sort_keys=True).encode()
     count = f"{len(suite.tests)} test{'s' if len(suite.tests) > 1 else ''}"
-    return Known(f"{count}, sha256 {_digest(suite)}", tests=zlib.compress(data, 1))
+    return GroundTruth(f"{count}, sha256 {_digest(suite)}", tests=zlib.compress(data, 1))
 
 
 def _digest(suite: Suite) -> str:

@@ -18,8 +18,8 @@ from tessy_jax.evaluate.programs.answer import program
 from tessy_jax.evaluate.programs.graders import compat, compat_value, strict, strict_value
 from tessy_jax.evaluate.programs.levels import ENVIRONMENT
 from tessy_jax.evaluate.programs.pool import Limits, Outcome, Sandbox, ServerError, processors
-from tessy_jax.evaluate.programs.rows import COLUMNS, Suite, known, program_problems
-from tessy_jax.evaluate.tasks import Bench, Problem, Verdict
+from tessy_jax.evaluate.programs.rows import COLUMNS, Suite, ground_truth, program_problems
+from tessy_jax.evaluate.tasks import Problem, TaskKind, Verdict
 
 MIB = 1 << 20
 LONGER = 16
@@ -76,18 +76,18 @@ class ProgramVerifier:
         suite = Suite.of(problem)
         try:
             if suite.language == "python":
-                return self._judged(suite, source, partial(self.sandbox.run, _bytes(source), names=suite.names))
+                return self._verified(suite, source, partial(self.sandbox.run, _bytes(source), names=suite.names))
             built = self.sandbox.run(BUILD.encode(), _bytes(source), COMPILING, build=True)
             if built.ended != "exited" or built.code:
                 return Verdict(False, source, "compile_error", NEVER)
-            return self._judged(suite, source, partial(self.sandbox.run, built.output, native=True))
+            return self._verified(suite, source, partial(self.sandbox.run, built.output, native=True))
         except ServerError as error:
             raise TessyError(
                 f"{problem.id}: the sandbox {self.sandbox.level.name} failed ({error}); see that the machine has memory and "
                 "processes to spare, and give the same command again: it goes on from there"
             ) from error
 
-    def _judged(self, suite: Suite, source: str, run: Callable[..., Outcome]) -> Verdict:
+    def _verified(self, suite: Suite, source: str, run: Callable[..., Outcome]) -> Verdict:
         left, passed = self.settings.seconds_in_all, {"strict": True, "compat": True}
         clock = _wall(left)
         why, first = "right", None
@@ -117,7 +117,7 @@ class ProgramVerifier:
         return Verdict(passed[self.settings.grader], source, why, passed, first)
 
 
-def bench(*, unsafe: bool = False) -> Bench:
+def task_kind(*, unsafe: bool = False) -> TaskKind:
     """That of programs. unsafe: see `ProgramVerifier`."""
 
     def opened(how: Programs) -> ProgramVerifier:
@@ -133,7 +133,7 @@ def bench(*, unsafe: bool = False) -> Bench:
                 raise ConfigError(f"{cpp} asks for C++, and there is no {COMPILER} here; install it (apt-get install g++)")
         return found
 
-    return Bench(problems, opened, known, COLUMNS)
+    return TaskKind(problems, opened, ground_truth, COLUMNS)
 
 
 def _bytes(text: str) -> bytes:

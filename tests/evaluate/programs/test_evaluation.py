@@ -5,9 +5,9 @@ import json
 import pytest
 
 from tessy_jax.config.evaluation import Evaluate
-from tessy_jax.evaluate.job import BENCHES, evaluate
+from tessy_jax.evaluate.job import TASK_KINDS, evaluate
 from tessy_jax.evaluate.programs import verifier
-from tessy_jax.evaluate.programs.verifier import bench
+from tessy_jax.evaluate.programs.verifier import task_kind
 from tests.synthesis.tiny_pair import build, settings
 
 TASK = {"name": "code", "verifier": "programs", "samples": 4, "programs": {"seconds": 2.0}}
@@ -29,7 +29,9 @@ def test_an_evaluation_of_programs_counts_both_graders_and_tells_its_sandbox(pai
     raw["tasks"] = [TASK | {"path": str(tmp_path / "rows.jsonl")}]
     told = []
     config = Evaluate.model_validate(raw)
-    summary = evaluate(config, benches={**BENCHES, "programs": bench(unsafe=True)}, progress=False, tell=told.append).summary
+    summary = evaluate(
+        config, task_kinds={**TASK_KINDS, "programs": task_kind(unsafe=True)}, progress=False, log=told.append
+    ).summary
     lines = [json.loads(line) for line in (tmp_path / "run" / "verdicts.jsonl").read_text().splitlines()]
     assert len(lines) == 12
     judged = [line for line in lines if line["reason"] in ("right", "wrong_answer", "no_program")]

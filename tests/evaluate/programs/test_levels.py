@@ -16,7 +16,7 @@ import pytest
 
 import tessy_jax
 from tessy_jax.arguments import parser
-from tessy_jax.cli import benches
+from tessy_jax.cli import task_kinds
 from tessy_jax.config.evaluation import Task
 from tessy_jax.config.programs import Programs
 from tessy_jax.errors import ConfigError
@@ -24,7 +24,7 @@ from tessy_jax.evaluate.programs import cgroups, pool, verifier
 from tessy_jax.evaluate.programs.box.seccomp import ARCHITECTURES, Filter
 from tessy_jax.evaluate.programs.levels import LEVELS, Level, Start
 from tessy_jax.evaluate.programs.pool import Sandbox
-from tessy_jax.evaluate.programs.verifier import bench
+from tessy_jax.evaluate.programs.verifier import task_kind
 from tests.evaluate.programs.conftest import MEMORY, SHORT, both_do_well
 
 ROW = {"prompt": "p", "tests": [{"input": "", "output": ""}]}
@@ -66,16 +66,16 @@ def test_without_any_sandbox_nothing_begins_and_the_key_or_the_flag_allows_the_w
     file.write_text(json.dumps(ROW) + "\n")
     task = Task(name="t", path=str(file), verifier="programs")
     with pytest.raises(ConfigError, match=r"set programs.unsafe of the task, or give --unsafe"):
-        bench().problems(task)
-    assert len(bench(unsafe=True).problems(task)) == 1
+        task_kind().problems(task)
+    assert len(task_kind(unsafe=True).problems(task)) == 1
     for flags in ([], ["--unsafe"]):
         for name in ("evaluate", "run", "compare", "synthesize", "analyze"):
-            own = benches(parser().parse_args([name, "a.yaml", *flags]))["programs"]
+            own = task_kinds(parser().parse_args([name, "a.yaml", *flags]))["programs"]
             with nullcontext() if flags else pytest.raises(ConfigError, match="--unsafe"):
                 own.problems(task)
     allowed = Task(name="t", path=str(file), verifier="programs", programs={"unsafe": True})
-    assert len(bench().problems(allowed)) == 1
-    with bench().verifier(allowed.running) as opened:
+    assert len(task_kind().problems(allowed)) == 1
+    with task_kind().verifier(allowed.running) as opened:
         assert "process (no namespaces" in opened.describes
 
 
@@ -172,7 +172,7 @@ def test_cpp_without_a_compiler_is_refused_before_any_work(monkeypatch, tmp_path
     file.write_text(json.dumps(ROW | {"language": "cpp"}) + "\n")
     monkeypatch.setattr(verifier, "COMPILER", "no-such-compiler")
     with pytest.raises(ConfigError, match=r"asks for C\+\+, and there is no no-such-compiler here; install it"):
-        bench(unsafe=True).problems(Task(name="t", path=str(file), verifier="programs"))
+        task_kind(unsafe=True).problems(Task(name="t", path=str(file), verifier="programs"))
 
 
 def test_a_closed_sandbox_leaves_neither_folders_nor_control_groups(sandbox, tmp_path, monkeypatch):

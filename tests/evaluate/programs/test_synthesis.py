@@ -6,14 +6,14 @@ import pytest
 
 from tessy_jax.config import Data, Programs, Verification
 from tessy_jax.errors import DataError
-from tessy_jax.evaluate.programs.verifier import bench
-from tessy_jax.evaluate.verification import judges
+from tessy_jax.evaluate.programs.verifier import task_kind
+from tessy_jax.evaluate.verification import response_verifiers
 from tessy_jax.records import Row, Span
 from tessy_jax.synthesis.job import prompts_of
-from tessy_jax.synthesis.verification import verifying
+from tessy_jax.synthesis.verification import open_verification
 
 WANTED = Verification(verifier="programs", wrong="keep", programs=Programs(seconds=2.0))
-BENCHES = {"programs": bench(unsafe=True)}
+TASK_KINDS = {"programs": task_kind(unsafe=True)}
 
 
 def response(prompt, program):
@@ -28,10 +28,10 @@ def test_a_program_is_kept_with_the_verdict_of_the_tests_of_its_row(tmp_path):
     file = tmp_path / "rows.jsonl"
     tests = [{"input": "2", "output": "4"}, {"input": "5", "output": "10"}]
     file.write_text(json.dumps({"id": "double", "prompt": "Double it.", "tests": tests}) + "\n")
-    with verifying(WANTED, judges(BENCHES)) as verifier:
+    with open_verification(WANTED, response_verifiers(TASK_KINDS)) as verifier:
         (prompt,) = prompts_of(Data(path=str(file)), verifier).prompts
         programs = ("print(2 * int(input()))", "print(4)")
-        right, wrong = verifier.judged([(prompt, response(prompt, program)) for program in programs])
+        right, wrong = verifier.verify([(prompt, response(prompt, program)) for program in programs])
     assert (right.verdict, right.row.meta["verified"]) == ("right", True)
     assert (wrong.verdict, wrong.row.meta["verified"]) == ("wrong_answer", False)
 
@@ -39,5 +39,8 @@ def test_a_program_is_kept_with_the_verdict_of_the_tests_of_its_row(tmp_path):
 def test_a_row_without_tests_stops_the_job_and_is_named(tmp_path):
     file = tmp_path / "rows.jsonl"
     file.write_text(json.dumps({"id": "double", "prompt": "Double it."}) + "\n")
-    with verifying(WANTED, judges(BENCHES)) as verifier, pytest.raises(DataError, match=r"rows.jsonl:1: has no tests"):
+    with (
+        open_verification(WANTED, response_verifiers(TASK_KINDS)) as verifier,
+        pytest.raises(DataError, match=r"rows.jsonl:1: has no tests"),
+    ):
         prompts_of(Data(path=str(file)), verifier)

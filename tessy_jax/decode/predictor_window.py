@@ -20,34 +20,34 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from tessy_jax.decode.cache import Slots
-from tessy_jax.decode.state import Judge
+from tessy_jax.decode.cache import LayerKV
+from tessy_jax.decode.state import PredictorState
 from tessy_jax.models.attention import LayerCache
 from tessy_jax.models.config import ModelConfig
 from tessy_jax.models.transformer import Decoder
-from tessy_jax.sharding import Layout
+from tessy_jax.sharding import Partitioner
 
 ROWS = 2
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class WindowSlots:
+class WindowLayerKV:
     """One layer's slots, seen from anchors_B [2 B]: lengths and positions count from there."""
 
-    slots: Slots
+    kv: LayerKV
     anchors_B: jax.Array
 
     def append(
         self, keys_BKTH: jax.Array, values_BKTH: jax.Array | None, lengths_B: jax.Array, counts_B: jax.Array
-    ) -> WindowSlots:
-        return replace(self, slots=self.slots.append(keys_BKTH, values_BKTH, self.anchors_B + lengths_B, counts_B))
+    ) -> WindowLayerKV:
+        return replace(self, kv=self.kv.append(keys_BKTH, values_BKTH, self.anchors_B + lengths_B, counts_B))
 
     def read(self) -> tuple[jax.Array, jax.Array | None]:
-        return self.slots.read()
+        return self.kv.read()
 
     def positions(self, lengths_B: jax.Array) -> jax.Array:
-        return self.slots.positions(self.anchors_B + lengths_B) - self.anchors_B[:, None]
+        return self.kv.positions(self.anchors_B + lengths_B) - self.anchors_B[:, None]
 
 
 @jax.tree_util.register_dataclass
@@ -55,45 +55,53 @@ class WindowSlots:
 class WindowCache:
     """What a predictor's forward pass sees of a `Judge`."""
 
-    layers: tuple[WindowSlots, ...]
+    layers: tuple[WindowLayerKV, ...]
     lengths_B: jax.Array
 
-    def advanced(self, layers: Sequence[LayerCache], counts_B: jax.Array) -> WindowCache:
+    def advance(self, layers: Sequence[LayerCache], counts_B: jax.Array) -> WindowCache:
         return WindowCache(tuple(layers), self.lengths_B + counts_B)  # type: ignore[arg-type]
 
 
-def new_judge(config: ModelConfig, lanes: int, window: int, slack: int, dtype: Any, layout: Layout) -> Judge:
+def new_predictor_state(
+    config: ModelConfig, lanes: int, window: int, slack: int, dtype: Any, partitioner: Partitioner
+) -> PredictorState:
     """An empty cache of 2 rows per lane for a predictor; slack: the most tokens read at once or rolled back."""
     heads, dim = (1, config.latent.kv_rank + config.latent.rope_dim) if config.latent else (config.kv_heads, config.head_dim)
     axes = ("lanes", None if config.latent else "kv_heads", None, None)
 
     def zeros() -> jax.Array:
-        return jnp.zeros((ROWS * lanes, heads, window + slack, dim), dtype, device=layout.sharding(axes))
+        return jnp.zeros((ROWS * lanes, heads, window + slack, dim), dtype, device=partitioner.sharding(axes))
 
-    layers = tuple(Slots(zeros(), None if config.latent else zeros()) for _ in range(config.layers))
-    return Judge(layers, jnp.zeros(lanes, jnp.int32, device=layout.sharding(("lanes",))))
+    layers = tuple(LayerKV(zeros(), None if config.latent else zeros()) for _ in range(config.layers))
+    return PredictorState(layers, jnp.zeros(lanes, jnp.int32, device=partitioner.sharding(("lanes",))))
 
 
-def first_needed(tokens: int, half: int) -> int:
+def first_token_needed(tokens: int, half: int) -> int:
     """The first token that has to be read again when the next decision is the one after token number `tokens`."""
     return max(0, (tokens // half - 1) * half)
 
 
-def judge_tokens(
-    graph: Any, params: Any, judge: Judge, tokens_BT: jax.Array, counts_B: jax.Array, half: int, logit: jax.Array
-) -> tuple[Judge, jax.Array]:
+def predict(
+    graph: Any,
+    params: Any,
+    predictor: PredictorState,
+    tokens_BT: jax.Array,
+    counts_B: jax.Array,
+    half: int,
+    logit: jax.Array,
+) -> tuple[PredictorState, jax.Array]:
     """Reads the first counts_B tokens of each lane, which must not cross a multiple of `half`.
 
     Returns the judge and [B, T] whether the token *after* each is style: its score minus that of capability exceeds logit.
     """
     model: Decoder = nnx.merge(graph, params)
     B, T = tokens_BT.shape
-    block_B = judge.judged_B // half
+    block_B = predictor.read_B // half
     row_2 = jnp.arange(ROWS)
     window_B2 = block_B[:, None] + (block_B[:, None] % ROWS != row_2)
     anchors = jnp.maximum(0, (window_B2 - 1) * half).reshape(-1)
-    lengths = jnp.repeat(judge.judged_B, ROWS) - anchors
-    cache = WindowCache(tuple(WindowSlots(layer, anchors) for layer in judge.layers), lengths)
+    lengths = jnp.repeat(predictor.read_B, ROWS) - anchors
+    cache = WindowCache(tuple(WindowLayerKV(layer, anchors) for layer in predictor.layers), lengths)
     hidden, filled = model(
         jnp.repeat(jnp.maximum(tokens_BT, 0), ROWS, axis=0), cache=cache, counts_B=jnp.repeat(counts_B, ROWS)
     )
@@ -102,7 +110,7 @@ def judge_tokens(
     deciding_BTD = jnp.take_along_axis(hidden_B2TD, (block_B % ROWS)[:, None, None, None], axis=1)[:, 0]
     scores_BTC = model.logits(deciding_BTD)
     style_BT = scores_BTC[..., 1] - scores_BTC[..., 0] > logit
-    return Judge(
+    return PredictorState(
         tuple(layer.slots for layer in filled.layers),  # type: ignore[attr-defined]
-        judge.judged_B + counts_B,
+        predictor.read_B + counts_B,
     ), style_BT

@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from tessy_jax.boundary.examples import Tokens, examples, gathered
 from tessy_jax.boundary.metrics import classes, measure
 from tessy_jax.config.sections import Writer
-from tessy_jax.sharding import Layout, put
-from tessy_jax.train.data import Order
+from tessy_jax.sharding import Partitioner, put
+from tessy_jax.train.data import BatchPlan
 from tessy_jax.train.step import computed_in
 
 
 @dataclass(frozen=True)
-class Judgements:
+class SegmentScores:
     """Segments and what was decided about them: per segment, the probability that the next token is style, after each token;
     NaN after the last."""
 
@@ -51,7 +51,7 @@ class Judgements:
         return measure(*self.flat(), speaker, threshold=threshold, texts=after)
 
 
-class Judge:
+class SegmentScorer:
     """Judges segments with a predictor's parameters. graph: of the predictor. size, rows: tokens per row, and rows at once.
     dtype: of computing."""
 
@@ -64,19 +64,21 @@ class Judge:
         size: int,
         rows: int,
         dtype: Any,
-        layout: Layout,
+        partitioner: Partitioner,
     ) -> None:
-        self.segments, self.window, self.layout = segments, window, layout
-        self.order = Order(examples(segments, window), size, rows, seed=0, labels=True)
-        self._style = jax.jit(partial(_style, graph, dtype=jnp.dtype(dtype)), out_shardings=layout.sharding((None, None)))
+        self.segments, self.window, self.partitioner = segments, window, partitioner
+        self.plan = BatchPlan(examples(segments, window), size, rows, seed=0, labels=True)
+        self._style = jax.jit(
+            partial(_style, graph, dtype=jnp.dtype(dtype)), out_shardings=partitioner.sharding((None, None))
+        )
 
-    def __call__(self, *state: Any) -> Judgements:
+    def __call__(self, *state: Any) -> SegmentScores:
         """state: the parts of the predictor's parameters, as they were split."""
-        decisions: list[NDArray[np.floating]] = [np.zeros(0)] * len(self.order.data)
-        lengths = self.order.data.lengths
-        for rows in self.order.epoch(0):
-            batch = self.order.assembled(rows)
-            tokens, segments = (put(x, self.layout, ("lanes", None)) for x in (batch.tokens_BT, batch.segments_BT))
+        decisions: list[NDArray[np.floating]] = [np.zeros(0)] * len(self.plan.data)
+        lengths = self.plan.data.lengths
+        for rows in self.plan.epoch(0):
+            batch = self.plan.assembled(rows)
+            tokens, segments = (put(x, self.partitioner, ("lanes", None)) for x in (batch.tokens_BT, batch.segments_BT))
             found = np.asarray(self._style(state, tokens, segments))
             for row, numbers in enumerate(rows):
                 at = 0
@@ -84,7 +86,7 @@ class Judge:
                     length = int(lengths[number])
                     decisions[number] = found[row, at : at + length]
                     at += length
-        return Judgements(self.segments, gathered(self.segments, self.window, decisions))
+        return SegmentScores(self.segments, gathered(self.segments, self.window, decisions))
 
 
 def _style(graph: Any, state: Any, tokens_BT: jax.Array, segments_BT: jax.Array, *, dtype: Any) -> jax.Array:

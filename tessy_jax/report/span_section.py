@@ -122,18 +122,20 @@ def _means(one: Round) -> Table | None:
             if span.source != "template" and span.phase == "think":
                 for name, values in _values(span, response.scores).items():
                     found[span.source, name] += values
-    judges = [name for name in MODELS if any(values and judge == name for (_, judge), values in found.items())]
+    predictors = [name for name in MODELS if any(values and predictor == name for (_, predictor), values in found.items())]
     writers = [name for name in MODELS if any(values and writer == name for (writer, _), values in found.items())]
-    if not judges:
+    if not predictors:
         return None
-    rows = [[f"thinking of the {writer}", *(_mean(found[writer, judge]) for judge in judges)] for writer in writers]
+    rows = [
+        [f"thinking of the {writer}", *(_mean(found[writer, predictor]) for predictor in predictors)] for writer in writers
+    ]
     note = (
         "Means over the tokens of these responses, in brackets their number: per token of the model that judges, so that "
         "models of different vocabularies are not to be compared. The nearer to 0, the more it is what that model "
         "would write."
     )
     title = f"{one.name.capitalize()}: mean log-probability"
-    return Table(title, ["", *(f"by the {judge}" for judge in judges)], rows, note)
+    return Table(title, ["", *(f"by the {predictor}" for predictor in predictors)], rows, note)
 
 
 def _mean(values: Sequence[float]) -> str:

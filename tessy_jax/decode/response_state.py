@@ -8,7 +8,7 @@ from tessy_jax.decode.state import ANSWER, RUNNING
 
 
 @dataclass(frozen=True)
-class View:
+class TokenizedView:
     """One side of an `Entry`: the tokens of prompt and response, how many are the prompt's, and the response's byte ends."""
 
     tokens: list[int]
@@ -17,20 +17,20 @@ class View:
 
 
 @dataclass(frozen=True)
-class Entry:
+class ResponseState:
     """A response at a commit, outside of the device: all that is needed to go on with it, or to read it once it has ended.
 
     text, sources: bytes, and who wrote each. thought: bytes of the thinking if it has closed, else -1. status: why it ended.
     """
 
-    views: tuple[View, ...]
+    views: tuple[TokenizedView, ...]
     thinkers: int
     answerer: int
     sample: int
     attempt: int
     speaker: int
     phase: int = 0
-    thought: int = -1
+    thinking_bytes: int = -1
     text: bytes = b""
     sources: bytes = b""
     generated: tuple[int, int] = (0, 0)

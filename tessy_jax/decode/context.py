@@ -5,33 +5,33 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from tessy_jax.decode.state import Policy, Rules, Tables
+from tessy_jax.decode.state import DecodeParams, LoopConfig, TextTables
 
 
-class Program(NamedTuple):
+class LoopGraphs(NamedTuple):
     """What is compiled for: the graphs of the writing models and of their predictors (`nnx.split`), and the rules."""
 
     writers: tuple[Any, ...]
-    judges: tuple[Any, ...]
-    rules: Rules
+    predictors: tuple[Any, ...]
+    config: LoopConfig
 
 
-class Weights(NamedTuple):
+class LoopWeights(NamedTuple):
     """The parameters to `Program`'s graphs."""
 
     writers: tuple[Any, ...]
-    judges: tuple[Any, ...]
+    predictors: tuple[Any, ...]
 
 
 @dataclass(frozen=True)
-class Run:
+class LoopContext:
     """All of it together, inside a traced function."""
 
-    program: Program
-    weights: Weights
-    tables: Tables
-    policy: Policy
+    graphs: LoopGraphs
+    weights: LoopWeights
+    tables: TextTables
+    params: DecodeParams
 
     @property
-    def rules(self) -> Rules:
-        return self.program.rules
+    def config(self) -> LoopConfig:
+        return self.graphs.config

@@ -9,7 +9,7 @@ from tessy_jax.boundary.spans import Annotation, Dropped, Outcome, Range
 from tessy_jax.records import Row
 
 
-class Known:
+class RecordedSpans:
     """Takes what the student wrote of a trace's thinking for style, and what the teacher wrote for capability. A segment of
     a trace without spans is dropped as empty."""
 

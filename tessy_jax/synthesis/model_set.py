@@ -20,16 +20,16 @@ import numpy as np
 
 from tessy_jax import config as settings
 from tessy_jax.decode.engine import Engine
-from tessy_jax.decode.entry import Entry, View
+from tessy_jax.decode.response_state import ResponseState, TokenizedView
 from tessy_jax.decode.sampling import Sampling
-from tessy_jax.decode.state import Policy, Rules, Spelling, Tables
+from tessy_jax.decode.state import DecodeParams, LoopConfig, TextTables, VocabTables
 from tessy_jax.errors import ConfigError, TokenizerError
 from tessy_jax.models import hf
 from tessy_jax.models.config import ModelConfig
 from tessy_jax.models.hf_config import read_config
 from tessy_jax.models.restack import restack
 from tessy_jax.models.transformer import Decoder
-from tessy_jax.sharding import Layout
+from tessy_jax.sharding import Partitioner
 from tessy_jax.synthesis.recipes import RECIPES, Name, Recipe, Roles
 from tessy_jax.text.bridge import DeviceBridge, make_bridge
 from tessy_jax.text.chat import Chat
@@ -39,12 +39,12 @@ from tessy_jax.text.vocab import Vocabulary, description, read_vocabulary, same_
 
 BYTES_PER_TOKEN = 16
 """A response has at most this many bytes per token of its budget; text has four or five."""
-WAITING = 64
+MAX_PENDING_BYTES = 64
 """Bytes of an unfinished word that may wait for its rest before they are put into tokens as they are."""
 
 
 @dataclass(frozen=True)
-class Voice:
+class WriterSpec:
     """A model that writes, without its weights."""
 
     name: Name
@@ -62,7 +62,7 @@ class Voice:
 
 
 @dataclass(frozen=True)
-class Predictor:
+class PredictorSpec:
     """A boundary predictor, without its weights. reads: the side whose tokens it reads."""
 
     folder: Path
@@ -70,7 +70,7 @@ class Predictor:
     reads: int
 
 
-def voice(name: Name, section: settings.Model, date: datetime.date) -> Voice:
+def writer_spec(name: Name, section: settings.Model, date: datetime.date) -> WriterSpec:
     """Reads a model's configuration, tokenizer and chat template.
 
     Raises:
@@ -86,10 +86,10 @@ def voice(name: Name, section: settings.Model, date: datetime.date) -> Voice:
         tokenizer, open=thinking.open, close=thinking.close, variables=section.template, system=section.system, date=date
     )
     content = description(tokenizer.hf, folder)
-    return Voice(name, section, folder, config, chat, read_vocabulary(content, config.vocab), content)
+    return WriterSpec(name, section, folder, config, chat, read_vocabulary(content, config.vocab), content)
 
 
-def predictor(key: str, model: str, own: int, voices: Sequence[Voice]) -> Predictor:
+def predictor_spec(key: str, model: str, own: int, voices: Sequence[WriterSpec]) -> PredictorSpec:
     """Reads a predictor's configuration and finds whose tokens it reads: those of the side it judges (number `own`) if it
     shares that vocabulary, else the other's.
 
@@ -104,64 +104,64 @@ def predictor(key: str, model: str, own: int, voices: Sequence[Voice]) -> Predic
     vocabulary = read_vocabulary(description(Tokenizer(folder, config.vocab).hf, folder), config.vocab)
     for side in (own, *(i for i in range(len(voices)) if i != own)):
         if same_vocabulary(vocabulary, voices[side].vocabulary):
-            return Predictor(folder, config, side)
+            return PredictorSpec(folder, config, side)
     names = " nor ".join(f"the {v.name}'s" for v in voices)
     raise ConfigError(f"{key}: {folder} has neither {names} vocabulary; train a predictor on a backbone of one of them")
 
 
-class Cast:
+class ModelSet:
     """The participants of a run.
 
     Raises:
         ConfigError, TokenizerError, ShardingError: see the message.
     """
 
-    def __init__(self, config: settings.Synthesize, layout: Layout) -> None:
+    def __init__(self, config: settings.Synthesize, partitioner: Partitioner) -> None:
         assert config.date is not None
-        self.config, self.layout = config.resolved(), layout
+        self.config, self.partitioner = config.resolved(), partitioner
         self.recipe: Recipe = RECIPES[config.synthesis.recipe]
         date = datetime.date.fromisoformat(config.date)
         sections = {name: getattr(self.config, name) for name in self.recipe.models}
-        self.voices = [voice(name, section, date) for name, section in sections.items()]
+        self.writers = [writer_spec(name, section, date) for name, section in sections.items()]
         self.names: tuple[Name, ...] = self.recipe.models
         synthesis = self.config.synthesis
-        for v in self.voices:
+        for v in self.writers:
             need = synthesis.max_prompt_tokens + synthesis.max_response_tokens
             if need > v.config.max_positions:
                 raise ConfigError(
                     f"synthesis.max_prompt_tokens + max_response_tokens is {need}, {v.folder} has {v.config.max_positions} "
                     "positions; lower one of them"
                 )
-        self.predictors: list[Predictor | None] = [None] * len(self.voices)
+        self.predictors: list[PredictorSpec | None] = [None] * len(self.writers)
         if self.recipe.turns:
             for i, name in enumerate(self.names):
                 model = getattr(self.config.boundary, name)
-                self.predictors[i] = predictor(f"boundary.{name}", model, i, self.voices)
+                self.predictors[i] = predictor_spec(f"boundary.{name}", model, i, self.writers)
         # what a saved response looks like is for the student to say, where there is one
         self.open_text, self.close_text = self._markers(date)
 
     def _markers(self, date: datetime.date) -> tuple[str, str]:
-        by_name = {v.name: v for v in self.voices}
+        by_name = {v.name: v for v in self.writers}
         if "student" in by_name:
             chat = by_name["student"].chat
         elif self.config.student is not None:
-            chat = voice("student", self.config.student, date).chat
+            chat = writer_spec("student", self.config.student, date).chat
         else:
-            chat = self.voices[0].chat
+            chat = self.writers[0].chat
         return chat.open_text, chat.close_text
 
     @cached_property
     def one_vocabulary(self) -> bool:
         """Whether all models that write count the same tokens."""
-        return all(same_vocabulary(self.voices[0].vocabulary, v.vocabulary) for v in self.voices)
+        return all(same_vocabulary(self.writers[0].vocabulary, v.vocabulary) for v in self.writers)
 
     @cached_property
     def bridges(self) -> list[DeviceBridge | HostBridge]:
         """Per voice; one, where they share a vocabulary."""
-        first = make_bridge(self.voices[0].content, self.voices[0].vocabulary, self.voices[0].folder)
+        first = make_bridge(self.writers[0].content, self.writers[0].vocabulary, self.writers[0].folder)
         if self.one_vocabulary:
-            return [first] * len(self.voices)
-        return [first, *(make_bridge(v.content, v.vocabulary, v.folder) for v in self.voices[1:])]
+            return [first] * len(self.writers)
+        return [first, *(make_bridge(v.content, v.vocabulary, v.folder) for v in self.writers[1:])]
 
     @property
     def steps(self) -> tuple[int, ...]:
@@ -170,55 +170,55 @@ class Cast:
         return tuple(cast(int, getattr(synthesis, f"{name}_step")) for name in self.names)
 
     @property
-    def rules(self) -> Rules:
+    def loop_config(self) -> LoopConfig:
         """What the loop is compiled for."""
         synthesis, boundary = self.config.synthesis, self.config.boundary
-        longest = max(v.vocabulary.longest for v in self.voices)
+        longest = max(v.vocabulary.longest for v in self.writers)
         span = 12 * max(self.steps)
-        view = -(-(WAITING + span + longest) // 64) * 64
+        view = -(-(MAX_PENDING_BYTES + span + longest) // 64) * 64
         assert synthesis.word_rule is not None
-        return Rules(
+        return LoopConfig(
             word_rule=synthesis.word_rule,
             online=boundary.mode == "online",
             one_vocabulary=self.one_vocabulary,
-            reads=tuple(None if p is None else p.reads for p in self.predictors),
-            half=boundary.window // 2,
-            longest=longest,
-            view=view,
-            span=span,
-            tail=WAITING,
-            period=synthesis.repetition.period,
-            repeats_in=synthesis.repetition.window,
+            predictor_reads=tuple(None if p is None else p.reads for p in self.predictors),
+            half_window=boundary.window // 2,
+            max_token_bytes=longest,
+            window_bytes=view,
+            max_proposal_bytes=span,
+            max_pending_bytes=MAX_PENDING_BYTES,
+            repetition_period=synthesis.repetition.period,
+            repetition_window=synthesis.repetition.window,
             capacity=0,
         )
 
-    def policy(self) -> Policy:
+    def decode_params(self) -> DecodeParams:
         """The numbers of the run."""
         synthesis, boundary = self.config.synthesis, self.config.boundary
         threshold = boundary.threshold
-        samplings = [v.sampling for v in self.voices]
-        return Policy(
+        samplings = [v.sampling for v in self.writers]
+        return DecodeParams(
             samplings=tuple(Sampling.of(s.temperature, s.top_p, s.top_k, s.min_p) for s in samplings),
             steps=tuple(jnp.int32(step) for step in self.steps),
-            minimum=jnp.int32(boundary.min_span_tokens),
-            logit=jnp.float32(math.log(threshold / (1 - threshold))),
-            noise=jnp.float32(boundary.noise),
-            limit=jnp.int32(synthesis.max_response_tokens),
-            room=jnp.int32(BYTES_PER_TOKEN * synthesis.max_response_tokens),
+            min_span_tokens=jnp.int32(boundary.min_span_tokens),
+            logit_threshold=jnp.float32(math.log(threshold / (1 - threshold))),
+            label_flip_prob=jnp.float32(boundary.label_flip_prob),
+            max_response_tokens=jnp.int32(synthesis.max_response_tokens),
+            max_response_bytes=jnp.int32(BYTES_PER_TOKEN * synthesis.max_response_tokens),
             handover=jnp.float32(synthesis.handover),
-            rounds=jnp.float32(synthesis.rounds),
+            rounds=jnp.float32(synthesis.rounds_per_dispatch),
             harvest=jnp.int32(1),
             seed=jnp.uint32(self.config.seed),
         )
 
-    def tables(self) -> Tables:
+    def text_tables(self) -> TextTables:
         """Vocabularies, bridges and markers as arrays."""
         close = np.frombuffer(self.close_text.encode(), np.uint8)
-        markers = sorted({text for v in self.voices for text in v.chat.closing_texts})
+        markers = sorted({text for v in self.writers for text in v.chat.closing_texts})
         longest = max(len(marker) for marker in markers)
         rows = np.array([list(marker.ljust(longest, b"\0")) for marker in markers], np.uint8)
-        return Tables(
-            spellings=tuple(_spelling(v) for v in self.voices),
+        return TextTables(
+            vocabs=tuple(_vocab_tables(v) for v in self.writers),
             bridges=tuple(self.bridges),
             markers_ML=jnp.asarray(rows),
             marker_lengths_M=jnp.asarray([len(marker) for marker in markers], jnp.int32),
@@ -229,18 +229,27 @@ class Cast:
         """Loads the weights and seats nobody yet. student: its weights, where they are on this mesh already."""
         synthesis = self.config.synthesis
 
-        def loaded(v: Voice) -> Decoder:
+        def loaded(v: WriterSpec) -> Decoder:
             if v.name == "student" and student is not None:
-                return restack(student, stacked=False, dtype=v.section.dtype, layout=self.layout)
-            return hf.load(self._weights(v.section), dtype=v.section.dtype, layout=self.layout)
+                return restack(student, stacked=False, dtype=v.section.dtype, partitioner=self.partitioner)
+            return hf.load(self._weights(v.section), dtype=v.section.dtype, partitioner=self.partitioner)
 
-        writers = [loaded(v) for v in self.voices]
+        writers = [loaded(v) for v in self.writers]
         dtype = self.config.boundary.dtype
-        judges = [
-            None if p is None else hf.load(hf.resolve(p.folder), dtype=dtype, layout=self.layout) for p in self.predictors
+        predictors = [
+            None if p is None else hf.load(hf.resolve(p.folder), dtype=dtype, partitioner=self.partitioner)
+            for p in self.predictors
         ]
         tokens = synthesis.max_prompt_tokens + synthesis.max_response_tokens
-        return Engine(writers, judges, self.tables(), self.rules, self.policy(), lanes=synthesis.lanes, tokens=tokens)
+        return Engine(
+            writers,
+            predictors,
+            self.text_tables(),
+            self.loop_config,
+            self.decode_params(),
+            lanes=synthesis.lanes,
+            tokens=tokens,
+        )
 
     @staticmethod
     def _weights(section: settings.Model) -> Path:
@@ -252,14 +261,14 @@ class Cast:
 
     def prompts(self, messages: Sequence[Mapping[str, str]]) -> list[list[int]]:
         """The prompt in every voice's tokens."""
-        return [v.chat.prompt(messages) for v in self.voices]
+        return [v.chat.prompt(messages) for v in self.writers]
 
-    def entry(self, prompts: Sequence[list[int]], number: int, attempt: int) -> Entry:
+    def new_response(self, prompts: Sequence[list[int]], number: int, attempt: int) -> ResponseState:
         """A response that has not begun."""
         roles = self.roles(number)
         sides = [self.names.index(name) for name in roles.thinkers]
-        return Entry(
-            views=tuple(View(ids, len(ids), []) for ids in prompts),
+        return ResponseState(
+            views=tuple(TokenizedView(ids, len(ids), []) for ids in prompts),
             thinkers=sum(1 << side for side in sides),
             answerer=self.names.index(roles.answerer),
             sample=number,
@@ -268,19 +277,19 @@ class Cast:
         )
 
 
-def number_of(prompt_id: str, rollout: int) -> int:
+def response_seed(prompt_id: str, rollout: int) -> int:
     """The number that, with seed and attempt, decides a response's randomness: 32 bits of a hash, so that it depends on
     nothing but which response it is."""
     return int.from_bytes(hashlib.sha256(f"{rollout}\0{prompt_id}".encode()).digest()[:4], "little")
 
 
-def _spelling(v: Voice) -> Spelling:
+def _vocab_tables(v: WriterSpec) -> VocabTables:
     def ids(numbers: Sequence[int]) -> Any:
         return jnp.asarray(sorted(numbers) or [-1], jnp.int32)
 
     if not v.chat.close_ids:
         raise TokenizerError(f"{v.folder}: {v.chat.close_text!r} has no tokens; configure {v.name}.thinking.close")
-    return Spelling(
+    return VocabTables(
         data_N=jnp.asarray(v.vocabulary.data),
         offsets_V1=jnp.asarray(v.vocabulary.offsets),
         control_V=jnp.asarray(v.vocabulary.control),

@@ -9,7 +9,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from tessy_jax.decode.cache import KVCache, grow
+from tessy_jax.decode import cache as caches
+from tessy_jax.decode.cache import KVCache
 from tessy_jax.decode.state import EMPTY, Counts, Lanes
 from tessy_jax.models.config import ModelConfig
 
@@ -30,13 +31,13 @@ NUMBERS = (
 """What `taken` gives of a lane besides text and tokens."""
 
 
-def bare(lanes: Lanes) -> Lanes:
+def without_caches(lanes: Lanes) -> Lanes:
     """The lanes without what caches hold: a few arrays instead of several per layer."""
     sides = tuple(replace(side, cache=KVCache((), side.cache.lengths_B)) for side in lanes.sides)
-    return replace(lanes, sides=sides, judges=(None,) * len(lanes.judges))
+    return replace(lanes, sides=sides, predictors=(None,) * len(lanes.predictors))
 
 
-def seated(lanes: Lanes, lane: jax.Array, rows: dict[str, Any]) -> Lanes:
+def insert(lanes: Lanes, lane: jax.Array, rows: dict[str, Any]) -> Lanes:
     """The lanes with a response in one of them, and nothing in its caches."""
 
     def row(old: jax.Array, new: jax.Array) -> jax.Array:
@@ -49,20 +50,20 @@ def seated(lanes: Lanes, lane: jax.Array, rows: dict[str, Any]) -> Lanes:
             ends_BS=row(side.ends_BS, rows["ends"][m]),
             prompt_B=row(side.prompt_B, rows["prompt"][m]),
             known_B=row(side.known_B, rows["known"][m]),
-            cache=side.cache.rolled_back(row(side.cache.lengths_B, jnp.int32(0))),
+            cache=side.cache.rollback(row(side.cache.lengths_B, jnp.int32(0))),
         )
         for m, side in enumerate(lanes.sides)
     )
-    judges = tuple(
-        None if judge is None else replace(judge, judged_B=row(judge.judged_B, rows["judged"][m]))
-        for m, judge in enumerate(lanes.judges)
+    predictors = tuple(
+        None if predictor is None else replace(predictor, read_B=row(predictor.read_B, rows["judged"][m]))
+        for m, predictor in enumerate(lanes.predictors)
     )
     numbers: dict[str, Any] = {name: row(getattr(lanes, name), value) for name, value in rows["numbers"].items()}
     text, source = row(lanes.text_BY, rows["text"]), row(lanes.source_BY, rows["source"])
-    return replace(lanes, text_BY=text, source_BY=source, sides=sides, judges=judges, **numbers)
+    return replace(lanes, text_BY=text, source_BY=source, sides=sides, predictors=predictors, **numbers)
 
 
-def cleared(status_B: jax.Array, lane: jax.Array) -> jax.Array:
+def free(status_B: jax.Array, lane: jax.Array) -> jax.Array:
     """The lanes' status with one of them empty."""
     return status_B.at[lane].set(EMPTY)
 
@@ -74,7 +75,7 @@ def report(lanes: Lanes) -> tuple[jax.Array, Counts, jax.Array]:
     return lanes.status_B, lanes.counts, longest
 
 
-def taken(lanes: Lanes, index_N: jax.Array) -> tuple[dict[str, jax.Array], jax.Array, jax.Array, list[Any]]:
+def extract(lanes: Lanes, index_N: jax.Array) -> tuple[dict[str, jax.Array], jax.Array, jax.Array, list[Any]]:
     """Of some lanes: their `NUMBERS`, text, who wrote it, and per side tokens, their ends, and how many of them are the
     prompt's and known."""
     numbers = {name: getattr(lanes, name) for name in NUMBERS}
@@ -82,6 +83,6 @@ def taken(lanes: Lanes, index_N: jax.Array) -> tuple[dict[str, jax.Array], jax.A
     return jax.tree.map(lambda x: x[index_N], (numbers, lanes.text_BY, lanes.source_BY, sides))
 
 
-def grown(config: ModelConfig, capacity: int, slack: int, cache: KVCache) -> KVCache:
+def grow(config: ModelConfig, capacity: int, slack: int, cache: KVCache) -> KVCache:
     """See `cache.grow`."""
-    return grow(cache, config, capacity, slack=slack)
+    return caches.grow(cache, config, capacity, slack=slack)

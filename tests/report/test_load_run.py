@@ -5,8 +5,8 @@ import re
 import fsspec
 import pytest
 
+from tessy_jax.report.load_run import run_page
 from tessy_jax.report.page import visible
-from tessy_jax.report.runs import run_page
 from tessy_jax.store import RunReader, RunStore
 
 from .fake_run import build

@@ -9,9 +9,9 @@ from tessy_jax.report.compared import compared
 from tessy_jax.report.figures import Series, line_chart
 from tessy_jax.report.page import Beside, Figure, Page, Section, Table, asset, count, percent, render
 from tessy_jax.report.results import DOMAINS, results
+from tessy_jax.report.span_section import written
+from tessy_jax.report.synthesis_section import NOTHING, lengths, shares, waste
 from tessy_jax.report.view import Round, RunView, Training
-from tessy_jax.report.writing import NOTHING, lengths, shares, waste
-from tessy_jax.report.written import written
 
 LOSSES = ("loss", "loss_cap", "loss_sty")
 """Metrics of a training that are drawn."""

@@ -11,15 +11,15 @@ from hypothesis import strategies as st
 
 from tessy_jax.config.evaluation import Task
 from tessy_jax.evaluate.pass_at_k import Count, pass_at_1
-from tessy_jax.evaluate.summary import Judged, summarize
+from tessy_jax.evaluate.summary import VerifiedResponse, summarize
 from tessy_jax.evaluate.tasks import Problem, Verdict
 from tessy_jax.records import Row, Span
 from tessy_jax.report.compared import clipped
+from tessy_jax.report.load_run import _rounds, run_page
 from tessy_jax.report.results import as_text, change, points
-from tessy_jax.report.run import duration, size
-from tessy_jax.report.runs import _rounds, run_page
+from tessy_jax.report.run_page import duration, size
+from tessy_jax.report.span_section import HEAD, TAIL
 from tessy_jax.report.view import POINTS, Evaluation, Tally, reduced
-from tessy_jax.report.written import HEAD, TAIL
 from tessy_jax.store import RunReader, RunStore
 
 from .fake_run import build
@@ -199,7 +199,7 @@ def test_each_grader_of_a_task_has_a_line_of_its_own():
     def judged(compat):
         problems = [Problem(f"programs/{i}", "programs", None, [], "") for i in range(len(compat))]
         verdicts = [Verdict(i == 0, "x", "right", {"strict": i == 0, "compat": one}) for i, one in enumerate(compat)]
-        return [Judged(problem, 0, verdict, False, 9) for problem, verdict in zip(problems, verdicts, strict=True)]
+        return [VerifiedResponse(problem, 0, verdict, False, 9) for problem, verdict in zip(problems, verdicts, strict=True)]
 
     compats = ([True, False, False, False], [True, True, True, False])
     before, after = (summarize([task], judged(compat), 0.95) for compat in compats)

@@ -14,7 +14,7 @@ from tessy_jax.boundary.labels import shifted, token_labels
 from tessy_jax.boundary.metrics import measure
 from tessy_jax.errors import DataError
 from tessy_jax.report.page import visible
-from tessy_jax.report.predictor import Example, PredictorView, predictor_report
+from tessy_jax.report.predictor_page import Example, PredictorView, predictor_report
 
 from .parsed import parse, tables
 from .test_page import HOSTILE

@@ -18,7 +18,7 @@ from tessy_jax import __version__
 from tessy_jax.config.pipeline import BEFORE, DATA, EPOCHS, EVALUATION, MADE, TRAINING, round_name
 from tessy_jax.records import Key, Row
 from tessy_jax.report.results import as_text
-from tessy_jax.report.run import LOSSES, run_report
+from tessy_jax.report.run_page import LOSSES, run_report
 from tessy_jax.report.view import (
     Answer,
     Compared,
