@@ -1,4 +1,4 @@
-"""The command line: which commands there are, and their options."""
+"""The commands and options of the command line."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ DTYPES = ("float32", "bfloat16")
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line, whole."""
+    """The parser of the whole command line."""
     formatter = argparse.RawDescriptionHelpFormatter
     top = argparse.ArgumentParser(
         "tessy",
-        description="Teacher and student write SFT data together, on one device mesh.",
+        description="Teacher and student write SFT data jointly on one device mesh, and the student is fine-tuned on it.",
         epilog="example: tessy inspect --model Qwen/Qwen3-8B\n`tessy COMMAND --help` shows every option with an example",
         formatter_class=formatter,
     )
@@ -35,46 +35,48 @@ def parser() -> argparse.ArgumentParser:
         sub.add_argument("--json", action="store_true", help="print the summary as one JSON object")
         sub.set_defaults(distributed=False)
         if distributed:
-            sub.add_argument("--distributed", action="store_true", help="one of several processes (jax.distributed)")
+            sub.add_argument("--distributed", action="store_true", help="run as one of several processes (jax.distributed)")
 
     def evaluating(sub: argparse.ArgumentParser) -> None:
-        text = "run programs that a model wrote in plain processes, where no stronger sandbox can be had"
+        text = "run model-written programs in plain processes if no stronger sandbox is available"
         sub.add_argument("--unsafe", action="store_true", help=text)
 
     sub = command(
         "inspect",
-        "Family, parameters, and bytes of weights and cache per token and per device, without loading weights.",
+        "Shows family, parameters, and bytes of weights and cache per token and per device. Loads no weights.",
         "tessy inspect --model openai/gpt-oss-120b --mesh tensor=8 --lanes 104 --context 40960",
     )
     sub.add_argument("--model", required=True, help="Hugging Face folder, config.json, or hub name")
     sub.add_argument("--mesh", default="", help="axes and sizes, e.g. tensor=8,data=2 (axes: data, fsdp, tensor, expert)")
     sub.add_argument("--lanes", type=_positive, help="responses written at once (default: one per lane shard)")
     sub.add_argument("--context", type=_positive, help="tokens per lane (default: the model's maximum)")
-    sub.add_argument("--dtype", choices=DTYPES, default="bfloat16", help="of weights and cache (default: bfloat16)")
+    sub.add_argument("--dtype", choices=DTYPES, default="bfloat16", help="dtype of weights and cache (default: bfloat16)")
     sub.add_argument("--json", action="store_true", help="print one JSON object")
 
     sub = command(
         "generate",
-        "One model continues prompts, in batches.",
+        "Continues prompts with one model, in batches.",
         'tessy generate --model ./SmolLM2-135M-Instruct --chat --prompt "What is a monad?" --max-new-tokens 64',
     )
     sub.add_argument("--model", required=True, help="Hugging Face folder or hub name")
     prompts = sub.add_mutually_exclusive_group(required=True)
     prompts.add_argument("--prompt", help="one prompt")
-    prompts.add_argument("--prompts", type=Path, metavar="FILE", help="JSONL whose rows have a `prompt`")
-    sub.add_argument("--chat", action="store_true", help="put prompts into the chat template (else: continue raw text)")
+    prompts.add_argument("--prompts", type=Path, metavar="FILE", help="JSONL file whose rows have a `prompt`")
+    sub.add_argument("--chat", action="store_true", help="apply the chat template (default: continue the raw text)")
     sub.add_argument("--max-new-tokens", type=_positive, default=256, metavar="N", help="per prompt (default: 256)")
-    sub.add_argument("--temperature", type=_temperature, default=0.0, metavar="T", help="0 is greedy (default)")
-    sub.add_argument("--seed", type=_natural, default=0, metavar="S", help="of sampling (default: 0)")
-    sub.add_argument("--dtype", choices=DTYPES, default="bfloat16", help="of weights and cache (default: bfloat16)")
+    sub.add_argument(
+        "--temperature", type=_temperature, default=0.0, metavar="T", help="sampling temperature (default: 0, greedy)"
+    )
+    sub.add_argument("--seed", type=_natural, default=0, metavar="S", help="seed of the sampling (default: 0)")
+    sub.add_argument("--dtype", choices=DTYPES, default="bfloat16", help="dtype of weights and cache (default: bfloat16)")
     sub.add_argument("--mesh", default="", help="axes and sizes, e.g. tensor=2,data=4 (default: one device)")
-    sub.add_argument("--batch-size", type=_positive, default=8, metavar="N", help="prompts at once (default: 8)")
-    sub.add_argument("--output", type=Path, metavar="FILE.jsonl", help="write rows there instead of printing text")
+    sub.add_argument("--batch-size", type=_positive, default=8, metavar="N", help="prompts per batch (default: 8)")
+    sub.add_argument("--output", type=Path, metavar="FILE.jsonl", help="write rows to this file instead of printing text")
 
     sub = command(
         "run",
-        "The whole job: predictors, data, training, evaluation before and after, and a report; started again, it goes on "
-        "where it was.",
+        "Runs the whole job: predictors, data, training, evaluation before and after, and a report. Resumes an interrupted "
+        "run.",
         "tessy run configs/mini.yaml --set rounds=2 --set output=runs/two_rounds",
     )
     configured(sub, "training.epochs=2", distributed=True)
@@ -82,7 +84,7 @@ def parser() -> argparse.ArgumentParser:
 
     sub = command(
         "compare",
-        "The whole job in variants, for several students and seeds, and one table; started again, it goes on where it was.",
+        "Runs variants of the whole job for several students and seeds and prints one table. Resumes an interrupted run.",
         "tessy compare configs/mini_table.yaml --set seeds=[0]",
     )
     configured(sub, "training.epochs=2", distributed=True)
@@ -90,12 +92,14 @@ def parser() -> argparse.ArgumentParser:
 
     sub = command(
         "analyze",
-        "Figures of a comparison, or of the data of some runs: likeness, words, lengths, quality, losses, accuracy.",
+        "Draws figures of a comparison or of run folders: similarity, words, lengths, quality, losses, accuracy.",
         "tessy analyze configs/mini_table.yaml\n"
         "  tessy analyze ours=runs/tessy theirs=runs/teacher_only --output runs/analysis",
     )
     sub.add_argument("sources", nargs="+", metavar="SOURCE", help="a comparison's YAML file, or run folders as name=folder")
-    sub.add_argument("--output", metavar="FOLDER", help="where figures go (default: `analysis` in the comparison's folder)")
+    sub.add_argument(
+        "--output", metavar="FOLDER", help="folder of the figures (default: `analysis` in the comparison's folder)"
+    )
     sub.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="change one key, e.g. analysis.words=20"
     )
@@ -104,23 +108,25 @@ def parser() -> argparse.ArgumentParser:
 
     sub = command(
         "synthesize",
-        "Teacher and student write responses together, into a run folder; started again, it goes on where it was.",
+        "Writes responses with teacher and student into a run folder. Resumes an interrupted run.",
         "tessy synthesize configs/small_pair.yaml --set data.path=prompts.jsonl --set synthesis.lanes=4",
     )
     configured(sub, "synthesis.lanes=16", distributed=True)
     evaluating(sub)
-    sub.add_argument("--dry-run", action="store_true", help="print memory, first prompts and programs; loads no weights")
+    sub.add_argument(
+        "--dry-run", action="store_true", help="print memory, first prompts and compiled programs; load no weights"
+    )
 
     sub = command(
         "train",
-        "Fine-tunes the student on responses, into a run folder; started again, it goes on where it was.",
+        "Fine-tunes the student on responses and writes a run folder. Resumes an interrupted run.",
         "tessy train configs/small_train.yaml --set data.path=runs/small_pair --set training.epochs=2",
     )
     configured(sub, "training.batch_size=4", distributed=True)
 
     sub = command(
         "boundary",
-        "Makes boundary predictors: samples traces, annotates segments of them, trains on these, measures.",
+        "Makes boundary predictors: samples traces, annotates segments, trains a predictor per speaker, and measures it.",
         "tessy boundary sample configs/small_predictors.yaml\n  tessy boundary annotate configs/small_predictors.yaml\n"
         "  tessy boundary train configs/small_predictors.yaml --speaker student\n"
         "  tessy boundary eval configs/small_predictors.yaml",
@@ -128,16 +134,17 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "what",
         choices=("sample", "annotate", "train", "eval"),
-        help="sample: traces of each speaker alone; annotate: what of them is style; train: a predictor; eval: measures and "
-        "report.html",
+        help="sample: each speaker writes traces alone; annotate: mark style spans; train: train a predictor; "
+        "eval: measure it and "
+        "write report.html",
     )
     configured(sub, "annotator.kind=rules")
-    sub.add_argument("--speaker", choices=("student", "teacher"), help="this one only (default: all that are configured)")
-    sub.add_argument("--skip-invalid", action="store_true", help="train, eval: leave out lines that are no annotation")
+    sub.add_argument("--speaker", choices=("student", "teacher"), help="only this speaker (default: every configured one)")
+    sub.add_argument("--skip-invalid", action="store_true", help="train, eval: skip invalid annotation lines")
 
     sub = command(
         "evaluate",
-        "Lets a model answer tasks, n times each, and judges the answers; started again, it goes on where it was.",
+        "Samples answers to tasks and verifies them. Resumes an interrupted run.",
         "tessy evaluate evaluation.yaml --set student.model=runs/small_train/model --set output=runs/after",
     )
     configured(sub, "synthesis.lanes=16", distributed=True)
@@ -145,18 +152,21 @@ def parser() -> argparse.ArgumentParser:
 
     sub = command(
         "export",
-        "Writes a trained model, its adapter, or data as other programs read them: a folder, whole or not at all.",
+        "Writes a trained model, its adapter, or data in the formats of other programs. The folder appears "
+        "complete or not at all.",
         "tessy export model runs/small_train out/student --step 200\n  tessy export data runs/small_pair out/data\n"
         "  tessy export tokens configs/small_train.yaml out/tokens --set data.path=runs/small_pair",
     )
     sub.add_argument(
         "what",
         choices=("model", "adapter", "data", "tokens"),
-        help="model: Hugging Face folder; adapter: for PEFT; data: Parquet with a card; tokens: tokenized, as trained on",
+        help="model: Hugging Face folder; adapter: for PEFT; data: Parquet with a card; tokens: the tokenized training data",
     )
-    sub.add_argument("source", metavar="SOURCE", help="run folder; for tokens the YAML file of a training")
+    sub.add_argument("source", metavar="SOURCE", help="run folder; for tokens the YAML file of a training run")
     sub.add_argument("folder", type=Path, metavar="FOLDER", help="new folder to write")
-    sub.add_argument("--step", type=_positive, metavar="N", help="model, adapter: of this checkpoint (default: the newest)")
+    sub.add_argument(
+        "--step", type=_positive, metavar="N", help="model, adapter: step of the checkpoint (default: the newest)"
+    )
     sub.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="tokens: change one key of SOURCE")
 
     sub = command(
@@ -166,9 +176,9 @@ def parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("run_folder", metavar="RUN", help="the `output` of a synthesis run")
     form = sub.add_mutually_exclusive_group()
-    form.add_argument("--failures", action="store_true", help="the failed ones instead")
+    form.add_argument("--failures", action="store_true", help="print the failed responses instead")
     form.add_argument(
-        "--legacy-dialogs", action="store_true", help="as {id_ddm, dialogs}, the form of the released data set"
+        "--legacy-dialogs", action="store_true", help="print {id_ddm, dialogs} rows, the form of the released data set"
     )
     return top
 

@@ -1,4 +1,7 @@
-"""The `tessy` command: parses, calls, turns errors into exit codes (0 done, 2 bad input or configuration, 1 else)."""
+"""The `tessy` command: parses arguments, calls the job, and maps errors to exit codes.
+
+Exit codes: 0 done, 2 bad input or configuration, 1 any other error.
+"""
 
 from __future__ import annotations
 
@@ -54,26 +57,28 @@ def generate(args: argparse.Namespace) -> None:
         print(row["text"])
 
 
-def told(text: str) -> None:
+def print_message(text: str) -> None:
     print(text, file=sys.stderr)
 
 
 def finish(args: argparse.Namespace, kind: Any, job: Any, shown: Any) -> None:
-    """Runs the job of a configuration of this kind, in one process or as one of several, and prints its summary: as JSON, or
-    what `shown` makes of configuration and summary."""
+    """Runs the job of a configuration, in one process or as one of several, and prints its summary.
+
+    kind: class of the configuration. shown: formats configuration and summary for people; --json prints the summary instead.
+    """
     from tessy_jax.config import read
     from tessy_jax.processes import initialize, is_primary
 
     config = read(kind, args.config, args.set)
     if args.distributed:
         initialize()
-    summary = job(config, progress=not args.json, log=told)
+    summary = job(config, progress=not args.json, log=print_message)
     if is_primary():
         print(json.dumps(summary) if args.json else shown(config, summary))
 
 
 def task_kinds(args: argparse.Namespace) -> dict[str, Any]:
-    """What tasks may use: the miniature's verifier, too."""
+    """All task kinds by verifier, including the miniature's."""
     from tessy_jax.evaluate.job import TASK_KINDS
     from tessy_jax.evaluate.programs.verifier import task_kind
     from tessy_jax.mini import evaluation
@@ -82,7 +87,7 @@ def task_kinds(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def response_verifiers(args: argparse.Namespace) -> Any:
-    """Who judges responses while they are written: the miniature's verifier, too."""
+    """The verifiers of responses during synthesis, including the miniature's."""
     from tessy_jax.evaluate import verification
 
     return verification.response_verifiers(task_kinds(args))
@@ -95,7 +100,7 @@ def run_all(args: argparse.Namespace) -> None:
 
     def shown(config: Any, summary: Any) -> str:
         if not summary["finished"]:
-            return f"stopped in {config.output}; the same command goes on from there"
+            return f"stopped in {config.output}; the same command resumes it"
         return f"{run_table(config.output)}\n{config.output}/report.html has the rest"
 
     finish(args, Pipeline, partial(run, task_kinds=task_kinds(args)), shown)
@@ -107,7 +112,7 @@ def compare(args: argparse.Namespace) -> None:
     from tessy_jax.config import Comparison
 
     def shown(config: Any, summary: Any) -> str:
-        return tables(summary) if summary["finished"] else f"stopped in {config.output}; the same command goes on from there"
+        return tables(summary) if summary["finished"] else f"stopped in {config.output}; the same command resumes it"
 
     finish(args, Comparison, partial(run, task_kinds=task_kinds(args)), shown)
 
@@ -116,9 +121,12 @@ def analyze(args: argparse.Namespace) -> None:
     from tessy_jax.analyze.job import analyze as run
     from tessy_jax.analyze.job import configured
 
-    found = run(configured(args.sources, args.output, args.set), args.output, task_kinds=task_kinds(args), log=told)
-    shown = f"{len(found['figures'])} figures in {found['output']}/figures; {found['output']}/report.html shows them"
-    print(json.dumps(found) if args.json else shown)
+    summary = run(
+        configured(args.sources, args.output, args.set), args.output, task_kinds=task_kinds(args), log=print_message
+    )
+    output = summary["output"]
+    shown = f"{len(summary['figures'])} figures in {output}/figures; {output}/report.html shows them"
+    print(json.dumps(summary) if args.json else shown)
 
 
 def train(args: argparse.Namespace) -> None:
@@ -127,9 +135,9 @@ def train(args: argparse.Namespace) -> None:
 
     def shown(config: Any, summary: Any) -> str:
         ended = f"{summary['steps']} of {summary['steps_wanted']} steps, loss {summary['loss']:.4f}, in {config.output}"
-        return ended if summary["finished"] else f"{ended}; the same command goes on from there"
+        return ended if summary["finished"] else f"{ended}; the same command resumes it"
 
-    finish(args, Train, lambda config, **how: run(config, **how).summary, shown)
+    finish(args, Train, lambda config, **options: run(config, **options).summary, shown)
 
 
 def synthesize(args: argparse.Namespace) -> None:
@@ -143,11 +151,13 @@ def synthesize(args: argparse.Namespace) -> None:
     from tessy_jax.synthesis.job import synthesize as run
 
     def shown(config: Any, summary: Any) -> str:
-        whole = summary["run"]
-        failed, place = sum(whole["failures"].values()), config.output
-        return f"{whole['responses']} responses, {failed} failures in {place}; tessy rows {place} prints them"
+        totals = summary["run"]
+        failed, place = sum(totals["failures"].values()), config.output
+        return f"{totals['responses']} responses, {failed} failures in {place}; tessy rows {place} prints them"
 
-    finish(args, Synthesize, lambda config, **how: run(config, verifiers=response_verifiers(args), **how).summary, shown)
+    finish(
+        args, Synthesize, lambda config, **options: run(config, verifiers=response_verifiers(args), **options).summary, shown
+    )
 
 
 def boundary(args: argparse.Namespace) -> None:
@@ -163,11 +173,11 @@ def boundary(args: argparse.Namespace) -> None:
             return dict(annotate_traces(config, args.speaker, log=log))
         if args.what == "eval":
             return evaluate_predictors(config, args.speaker, skip_invalid=args.skip_invalid, log=log)
-        how: dict[str, Any] = {"skip_invalid": args.skip_invalid, "progress": progress, "log": log}
-        return {speaker: train_predictor(config, speaker, **how) for speaker in speakers_of(config, args.speaker)}
+        options: dict[str, Any] = {"skip_invalid": args.skip_invalid, "progress": progress, "log": log}
+        return {speaker: train_predictor(config, speaker, **options) for speaker in speakers_of(config, args.speaker)}
 
-    def shown(config: Any, found: Any) -> str:
-        return f"{args.what}: {', '.join(found) or 'nothing to do'}, in {config.output}"
+    def shown(config: Any, by_speaker: Any) -> str:
+        return f"{args.what}: {', '.join(by_speaker) or 'nothing to do'}, in {config.output}"
 
     finish(args, Predictors, job, shown)
 
@@ -179,14 +189,16 @@ def evaluate(args: argparse.Namespace) -> None:
     def shown(config: Any, summary: Any) -> str:
         lines = []
         for name, task in summary["tasks"].items():
-            for row, found in ((name, task), *((f"  {family}", found) for family, found in task["families"].items())):
-                low, high = found["interval"]
-                graders = "".join(f", {name} {one['pass@1']:.1%}" for name, one in found.get("graders", {}).items())
-                share = f"{found['pass@1']:.1%} ({low:.1%} to {high:.1%})"
-                lines.append(f"{row:<24} pass@1 {share}, {found['problems']} problems{graders}")
+            families = ((f"  {family}", measures) for family, measures in task["families"].items())
+            for row, measures in ((name, task), *families):
+                low, high = measures["interval"]
+                by_grader = measures.get("graders", {}).items()
+                graders = "".join(f", {grader} {result['pass@1']:.1%}" for grader, result in by_grader)
+                share = f"{measures['pass@1']:.1%} ({low:.1%} to {high:.1%})"
+                lines.append(f"{row:<24} pass@1 {share}, {measures['problems']} problems{graders}")
         return "\n".join(lines)
 
-    finish(args, Evaluate, lambda config, **how: run(config, task_kinds=task_kinds(args), **how).summary, shown)
+    finish(args, Evaluate, lambda config, **options: run(config, task_kinds=task_kinds(args), **options).summary, shown)
 
 
 def export(args: argparse.Namespace) -> None:
@@ -235,7 +247,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
 
 
 def _reader_left() -> bool:
-    """Whether nobody reads what is printed any more, as after `| head`; then nothing is printed any more."""
+    """Whether the reader of standard output is gone, as after `| head`. If so, further output is discarded."""
     try:
         os.write(sys.stdout.fileno(), b"")
         readable = select.poll()
@@ -266,8 +278,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"tessy {args.command}: {text}", file=sys.stderr)
         return 2 if known else 1
     except KeyboardInterrupt:
-        again = "; the same command goes on from there" if "config" in args else ""
-        print(f"tessy {args.command}: interrupted{again}", file=sys.stderr)
+        resume = "; the same command resumes it" if "config" in args else ""
+        print(f"tessy {args.command}: interrupted{resume}", file=sys.stderr)
         return 1
     return 0
 

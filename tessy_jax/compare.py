@@ -1,7 +1,7 @@
-"""`tessy compare`: the same job in variants, for several students and seeds, and one table of what they are worth.
+"""`tessy compare`: variants of one job for several students and seeds, and one table of their results.
 
 The run folder holds a run folder per job, `<student>/seed-<n>/<variant>`, and `<student>/seed-<n>/before`, the evaluation of
-the untouched student, which they share. A job that is finished is passed over; one that is not goes on.
+the untouched student, which the jobs share. A restart skips finished jobs and resumes the others.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tessy_jax.store.files import within
 from tessy_jax.store.opening import open_run
 
 logger = logging.getLogger(__name__)
-ROUNDING = 1e-9  # differences that differ by less are the same
+ROUNDING = 1e-9  # smaller differences count as equal
 
 
 def compare(
@@ -35,18 +35,20 @@ def compare(
     progress: bool = True,
     log: Callable[[str], None] = logger.info,
 ) -> dict[str, Any]:
-    """Runs or continues all jobs of a comparison; returns its summary, which is saved, too.
+    """Runs or resumes all jobs of a comparison. Returns its summary, which is also saved.
+
+    task_kinds, log: as in `pipeline.run`.
 
     Raises:
-        TessyError: what is wrong with configuration, input, models or output.
-        TrainingError: a loss is no number, or spikes.
+        TessyError: invalid configuration, input, models or output.
+        TrainingError: a loss is not finite, or spikes.
     """
     with ExitStack() as stack:
         stores, config, text = open_run(stack, config)
         cells = list(config.cells())
         checked: set[tuple[str, str]] = set()
         for cell in cells:
-            if (cell.variant, cell.student) not in checked:  # another seed changes nothing that can be wrong
+            if (cell.variant, cell.student) not in checked:  # the checks do not depend on the seed
                 checked.add((cell.variant, cell.student))
                 check(cell.config, task_kinds)
         on_primary(lambda: stores[0].save_config(text))
@@ -54,9 +56,9 @@ def compare(
             if is_primary():
                 log(f"##### {number} of {len(cells)}: {cell.place}")
             place = {"output": within(config.output, cell.place), "mesh": config.mesh, "date": config.date}
-            how: dict[str, Any] = {"task_kinds": task_kinds, "progress": progress, "log": log}
+            options: dict[str, Any] = {"task_kinds": task_kinds, "progress": progress, "log": log}
             before = within(config.output, cell.before)
-            if not run(cell.config.model_copy(update=place), before=before, page=False, **how)["finished"]:
+            if not run(cell.config.model_copy(update=place), before=before, page=False, **options)["finished"]:
                 return {"finished": False}
         summary = on_primary(lambda: summarize(config.output, cells, config.baseline))
         on_primary(lambda: stores[0].save_summary(summary))
@@ -64,47 +66,46 @@ def compare(
 
 
 def summarize(output: str, cells: Sequence[Cell], baseline: str | None = None) -> dict[str, Any]:
-    """What finished jobs came to: per job, and per variant the mean and the standard deviation over its jobs, its cost, and
-    how it differs from the untouched students and from the baseline (`differences`)."""
-    found = [_of_cell(output, cell) for cell in cells]
+    """The results of finished jobs: per job, and per variant the mean and standard deviation over its jobs, the cost, and
+    the differences from the untouched students and from the baseline (see `differences`)."""
+    jobs = [_of_cell(output, cell) for cell in cells]
     before: dict[str, dict[str, Any]] = {}
     for cell in cells:
         measures = _pass_at_1(within(output, cell.before))
         before[cell.before] = {"variant": UNTOUCHED, "student": cell.student, "seed": cell.seed, "measures": measures}
-    everything = [*before.values(), *found]
-    variants = dict.fromkeys(one["variant"] for one in everything)
+    rows = [*before.values(), *jobs]
+    variants = dict.fromkeys(row["variant"] for row in rows)
     names = [UNTOUCHED, *([baseline] if baseline else [])]
     return {
         "finished": True,
-        "variants": {name: _spread(one["measures"] for one in everything if one["variant"] == name) for name in variants},
+        "variants": {name: _spread(row["measures"] for row in rows if row["variant"] == name) for name in variants},
         "costs": {
-            name: _mean_cost([one["cost"] for one in found if one["variant"] == name])
-            for name in dict.fromkeys(one["variant"] for one in found)
+            name: _mean_cost([job["cost"] for job in jobs if job["variant"] == name])
+            for name in dict.fromkeys(job["variant"] for job in jobs)
         },
-        "against": {name: differences(everything, name) for name in names},
-        "jobs": everything,
+        "against": {name: differences(rows, name) for name in names},
+        "jobs": rows,
         "versions": {"tessy_jax": __version__},
     }
 
 
 def differences(jobs: Sequence[Mapping[str, Any]], other: str) -> dict[str, dict[str, dict[str, Any]]]:
-    """By variant and measure, how its jobs differ from those of another variant with the same student and seed.
+    """The differences between each variant's jobs and those of another variant with the same student and seed, by measure.
 
-    difference: the mean; interval: its 95 % confidence interval, and p: the probability of so large a difference by chance,
-    both of a paired t test over jobs (None with fewer than two, or where all differ alike). Nothing is corrected for the
-    number of comparisons.
+    difference: the mean. interval: its 95 % confidence interval. p: the p value. Both come from a paired t test over jobs
+    and are None with fewer than two jobs, or if all differences are equal. No value is corrected for multiple comparisons.
     """
-    place = {(one["variant"], one["student"], one["seed"]): one["measures"] for one in jobs}
-    found: dict[str, dict[str, dict[str, Any]]] = {}
-    for variant in dict.fromkeys(one["variant"] for one in jobs if one["variant"] not in (other, UNTOUCHED)):
+    by_job = {(job["variant"], job["student"], job["seed"]): job["measures"] for job in jobs}
+    result: dict[str, dict[str, dict[str, Any]]] = {}
+    for variant in dict.fromkeys(job["variant"] for job in jobs if job["variant"] not in (other, UNTOUCHED)):
         pairs = [
-            (measures, place[other, student, seed])
-            for (name, student, seed), measures in place.items()
-            if name == variant and (other, student, seed) in place
+            (measures, by_job[other, student, seed])
+            for (name, student, seed), measures in by_job.items()
+            if name == variant and (other, student, seed) in by_job
         ]
         shared = [name for name in pairs[0][0] if name in pairs[0][1]] if pairs else []
-        found[variant] = {name: _paired([own[name] - theirs[name] for own, theirs in pairs]) for name in shared}
-    return found
+        result[variant] = {name: _paired([own[name] - theirs[name] for own, theirs in pairs]) for name in shared}
+    return result
 
 
 def _paired(values: Sequence[float]) -> dict[str, Any]:
@@ -121,10 +122,10 @@ def _paired(values: Sequence[float]) -> dict[str, Any]:
 def tables(summary: Mapping[str, Any]) -> str:
     """All tables of a comparison, as Markdown."""
     parts = [table(summary)]
-    for name, found in summary["against"].items():
-        if found:
+    for name, by_variant in summary["against"].items():
+        if by_variant:
             parts.append(
-                f"Difference from {name} in points, 95 % interval, p (paired t test over jobs):\n\n{_against(found)}"
+                f"Difference from {name} in points, 95 % interval, p (paired t test over jobs):\n\n{_against(by_variant)}"
             )
     parts.append(f"Cost of a job's data and stages, means:\n\n{_costs(summary['costs'])}")
     return "\n\n".join(parts)
@@ -140,10 +141,10 @@ def table(summary: Mapping[str, Any]) -> str:
     return _markdown(lines)
 
 
-def _against(found: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
-    columns = [name for name in next(iter(found.values())) if name.endswith(" domain")]
+def _against(by_variant: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
+    columns = [name for name in next(iter(by_variant.values())) if name.endswith(" domain")]
     lines = [["variant", *columns]]
-    for variant, measures in found.items():
+    for variant, measures in by_variant.items():
         lines.append([variant, *(_difference(measures[column]) for column in columns)])
     return _markdown(lines)
 
@@ -204,12 +205,13 @@ def _of_cell(output: str, cell: Cell) -> dict[str, Any]:
 
 
 def cost_of(rounds: Sequence[Mapping[str, Any]], stages: Mapping[str, float]) -> dict[str, Any]:
-    """What a job took, all rounds and all passes of the recipe together: tokens generated, by writer, and those of them that
-    were discarded or are of failed attempts; and seconds. Of a synthesis that was interrupted, its last start counts.
+    """The cost of a job over all rounds and passes: generated tokens by writer, discarded tokens, tokens of failed attempts,
+    and seconds. Of an interrupted synthesis, only the last start counts.
 
-    rounds: summaries of each round's synthesis. stages: seconds by name; the evaluation before belongs to all variants."""
+    rounds: summaries of each round's synthesis. stages: seconds by name; all variants share the evaluation `before`,
+    which does not count."""
     parts = [*rounds]
-    # what was only chosen has the measures of the first pass itself
+    # a summary of chosen responses already has the measures of its first pass
     parts += [data["first_pass"] for data in rounds if "first_pass" in data and not data.get("chosen")]
 
     def seconds(kind: str) -> float:
@@ -235,17 +237,17 @@ def _mean_cost(costs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def _pass_at_1(output: str) -> dict[str, float]:
     """pass@1 of every task, or of its families where it has any, and of all tasks in and out of the domain."""
     summary = RunReader(output).summary() or {}
-    found: dict[str, float] = {}
+    shares: dict[str, float] = {}
     for name, task in summary["tasks"].items():
-        found |= {family: measures["pass@1"] for family, measures in task["families"].items()} or {name: task["pass@1"]}
-    return found | {f"{domain} domain": measures["pass@1"] for domain, measures in summary["domains"].items()}
+        shares |= {family: measures["pass@1"] for family, measures in task["families"].items()} or {name: task["pass@1"]}
+    return shares | {f"{domain} domain": measures["pass@1"] for domain, measures in summary["domains"].items()}
 
 
-def _spread(found: Iterable[Mapping[str, float]]) -> dict[str, dict[str, Any]]:
-    every = list(found)
+def _spread(by_job: Iterable[Mapping[str, float]]) -> dict[str, dict[str, Any]]:
+    jobs = list(by_job)
     spread = {}
-    for name in every[0]:
-        values = [measures[name] for measures in every]
+    for name in jobs[0]:
+        values = [measures[name] for measures in jobs]
         deviation = stdev(values) if len(values) > 1 else None
         spread[name] = {"mean": fmean(values), "deviation": deviation, "jobs": len(values)}
     return spread

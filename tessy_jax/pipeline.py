@@ -1,10 +1,10 @@
-"""`tessy run`: the whole job in one process on one mesh: predictors, then, round by round, data, training and evaluation.
+"""`tessy run`: the whole job on one mesh: predictors, then data, training and evaluation in every round.
 
-The run folder holds the run folders of its stages: `predictors` (where some are made), `before` (the evaluation of the
-untouched student), and per round `round-<n>/synthesis`, `round-<n>/training`, `round-<n>/evaluation` and, where wanted,
-`round-<n>/epochs/<n>` (the evaluation of the student as it was after an epoch). Each goes on by itself where it was killed;
-one that is finished is passed over. The student's arrays go from stage to stage; after a restart they come from the run
-folder, and are the same.
+The run folder holds the run folders of its stages: `predictors` (if the job makes any), `before` (the evaluation of the
+untouched student), and per round `round-<n>/synthesis`, `round-<n>/training`, `round-<n>/evaluation` and, if
+`evaluation.every_epochs` is set, `round-<n>/epochs/<n>` (the evaluation of an epoch's checkpoint). A restart resumes the
+interrupted stage and skips finished ones. The student's arrays pass from stage to stage in memory; a restart reads them
+from the run folder and have the same values.
 """
 
 from __future__ import annotations
@@ -60,17 +60,19 @@ def run(
     progress: bool = True,
     log: Log = logger.info,
 ) -> dict[str, Any]:
-    """Runs or continues the job of a configuration; returns its summary, which is saved beside report.html.
+    """Runs or resumes the job of a configuration. Returns its summary, which is also saved next to report.html.
 
-    benches: by verifier, for the evaluations. before: where the untouched student's evaluation is or will be, if not in the
-    run folder. page: whether report.html is written. tell: gets what each stage has to say.
+    task_kinds: task kinds by verifier, for the evaluations. before: folder of the untouched student's evaluation (default:
+    in the run folder). page: whether to write report.html. log: receives the messages of every stage.
 
     Raises:
-        TessyError: what is wrong with configuration, input, models or output; most of it before any stage begins.
-        TrainingError: a loss is no number, or spikes.
+        TessyError: invalid configuration, input, models or output; most are found before the first stage.
+        TrainingError: a loss is not finite, or spikes.
     """
     if local(config.output) is None:
-        raise ConfigError(f"{config.output}: the whole job runs in a folder only; name a path as output, and copy it")
+        raise ConfigError(
+            f"{config.output}: the whole job needs a local folder; set output to a path, and copy the folder afterwards"
+        )
     with ExitStack() as stack:
         stores, config, text = open_run(stack, config)
         job = _Job(config, task_kinds, progress, log, stores, on_primary(lambda: stores[0].summary() or {}))
@@ -84,15 +86,15 @@ def run(
 
 
 def check(config: Pipeline, task_kinds: Mapping[str, TaskKind] = TASK_KINDS) -> None:
-    """Sees what can be found wrong with a job before any work is done.
+    """Checks a job before any work.
 
     Raises:
-        TessyError: what is.
+        TessyError: the first fault.
     """
     if config.missing and jax.process_count() > 1:
         raise ConfigError(
-            f"boundary names no predictor of the {' and the '.join(config.missing)}, and predictors are made by one "
-            "process alone; make them with `tessy boundary` first, and name them"
+            f"boundary names no predictor for the {' and the '.join(config.missing)}, and several processes cannot make one;"
+            " make it with `tessy boundary` in one process, and name it in boundary"
         )
     problems_of(config.evaluation.tasks, task_kinds)
     with open_verification(config.synthesis.verification, response_verifiers(task_kinds)) as verifier:
@@ -114,10 +116,10 @@ def check(config: Pipeline, task_kinds: Mapping[str, TaskKind] = TASK_KINDS) -> 
 
 
 def _check_writer(config: Pipeline, writer: Model) -> None:
-    """That the student which is trained marks thinking as the one does that writes.
+    """Checks that the trained student marks thinking as the writer does.
 
     Raises:
-        ConfigError: it does not.
+        ConfigError: their markers differ.
     """
     assert config.date is not None
     date = datetime.date.fromisoformat(config.date)
@@ -125,12 +127,12 @@ def _check_writer(config: Pipeline, writer: Model) -> None:
     if (theirs.open_text, theirs.close_text) != (own.open_text, own.close_text):
         raise ConfigError(
             f"writer opens and closes thinking with {theirs.open_text!r} and {theirs.close_text!r}, student with "
-            f"{own.open_text!r} and {own.close_text!r}; set student.thinking, or take a writer of the same kind"
+            f"{own.open_text!r} and {own.close_text!r}; set student.thinking, or use a writer with the same markers"
         )
 
 
 class _Job:
-    """A job on its way. stages: seconds by name, of those that are over."""
+    """A running job. stages: seconds of the finished stages by name."""
 
     def __init__(
         self,
@@ -142,7 +144,7 @@ class _Job:
         earlier: Mapping[str, Any],
     ) -> None:
         self.config, self.task_kinds, self.stores = config, task_kinds, stores
-        self.how: dict[str, Any] = {"progress": progress, "log": log}
+        self.options: dict[str, Any] = {"progress": progress, "log": log}
         self.log = log if is_primary() else lambda text: None
         self.stages: dict[str, float] = {stage["name"]: stage["seconds"] for stage in earlier.get("stages", [])}
         self.peak: int = earlier.get("peak_memory", {}).get("host_bytes", 0)
@@ -150,7 +152,7 @@ class _Job:
         self.student: Decoder | None = None
 
     def run(self, before: str) -> None:
-        """All stages that are not over. before: where the untouched student's evaluation is."""
+        """Runs every unfinished stage. before: folder of the untouched student's evaluation."""
         config = self.config
         boundary = config.boundary.model_copy(update=self._predictors()) if config.missing else config.boundary
         self._evaluation(BEFORE, before, config.student.model)
@@ -161,32 +163,32 @@ class _Job:
             if not _is_trained(training.output):
                 data = _synthesis(config, number, self._student(model), boundary)
                 with self._stage(f"round {number}: synthesis"):
-                    if not _is_over(data.output):
-                        how = {
+                    if not _is_finished(data.output):
+                        options = {
                             "verifiers": response_verifiers(self.task_kinds),
                             "questions": self._questions(config.data),
-                            **self.how,
+                            **self.options,
                         }
-                        written = synthesize(data, None if config.writer else self.student, **how)
+                        written = synthesize(data, None if config.writer else self.student, **options)
                         self.student = self.student if config.writer else written.student or self.student
                 with self._stage(f"round {number}: training"):
-                    trained = train(training, self.student, **self.how)
+                    trained = train(training, self.student, **self.options)
                     self.student = trained.student
                 if not trained.summary["finished"]:
-                    self.log(f"round {number}: training was asked to stop; the same command goes on from there")
+                    self.log(f"round {number}: training was asked to stop; the same command resumes it")
                     return
             model = within(training.output, FOLDER)
             self._evaluation(f"round {number}: evaluation", within(folder, EVALUATION), model)
-            self._along(number, folder, training.output)
+            self._evaluate_epochs(number, folder, training.output)
         self.student = None
         self.finished = True
 
     def summary(self) -> dict[str, Any]:
-        """What is saved as summary.json."""
+        """The content of summary.json, which it saves."""
         unit = 1 if sys.platform == "darwin" else 1024
         self.peak = max(self.peak, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)
         memory = jax.local_devices()[0].memory_stats() or {}
-        found = {
+        summary = {
             "rounds": self.config.rounds,
             "finished": self.finished,
             "stages": [{"name": name, "seconds": round(seconds, 3)} for name, seconds in self.stages.items()],
@@ -195,12 +197,12 @@ class _Job:
             "processes": jax.process_count(),
             "versions": {"tessy_jax": __version__, "jax": jax.__version__},
         }
-        on_primary(lambda: self.stores[0].save_summary(found))
-        return found
+        on_primary(lambda: self.stores[0].save_summary(summary))
+        return summary
 
     @contextmanager
     def _stage(self, name: str) -> Iterator[None]:
-        """What is done in here counts as this stage; of several starts, the one that took longest counts."""
+        """Times a stage; of several starts, the longest counts."""
         started = time.perf_counter()
         self.log(f"=== {name}")
         yield
@@ -214,7 +216,7 @@ class _Job:
         return student if model == student.model else student.model_copy(update={"model": model, "revision": None})
 
     def _predictors(self) -> dict[str, str]:
-        """Makes the predictors that are missing; their folders."""
+        """Makes the missing predictors and returns their folders by speaker."""
         config, making = self.config, self.config.predictors
         assert making is not None
         made = making.model_dump() | _shared(config, within(config.output, MADE), config.seed)
@@ -224,33 +226,35 @@ class _Job:
         with self._stage(MADE):
             if not _holds(predictors.output, "evaluation.json"):
                 assert predictors.data is not None
-                sample(predictors, questions=self._questions(predictors.data), **self.how)
-                annotate_traces(predictors, log=self.how["log"])
+                sample(predictors, questions=self._questions(predictors.data), **self.options)
+                annotate_traces(predictors, log=self.options["log"])
                 for speaker in config.missing:
-                    train_predictor(predictors, speaker, **self.how)
-                evaluate_predictors(predictors, log=self.how["log"])
+                    train_predictor(predictors, speaker, **self.options)
+                evaluate_predictors(predictors, log=self.options["log"])
         return {speaker: within(training_folder(predictors, speaker), FOLDER) for speaker in config.missing}
 
     def _questions(self, data: Data) -> list[Question]:
-        """The prompts of the evaluation, where data are to be clean of them."""
+        """The evaluation's prompts, if the data must not contain them."""
         if data.decontaminate is None or not data.decontaminate.evaluation:
             return []
-        found = problems_of(self.config.evaluation.tasks, self.task_kinds)
-        return [Question(problem.id, problem.messages) for problems in found.values() for problem in problems]
+        by_task = problems_of(self.config.evaluation.tasks, self.task_kinds)
+        return [Question(problem.id, problem.messages) for problems in by_task.values() for problem in problems]
 
-    def _along(self, number: int, folder: str, trained: str) -> None:
-        """Evaluates the student as it was after epochs of a training, from checkpoints."""
+    def _evaluate_epochs(self, number: int, folder: str, trained: str) -> None:
+        """Evaluates the checkpoints of a training's epochs."""
         if not self.config.evaluation.every_epochs:
             return
         summary = on_primary(lambda: RunReader(trained).summary() or {})
         for epoch, step in summary.get("epoch_ends", {}).items():
             if step < summary["steps"]:
-                self._after(f"round {number}: evaluation after epoch {epoch}", folder, trained, int(epoch), step)
+                self._evaluate_checkpoint(
+                    f"round {number}: evaluation after epoch {epoch}", folder, trained, int(epoch), step
+                )
 
-    def _after(self, name: str, folder: str, trained: str, epoch: int, step: int) -> None:
-        """Evaluates the student of one checkpoint, which stands in the training's folder meanwhile."""
+    def _evaluate_checkpoint(self, name: str, folder: str, trained: str, epoch: int, step: int) -> None:
+        """Evaluates one checkpoint, exported into the training's folder for the time of the evaluation."""
         place, copy = within(folder, f"{EPOCHS}/{epoch:03}"), Path(within(trained, f"epoch-{epoch:03}"))
-        if not _is_over(place):
+        if not _is_finished(place):
             self.student = None
             if on_primary(lambda: not copy.exists()):
                 export_model(trained, copy, step)
@@ -272,12 +276,12 @@ class _Job:
         )
 
     def _evaluation(self, name: str, place: str, model: str) -> None:
-        """Evaluates the student, the same way every time, but for a system message that isolates what it was trained on."""
+        """Evaluates the student. Every evaluation is alike, except for the system message of isolated data."""
         config, asked = self.config, self.config.evaluation
         changes: dict[str, Any] = {"sampling": asked.sampling or config.student.sampling}
         if asked.system is not None and name != BEFORE:
             changes["system"] = asked.system
-        wanted = Evaluate.model_validate(
+        evaluation = Evaluate.model_validate(
             {
                 **_shared(config, place, config.seed),
                 "student": self._student(model).model_copy(update=changes),
@@ -287,12 +291,12 @@ class _Job:
             }
         )
         with self._stage(name):
-            if not _is_over(wanted.output):
-                self.student = evaluate(wanted, self.student, task_kinds=self.task_kinds, **self.how).student
+            if not _is_finished(evaluation.output):
+                self.student = evaluate(evaluation, self.student, task_kinds=self.task_kinds, **self.options).student
 
 
 def _shared(config: Pipeline, output: str, seed: int) -> dict[str, Any]:
-    """What all stages have in common."""
+    """The settings that all stages share."""
     return {"output": output, "seed": seed % (1 << 32), "mesh": config.mesh, "date": config.date}
 
 
@@ -311,20 +315,20 @@ def _synthesis(config: Pipeline, number: int, student: Model, boundary: Boundary
 
 
 def round_folder(output: str, number: int) -> str:
-    """Where the stages of a round are; the first is 1."""
+    """The folder of a round's stages; rounds count from 1."""
     return within(output, round_name(number))
 
 
-def _is_over(output: str) -> bool:
-    """Whether a synthesis or an evaluation has come to its end."""
+def _is_finished(output: str) -> bool:
+    """Whether a synthesis or an evaluation is finished."""
     return on_primary(lambda: finished(output) is not None)
 
 
 def _holds(output: str, name: str) -> bool:
-    """Whether a run folder is there and holds a file."""
+    """Whether a run folder exists and holds a file."""
     return on_primary(lambda: (reader := reader_of(output)) is not None and reader.file(name) is not None)
 
 
 def _is_trained(output: str) -> bool:
-    """Whether a training has come to its end."""
+    """Whether a training is finished."""
     return on_primary(lambda: (reader := reader_of(output)) is not None and bool((reader.summary() or {}).get("finished")))

@@ -14,6 +14,8 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
+from tests import tiers  # noqa: E402
+
 jax.config.update("jax_compilation_cache_dir", str(ROOT / ".cache" / "xla"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
@@ -30,9 +32,25 @@ def compiling() -> str:
     return QUICK if QUICK in os.environ["XLA_FLAGS"] else ""
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Of several processes none waits for another that has begun what takes longest at the end."""
+@pytest.hookimpl(tryfirst=True)  # before the markers select
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Marks tests as `tests/tiers.py` says, and starts the longest first, so that no process waits for it at the end."""
+    for item in items:
+        name = _full_name(item)
+        if name.startswith(tiers.SLOW):
+            item.add_marker("slow")
+        if name.startswith(tiers.BY_HAND):
+            item.add_marker("slow")
+            item.add_marker("by_hand")
+    if config.args == config.getini("testpaths"):
+        stale = tiers.stale([_full_name(item) for item in items])
+        if stale:
+            raise pytest.UsageError(f"tests/tiers.py names tests that do not exist: {', '.join(stale)}; mend the entries")
     items.sort(key=lambda item: item.path.name not in LONGEST)
+
+
+def _full_name(item: pytest.Item) -> str:
+    return f"{item.path.relative_to(ROOT).as_posix()}::{item.nodeid.partition('::')[2]}"
 
 
 def _skip(reason: str) -> None:

@@ -55,8 +55,8 @@ def test_the_jobs_of_a_comparison_differ_in_nothing_but_what_is_named():
         ({"seeds": {"one": [1]}, "students": {"one": "a", "two": "b"}}, "none for student 'two'"),
         ({"variants": {"untouched": {}}}, "stands for the untouched students"),
         ({"variants": {"before": {}}}, "stands for the untouched students"),
-        ({"variants": {"a": {"evaluation.synthesis.lanes": 4}}}, "how the untouched students are asked"),
-        ({"variants": {"a": {"student": {"model": "b"}}}}, "how the untouched students are asked"),
+        ({"variants": {"a": {"evaluation.synthesis.lanes": 4}}}, "the evaluation that all variants share"),
+        ({"variants": {"a": {"student": {"model": "b"}}}}, "the evaluation that all variants share"),
         ({"baseline": "teacher_only"}, "'teacher_only', which is no variant; they are slow, tessy"),
     ],
 )

@@ -271,7 +271,7 @@ def test_ctrl_c_leaves_a_run_that_goes_on_and_says_so(tmp_path):
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=120)
     assert process.returncode == 1, said
-    assert "interrupted; the same command goes on from there" in said.splitlines()[-1]
+    assert "interrupted; the same command resumes it" in said.splitlines()[-1]
     assert "Traceback" not in said
 
 

@@ -338,12 +338,12 @@ def test_a_folder_with_other_things_in_it_is_not_touched(tmp_path):
     (tmp_path / "data.bin").write_text("precious")
     before = sorted(tmp_path.iterdir())
     for kind in (RunStore, RunReader):
-        with pytest.raises(ConfigError, match="no run"):
+        with pytest.raises(ConfigError, match=r"no run of tessy_jax|is not a run folder"):
             kind(str(tmp_path))
     assert sorted(tmp_path.iterdir()) == before
     with pytest.raises(ConfigError, match="a file; name a folder"):
         RunStore(str(tmp_path / "data.bin"))
-    with pytest.raises(ConfigError, match="is no run folder"):
+    with pytest.raises(ConfigError, match="is not a run folder"):
         RunReader(str(tmp_path / "absent"))
     assert not (tmp_path / "absent").exists()
     (tmp_path / "other" / "responses").mkdir(parents=True)
@@ -396,3 +396,9 @@ def test_opening_a_store_on_a_path_does_not_load_jax_or_fsspec(tmp_path):
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
     assert (tmp_path / "run" / ".lock").exists()
+
+
+def test_a_run_folder_that_holds_no_responses_has_no_empty_folders(tmp_path):
+    with RunStore(str(tmp_path / "run")) as store:
+        store.save_config("output: run\n")
+    assert [path for path in (tmp_path / "run").rglob("*") if path.is_dir()] == []

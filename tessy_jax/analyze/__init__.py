@@ -1,1 +1,1 @@
-"""Analyses of data sets and of what became of the students: numbers, figures, and a page of both."""
+"""Analyses of data sets and trained students: numbers, figures, and a report page."""

@@ -1,5 +1,5 @@
-"""Charts of several variants, each of which has a colour, a marker and a dash of its own, for those who do not see the
-colours apart. A chart is drawn twice: for the page, in its variables, and as files, in light colours on white."""
+"""Charts of several variants. Each variant has a colour, a marker and a dash pattern, so that colour-blind readers can
+distinguish them. A chart is drawn twice: for the page with its CSS variables, and as files in light colours on white."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ DASHES = (
     (0, (1, 3)),
 )
 WIDTH = 4.2
-"""Inches, of every chart; on the page it is as wide as its column."""
+"""Width of every chart in inches; on the page a chart fills its column."""
 ROW = 0.3
-"""Inches, of a line with a name on its left."""
+"""Height of a labelled row in inches."""
 SPREAD = 0.6
-"""Of a row's height, over which dots of several kinds are spread."""
+"""Share of the row height over which dots of several groups are spread."""
 LONGEST = 22
-"""Characters of a name that are shown; of a longer one, its beginning and its end."""
+"""Characters of a name that are shown; the middle of longer names is replaced by an ellipsis."""
 DRAWN = 100
-"""Points of a variant that are drawn."""
+"""Maximum number of points drawn per variant."""
 DPI = 200
 
 
 class Look(NamedTuple):
-    """How a series is told from the others. filled: whether its markers are."""
+    """The appearance of a series. filled: whether its markers are filled."""
 
     colour: Colour
     marker: str
@@ -52,8 +52,7 @@ class Look(NamedTuple):
 
 @dataclass(frozen=True)
 class Chart:
-    """A chart that can be drawn. name: of its files. label: what it shows, for those who cannot see it. columns: of its
-    legend."""
+    """A chart that can be drawn. name: of its files. label: alternative text. size: in inches. columns: of the legend."""
 
     name: str
     label: str
@@ -65,12 +64,12 @@ class Chart:
     columns: int = 3
 
     def inline(self) -> Markup:
-        """Part of a page."""
+        """Returns the chart as markup for a page."""
         with plotting():
             return inline(svg_of(self._figure(STAND_IN)), self.label)
 
     def files(self) -> dict[str, bytes]:
-        """By name: SVG and PNG, the same bytes each time."""
+        """Returns the SVG and PNG files by name; equal charts give equal bytes."""
         buffer = io.BytesIO()
         with plotting(light()):
             figure = self._figure(light())
@@ -87,7 +86,7 @@ class Chart:
 
 @dataclass(frozen=True)
 class Dots:
-    """Values in the rows of a chart; None where there is none. ranges: per row, from where to where it may lie."""
+    """One value per row of a chart; None for missing values. ranges: the interval of each row."""
 
     name: str
     values: Sequence[float | None]
@@ -97,7 +96,7 @@ class Dots:
 
 @dataclass(frozen=True)
 class Curve:
-    """A line, and how far it may be off on either side; None where that is not known."""
+    """A line with a symmetric band. off: half the height of the band; None if unknown."""
 
     name: str
     x: Sequence[float]
@@ -106,7 +105,7 @@ class Curve:
 
 
 def looks(names: Sequence[str]) -> dict[str, Look]:
-    """How each variant is drawn, in every chart alike."""
+    """Returns the look of each variant, which is the same in all charts."""
     count = len(HUES)
     return {
         name: Look(HUES[i % count], MARKERS[(i + i // count) % count], DASHES[(i + i // count) % count])
@@ -115,7 +114,7 @@ def looks(names: Sequence[str]) -> dict[str, Look]:
 
 
 def shown(name: str) -> str:
-    """A name as charts have it."""
+    """Returns a name as charts show it."""
     name = visible(name)
     return name if len(name) <= LONGEST else f"{name[: LONGEST // 2]}…{name[-(LONGEST // 2 - 1) :]}"
 
@@ -127,7 +126,7 @@ def scatter(
     centroids: Mapping[str, Sequence[float]],
     axes_labels: tuple[str, str],
 ) -> Chart:
-    """Points of each variant, small and pale, and its middle, large."""
+    """Draws the points of each variant, small and pale, and its centroid, large."""
     told = looks(list(points))
 
     def draw(axes: Axes, paint: Paint) -> None:
@@ -137,7 +136,7 @@ def scatter(
             axes.plot(across, up, told[one].marker, ms=3.2, mew=0, color=paint[told[one].colour], alpha=0.45)
         for i, (one, (x, y)) in enumerate(centroids.items()):
             look, edge = told[one], paint["ink"]
-            size = 11 - 4 * i / len(centroids)  # one that lies on another leaves its edge to be seen
+            size = 11 - 4 * i / len(centroids)  # overlapping centroids stay visible
             axes.plot(
                 [x], [y], look.marker, ms=size, mew=1.2, mec=edge, color=paint[look.colour], label=shown(one), ls="none"
             )
@@ -148,7 +147,7 @@ def scatter(
 
 
 def matrix(name: str, label: str, names: Sequence[str], values: Sequence[Sequence[float | None]]) -> Chart:
-    """A number for each pair of variants; the darker its cell, the higher it is."""
+    """Draws a number for each pair of variants; darker cells have higher values."""
     known = [value for line in values for value in line if value is not None]
     low, high = min(known, default=0.0), max(known, default=1.0)
 
@@ -173,7 +172,7 @@ def matrix(name: str, label: str, names: Sequence[str], values: Sequence[Sequenc
 
 
 def boxes(name: str, label: str, x_label: str, rows: Mapping[str, tuple[Sequence[float], float]]) -> Chart:
-    """Five quantiles of each variant as a box with whiskers, and a dot for the mean."""
+    """Draws five quantiles of each variant as a box with whiskers, and a marker for the mean."""
     told = looks(list(rows))
 
     def draw(axes: Axes, paint: Paint) -> None:
@@ -194,7 +193,7 @@ def boxes(name: str, label: str, x_label: str, rows: Mapping[str, tuple[Sequence
 
 
 def stacks(name: str, label: str, parts: Mapping[str, Colour], rows: Mapping[str, Mapping[str, int]]) -> Chart:
-    """What each variant consists of, in per cent."""
+    """Draws the parts of each variant as stacked bars, in per cent."""
 
     def draw(axes: Axes, paint: Paint) -> None:
         left = dict.fromkeys(rows, 0.0)
@@ -231,7 +230,7 @@ def dots(
     row: float = ROW,
     legend: bool = True,
 ) -> Chart:
-    """Values of each row as dots of several kinds. row: its height in inches."""
+    """Draws the values of several groups as dots in rows. row: the row height in inches."""
     size = 5.0 if row >= ROW else 3.6
     columns, above = _legend([group.name for group in groups] if legend else [])
 
@@ -262,7 +261,7 @@ def curves(
     markers: bool = False,
     ticks: Mapping[float, str] | None = None,
 ) -> Chart:
-    """Lines with bands. told: how each is drawn, by name. ticks: names of places on the axis."""
+    """Draws lines with bands. look_of: the look of each line, by name. ticks: labels by position on the axis."""
 
     def draw(axes: Axes, paint: Paint) -> None:
         from matplotlib.ticker import MaxNLocator
@@ -285,7 +284,7 @@ def curves(
 
 
 def _rows(axes: Axes, paint: Paint, names: Sequence[str]) -> None:
-    """Names on the left, the first at the top."""
+    """Labels the rows on the left axis, the first row at the top."""
     axes.set_yticks(range(len(names)), [shown(one) for one in names])
     axes.tick_params(axis="y", labelcolor=paint["ink"])
     axes.set_ylim(len(names) - 0.4, -0.6)
@@ -296,7 +295,7 @@ def _height(rows: int, row: float = ROW) -> tuple[float, float]:
 
 
 def _legend(names: Sequence[str]) -> tuple[int, float]:
-    """Columns of a legend that have room beside each other, and its height in inches."""
+    """Returns the number of columns that fit into the legend, and its height in inches."""
     longest = max((len(shown(name)) for name in names), default=1)
     columns = max(1, min(3, 58 // (longest + 6)))
     return columns, 0.2 * -(-len(names) // columns)

@@ -1,4 +1,4 @@
-"""What became of the students: losses over the steps (Fig. 15), and accuracy over the epochs (Fig. 11)."""
+"""Training curves of the students: losses by step (Fig. 15) and accuracy by epoch (Fig. 11)."""
 
 from __future__ import annotations
 
@@ -15,12 +15,15 @@ from tessy_jax.report.view import reduced
 DIGITS = 6
 
 Values = defaultdict[float, list[float]]
-"""By place on the axis: the values of jobs."""
+"""Values of the jobs, by position on the axis."""
 
 
 def losses(jobs: Mapping[str, Sequence[Job]]) -> dict[str, Any]:
-    """Per loss and variant, its course: [step, mean over jobs, their standard deviation, jobs]. The steps of a job's rounds
-    are numbered on; of many, several are one point, the mean. A loss that nobody has is left out."""
+    """Returns, by loss and variant, points [step, mean over jobs, standard deviation over jobs, jobs].
+
+    Steps are numbered consecutively over the rounds of a job. With many steps, each point is the mean over several. Losses
+    without values are left out.
+    """
     lines = {
         name: [
             [line for one in job.rounds if one.training for line in objects(one.training, "metrics.jsonl")] for job in own
@@ -29,26 +32,26 @@ def losses(jobs: Mapping[str, Sequence[Job]]) -> dict[str, Any]:
     }
     longest = max((len(found) for own in lines.values() for found in own), default=0)
     curves: dict[str, dict[str, Values]] = {loss: {} for loss in LOSSES}
-    together = 1
+    steps_per_point = 1
     for name, own in lines.items():
         for found in own:
             numbered = [{**line, "step": step} for step, line in enumerate(found, 1)]
-            together, points = reduced(numbered, LOSSES, longest)
+            steps_per_point, points = reduced(numbered, LOSSES, longest)
             for point in points:
                 for loss in LOSSES:
                     value = point[loss]
                     if value is not None:
                         curves[loss].setdefault(name, defaultdict(list))[point["step"] or 0].append(value)
     found_curves = {loss: {name: _course(own) for name, own in of.items()} for loss, of in curves.items() if of}
-    return {"together": together, "curves": found_curves}
+    return {"steps_per_point": steps_per_point, "curves": found_curves}
 
 
 def accuracy(jobs: Mapping[str, Sequence[Job]]) -> dict[str, Any]:
-    """Per domain and variant, pass@1 over the epochs: [epoch, mean over jobs, their standard deviation, jobs].
+    """Returns, by domain and variant, pass@1 by epoch as [epoch, mean over jobs, standard deviation over jobs, jobs].
 
-    Epoch 0 is the untouched student; the epochs of a job's rounds are numbered on. ends: where the evaluation at the end of
-    a training stands of which nobody knows how many epochs it had: behind its last whole one. epochs: whether there are
-    evaluations between.
+    Epoch 0 is the untouched student; epochs are numbered consecutively over the rounds of a job. ends: positions of final
+    evaluations of trainings with an unknown number of epochs, one after the last evaluated epoch. epochs: whether there are
+    evaluations after epochs.
     """
     found: dict[str, dict[str, Values]] = {}
     ends: set[float] = set()
@@ -67,7 +70,7 @@ def accuracy(jobs: Mapping[str, Sequence[Job]]) -> dict[str, Any]:
 
 
 def _evaluations(job: Job, ends: set[float]) -> dict[float, dict[str, float]]:
-    """pass@1 by epoch and domain. ends: gets the places of evaluations after a training of unknown length."""
+    """Returns pass@1 by epoch and domain. Adds to `ends` the positions of evaluations after a training of unknown length."""
     readers = {} if job.before is None else {0.0: job.before}
     begun = 0.0
     for one in job.rounds:

@@ -1,4 +1,4 @@
-"""Data sets, read once each: counts over all responses, and the first ones whole."""
+"""Reads data sets in one pass: counts over all responses, and the first responses in full."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ USES = ("kept", "discarded", "failed")
 DIGITS = 4
 
 AnswerCheck = Callable[[Row], bool]
-"""Whether a response is right."""
+"""Returns whether a response is right."""
 
 
 @dataclass
 class DataSet:
-    """What one data set holds.
+    """The counts of one data set.
 
-    lengths: of each response, in the tokens of those who wrote it, and in words. tokens: kept, by writer. uses: generated
-    tokens by what became of them. first: the first responses in the order of the prompts. right: by prompt, where they were
-    judged, how many are of how many.
+    lengths: of each response, in tokens of the writers' vocabularies and in words. tokens: kept tokens by writer. uses:
+    generated tokens by use. first: the first responses in prompt order. right: (right responses, responses) by prompt, if
+    the responses were verified.
     """
 
     source: Source
@@ -42,10 +42,10 @@ class DataSet:
 
 
 def read(source: Source, first: int, judge: AnswerCheck | None) -> DataSet:
-    """A finished data set. first: how many responses are kept whole, one at least.
+    """Reads a finished data set. first: the number of responses kept in full, at least one. check: None skips verification.
 
     Raises:
-        DataError: it cannot be read, or a response cannot be judged.
+        DataError: the data set cannot be read, or a response cannot be verified.
     """
     assert source.data is not None
     found = DataSet(source)
@@ -73,7 +73,7 @@ def _counted(rows: Iterable[Row], found: DataSet, judge: AnswerCheck | None) -> 
 
 
 def lengths(sets: Mapping[str, Sequence[DataSet]]) -> dict[str, Any]:
-    """How long responses are, per variant: quantiles and the mean, in tokens and in words (Fig. 12)."""
+    """Returns quantiles and means of the response lengths by variant, in tokens and in words (Fig. 12)."""
     found: dict[str, Any] = {"quantiles": list(QUANTILES), "tokens": {}, "words": {}}
     for name, own in sets.items():
         for unit in ("tokens", "words"):
@@ -86,7 +86,7 @@ def lengths(sets: Mapping[str, Sequence[DataSet]]) -> dict[str, Any]:
 
 
 def shares(sets: Mapping[str, Sequence[DataSet]]) -> dict[str, Any]:
-    """Who wrote the tokens that were kept (Fig. 17), and what became of all that were generated, per variant."""
+    """Returns the kept tokens by writer (Fig. 17) and the generated tokens by use, by variant."""
     writers = {name: sum((one.tokens for one in own), Counter[str]()) for name, own in sets.items()}
     uses = {name: sum((one.uses for one in own), Counter[str]()) for name, own in sets.items()}
     return {

@@ -1,7 +1,7 @@
-"""`tessy analyze`: figures and numbers of a comparison's data and students, or of the data of some synthesis runs.
+"""`tessy analyze`: analyses the data and students of a comparison, or the data of synthesis runs.
 
-The output folder holds analysis.json, the numbers; `figures`, each as SVG and PNG; and report.html. The same input gives the
-same bytes.
+The output folder contains analysis.json with the numbers, `figures` as SVG and PNG, and report.html. Equal input gives equal
+bytes.
 """
 
 from __future__ import annotations
@@ -36,32 +36,32 @@ from tessy_jax.store.opening import reader_of
 logger = logging.getLogger(__name__)
 
 FOLDER = "analysis"
-"""Where the analysis of a comparison is, in its run folder."""
+"""Folder of the analysis in the run folder of a comparison."""
 NUMBERS, FIGURES, PAGE = "analysis.json", "figures", "report.html"
 MARK = "analysis_of"
-"""The key of our config.yaml that no other run has."""
-NO_JOBS = "These are run folders of syntheses, which no student has learnt from; analyze a comparison to see it."
+"""The key that identifies the config.yaml of an analysis."""
+NO_JOBS = "The inputs are synthesis runs without training or evaluation; analyze a comparison to include them."
 
 T = TypeVar("T", Source, Job)
 
 
 def configured(sources: Sequence[str], output: str | None, overrides: Sequence[str]) -> Comparison | Analyze:
-    """What to analyse: the YAML file of a comparison, or run folders as name=folder, which need an output.
+    """Returns the configuration for the YAML file of a comparison, or for run folders as name=folder, which need `output`.
 
     Raises:
-        ConfigError: neither, both, or a name stands twice; or see `config.read`.
+        ConfigError: the sources are neither or both, or a name is given twice; or see `config.read`.
     """
     if len(sources) == 1 and ("=" not in sources[0] or Path(sources[0]).is_file()):
         return read_config(Comparison, sources[0], overrides)
     pairs = [source.partition("=") for source in sources]
     odd = next((source for source, (name, _, folder) in zip(sources, pairs, strict=True) if not name or not folder), None)
     if odd is not None:
-        raise ConfigError(f"{odd}: is no name=folder; give one comparison's YAML file, or run folders, each as name=folder")
+        raise ConfigError(f"{odd}: is not name=folder; give the YAML file of one comparison, or run folders as name=folder")
     runs = {name: folder for name, _, folder in pairs}
     if len(runs) < len(pairs):
-        raise ConfigError(f"{', '.join(name for name, _, _ in pairs)}: a name stands twice; give each run folder its own")
+        raise ConfigError(f"{', '.join(name for name, _, _ in pairs)}: a name is given twice; give each folder its own name")
     if output is None:
-        raise ConfigError("run folders come without a place for their analysis; name a folder with --output")
+        raise ConfigError("run folders need an output folder for their analysis; give one with --output")
     return from_values(Analyze, {"output": output, "runs": runs}, overrides, "tessy analyze")
 
 
@@ -72,12 +72,12 @@ def analyze(
     task_kinds: Mapping[str, TaskKind] = TASK_KINDS,
     log: Callable[[str], None] = logger.info,
 ) -> dict[str, Any]:
-    """Analyses what is finished; returns where the analysis is, its figures, and what is missing, which `tell` gets, too.
+    """Analyses the finished stages. Returns the output folder, the figures and the gaps, which are also passed to `log`.
 
-    output: of a comparison (None: `analysis` in its run folder). benches: by verifier, for the quality of the data.
+    output: None for `analysis` in the run folder of a comparison. task_kinds: by verifier, for the quality of the data.
 
     Raises:
-        TessyError: what is wrong with configuration, input, models or output.
+        TessyError: the configuration, the input, a model or the output cannot be used.
     """
     gaps, told = Gaps(), dict[str, Any]()
     if isinstance(config, Comparison):
@@ -107,14 +107,14 @@ def analyze(
 
 
 def _ours(output: str) -> str:
-    """The folder, where it is new or holds an analysis.
+    """Returns the folder if it is new or holds an analysis.
 
     Raises:
-        ConfigError: it holds another kind of run.
+        ConfigError: the folder holds another kind of run.
     """
     reader: RunReader | None = reader_of(output)
     if reader is not None and MARK not in (yaml.safe_load(reader.config() or "") or {}):
-        raise ConfigError(f"{output}: holds another kind of run; name another folder with --output")
+        raise ConfigError(f"{output}: holds another kind of run; give another folder with --output")
     return output
 
 
@@ -125,25 +125,25 @@ def _numbers(
     gaps: Gaps,
     task_kinds: Mapping[str, TaskKind],
 ) -> dict[str, Any]:
-    """All that figures and page are made of."""
+    """Returns the numbers behind the figures and the page."""
     settings = config.analysis
     unfinished = [source.place for source in sources if source.data is None]
-    gaps.among("data", "Data that are not finished are left out", unfinished, len(sources))
+    gaps.among("data", "Unfinished data sets, left out", unfinished, len(sources))
     sets = _read(config, sources, task_kinds)
     if not sets:
         raise ConfigError(
-            f"{config.output}: there is nothing to analyse, as no data are finished; run `tessy compare` or `tessy "
-            "synthesize` to their end first"
+            f"{config.output}: no data set is finished, so there is nothing to analyse; finish `tessy compare` or `tessy "
+            "synthesize` first"
         )
     if settings.quality is None:
-        gaps.say("quality", "Responses were not judged; set analysis.quality.verifier to mini, exact or boxed.")
+        gaps.say("quality", "Responses were not verified; set analysis.quality.verifier to mini, exact or boxed.")
     texts = {
         name: [thinking(row) for one in own for row in one.first[: share(settings.responses, len(own))]]
         for name, own in sets.items()
     }
     space = space_of(texts)
     if space is None:
-        gaps.say("texts", "No thinking holds any words.")
+        gaps.say("texts", "The thinking contains no words.")
     begun = {name: own for name, own in _by_variant(jobs).items() if name in sets}
     numbers: dict[str, Any] = {
         "version": __version__,
@@ -173,7 +173,7 @@ def _numbers(
 def _read(
     config: Comparison | Analyze, sources: Sequence[Source], task_kinds: Mapping[str, TaskKind]
 ) -> dict[str, list[DataSet]]:
-    """The finished data sets that hold responses, by variant."""
+    """Returns the finished data sets with responses, by variant."""
     settings, sets = config.analysis, {}
     with ExitStack() as stack:
         judge_of: Callable[[Source], AnswerCheck] | None = None
@@ -193,11 +193,11 @@ def _read(
 def _likelihood(config: Comparison | Analyze, sets: Mapping[str, Sequence[DataSet]], gaps: Gaps) -> dict[str, Any] | None:
     settings = config.analysis.likelihood
     if settings is None:
-        gaps.say("likelihood", "No student read the data; set analysis.likelihood to let it.")
+        gaps.say("likelihood", "The likelihood of the data was not computed; set analysis.likelihood to compute it.")
         return None
     places = [one.source for own in sets.values() for one in own]
     lacking = [source.place for source in places if source.student is None]
-    gaps.among("likelihood", "Data sets that name no student to read them", lacking, len(places))
+    gaps.among("likelihood", "Data sets without a student to score them", lacking, len(places))
     return likelihoods(sets, settings, config.mesh) or None
 
 
@@ -206,7 +206,7 @@ def _losses(jobs: Sequence[Job], begun: Mapping[str, Sequence[Job]], gaps: Gaps)
         gaps.say("losses", NO_JOBS)
         return None
     lacking = [job.place for job in jobs if not all(one.training for one in job.rounds)]
-    gaps.among("losses", "Jobs whose training is not finished", lacking, len(jobs))
+    gaps.among("losses", "Jobs with unfinished training", lacking, len(jobs))
     found = losses(begun)
     return found if found["curves"] else None
 
@@ -220,16 +220,16 @@ def _accuracy(jobs: Sequence[Job], begun: Mapping[str, Sequence[Job]], gaps: Gap
         for job in jobs
         if job.before is None or any(one.evaluation is None or one.unfinished for one in job.rounds)
     ]
-    gaps.among("accuracy", "Jobs whose evaluations are not all finished", lacking, len(jobs))
+    gaps.among("accuracy", "Jobs with unfinished evaluations", lacking, len(jobs))
     found = accuracy(begun)
     if found["domains"] and not found["epochs"]:
-        gaps.say("accuracy", "There are no evaluations after single epochs, only those before and after training.")
+        gaps.say("accuracy", "There are no evaluations after epochs, only before and after training.")
     if found["epochs"]:
         lacking = [job.place for job in jobs if not any(one.after for one in job.rounds)]
-        gaps.among("accuracy", "Jobs without evaluations after single epochs", lacking, len(jobs))
+        gaps.among("accuracy", "Jobs without evaluations after epochs", lacking, len(jobs))
     return found if found["domains"] else None
 
 
 def _by_variant(found: Sequence[T]) -> dict[str, list[T]]:
-    """In the order in which variants come."""
+    """Groups items by variant, in order of first appearance."""
     return {name: [one for one in found if one.variant == name] for name in dict.fromkeys(one.variant for one in found)}

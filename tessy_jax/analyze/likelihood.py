@@ -1,7 +1,7 @@
-"""How probable the untouched student finds the data: the mean negative log-likelihood of a token, by who wrote it and where.
+"""Mean negative log-likelihood per token of the data under the untouched student, by writer and phase.
 
-What is probable to it already, it has little to learn from; what is improbable for its style alone takes it away from itself
-(Section 2 of the paper: capability and style tokens of the loss, Eq. 2).
+The student learns little from tokens that it already finds probable. Tokens that are improbable only in style shift its
+distribution (Section 2 of the paper: capability and style tokens of the loss, Eq. 2).
 """
 
 from __future__ import annotations
@@ -25,17 +25,16 @@ KINDS = tuple((source, phase) for phase in PHASES for source in ("student", "tea
 DIGITS = 5
 
 Sums = defaultdict[tuple[str, str], list[float]]
-"""By source and phase: the sum of log-probabilities, and of how many tokens."""
+"""By source and phase: the sum of log-probabilities, and the number of tokens."""
 
 
 def likelihoods(sets: Mapping[str, Sequence[DataSet]], settings: Likelihood, mesh: Mapping[str, int]) -> dict[str, Any]:
-    """Per variant, the mean over all tokens of its responses, and over those of each writer in each phase.
+    """Returns, by variant, the mean over all tokens of its responses and over those of each writer in each phase.
 
-    Each student is loaded once, and reads the data of all variants that were written for it; a data set without a student is
-    left out.
+    Each student is loaded once and scores all data sets written for it. Data sets without a student are left out.
 
     Raises:
-        ConfigError, TokenizerError, CheckpointError: a student cannot be read.
+        ConfigError, TokenizerError, CheckpointError: a student cannot be loaded.
     """
     partitioner = Partitioner.of(mesh)
     sums: dict[str, Sums] = {name: defaultdict(lambda: [0.0, 0]) for name in sets}
@@ -64,12 +63,12 @@ def likelihoods(sets: Mapping[str, Sequence[DataSet]], settings: Likelihood, mes
 
 
 def share(count: int, jobs: int) -> int:
-    """Of so many responses, those of each job."""
+    """Returns the responses per job so that `jobs` jobs have at least `count` responses."""
     return -(-count // jobs)
 
 
 def add(sums: Sums, rows: Iterable[Row], scores: Iterable[Sequence[Score]]) -> None:
-    """Adds the log-probabilities of rows: each token is that of the span in which it begins."""
+    """Adds the log-probabilities of rows to the sums; a token belongs to the span in which it starts."""
     for row, found in zip(rows, scores, strict=True):
         starts = [span.start for span in row.spans]
         for start, _, value in found:
@@ -80,7 +79,7 @@ def add(sums: Sums, rows: Iterable[Row], scores: Iterable[Sequence[Score]]) -> N
 
 
 def _mean(sums: Sequence[Sequence[float]]) -> dict[str, Any] | None:
-    """Negative log-likelihood per token in nats, and of how many tokens; None of none."""
+    """Returns the negative log-likelihood per token in nats and the number of tokens; None without tokens."""
     if not sums:
         return None
     total, tokens = (sum(values) for values in zip(*sums, strict=True))
@@ -88,5 +87,5 @@ def _mean(sums: Sequence[Sequence[float]]) -> dict[str, Any] | None:
 
 
 def _weights(student: Model) -> str:
-    """What decides which weights are loaded."""
+    """Returns the key of the weights to load."""
     return f"{student.model}\0{student.revision}\0{student.dtype}"

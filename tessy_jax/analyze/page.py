@@ -1,4 +1,4 @@
-"""The figures of an analysis and the page around them, made of its numbers alone."""
+"""The figures and the report page of an analysis, built from its numbers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tessy_jax.report.results import DOMAINS
 
 Numbers = Mapping[str, Any]
 Part = tuple[Chart, str, str]
-"""A chart, its title, and what one should know to read it."""
+"""A chart, its title and its note."""
 
 WRITERS: dict[str, Colour] = {"student": "orange", "teacher": "blue"}
 USES: dict[str, Colour] = {"kept": "green", "discarded": "purple", "failed": "red"}
@@ -23,7 +23,7 @@ KINDS = {
     ("answer", "teacher"): ("teacher's, answer", Look("blue", "s", filled=False)),
     ("all", ""): ("all tokens", Look("ink", "D")),
 }
-"""Of tokens whose likelihood is shown: how they are called and drawn, by phase and writer."""
+"""Label and look of each token kind of the likelihood chart, by phase and writer."""
 LOSSES = {"loss": "all targets", "loss_cap": "capability tokens", "loss_sty": "style tokens"}
 SWEPT = {
     "in": ("pass@1 in domain", Look("blue", "o")),
@@ -31,19 +31,19 @@ SWEPT = {
     "quality": ("right in the data", Look("green", "^", (0, (1, 1.4)))),
     "discarded": ("tokens discarded", Look("purple", "D", (0, (7, 2, 1.4, 2)))),
 }
-"""Measures of a sweep: how they are called and drawn."""
+"""Label and look of each measure of a sweep."""
 WORD_ROW = 0.155
-"""Inches, of a word's row."""
+"""Height of a word's row in inches."""
 NOTHING = "–"
 
 
 def charts(numbers: Numbers) -> list[Chart]:
-    """All figures that the numbers are enough for."""
+    """Returns the figures for which numbers exist."""
     return [chart for topic in TOPICS for chart, _, _ in TOPICS[topic][2](numbers)]
 
 
 def page(numbers: Numbers, *, title: str, version: str) -> str:
-    """The page as HTML; equal arguments give equal bytes. version: of this package."""
+    """Returns the page as HTML; equal arguments give equal bytes. version: of this package."""
     sections = [_data(numbers)]
     for topic, (heading, lead, parts) in TOPICS.items():
         gaps = [text for about, text in numbers["missing"] if about == topic]
@@ -59,7 +59,7 @@ def page(numbers: Numbers, *, title: str, version: str) -> str:
 
 
 def _data(numbers: Numbers) -> Section:
-    """What was looked at, and what could not be."""
+    """Returns the section with the analysed data and the gaps."""
     rows = [
         [
             name,
@@ -71,15 +71,15 @@ def _data(numbers: Numbers) -> Section:
         for name, found in numbers["data"].items()
     ]
     table = Table(
-        "The data",
+        "Data sets",
         ["variant", "data sets", "responses", "failed", "sampled"],
         rows,
-        "All of a variant's data sets, which differ by student and seed, count together. Failed responses are in no data; "
-        "those sampled, the first ones, are read for the map, the similarities and the words.",
+        "Counts are sums over the data sets of a variant, which differ by student and seed. Failed responses are not part "
+        "of the data. The map, the similarities and the words use the sampled responses, which are the first ones.",
     )
     missing = dict.fromkeys(text for _, text in numbers["missing"])
-    lead = "Missing: " + " ".join(missing) if missing else "Nothing is missing."
-    return Section("What was looked at", lead, [table])
+    lead = "Missing: " + " ".join(missing) if missing else "The analysis is complete."
+    return Section("Analysed data", lead, [table])
 
 
 def _tables(topic: str, numbers: Numbers) -> list[Table]:
@@ -94,16 +94,16 @@ def _tables(topic: str, numbers: Numbers) -> list[Table]:
             ]
             for name, own in found["variants"].items()
         ]
-        return [Table("Quality in numbers", ["", "pass@1", "interval", "prompts", "responses", "right"], rows)]
+        return [Table("pass@1 of the data", ["", "pass@1", "interval", "prompts", "responses", "right"], rows)]
     if topic == "likelihood" and found:
         rows = [[name, *(_nll(_of(own, *kind)) for kind in KINDS)] for name, own in found.items()]
         columns = ["", *(text for text, _ in KINDS.values())]
-        return [Table("Negative log-likelihood in numbers", columns, rows, "In brackets: tokens.")]
+        return [Table("Negative log-likelihood in nats per token", columns, rows, "In brackets: number of tokens.")]
     return []
 
 
 def _of(likelihood: Mapping[str, Any], phase: str, writer: str) -> Mapping[str, Any] | None:
-    """The measure of one kind of tokens; None where there are none. writer: empty for both."""
+    """Returns the measure of one kind of tokens; None if there are none. writer: empty for both."""
     found = likelihood[phase]
     return found[writer] if writer else found
 
@@ -121,12 +121,12 @@ def _texts(numbers: Numbers) -> list[Part]:
         )
         label = "Responses in the plane of the principal components of their TF-IDF vectors, by variant"
         chart = scatter("map", label, own["points"], own["centroids"], (first, second))
-        note = f"Small: responses; large: the middle of each variant. {count(own['words'])} different words."
-        parts.append((chart, "Where the thinking lies (Fig. 8)", note))
+        note = f"Small markers: responses; large markers: centroids of the variants. {count(own['words'])} distinct words."
+        parts.append((chart, "Map of the thinking (Fig. 8)", note))
     if found and found["similarity"]:
         own = found["similarity"]
         chart = matrix("similarity", "Mean cosine similarity of variants", own["variants"], own["matrix"])
-        note = "The mean over all pairs of different responses, one of each variant. On the diagonal: within a variant."
+        note = "Mean over all pairs of distinct responses, one of each variant. The diagonal is within a variant."
         parts.append((chart, "Mean cosine similarity (Fig. 14)", note))
     return parts
 
@@ -137,19 +137,19 @@ def _words(numbers: Numbers) -> list[Part]:
         return []
     told = looks(list(numbers["variants"]))
     groups = [Dots(name, rates, told[name]) for name, rates in found["per_thousand"].items()]
-    chart = dots("words", "Frequent words by variant", "times in a thousand words", found["words"], groups, row=WORD_ROW)
-    return [(chart, "Frequent words of the thinking (Fig. 16)", "Words that are frequent in any variant.")]
+    chart = dots("words", "Frequent words by variant", "occurrences per 1000 words", found["words"], groups, row=WORD_ROW)
+    return [(chart, "Frequent words of the thinking (Fig. 16)", "Words that are frequent in at least one variant.")]
 
 
 def _lengths(numbers: Numbers) -> list[Part]:
     found, parts = numbers["lengths"], []
     if not found:
         return []
-    told = {"tokens": "tokens, each of its writer's own vocabulary", "words": "words between white space"}
+    told = {"tokens": "tokens of the writer's vocabulary", "words": "words separated by white space"}
     for unit, x_label in told.items():
         rows = {name: (own["quantiles"], own["mean"]) for name, own in found[unit].items()}
         chart = boxes(f"lengths_{unit}", f"Lengths of responses in {unit}, by variant", x_label, rows)
-        note = "Box: the middle half, with the median; whiskers: 5 % to 95 %; marker: the mean."
+        note = "Box: quartiles with the median; whiskers: 5 % to 95 %; marker: mean."
         parts.append((chart, f"Lengths in {unit} (Fig. 12)", note))
     return parts
 
@@ -159,17 +159,15 @@ def _shares(numbers: Numbers) -> list[Part]:
     if not found:
         return []
     kept = stacks("tokens", "Shares of student and teacher in the kept tokens, by variant", WRITERS, found["kept"])
-    parts: list[Part] = [
-        (kept, "Who wrote the tokens (Fig. 17)", "Tokens that were kept, each of its writer's own vocabulary.")
-    ]
+    parts: list[Part] = [(kept, "Tokens by writer (Fig. 17)", "Kept tokens, counted in the writer's vocabulary.")]
     if any(sum(own.values()) for own in found["generated"].values()):
-        label = "What became of generated tokens, by variant"
+        label = "Generated tokens by use and variant"
         chart = stacks("waste", label, USES, found["generated"])
         note = (
-            "Discarded: a turn was cut in front of them; failed: the attempt came to nothing. Of a synthesis that was "
-            "interrupted, they are of its last start alone."
+            "Discarded: a turn was cut before them; failed: their attempt failed. For an interrupted synthesis, the counts "
+            "are those of its last start."
         )
-        parts.append((chart, "What became of generated tokens", note))
+        parts.append((chart, "Generated tokens by use", note))
     return parts
 
 
@@ -183,7 +181,7 @@ def _quality(numbers: Numbers) -> list[Part]:
     group = Dots("pass@1", values, Look("blue", "o"), ranges)
     label = "pass@1 of the responses of the data, by variant"
     chart = dots("quality", label, "pass@1, %", list(own), [group], legend=False)
-    note = f"Lines: intervals at {100 * found['confidence']:g} %. A prompt counts once in every job."
+    note = f"Lines: {100 * found['confidence']:g} % confidence intervals. A prompt counts once per job."
     return [(chart, "Right answers in the data (Fig. 6)", note)]
 
 
@@ -198,7 +196,7 @@ def _likelihood(numbers: Numbers) -> list[Part]:
     ]
     label = "Mean negative log-likelihood of tokens under the untouched student, by variant, writer and phase"
     chart = dots("likelihood", label, "nats per token of the student", list(found), groups)
-    note = "The farther to the left, the more it is what the student would write itself."
+    note = "Lower values are more probable under the untouched student."
     return [(chart, "Negative log-likelihood under the untouched student", note)]
 
 
@@ -207,11 +205,11 @@ def _losses(numbers: Numbers) -> list[Part]:
     if not found:
         return []
     told = looks(list(numbers["variants"]))
-    note = "Lines: means over students and seeds; bands: one standard deviation. Who has no such tokens has no line."
-    note += f" Each point is the mean over {found['together']} steps." if found["together"] > 1 else ""
+    note = "Lines: means over students and seeds; bands: one standard deviation. Variants without such tokens have no line."
+    note += f" Each point is the mean over {found['steps_per_point']} steps." if found["steps_per_point"] > 1 else ""
     parts = []
     for loss, own in found["curves"].items():
-        chart = curves(loss, f"{LOSSES[loss]}: loss over the steps, by variant", "step", "loss", _lines(own), told)
+        chart = curves(loss, f"{LOSSES[loss]}: loss by step and variant", "step", "loss", _lines(own), told)
         parts.append((chart, f"Loss on {LOSSES[loss]} (Fig. 15)", note))
     return parts
 
@@ -225,7 +223,7 @@ def _accuracy(numbers: Numbers) -> list[Part]:
         places = sorted({place for course in own.values() for place, *_ in course})
         ticks = {place: "end" if place in found["ends"] else f"{place:g}" for place in places} if found["ends"] else None
         name = DOMAINS.get(domain, domain)
-        x_label, label = "epoch (0: the untouched student)", f"pass@1 {name} over the epochs, by variant"
+        x_label, label = "epoch (0: the untouched student)", f"pass@1 {name} by epoch and variant"
         lines = _lines(own, 100)
         chart = curves(f"accuracy_{domain}", label, x_label, "pass@1, %", lines, told, markers=True, ticks=ticks)
         note = "Lines: means over students and seeds; bands: one standard deviation."
@@ -250,9 +248,9 @@ def _sweeps(numbers: Numbers) -> list[Part]:
             )
             for name, course in measures.items()
         ]
-        label = f"What becomes of students and data as {key} changes"
+        label = f"Measures of students and data by {key}"
         chart = curves(f"sweep_{number}", label, key, "%", lines, told, markers=True, ticks=ticks)
-        note = "Values stand at equal distances. Lines: means over students and seeds; bands: one standard deviation."
+        note = "Values are equally spaced. Lines: means over students and seeds; bands: one standard deviation."
         parts.append((chart, key, note))
     return parts
 
@@ -271,21 +269,21 @@ def _lines(courses: Mapping[str, Sequence[Sequence[float | None]]], scale: float
 
 TOPICS: dict[str, tuple[str, str, Callable[[Numbers], list[Part]]]] = {
     "texts": (
-        "Who resembles whom",
-        "A response is the bag of the words of its thinking, weighted by TF-IDF.",
+        "Similarity of variants",
+        "A response is represented by the bag of words of its thinking, weighted by TF-IDF.",
         _texts,
     ),
     "words": ("Words", "", _words),
-    "lengths": ("Lengths", "What the models wrote, without what opens and closes the thinking.", _lengths),
+    "lengths": ("Lengths", "Text of the models, without the template that opens and closes the thinking.", _lengths),
     "shares": ("Tokens", "", _shares),
-    "quality": ("Quality of the data", "Every response that a student would learn from is judged by its answer.", _quality),
+    "quality": ("Quality of the data", "A verifier checks the answer of every response of the data.", _quality),
     "likelihood": (
-        "What the student finds probable",
-        "The untouched student reads the data: the mean over tokens, by who wrote them and where they stand.",
+        "Likelihood under the student",
+        "Negative log-likelihood of the data under the untouched student: mean over tokens, by writer and phase.",
         _likelihood,
     ),
     "losses": ("Training", "Targets of the teacher count as capability, those of the student as style.", _losses),
-    "accuracy": ("Accuracy over the epochs", "", _accuracy),
-    "sweeps": ("One number changed", "Variants that differ in one number of the configuration alone.", _sweeps),
+    "accuracy": ("Accuracy by epoch", "", _accuracy),
+    "sweeps": ("Sweeps", "Variants that differ in a single number of the configuration.", _sweeps),
 }
-"""By the key of the numbers: heading, what one should know, and figures."""
+"""Heading, lead and figures of each topic, by its key in the numbers."""

@@ -1,4 +1,4 @@
-"""How good the data themselves are: pass@1 of the responses that a student would learn from (Fig. 6)."""
+"""Quality of the data: pass@1 of the responses that the student learns from (Fig. 6)."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ DIGITS = 6
 
 @contextmanager
 def open_verifiers(quality: Quality, task_kinds: Mapping[str, TaskKind]) -> Iterator[Callable[[Source], AnswerCheck]]:
-    """Gives what judges the responses of a data set. benches: by verifier.
+    """Yields a function that returns the answer check of a data set. task_kinds: by verifier.
 
     Raises:
-        ConfigError: there is no such verifier.
-        DataError: later, of a response whose prompt has no right answer.
+        ConfigError: the verifier does not exist.
+        DataError: raised by the check if the prompt of a response has no reference answer.
     """
     if quality.verifier not in task_kinds:
         raise ConfigError(
@@ -43,8 +43,8 @@ def open_verifiers(quality: Quality, task_kinds: Mapping[str, TaskKind]) -> Iter
                 problem = _item(source, row) if quality.verifier == "mini" else known.get(row.prompt_id)
                 if problem is None:
                     raise DataError(
-                        f"{source.place}: has a response to {row.prompt_id!r}, which {source.prompts.path} lacks; bring "
-                        "back the prompts of that run, or set analysis.quality to null"
+                        f"{source.place}: has a response to {row.prompt_id!r}, which is not in {source.prompts.path}; "
+                        "restore the prompts of that run, or set analysis.quality to null"
                     )
                 return verdict(verifier, problem, row).right
 
@@ -54,7 +54,7 @@ def open_verifiers(quality: Quality, task_kinds: Mapping[str, TaskKind]) -> Iter
 
 
 def _problems(source: Source, quality: Quality, task_kind: TaskKind) -> dict[str, Problem]:
-    """By prompt id."""
+    """Returns the problems of a data set by prompt id."""
     prompts = source.prompts
     named: dict[str, Any] = {name: getattr(prompts, name) for name in ("path", "split", "limit", "prompt")}
     task = Task.model_validate({**named, "name": TASK, "answer": quality.answer, "verifier": quality.verifier})
@@ -62,7 +62,7 @@ def _problems(source: Source, quality: Quality, task_kind: TaskKind) -> dict[str
 
 
 def _item(source: Source, row: Row) -> Problem:
-    """The miniature's problem that has this prompt id."""
+    """Returns the problem of the miniature with the prompt id of the row."""
     try:
         item = item_of(row.prompt_id)
     except DataError as error:
@@ -71,8 +71,8 @@ def _item(source: Source, row: Row) -> Problem:
 
 
 def summarize(sets: Mapping[str, Sequence[DataSet]], confidence: float) -> dict[str, Any]:
-    """pass@1 per variant, with its interval; every prompt of every job counts alike. failures: responses that came to
-    nothing, and so are in no data."""
+    """Returns pass@1 with its interval by variant; prompts of all jobs have equal weight. failures: failed responses, which
+    are not part of the data."""
     found = {}
     for name, own in sets.items():
         counts = [Count(samples, right) for one in own for right, samples in one.right.values()]

@@ -1,4 +1,4 @@
-"""What is analysed: the data sets of a comparison and the jobs around them, or run folders of syntheses."""
+"""Reads the inputs of an analysis: the data sets and jobs of a comparison, or run folders of syntheses."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from tessy_jax.store.opening import finished, reader_of
 
 EPOCH = re.compile(r"[0-9]{3,}")
 SHOWN = 6
-"""Places that a message names at most."""
+"""Maximum number of folders named in a message."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """A data set. place: what messages call it. data: its run folder, where it is finished. prompts: where its prompts come
-    from. student: untouched, None where there is none. date: that of its chat templates."""
+    """A data set. place: its name in messages. data: its run folder; None if unfinished. prompts: the source of its prompts.
+    student: the untouched student; None if there is none. date: the date of the chat templates."""
 
     variant: str
     place: str
@@ -38,8 +38,8 @@ class Source:
 
 @dataclass(frozen=True)
 class Round:
-    """What became of the student in a round, as far as it is finished. epochs: how many the training had, None where it was
-    told its steps. after: evaluations by epoch. evaluation: that at the end. unfinished: whether one of an epoch is."""
+    """The finished stages of a round. epochs: of the training; None if it was configured in steps. after: finished
+    evaluations by epoch. evaluation: the final one. unfinished: whether an evaluation after an epoch is unfinished."""
 
     epochs: float | None
     training: RunReader | None
@@ -50,7 +50,7 @@ class Round:
 
 @dataclass(frozen=True)
 class Job:
-    """A job of a comparison. before: the untouched student's evaluation."""
+    """A job of a comparison. before: the evaluation of the untouched student."""
 
     variant: str
     place: str
@@ -60,31 +60,31 @@ class Job:
 
 @dataclass
 class Gaps:
-    """What could not be looked at, and why: (topic, in a sentence)."""
+    """Gaps of the analysis: (topic, sentence)."""
 
     found: list[tuple[str, str]] = field(default_factory=list)
 
     def say(self, topic: str, text: str) -> None:
-        """Notes a gap."""
+        """Adds a gap."""
         self.found.append((topic, text))
 
     def among(self, topic: str, what: str, lacking: Sequence[str], count: int) -> None:
-        """Notes that some of so many jobs lack something; nothing where none does."""
+        """Adds a gap that names the jobs in `lacking`, out of `count`; adds nothing if `lacking` is empty."""
         if lacking:
             more = f" and {len(lacking) - SHOWN} more" if len(lacking) > SHOWN else ""
             self.say(topic, f"{what}: {len(lacking)} of {count} ({', '.join(lacking[:SHOWN])}{more}).")
 
 
 def of_comparison(config: Comparison) -> tuple[list[Source], list[Job]]:
-    """The data sets, each of its job's last round, and the jobs of a comparison.
+    """Returns the data sets, one per job, of its last round, and the jobs of a comparison.
 
     Raises:
-        ConfigError: its run folder is none, or that of another comparison.
-        DataError: it cannot be read.
+        ConfigError: the output is not a run folder, or belongs to another comparison.
+        DataError: the run folder cannot be read.
     """
     reader = reader_of(config.output)
     if reader is None:
-        raise ConfigError(f"{config.output}: is no run folder; run `tessy compare` with this configuration first")
+        raise ConfigError(f"{config.output}: is not a run folder; run `tessy compare` with this configuration first")
     config = reconcile(config, reader.config())
     sources, jobs = [], []
     for cell in config.cells():
@@ -102,11 +102,11 @@ def of_comparison(config: Comparison) -> tuple[list[Source], list[Job]]:
 
 
 def of_runs(config: Analyze) -> list[Source]:
-    """The data sets of some run folders.
+    """Returns the data sets of run folders.
 
     Raises:
-        ConfigError: one is no run folder of a synthesis.
-        DataError: one cannot be read.
+        ConfigError: a folder is not the run folder of a synthesis.
+        DataError: a folder cannot be read.
     """
     found = []
     for name, output in config.runs.items():
@@ -114,14 +114,14 @@ def of_runs(config: Analyze) -> list[Source]:
         try:
             run = Synthesize.model_validate(yaml.safe_load(reader.config() or ""))
         except ValidationError:
-            raise ConfigError(f"{output}: holds no synthesis; name the `output` of `tessy synthesize`") from None
+            raise ConfigError(f"{output}: is not a synthesis run folder; give the `output` of `tessy synthesize`") from None
         finished = reader if reader.summary() is not None else None
         found.append(Source(name, output, finished, run.data, run.student, run.date))
     return found
 
 
 def objects(reader: RunReader, name: str) -> Iterator[dict[str, Any]]:
-    """The lines of a JSONL file of a run folder; none where there is no file."""
+    """Returns the objects of a JSONL file of a run folder; empty if the file is missing."""
     return (json.loads(line) for line in (reader.file(name) or b"").split(b"\n") if line.strip())
 
 

@@ -1,4 +1,4 @@
-"""What becomes of data and students as one number of the configuration changes: variants that differ in nothing else."""
+"""Sweeps: measures of data and students over variants that differ in a single number of the configuration."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from tessy_jax.analyze.sources import Job
 from tessy_jax.config import Comparison
 
 FEWEST = 3
-"""Values that make a sweep."""
+"""Minimum number of values of a sweep."""
 DIGITS = 6
 
 
 def swept(config: Comparison) -> dict[str, dict[float, str]]:
-    """By key, the variant that has each value, in the order of the values.
+    """Returns, by key, the variant of each value, in ascending order of the values.
 
-    A variant is part of a sweep if all that it changes is one number; several keys that all get the same number count as
-    one. The variant that changes nothing is part of every sweep, with the value of the job.
+    A variant is part of a sweep if it changes a single number; several keys with the same number count as one. The variant
+    without changes is part of every sweep, with the value of the job.
     """
     found: dict[str, dict[float, str]] = {}
     plain = next((name for name, changes in config.variants.items() if not changes), None)
@@ -38,9 +38,11 @@ def swept(config: Comparison) -> dict[str, dict[float, str]]:
 
 
 def sweeps(config: Comparison, jobs: Sequence[Job], numbers: Mapping[str, Any]) -> dict[str, Any]:
-    """By key and measure, [value, mean, standard deviation over jobs (None for one), jobs] for each value: pass@1 in and out
-    of the domain at the end, the quality of the data, and the share of generated tokens that was discarded. What is known
-    for one value only is no sweep. numbers: those of the analysis."""
+    """Returns, by key and measure, [value, mean, standard deviation over jobs (None for one job), jobs] for each value.
+
+    The measures are the final pass@1 in and out of domain, the quality of the data, and the discarded share of the generated
+    tokens. Keys with measures for a single value only are left out. numbers: those of the analysis.
+    """
     found = {}
     for key, own in swept(config).items():
         measures: dict[str, list[list[float | None]]] = {}
@@ -61,7 +63,7 @@ def sweeps(config: Comparison, jobs: Sequence[Job], numbers: Mapping[str, Any]) 
 
 
 def _ends(jobs: Sequence[Job], variant: str) -> dict[str, list[float]]:
-    """pass@1 after the last round, by domain, of all jobs of a variant that are finished."""
+    """Returns pass@1 after the last round, by domain, of the finished jobs of a variant."""
     found: dict[str, list[float]] = {}
     for job in jobs:
         reader = job.rounds[-1].evaluation if job.rounds else None

@@ -1,7 +1,7 @@
-"""What the thinking of a variant says: its words, how far its responses lie from those of others, and which are frequent.
+"""The words of the thinking of each variant: TF-IDF similarity between variants, and frequent words.
 
-Words are runs of letters, in small letters, with apostrophes inside; numbers and signs are the problem's and not the
-writer's. What opens and closes the thinking is neither model's and does not count.
+Words are case-folded runs of letters with inner apostrophes. Numbers and symbols are ignored, because they belong to the
+problem. The template text that opens and closes the thinking is ignored, too.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ from tessy_jax.records import Row
 WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
 DIGITS = 5
 DENSE = 4_000_000
-"""Numbers of a matrix up to which its components are found exactly, rather than by iteration without ever filling it."""
+"""Matrix size up to which the principal components are computed densely; larger matrices use a sparse iterative solver."""
 
 
 def thinking(row: Row) -> str:
-    """What the models wrote in the thinking."""
+    """Returns the text that the models wrote in the thinking."""
     return "".join(
         row.content[span.start : span.end] for span in row.spans if span.phase == "think" and span.source != "template"
     )
 
 
 def words(text: str) -> list[str]:
-    """The words of a text in their order."""
+    """Returns the words of a text in order."""
     return [word.replace("’", "'") for word in WORD.findall(text.casefold())]
 
 
 class Space(NamedTuple):
-    """Texts as TF-IDF bags of words. matrix: a sparse row of length 1 per text. own: which rows are a variant's. words: how
-    many different ones there are."""
+    """Texts as TF-IDF bags of words. matrix: sparse, one row of Euclidean norm 1 per text. own: the rows of each variant.
+    words: the number of distinct words."""
 
     matrix: Any
     own: dict[str, slice]
@@ -44,7 +44,7 @@ class Space(NamedTuple):
 
 
 def space_of(texts: Mapping[str, Sequence[str]]) -> Space | None:
-    """The texts of some variants, each with one at least; None where there are no words at all."""
+    """Returns the TF-IDF space of the texts of some variants, at least one each; None if they have no words."""
     from sklearn.feature_extraction.text import TfidfVectorizer  # type: ignore[import-untyped, unused-ignore]
 
     everything = [text for own in texts.values() for text in own]
@@ -57,7 +57,7 @@ def space_of(texts: Mapping[str, Sequence[str]]) -> Space | None:
 
 
 def plane(matrix: Any) -> tuple[np.ndarray, list[float]]:
-    """The two principal components of rows, [rows, 2], and the shares of the variance that they explain."""
+    """Returns the first two principal components of the rows, [rows, 2], and their explained variance ratios."""
     from sklearn.decomposition import PCA  # type: ignore[import-untyped, unused-ignore]
 
     rows, terms = matrix.shape
@@ -73,8 +73,8 @@ def plane(matrix: Any) -> tuple[np.ndarray, list[float]]:
 
 
 def map_of(space: Space) -> dict[str, Any]:
-    """Where responses lie in the plane of the two principal components of their TF-IDF vectors, and the middle of each
-    variant's (Fig. 8)."""
+    """Returns the coordinates of responses in the plane of the first two principal components of their TF-IDF vectors, and
+    the centroid of each variant (Fig. 8)."""
     coordinates, explained = plane(space.matrix)
     return {
         "words": space.words,
@@ -85,25 +85,25 @@ def map_of(space: Space) -> dict[str, Any]:
 
 
 def similarity(space: Space) -> dict[str, Any]:
-    """The mean cosine similarity of two responses, one of each variant, over all pairs of different ones (Fig. 14); None of
-    a variant and itself where it has only one.
+    """Returns the mean cosine similarity over all pairs of distinct responses, one of each variant (Fig. 14). A diagonal
+    value is None if the variant has a single response.
 
-    Rows having length 1, the mean over all pairs is the product of the means.
+    All rows have norm 1, so the mean over all pairs is the product of the means.
     """
     means = np.stack([np.asarray(space.matrix[own].mean(0)).ravel() for own in space.own.values()])
     product = means @ means.T
     values: list[list[float | None]] = [[_rounded(value) for value in line] for line in product]
     for i, own in enumerate(space.own.values()):
         count = own.stop - own.start
-        selves = float(space.matrix[own].multiply(space.matrix[own]).sum())  # a response without words has length 0
+        selves = float(space.matrix[own].multiply(space.matrix[own]).sum())  # a response without words has norm 0
         pairs = count * (count - 1)
         values[i][i] = _rounded((count**2 * product[i, i] - selves) / pairs) if pairs else None
     return {"variants": list(space.own), "matrix": values}
 
 
 def frequent(texts: Mapping[str, Sequence[str]], count: int) -> dict[str, Any] | None:
-    """How often per thousand words the most frequent ones stand in each variant (Fig. 16): those that are most frequent in
-    any of them, the most frequent first. None where there are no words."""
+    """Returns the occurrences per thousand words, by variant, of the words that are most frequent in any variant, in
+    descending order (Fig. 16); None if there are no words."""
     counts = {name: Counter(word for text in own for word in words(text)) for name, own in texts.items()}
     totals = {name: own.total() for name, own in counts.items()}
     rates = {name: {word: 1000 * times / totals[name] for word, times in own.items()} for name, own in counts.items() if own}

@@ -33,7 +33,7 @@ from tessy_jax.boundary.spans import (
     read_annotations,
 )
 from tessy_jax.config.predictors import Annotator, Predictors
-from tessy_jax.config.sections import Writer
+from tessy_jax.config.recipes import Writer
 from tessy_jax.decode.generate import generate
 from tessy_jax.errors import ConfigError, DataError, TokenizerError
 from tessy_jax.models import hf

@@ -10,19 +10,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tessy_jax.boundary.labels import STYLE, crops, shifted, token_labels
+from tessy_jax.boundary.labels import CAPABILITY, STYLE, crops, shifted, token_labels
 from tessy_jax.boundary.spans import Annotation
 from tessy_jax.models.hf_config import read_config
 from tessy_jax.text.host_bridge import plain_tokenizer
 from tessy_jax.text.tokenizer import Tokenizer
 from tessy_jax.text.vocab import description
 from tessy_jax.train.data import TokenizedDataset, to_memmap
-from tessy_jax.train.examples import CAPABILITY as LEARN_CAPABILITY
-from tessy_jax.train.examples import STYLE as LEARN_STYLE
 from tessy_jax.train.pack import NO_TARGET, Example
 
 NAMES = ("none", "style", "capability")
-"""Kinds of targets: of the token after each, as `train.examples.KINDS` has who wrote it."""
+"""The names of the kinds of targets, in the order of their numbers: `Example.kinds` of a predictor's data."""
+TARGET_KINDS = {STYLE: NAMES.index("style"), CAPABILITY: NAMES.index("capability")}
+"""The kind of a target by its label."""
 
 
 @dataclass(frozen=True)
@@ -57,17 +57,19 @@ def examples(segments: Sequence[Tokens], window: int) -> TokenizedDataset:
 
     A window's example holds one token more, the kind of which is its last target.
     """
-    return to_memmap((example for tokens in segments for example in _windows(tokens, window)), NAMES)
+    return to_memmap((example for tokens in segments for example in _windows(tokens, window)), NAMES, labelled=True)
 
 
 def _windows(tokens: Tokens, window: int) -> Iterator[Example]:
     count = len(tokens.ids)
     for crop in crops(count, window):
         end = min(crop.end + 1, count)
-        kinds = np.full(end - crop.start, NO_TARGET, np.uint8)
-        known = tokens.labels[crop.first : end - 1]
-        kinds[crop.first - crop.start + 1 :] = np.where(known == STYLE, LEARN_STYLE, LEARN_CAPABILITY)
-        yield Example(tokens.ids[crop.start : end], kinds)
+        targets, kinds = np.zeros(end - crop.start, np.int32), np.full(end - crop.start, NO_TARGET, np.uint8)
+        learnt = slice(crop.first - crop.start + 1, None)
+        labels = tokens.labels[crop.first : end - 1]
+        targets[learnt] = labels
+        kinds[learnt] = np.where(labels == STYLE, TARGET_KINDS[STYLE], TARGET_KINDS[CAPABILITY])
+        yield Example(tokens.ids[crop.start : end], targets, kinds)
 
 
 def gathered(segments: Sequence[Tokens], window: int, decisions: Sequence[NDArray[np.floating]]) -> list[NDArray[Any]]:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tessy_jax.boundary.labels import CAPABILITY, STYLE, UNKNOWN
-from tessy_jax.config.sections import Writer
+from tessy_jax.config.recipes import Writer
 from tessy_jax.errors import DataError
 
 OWN = {"student": STYLE, "teacher": CAPABILITY}

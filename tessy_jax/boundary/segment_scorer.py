@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from tessy_jax.boundary.examples import Tokens, examples, gathered
 from tessy_jax.boundary.metrics import classes, measure
-from tessy_jax.config.sections import Writer
+from tessy_jax.config.recipes import Writer
 from tessy_jax.sharding import Partitioner, put
 from tessy_jax.train.data import BatchPlan
 from tessy_jax.train.step import computed_in
@@ -67,7 +67,7 @@ class SegmentScorer:
         partitioner: Partitioner,
     ) -> None:
         self.segments, self.window, self.partitioner = segments, window, partitioner
-        self.plan = BatchPlan(examples(segments, window), size, rows, seed=0, labels=True)
+        self.plan = BatchPlan(examples(segments, window), size, rows, seed=0)
         self._style = jax.jit(
             partial(_style, graph, dtype=jnp.dtype(dtype)), out_shardings=partitioner.sharding((None, None))
         )

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 from tessy_jax.config import Predictors, Synthesize, dump, reconcile
-from tessy_jax.config.sections import Writer
+from tessy_jax.config.recipes import Writer
 from tessy_jax.errors import ConfigError, DataError
 from tessy_jax.records import Row
 from tessy_jax.store import RunStore

@@ -22,7 +22,7 @@ from tessy_jax.boundary.spans import read_annotations
 from tessy_jax.boundary.traces import LATER, opened, rows, speakers_of
 from tessy_jax.config import Predictors, dump, reconcile
 from tessy_jax.config.predictors import Predictor
-from tessy_jax.config.sections import Writer
+from tessy_jax.config.recipes import Writer
 from tessy_jax.errors import ConfigError, DataError
 from tessy_jax.models import hf
 from tessy_jax.models.export import export
@@ -181,17 +181,17 @@ def train_predictor(
             Checkpoints(within(output, CHECKPOINTS), last=training.keep_last, best=max(1, training.keep_best))
         )
         trainer = Trainer(
-            training,
-            config.optimizer,
-            graph,
-            frozen,
-            partitioner,
-            BatchPlan(data, training.max_seq_len, training.batch_size, config.seed, labels=True),
-            [0.0, *weights],
-            judge.plan,
-            checkpoints,
-            lambda lines: on_primary(lambda: stores[0].save_metrics(lines)),
-            told,
+            training=training,
+            optimizer_config=config.optimizer,
+            graph=graph,
+            frozen=frozen,
+            partitioner=partitioner,
+            plan=BatchPlan(data, training.max_seq_len, training.batch_size, config.seed),
+            weights=[0.0, *weights],
+            evaluation=judge.plan,
+            checkpoints=checkpoints,
+            write=lambda lines: on_primary(lambda: stores[0].save_metrics(lines)),
+            on_step=told,
             extra_metrics=measured,
             best="style_error",
             patience=config.patience,

@@ -9,11 +9,11 @@ from tessy_jax.config.file import dump, from_values, load, read, reconcile
 from tessy_jax.config.pipeline import Pipeline
 from tessy_jax.config.predictors import Predictors
 from tessy_jax.config.programs import Programs
+from tessy_jax.config.recipes import RECIPES, Recipe, Roles, Writer
 from tessy_jax.config.sections import (
     MAY_CHANGE,
     MESH_AXES,
     PRESETS,
-    RECIPES,
     Boundary,
     Data,
     Dtype,
@@ -26,7 +26,6 @@ from tessy_jax.config.sections import (
     Synthesize,
     Thinking,
     WordRule,
-    Writer,
     differences,
 )
 from tessy_jax.config.training import Examples, Lora, Optimizer, Train, Training, Weights
@@ -52,7 +51,9 @@ __all__ = [
     "Predictors",
     "Preset",
     "Programs",
+    "Recipe",
     "Repetition",
+    "Roles",
     "Run",
     "Sampling",
     "Section",

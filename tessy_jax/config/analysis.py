@@ -1,4 +1,4 @@
-"""The sections of an analysis, and their defaults: they stand here only."""
+"""The sections of an analysis, and the only place of their defaults."""
 
 from __future__ import annotations
 
@@ -12,41 +12,41 @@ from tessy_jax.config.sections import Run
 
 
 class Quality(Section):
-    """How responses of the data are judged."""
+    """How the responses of the data are verified."""
 
     verifier: VerifierName
-    """Who says what is right, as for the tasks of an evaluation; mini knows the prompts by their ids."""
+    """The verifier, as for the tasks of an evaluation; mini identifies prompts by their ids."""
     answer: Text = "answer"
     """The column of the prompts that holds the right answer; mini and programs need none."""
     confidence: Annotated[Real, Field(gt=0, lt=1)] = 0.95
-    """How probably an interval should hold the true value."""
+    """The confidence level of intervals."""
 
 
 class Likelihood(Section):
-    """Which responses the untouched student reads, to say how probable it finds them."""
+    """The responses whose likelihood under the untrained student is measured."""
 
     responses: Count = 64
-    """Of each variant and student, the first of every job in the order of the prompts."""
+    """Responses per variant and student: the first of every job, in prompt order."""
     tokens: Count = 4096
-    """Tokens of prompt and response that are read at most; what comes after them does not count."""
+    """The largest number of tokens of prompt and response; later tokens do not count."""
 
 
 class Analysis(Section):
-    """What `tessy analyze` looks at."""
+    """The settings of `tessy analyze`."""
 
     responses: Count = 500
-    """Of each variant, for the map, the similarities and the words; the first of every job in the order of the prompts."""
+    """Responses per variant for the map, the similarities and the words: the first of every job, in prompt order."""
     words: Count = 30
-    """Frequent words that are shown."""
+    """The number of frequent words shown."""
     quality: Quality | None = None
-    """How the responses of the data are judged (null: not)."""
+    """How the responses of the data are verified (null: not at all)."""
     likelihood: Likelihood | None = Likelihood()
-    """What the untouched student reads (null: nothing; no model is loaded)."""
+    """The likelihood under the untrained student (null: not measured; no model is loaded)."""
 
 
 class Analyze(Run):
-    """Looks at the data of some synthesis runs."""
+    """Analyzes the data of synthesis runs."""
 
     runs: Annotated[dict[str, Text], Field(min_length=1)]
-    """By name, run folders of syntheses."""
+    """Run folders of syntheses, by name."""
     analysis: Analysis = Analysis()

@@ -1,4 +1,4 @@
-"""What sections of a configuration are made of."""
+"""The base class and the field types of configuration sections."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstr
 
 
 def _real(value: Any) -> Any:
-    """YAML reads 1e-4 as text: it is a number all the same."""
+    """Converts text to a number, because YAML reads 1e-4 as text."""
     if isinstance(value, str):
         try:
             return float(value)

@@ -1,4 +1,4 @@
-"""The sections that say what prompts and responses are good enough, and their defaults: they stand here only."""
+"""The sections that filter prompts and responses, and the only place of their defaults."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ VerifierName = Literal["mini", "exact", "boxed", "choice", "integer", "programs"
 
 
 class Verification(Section):
-    """Which responses are right, and what becomes of the others."""
+    """How responses are verified, and how wrong ones are handled."""
 
     verifier: VerifierName
-    """Who says what is right, as for the tasks of an evaluation: mini, exact, boxed, choice, integer or programs."""
+    """The verifier, as for the tasks of an evaluation: mini, exact, boxed, choice, integer or programs."""
     answer: Text = "answer"
-    """The column of data.path that holds the right answer; mini needs none, it knows the prompts by their ids."""
+    """The column of data.path that holds the right answer; mini needs none, because it identifies prompts by their ids."""
     programs: Programs | None = None
-    """How programs are judged (null: as the defaults say); their tests stand in the rows of data.path."""
+    """How programs are verified (null: the defaults); the rows of data.path hold their tests."""
     wrong: Literal["keep", "drop", "resample"] = "resample"
-    """A response that is not right is kept, with its verdict in meta (keep), recorded as a failure (drop), or a failed
-    attempt like any other (resample)."""
+    """A wrong response is kept with its verdict in meta (keep), recorded as a failure (drop), or counted as a failed attempt
+    (resample)."""
 
 
 class Against(Section):
@@ -34,7 +34,7 @@ class Against(Section):
     split: Text = "test"
     """Which split of a data set; a file has only one."""
     prompt: Text | None = None
-    """The column that holds the question as text, such as problem (null: rows have a form that prompts may have)."""
+    """The column that holds the question as text, such as problem (null: rows have one of the accepted forms)."""
 
     @model_validator(mode="before")
     @classmethod
@@ -43,20 +43,20 @@ class Against(Section):
 
 
 class Decontamination(Section):
-    """Which prompts are too much like those of evaluations."""
+    """Which prompts are too similar to those of evaluations."""
 
     against: list[Against] = Field(default_factory=list)
     """Prompts of evaluations: paths, or sections with path, split and prompt."""
     evaluation: bool = True
-    """In a whole job: those of its own evaluation's tasks, too."""
+    """In `tessy run`: compare with the prompts of its own evaluation, too."""
     ngram: Count | None = 13
-    """A prompt that shares so many words in a row with one of these is left out (null: however many it shares); so is one
-    that is equal to one of these, however short."""
+    """A prompt that shares this many consecutive words with an evaluation prompt is left out (null: no such check). A prompt
+    equal to an evaluation prompt is left out at any length."""
     common: Count = 10
-    """Words in a row that more of these prompts have than so many are no sign: instructions are alike everywhere."""
+    """Consecutive words that occur in more than this many evaluation prompts are ignored, because instructions repeat."""
     near_duplicates: Annotated[Real, Field(gt=0, le=1)] | None = 0.8
-    """A prompt is left out, too, if the Jaccard similarity of its words, three at a time, to those of one of these is at
-    least this (null: however near)."""
+    """A prompt is left out if the Jaccard similarity of its three-word shingles to those of an evaluation prompt is at least
+    this (null: no such check)."""
 
     @model_validator(mode="after")
     def _something(self) -> Self:

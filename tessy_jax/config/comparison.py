@@ -1,4 +1,4 @@
-"""The sections of a comparison, and their defaults: they stand here only."""
+"""The sections of a comparison, and the only place of their defaults."""
 
 from __future__ import annotations
 
@@ -15,15 +15,18 @@ from tessy_jax.config.pipeline import BEFORE, Pipeline
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 UNTOUCHED = "untouched"
-"""What tables call students before any training."""
+"""The name in tables of students before training."""
 ALONE = "student"
-"""The name of a student that has none."""
+"""The name of the student if `students` is empty."""
 Seed = Annotated[int, Field(ge=0, lt=1 << 31)]
 
 
 class Cell(NamedTuple):
-    """One job of a comparison. place: its run folder, within that of the comparison; before: that of the untouched student's
-    evaluation, which the jobs of a student and seed share."""
+    """One job of a comparison.
+
+    place: its run folder, within that of the comparison.
+    before: the run folder of the untrained student's evaluation, which the jobs of one student and seed share.
+    """
 
     variant: str
     student: str
@@ -34,53 +37,53 @@ class Cell(NamedTuple):
 
 
 class Comparison(Pipeline):
-    """The same job several times: in variants, for several students and seeds."""
+    """One job in several variants, for several students and seeds."""
 
     variants: Annotated[dict[str, dict[str, Any]], Field(min_length=1)]
-    """By name, dotted keys of the job and their values, e.g. teacher_only: {synthesis.recipe: teacher_only}."""
+    """Changes of the job, by variant: dotted keys and values, e.g. teacher_only: {synthesis.recipe: teacher_only}."""
     seeds: Annotated[list[Seed], Field(min_length=1)] | dict[str, Annotated[list[Seed], Field(min_length=1)]] = Field(
         default_factory=lambda: [0, 1, 2]
     )
-    """Each gives the job its seed, and tasks of the miniature other problems. By the name of a student: its own."""
+    """Seeds of the jobs, for all students or by student; each also selects other problems of the miniature's tasks."""
     students: dict[str, Text] = Field(default_factory=dict)
-    """By name, folders or hub names of students (empty: that of the job)."""
+    """Folders or hub names of students, by name (empty: the student of the job)."""
     baseline: Text | None = None
-    """The variant that all others are compared with, as they are with the untouched students (null: none)."""
+    """The variant that all others are compared with, besides the untrained students (null: none)."""
     analysis: Analysis = Analysis()
-    """What `tessy analyze` looks at."""
+    """The settings of `tessy analyze`."""
 
     @model_validator(mode="after")
     def _names(self) -> Self:
         for name in (*self.variants, *self.students):
             if not NAME.fullmatch(name):
-                raise ValueError(f"{name!r} is no name for a folder; use letters, digits, '.', '_' and '-'")
+                raise ValueError(f"{name!r} is not a valid folder name; use letters, digits, '.', '_' and '-'")
         taken = next((name for name in self.variants if name in (UNTOUCHED, BEFORE)), None)
         if taken is not None:
-            raise ValueError(f"variants.{taken}: the name stands for the untouched students; take another")
+            raise ValueError(f"variants.{taken}: the name stands for the untouched students; use another")
         for name, seeds in self._seeds().items():
             if len(set(seeds)) < len(seeds):
-                raise ValueError("a seed stands twice in seeds; give each once")
+                raise ValueError("seeds holds a seed twice; give each once")
             if name not in (list(self.students) or [ALONE]):
                 raise ValueError(f"seeds are given for {name!r}, which is no student; they are {', '.join(self.students)}")
         if len(self._seeds()) < len(self.students):
             without = next(name for name in self.students if name not in self._seeds())
             raise ValueError(f"seeds has none for student {without!r}; give every student some, or all of them a list")
-        fixed = next((f"{v}: {key}" for v, found in self.variants.items() for key in found if self._shared(key)), None)
+        fixed = next((f"{v}: {key}" for v, changes in self.variants.items() for key in changes if self._shared(key)), None)
         if self.baseline is not None and self.baseline not in self.variants:
             raise ValueError(f"baseline is {self.baseline!r}, which is no variant; they are {', '.join(self.variants)}")
         if fixed is not None:
             raise ValueError(
-                f"variants.{fixed} is the comparison's, or says how the untouched students are asked, which all variants "
-                "share; set it beside variants"
+                f"variants.{fixed} belongs to the comparison, or to the evaluation that all variants share; set it at the "
+                "top level, beside variants"
             )
         return self
 
     def resolved(self) -> Self:
-        """The same: what follows from other keys follows from those of each job, which a variant may change."""
+        """The comparison itself: values are filled in per job, because variants may change the keys behind them."""
         return self
 
     def _shared(self, key: str) -> bool:
-        """Whether a key, or one above it, must be the same in all variants."""
+        """Whether all variants must share this key, or a section around it."""
         parts = key.split(".")
         whole = key in ("student", "evaluation") or (parts[:2] == ["student", "sampling"] and not self.evaluation.sampling)
         return whole or bool({".".join(parts[:i]) for i in range(1, len(parts) + 1)} & (OWN | ASKED))
@@ -92,7 +95,7 @@ class Comparison(Pipeline):
         return dict.fromkeys(self.students or [ALONE], self.seeds)
 
     def cells(self) -> Iterator[Cell]:
-        """All jobs, student by student and seed by seed.
+        """Yields all jobs, by student, seed and variant.
 
         Raises:
             ConfigError: a variant is no job; names variant and key.
@@ -112,11 +115,11 @@ class Comparison(Pipeline):
 
 
 OWN = frozenset({"output", "seed", "mesh", "date"})
-"""Keys of the comparison."""
+"""Keys that belong to the comparison."""
 ASKED = frozenset(
     {
         *(f"student.{name}" for name in ("model", "revision", "dtype", "thinking", "template", "system")),
         *(f"evaluation.{name}" for name in ("tasks", "synthesis", "sampling", "confidence")),
     }
 )
-"""Keys that say who is asked what and how, the untouched students too."""
+"""Keys that define the evaluation, which the untrained students share."""

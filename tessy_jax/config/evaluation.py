@@ -1,4 +1,4 @@
-"""The sections of an evaluation, and their defaults: they stand here only."""
+"""The sections of an evaluation, and the only place of their defaults."""
 
 from __future__ import annotations
 
@@ -16,54 +16,54 @@ Domain = Literal["in", "out"]
 
 
 class Items(Section):
-    """Which tasks of the miniature world."""
+    """Problems of the miniature world."""
 
     families: Annotated[list[Text], Field(min_length=1)]
     """Ae and Ah (sums without and with the multipliers that the student has never seen), A (both), B, C, D."""
     items: Count = 500
     """Problems of each family."""
     split: Literal["test", "validation"] = "test"
-    """Nothing is ever trained on these two."""
+    """The split; neither is used for training."""
     seed: Annotated[int, Field(ge=0, lt=1 << 32)] = 0
-    """Gives other problems."""
+    """Selects the problems."""
 
 
 class Task(Section):
     """Problems of one kind."""
 
     name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-    """What the results call it: letters, digits, "." "_" and "-"."""
+    """Its name in the results: letters, digits, ".", "_" and "-"."""
     path: Text | None = None
-    """Prompts with their answers: JSONL or Parquet file, or the name or folder of a `datasets` data set. Where it has a
-    column `family` or `subject`, there are results for each of what this names, too."""
+    """Prompts with their answers: JSONL or Parquet file, or the name or folder of a `datasets` data set. With a
+    column `family` or `subject`, results are also given per value of that column."""
     split: Text = "test"
     """Which split of a data set; a file has only one."""
     limit: Count | None = None
     """Use only this many rows from the start (null: all)."""
     prompt: Text | None = None
-    """The column that holds the question as text, such as problem (null: rows have a form that prompts may have; for choice
-    a `question` with its choices, too)."""
+    """The column that holds the question as text, such as problem (null: rows have one of the accepted forms, or, for
+    choice, a `question` with its choices)."""
     answer: Text = "answer"
     """The column that holds the right answer."""
     mini: Items | None = None
     """Problems of the miniature world, instead of a path."""
     verifier: VerifierName
-    """Who says what is right: the miniature's own (mini), equal text or numbers (exact), equal mathematics in the last
+    """The verifier: the miniature's own (mini), equal text or numbers (exact), equal mathematics in the last
     \\boxed{…} (boxed), the right one of several choices (choice), a whole number from 0 to 999 (integer), or tests that the
     program in the last fenced block passes (programs)."""
     programs: Programs | None = None
-    """How programs are judged (null: as the defaults say)."""
+    """How programs are verified (null: the defaults)."""
     domain: Domain = "in"
-    """Of the kind that the student is trained on (in), or of another that it should not forget (out)."""
+    """in: the domain that the student is trained on; out: another domain that it should not forget."""
     samples: Count = 1
-    """Responses to each problem."""
+    """Responses per problem."""
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
         if (self.path is None) == (self.mini is None):
-            found = "neither path nor mini" if self.path is None else "both path and mini"
+            given = "neither path nor mini" if self.path is None else "both path and mini"
             raise ValueError(
-                f"task {self.name!r} has {found}; set path to a file of problems, or mini to families, and not both"
+                f"task {self.name!r} has {given}; set path to a file of problems, or mini to families, and not both"
             )
         if (self.verifier == "mini") != (self.mini is not None):
             right = "verifier mini" if self.mini is not None else "verifier exact, boxed, choice, integer or programs"
@@ -80,15 +80,15 @@ class Task(Section):
 
     @property
     def running(self) -> Programs:
-        """How programs are judged."""
+        """How programs are verified."""
         return self.programs or Programs()
 
 
 class EvaluationSynthesis(Synthesis):
-    """How responses are written: by the student alone, and once, so that a response that comes to nothing is a wrong one."""
+    """How responses are written: by the student alone, in one attempt; a failed response counts as wrong."""
 
     recipe: Literal["student_only"] = "student_only"
-    """The student alone; nothing else can be evaluated."""
+    """The student alone; other recipes cannot be evaluated."""
     max_attempts: Literal[1] = 1
     """A response that fails is wrong; a second attempt would hide it."""
     verification: None = None
@@ -96,26 +96,26 @@ class EvaluationSynthesis(Synthesis):
 
 
 class EvaluationTasks(Section):
-    """What a student is asked, and how the answers are counted."""
+    """The problems of an evaluation, and how its results are computed."""
 
     tasks: Annotated[list[Task], Field(min_length=1)]
-    """What it is asked."""
+    """The tasks."""
     synthesis: EvaluationSynthesis = EvaluationSynthesis()
     confidence: Annotated[Real, Field(gt=0, lt=1)] = 0.95
-    """How probably an interval should hold the true value."""
+    """The confidence level of intervals."""
 
     @model_validator(mode="after")
     def _apart(self) -> Self:
         twice = [name for name, times in Counter(task.name for task in self.tasks).items() if times > 1]
         if twice:
-            raise ValueError(f"tasks: the name {twice[0]!r} stands twice; give each task its own")
+            raise ValueError(f"tasks: the name {twice[0]!r} stands twice; give each task its own name")
         return self
 
     def check_samples(self, sampling: Sampling | None) -> None:
-        """That several answers to a problem may differ. sampling: of the student; None: the default.
+        """Checks that several responses to a problem can differ. sampling: of the student; None: the default.
 
         Raises:
-            ValueError: they are all the same.
+            ValueError: temperature is 0, which makes them equal.
         """
         several = [task for task in self.tasks if task.samples > 1]
         if several and (sampling or Sampling()).temperature == 0:
@@ -126,10 +126,10 @@ class EvaluationTasks(Section):
 
 
 class Evaluate(EvaluationTasks, Dated):
-    """Finds out what a model is worth."""
+    """Evaluates a model."""
 
     student: Model
-    """The model. Its sampling, where null, is that of the data (temperature 0.7, top-p 0.8, top-k 20)."""
+    """The model. If its sampling is null, it is that of the data (temperature 0.7, top-p 0.8, top-k 20)."""
 
     @model_validator(mode="after")
     def _sound(self) -> Self:
@@ -137,7 +137,7 @@ class Evaluate(EvaluationTasks, Dated):
         return self
 
     def resolved(self) -> Self:
-        """Sampling that is None is filled in; the date is the job's to fill in."""
+        """A copy with the sampling filled in if it is None. The job fills in the date."""
         if self.student.sampling is not None:
             return self
         return self.model_copy(update={"student": self.student.model_copy(update={"sampling": Sampling()})})

@@ -1,4 +1,4 @@
-"""Configurations out of YAML and dotted overrides, and back. Faults are one line: source, key, what was got, the remedy."""
+"""Reads configurations from YAML and dotted overrides, and writes them. An error is one line: source, key, value, remedy."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ D = TypeVar("D", bound=Dated)
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Synthesize:
-    """A synthesis run from a file; see `read`."""
+    """Reads the configuration of a synthesis; see `read`."""
     return read(Synthesize, path, overrides)
 
 
 def read(kind: type[R], path: str | Path, overrides: Sequence[str] = ()) -> R:
-    """A configuration from a YAML file and dotted overrides, each `a.b=value` with the value in YAML.
+    """Reads a configuration from a YAML file and dotted overrides, each `a.b=value` with the value in YAML.
 
     Raises:
-        ConfigError: naming file (or override) and key, what was got, and what would be right.
+        ConfigError: the configuration is invalid; names file (or override), key, value and remedy.
     """
     try:
         text = Path(path).read_text("utf-8")
@@ -45,10 +45,10 @@ def read(kind: type[R], path: str | Path, overrides: Sequence[str] = ()) -> R:
 
 
 def from_values(kind: type[R], values: Mapping[str, Any], overrides: Sequence[str], source: str) -> R:
-    """A configuration from values and dotted overrides as `read` takes them; source: what errors call the values.
+    """Makes a configuration from values and dotted overrides as in `read`. source: the name of the values in errors.
 
     Raises:
-        ConfigError: naming the key, what was got, and what would be right.
+        ConfigError: the configuration is invalid; names key, value and remedy.
     """
     raw = dict(values)
     set_keys = [_override(raw, text) for text in overrides]
@@ -56,10 +56,11 @@ def from_values(kind: type[R], values: Mapping[str, Any], overrides: Sequence[st
 
 
 def with_changes(kind: type[R], run: Mapping[str, Any], changes: Mapping[str, Any], source: str) -> R:
-    """A configuration from the sections of another one and changes of dotted keys; source: what errors call the changes.
+    """Makes a configuration from the sections of another one and changes of dotted keys. source: the name of the changes in
+    errors.
 
     Raises:
-        ConfigError: naming the key, what was got, and what would be right.
+        ConfigError: the configuration is invalid; names key, value and remedy.
     """
     raw = dict(run)
     for key, value in changes.items():
@@ -75,16 +76,17 @@ def _checked(kind: type[R], raw: dict[str, Any], source: str, set_keys: Sequence
 
 
 def dump(config: Run) -> str:
-    """The configuration as YAML, as resolved: every key, and what the preset fills in."""
+    """The resolved configuration as YAML, with every key."""
     return yaml.dump(config.resolved().model_dump(), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
 
 
 def reconcile(config: D, earlier: str | None, *, but: Collection[str] = ()) -> D:
-    """The run as resolved and with its date filled in, checked against the config.yaml of its folder's earlier starts. but:
-    sections that may differ all the same.
+    """The resolved run with its date, checked against the run folder's config.yaml.
+
+    earlier: the text of config.yaml, or None. but: sections that may differ.
 
     Raises:
-        ConfigError: the folder holds another kind of run, or one with other settings; names them.
+        ConfigError: the folder holds another kind of run, or a run with other settings; names them.
     """
     date = datetime.datetime.now(datetime.UTC).date().isoformat()
     if earlier is not None:
@@ -106,7 +108,7 @@ def reconcile(config: D, earlier: str | None, *, but: Collection[str] = ()) -> D
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML in which a key may stand once only."""
+    """Safe YAML that refuses duplicate keys."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
@@ -119,7 +121,7 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    """Safe YAML in which text with line breaks stays on one line, as "\\n"."""
+    """Safe YAML that writes line breaks in text as "\\n"."""
 
 
 _Dumper.add_representer(
@@ -138,7 +140,7 @@ def _parse(text: str, source: str) -> Any:
 
 
 def _override(raw: dict[str, Any], text: str) -> str:
-    """Puts `a.b=value` into the nested mapping; returns the key."""
+    """Sets `a.b=value` in the nested mapping; returns the key."""
     key, equals, value = text.partition("=")
     names = key.strip().split(".")
     if not equals or not all(names):
@@ -148,7 +150,7 @@ def _override(raw: dict[str, Any], text: str) -> str:
 
 
 def _put(raw: dict[str, Any], names: Sequence[str], value: Any, source: str) -> None:
-    """Puts a value where nested keys lead."""
+    """Sets a value under nested keys."""
     for name in names[:-1]:
         inner = {} if raw.get(name) is None else raw[name]
         if not isinstance(inner, dict):
@@ -159,9 +161,9 @@ def _put(raw: dict[str, Any], names: Sequence[str], value: Any, source: str) -> 
 
 
 def _explain(kind: type[Section], error: ValidationError, source: str, set_keys: Sequence[str]) -> str:
-    """The first fault in one line: source, dotted key, what was got, what would be right."""
+    """The first fault in one line: source, dotted key, value, remedy."""
     faults = error.errors(include_url=False)
-    # a renamed key explains the others: what it held is missing under its new name
+    # a renamed key comes first, because its value is then missing under the new name
     fault = next((f for f in faults if f["type"] == "extra_forbidden" and new_name(_dotted(f))), faults[0])
     key, got, message = _dotted(fault), fault["input"], fault["msg"]
     known = dict(keys(kind))
@@ -184,12 +186,12 @@ def _explain(kind: type[Section], error: ValidationError, source: str, set_keys:
 
 
 def _dotted(fault: Mapping[str, Any]) -> str:
-    """The key that a pydantic fault is about."""
+    """The dotted key of a pydantic fault."""
     return ".".join(map(str, fault["loc"]))
 
 
 def keys(kind: type[Section], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Every dotted key with its description."""
+    """Yields every dotted key with its description."""
     for name, field in kind.model_fields.items():
         yield prefix + name, (field.description or "").rstrip(".")
         for part in (field.annotation, *get_args(field.annotation)):
@@ -198,15 +200,15 @@ def keys(kind: type[Section], prefix: str = "") -> Iterator[tuple[str, str]]:
 
 
 def _suggestion(key: str, known: Iterable[str]) -> str:
-    """The nearest key beside it, else the nearest anywhere, else all beside it."""
+    """The nearest key of the same section, else the nearest of all, else all keys of the section."""
     parent, _, name = key.rpartition(".")
-    beside = {k.rpartition(".")[2]: k for k in known if k.rpartition(".")[0] == parent}
+    siblings = {k.rpartition(".")[2]: k for k in known if k.rpartition(".")[0] == parent}
     anywhere = {k.rpartition(".")[2]: k for k in reversed(list(known))}
-    for names in (beside, anywhere):
+    for names in (siblings, anywhere):
         near = difflib.get_close_matches(name, names, 1)
         if near:
             return f"; did you mean {names[near[0]]}?"
-    return f"; the keys here are {', '.join(beside)}"
+    return f"; the keys here are {', '.join(siblings)}"
 
 
 def _short(value: Any) -> str:

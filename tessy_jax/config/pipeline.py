@@ -1,4 +1,4 @@
-"""The sections of the whole job, and their defaults: they stand here only."""
+"""The sections of `tessy run`, and the only place of their defaults."""
 
 from __future__ import annotations
 
@@ -9,25 +9,24 @@ from pydantic import model_validator
 from tessy_jax.config.base import Count, Natural, Text
 from tessy_jax.config.evaluation import EvaluationTasks
 from tessy_jax.config.predictors import Making
+from tessy_jax.config.recipes import RECIPES, Writer
 from tessy_jax.config.sections import (
-    RECIPES,
     Boundary,
     Data,
     Dated,
     Model,
     Sampling,
     Synthesis,
-    Writer,
     preset_values,
 )
 from tessy_jax.config.training import Lora, OnOverlength, Optimizer, Training, Weights
 
 MADE, BEFORE, DATA, TRAINING, EVALUATION = "predictors", "before", "synthesis", "training", "evaluation"
-"""Folders of the stages, which are run folders themselves; the last three in that of a round."""
+"""Run folders of the stages; the last three lie in the folder of a round."""
 EPOCHS = "epochs"
-"""The folder of a round that holds the evaluations after its epochs: 001, 002, …"""
+"""The folder of a round with the evaluations after its epochs: 001, 002, …"""
 MARGIN = 16
-"""Tokens that a chat template may put behind a response."""
+"""Tokens that a chat template may add after a response."""
 
 
 def round_name(number: int) -> str:
@@ -36,18 +35,18 @@ def round_name(number: int) -> str:
 
 
 class Evaluation(EvaluationTasks):
-    """What the student is asked before the first round and after every one."""
+    """The evaluation of the student, before the first round and after every round."""
 
     sampling: Sampling | None = None
-    """How its answers are drawn (null: as its data are)."""
+    """How its responses are sampled (null: as the data is)."""
     system: Text | None = None
-    """System message of the trained student, where its data have one that isolates them (null: that of its section)."""
+    """System message of the trained student, if its data has an isolating one (null: that of its section)."""
     every_epochs: Natural = 0
-    """After every so many epochs of a training the student is asked as well, as it was then (0: at the end only)."""
+    """Also evaluate the student after every this many epochs of a training (0: at the end only)."""
 
 
 class Pipeline(Dated):
-    """The whole job: predictors, data, training, evaluation, report."""
+    """The complete job: predictors, data, training, evaluation, report."""
 
     data: Data
     student: Model
@@ -55,35 +54,35 @@ class Pipeline(Dated):
     teacher: Model | None = None
     """The stronger model."""
     writer: Model | None = None
-    """Another student that writes data in place of the one that is trained (null: that one)."""
+    """Another student that writes the data (null: the trained one)."""
     boundary: Boundary = Boundary()
-    """Predictors that are there already; those that are null are made, as `predictors` says."""
+    """Existing predictors; those that are null are trained as `predictors` says."""
     predictors: Making | None = None
-    """How predictors are made; their prompts, where data is null, are those of the job."""
+    """How predictors are made; if its data is null, the prompts are those of the job."""
     synthesis: Synthesis = Synthesis()
     on_overlength: OnOverlength = "refuse"
-    """What to do with a response of more than `training.max_seq_len` tokens: refuse to start a job that could write one,
-    skip the response, or cut its end."""
+    """How to handle responses of more than `training.max_seq_len` tokens: refuse to start a job that could write one, skip
+    the response, or cut its end."""
     weights: Weights = Weights()
     optimizer: Optimizer = Optimizer()
     lora: Lora | None = None
-    """Train low-rank changes alone (null: all weights)."""
+    """Train low-rank adapters only (null: all weights)."""
     training: Training = Training()
     evaluation: Evaluation
     rounds: Count = 1
-    """How often the student is trained on data of its own time: each round's is written with the student of the last one."""
+    """Rounds of data and training; each round's data is written with the student of the round before."""
 
     @property
     def missing(self) -> list[Writer]:
-        """Whose boundary predictor the recipe needs and the configuration does not name."""
-        needs = RECIPES[self.synthesis.recipe]
-        return [name for name in get_args(Writer) if f"boundary.{name}" in needs and getattr(self.boundary, name) is None]
+        """The writers whose boundary predictor the recipe needs and the configuration does not name."""
+        required = RECIPES[self.synthesis.recipe].requirements
+        return [name for name in get_args(Writer) if f"boundary.{name}" in required and getattr(self.boundary, name) is None]
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
         recipe, training, synthesis = self.synthesis.recipe, self.training, self.synthesis
         self.evaluation.check_samples(self.evaluation.sampling or self.student.sampling)
-        if "teacher" in RECIPES[recipe] and self.teacher is None:
+        if "teacher" in RECIPES[recipe].requirements and self.teacher is None:
             raise ValueError(f"recipe {recipe!r} needs teacher; set it, or use another recipe")
         if self.missing and self.predictors is None:
             raise ValueError(
@@ -105,5 +104,5 @@ class Pipeline(Dated):
         return self
 
     def resolved(self) -> Self:
-        """What is None in synthesis, student and teacher comes from the preset; the date is the job's to fill in."""
+        """A copy with None in synthesis, student and teacher filled in from the preset. The job fills in the date."""
         return self.model_copy(update=preset_values(self))

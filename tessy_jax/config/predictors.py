@@ -1,4 +1,4 @@
-"""The sections of a run that makes boundary predictors, and their defaults: they stand here only."""
+"""The sections of a run that makes boundary predictors, and the only place of their defaults."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from tessy_jax.config.training import NotNegative, Optimizer, Positive, Share, T
 AnnotatorKind = Literal["rules", "spans", "model", "endpoint"]
 
 NEEDS: dict[AnnotatorKind, tuple[str, ...]] = {"rules": (), "spans": (), "model": ("model",), "endpoint": ("url", "name")}
-"""What each kind of annotator cannot do without."""
+"""The keys that each kind of annotator requires."""
 
 
 class Traces(Section):
-    """Responses that are there already, instead of sampling them: a run folder, or JSONL of rows, per speaker."""
+    """Existing responses to use instead of sampling: a run folder, or JSONL of rows, per speaker."""
 
     student: Text | None = None
     """The student's (null: sampled)."""
@@ -26,48 +26,48 @@ class Traces(Section):
 
 
 class Segments(Section):
-    """What is cut out of the thinking of a trace to be annotated."""
+    """The segments that are cut from the thinking of a trace and annotated."""
 
     words: Count = 60
-    """Words of a segment, as white space separates them; a shorter trace is one segment."""
+    """Words per segment, separated by white space; a shorter trace is one segment."""
     per_trace: Count = 4
-    """Segments of a trace, at random places that may overlap; fewer where it has not so many."""
+    """Segments per trace, at random places that may overlap; a short trace has fewer."""
     validation: Annotated[Real, Field(gt=0, lt=1)] = 0.1
-    """Share of the prompts whose traces are looked at and not learnt from."""
+    """Fraction of the prompts whose traces are used for validation."""
 
 
 class Annotator(Section):
-    """Who says which words of a segment are style."""
+    """The annotator, which marks the style words of a segment."""
 
     kind: AnnotatorKind = "rules"
-    """A list of phrases (rules), the traces' own spans, where it is known who wrote what (spans: the student's is style), a
-    language model on this mesh (model), or one behind a URL (endpoint)."""
+    """A list of phrases (rules), the spans of traces with known writers (spans: the student's are style), a language model
+    on this mesh (model), or a language model behind a URL (endpoint)."""
     lexicon: Text | None = None
-    """For rules: a JSON file of phrases in place of the package's own, in the same form."""
+    """For rules: a JSON file of phrases that replaces the package's own, in the same form."""
     model: Model | None = None
-    """For model: an instruction-tuned one; `template` may turn its thinking off (enable_thinking: false)."""
+    """For model: an instruction-tuned model; `template` may turn its thinking off (enable_thinking: false)."""
     max_new_tokens: Count = 512
-    """For model and endpoint: longest reply, in tokens."""
+    """For model and endpoint: the longest reply, in tokens."""
     temperature: Annotated[Real, Field(ge=0)] = 0.0
     """For model and endpoint: 0 is greedy."""
     batch: Count = 16
-    """For model: segments at once."""
+    """For model: segments per batch."""
     url: Text | None = None
-    """For endpoint: the base of an OpenAI-compatible server, e.g. http://localhost:8000/v1, or all of the address."""
+    """For endpoint: the base of an OpenAI-compatible server, e.g. http://localhost:8000/v1, or the complete address."""
     name: Text | None = None
-    """For endpoint: what the server calls the model."""
+    """For endpoint: the server's name of the model."""
     key: Text = "OPENAI_API_KEY"
-    """For endpoint: the environment variable that holds the API key; where it is not set, none is sent."""
+    """For endpoint: the environment variable that holds the API key; if it is not set, no key is sent."""
     request: dict[str, Any] = Field(default_factory=dict)
-    """For endpoint: more fields of a request, e.g. chat_template_kwargs: {enable_thinking: false}; null leaves one out."""
+    """For endpoint: fields to add to a request, e.g. chat_template_kwargs: {enable_thinking: false}; null removes one."""
     concurrency: Count = 8
-    """For endpoint: requests at once."""
+    """For endpoint: concurrent requests."""
     retries: Natural = 5
-    """For endpoint: how often a request that failed is tried again, at ever longer intervals."""
+    """For endpoint: retries of a failed request, at growing intervals."""
     timeout: Positive = 120.0
     """For endpoint: seconds to wait for a connection, and for a reply."""
     min_share: Share = 0.5
-    """The command fails if a smaller share of the traces has thinking, or of the segments a usable annotation."""
+    """The command fails if a smaller fraction of the traces has thinking, or of the segments a usable annotation."""
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
@@ -83,31 +83,31 @@ class Annotator(Section):
 
 
 class Predictor(Section):
-    """What a predictor is made from."""
+    """The architecture and the decision of a predictor."""
 
     backbone: Text = "Qwen/Qwen3-0.6B-Base"
-    """Hugging Face folder or hub name: a causal LM, which gets a new head, or a token classifier with two labels."""
+    """Hugging Face folder or hub name: a causal LM, whose head is replaced, or a token classifier with two labels."""
     revision: Text | None = None
     """Branch, tag or commit on the hub (null: its main branch)."""
     layers: Count | None = None
-    """How many of the backbone's layers to take, the first (null: all); fewer make the decode loop faster, which asks a
-    predictor at every token."""
+    """The number of the backbone's layers, from the first (null: all); fewer layers make the decode loop faster, which runs
+    a predictor at every token."""
     dtype: Dtype = "bfloat16"
-    """Of the weights that are exported."""
+    """The dtype of the exported weights."""
     window: Annotated[int, Field(ge=4, multiple_of=2)] = 200
-    """Tokens that a decision reads, at most; the synthesis must use the same (boundary.window)."""
+    """The largest number of tokens that a decision reads; the synthesis must use the same (boundary.window)."""
     threshold: Annotated[Real, Field(gt=0, lt=1)] = 0.5
-    """Of measuring, and so of the best checkpoint: the next token counts as style if its probability is above this; the
-    synthesis has its own (boundary.threshold)."""
+    """The threshold of the metrics, which select the best checkpoint: the next token counts as style if its probability is
+    above this. The synthesis has its own (boundary.threshold)."""
 
 
 class ClassWeights(Section):
-    """How much a token counts in the loss, by the kind of the token that follows."""
+    """The weight of a token in the loss, by the class of the next token."""
 
     style: NotNegative = 1.0
-    """Style follows."""
+    """The next token is style."""
     capability: NotNegative = 1.0
-    """Capability follows."""
+    """The next token is capability."""
 
     @model_validator(mode="after")
     def _some(self) -> Self:
@@ -117,36 +117,36 @@ class ClassWeights(Section):
 
 
 class PredictorOptimizer(Optimizer):
-    """How a predictor's weights are changed."""
+    """The optimizer of a predictor."""
 
     learning_rate: Positive = 1e-5
-    """The highest."""
+    """The peak learning rate."""
 
 
 class PredictorTraining(Training):
-    """How long a predictor is trained, how much at once, and what is kept."""
+    """Length, batches and checkpoints of a predictor's training."""
 
     epochs: Positive = 3.0
-    """How often every segment is seen."""
+    """Passes over the segments."""
     max_seq_len: Count = 256
-    """Tokens per row of a batch; several segments share a row, and attention costs as much as the row is long."""
+    """Tokens per row of a batch; several segments share a row, and attention costs grow with the length of a row."""
     batch_size: Count = 12
     """Rows per optimizer step: with 256 tokens each, about 32 segments of 60 words."""
     eval_every: Natural = 100
     """Steps between two evaluations (0: at the end of the training only)."""
     keep_best: Natural = 1
-    """and those with the best F1 of the style class."""
+    """Additional checkpoints to keep: those with the best F1 of the style class."""
 
 
 class Making(Section):
-    """How boundary predictors are made: what traces are sampled, how they are annotated, how predictors are trained."""
+    """How boundary predictors are made: sampling of traces, annotation, training."""
 
     data: Data | None = None
     """The prompts that traces are sampled for."""
     synthesis: Synthesis = Synthesis()
-    """Limits of the sampled traces; the recipe is not looked at, since each speaker writes alone."""
+    """Limits of the sampled traces; the recipe is ignored, because each speaker writes alone."""
     traces: Traces = Traces()
-    """Responses that are there already."""
+    """Existing responses."""
     segments: Segments = Segments()
     annotator: Annotator = Annotator()
     predictor: Predictor = Predictor()
@@ -154,7 +154,7 @@ class Making(Section):
     optimizer: PredictorOptimizer = PredictorOptimizer()
     training: PredictorTraining = PredictorTraining()
     patience: Natural = 0
-    """Evaluations in a row without a better F1 of the style class before training stops (0: it never stops early)."""
+    """Consecutive evaluations without a better F1 of the style class after which training stops (0: no early stop)."""
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -172,12 +172,12 @@ class Making(Section):
 
 
 class Predictors(Making, Dated):
-    """Makes boundary predictors: samples traces, annotates segments of them, trains on these, and measures."""
+    """Makes boundary predictors: samples traces, annotates segments of them, trains, and evaluates."""
 
     student: Model | None = None
-    """The model whose traces the student's predictor learns from."""
+    """The model that writes the traces for the student's predictor."""
     teacher: Model | None = None
-    """The model whose traces the teacher's predictor learns from."""
+    """The model that writes the traces for the teacher's predictor."""
 
     @model_validator(mode="after")
     def _complete(self) -> Self:

@@ -1,4 +1,4 @@
-"""The section that says how programs are judged, and its defaults: they stand here only."""
+"""The section for the verification of programs, and the only place of its defaults."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ Grader = Literal["strict", "compat"]
 
 
 class Programs(Section):
-    """How programs are judged."""
+    """How programs are run and verified."""
 
     language: Language | None = None
-    """What all programs are taken for (null: what a row's `language` says, or else python)."""
+    """The language of all programs (null: the row's `language`, or else python)."""
     seconds: Annotated[Real, Field(gt=0)] = 10.0
-    """Processor time that a program may use on a test; by the clock it may take three times as long, and a second."""
+    """Limit on processor time per test; the limit on wall time is three times as long, plus one second."""
     seconds_in_all: Annotated[Real, Field(gt=0)] = 120.0
-    """The same, on all tests together."""
+    """Limit on processor time over all tests of a program."""
     memory: Annotated[int, Field(ge=64)] = 1024
-    """MiB that a program and all that it starts may use."""
+    """Memory limit in MiB of a program and its child processes."""
     output: Count = 16
-    """MiB that a program may write."""
+    """Limit in MiB on the output of a program."""
     grader: Grader = "strict"
-    """Whose verdict counts; both are recorded. strict: what a judge of contests says; compat: what LiveCodeBench's public
-    code says."""
+    """The verdict that counts; both are recorded. strict: the verdict of contest judges; compat: that of LiveCodeBench's
+    public code."""
     unsafe: bool = False
-    """Run programs in plain processes, too, where no stronger sandbox can be had."""
+    """Run programs in plain processes if no stronger sandbox is available."""

@@ -1,4 +1,4 @@
-"""The sections and runs of a configuration, and their defaults: they stand here only.
+"""The sections and runs of a configuration, and the only place of their defaults.
 
 A section is a frozen model that any kind of run may hold; a run is a section that a file fills.
 """
@@ -13,23 +13,12 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from tessy_jax.config.base import Count, Natural, Real, Section, Text
 from tessy_jax.config.checks import Decontamination, Verification
+from tessy_jax.config.recipes import RECIPES, Writer
 
 MESH_AXES = ("data", "fsdp", "tensor", "expert")
 
-# what each recipe cannot do without
-RECIPES: dict[str, tuple[str, ...]] = {
-    "tessy": ("student", "teacher", "boundary.student", "boundary.teacher"),
-    "teacher_only": ("teacher",),
-    "student_only": ("student",),
-    "teacher_think": ("student", "teacher"),
-    "teacher_answer": ("student", "teacher"),
-    "teacher_mix": ("student", "teacher"),
-    "teacher_score": ("student", "teacher"),
-    "teacher_reference": ("student", "teacher"),
-}
-
-# nothing that is written or learnt depends on these: an output folder may be continued with other values; they are so, too,
-# in the sections of a run that holds those of others
+# keys that no result depends on: a run folder may be continued with other values; the same holds for these keys within a
+# section of another run
 MAY_CHANGE = frozenset(
     {
         "output",
@@ -62,12 +51,11 @@ MAY_CHANGE = frozenset(
 )
 
 WordRule = Literal["none", "discard", "extend"]
-Writer = Literal["student", "teacher"]
 Dtype = Literal["float32", "bfloat16"]
 
 
 class Preset(NamedTuple):
-    """What the paper and its public code do differently (tokens per turn, how a span ends)."""
+    """Settings in which the paper and its public code differ: tokens per turn, and how a span ends."""
 
     student_step: int
     teacher_step: int
@@ -78,7 +66,7 @@ PRESETS = {"paper": Preset(20, 20, "discard"), "reference": Preset(5, 10, "exten
 
 
 def _axes(value: Any) -> Any:
-    """`tensor=8,data=2` or a mapping as a checked mapping."""
+    """Parses and checks mesh axes: `tensor=8,data=2`, or a mapping."""
     if isinstance(value, str):
         pairs = [piece.partition("=") for piece in value.split(",") if piece.strip()]
         sizes: dict[Any, Any] = {name.strip(): int(n) if n.strip().isdecimal() else n for name, _, n in pairs}
@@ -110,15 +98,15 @@ class Data(Section):
     rollouts: Count = 1
     """Responses per row."""
     skip_invalid: bool = False
-    """Record rows that fit no accepted form as failures, instead of stopping before any work."""
+    """Record rows in no accepted form as failures, instead of stopping before any work."""
     prompt: Text | None = None
-    """The column that holds the prompt as text, such as problem (null: rows have a form that prompts may have)."""
+    """The column that holds the prompt as text, such as problem (null: rows have one of the accepted forms)."""
     decontaminate: Decontamination | None = None
-    """Leave out prompts that evaluations ask, too (null: none)."""
+    """Leave out prompts that also occur in evaluations (null: keep all)."""
 
 
 class Thinking(Section):
-    """How a model's thinking opens and closes, where its tokenizer does not say. Both or neither."""
+    """How a model's thinking opens and closes, if its tokenizer does not define it. Set both or neither."""
 
     open: Text | None = None
     """Text that opens it, e.g. "<think>\\n"."""
@@ -133,16 +121,16 @@ class Thinking(Section):
 
 
 class Sampling(Section):
-    """How tokens are drawn. The defaults are those of both presets."""
+    """How tokens are sampled. The defaults are those of both presets."""
 
     temperature: Annotated[Real, Field(ge=0)] = 0.7
     """0 is greedy."""
     top_p: Annotated[Real, Field(gt=0, le=1)] = 0.8
-    """Keep the likeliest tokens that together have this probability (1: all)."""
+    """Keep the most probable tokens up to this cumulative probability (1: all)."""
     top_k: Natural = 20
-    """Keep this many of the likeliest tokens (0: all)."""
+    """Keep this many of the most probable tokens (0: all)."""
     min_p: Annotated[Real, Field(ge=0, lt=1)] = 0.0
-    """Drop tokens less likely than this share of the likeliest (0: none)."""
+    """Drop tokens less probable than this fraction of the most probable one (0: none)."""
 
 
 class Model(Section):
@@ -153,44 +141,44 @@ class Model(Section):
     revision: Text | None = None
     """Branch, tag or commit on the hub (null: its main branch)."""
     dtype: Dtype = "bfloat16"
-    """Of weights, activations and cache."""
+    """The dtype of weights, activations and cache."""
     thinking: Thinking = Thinking()
-    """Thinking markers, where the tokenizer has none."""
+    """Thinking markers, if the tokenizer has none."""
     template: dict[str, Any] = Field(default_factory=dict)
     """Extra variables of the chat template, e.g. reasoning_effort: high."""
     system: Text | None = None
-    """System message put in front of every prompt for this model."""
+    """System message before every prompt for this model."""
     sampling: Sampling | None = None
-    """How its tokens are drawn (null: the preset's)."""
+    """How its tokens are sampled (null: as the preset says)."""
 
 
 class Boundary(Section):
-    """The boundary predictors, which decide after which token the other model goes on."""
+    """The boundary predictors, which decide after which token the speaker hands over."""
 
     student: Text | None = None
-    """Predictor that reads what the student writes: folder or hub name."""
+    """Predictor for the student's turns: folder or hub name."""
     teacher: Text | None = None
-    """Predictor that reads what the teacher writes: folder or hub name."""
+    """Predictor for the teacher's turns: folder or hub name."""
     dtype: Dtype = "bfloat16"
-    """Of the predictors' weights, activations and cache."""
+    """The dtype of the predictors' weights, activations and cache."""
     mode: Literal["online", "rollback"] = "online"
-    """Stop as soon as the label flips, or write a whole step and cut it: the responses are the same."""
+    """Stop as soon as the label flips (online), or write a full proposal and cut it (rollback); the responses are equal."""
     window: Annotated[int, Field(ge=4, multiple_of=2)] = 200
-    """Predictor tokens that a decision reads, at most; at least half as many once there are so many."""
+    """The largest number of predictor tokens that a decision reads; it reads at least half as many once they exist."""
     min_span_tokens: Count = 1
-    """Tokens at the start of a turn that cannot end it."""
+    """Tokens at the start of a turn after which it cannot end."""
     threshold: Annotated[Real, Field(gt=0, lt=1)] = 0.5
-    """The next token counts as style if its probability is above this: higher, and the student hands over earlier, the
-    teacher later."""
+    """The next token counts as style if its probability of style is above this. With a higher value the student hands over
+    earlier, and the teacher later."""
     label_flip_prob: Annotated[Real, Field(ge=0, le=1)] = 0.0
-    """Probability with which a predictor's label is turned round, token by token: how good does a predictor have to be?"""
+    """Probability that a predictor's label is flipped, per token; an ablation of predictor quality."""
 
 
 class Repetition(Section):
-    """When a response counts as a loop: its last `window` tokens repeat with some period of at most `period` tokens."""
+    """When a response counts as a loop: its last `window` tokens repeat with a period of at most `period` tokens."""
 
     window: Natural = 200
-    """Tokens looked at (0: never a loop)."""
+    """Tokens at the end that are checked (0: no check)."""
     period: Count = 50
     """Longest period, in tokens."""
 
@@ -208,49 +196,49 @@ class Synthesis(Section):
     """How responses are written."""
 
     recipe: str = "tessy"
-    """Who thinks and who answers."""
+    """The recipe, which says who thinks and who answers; see `tessy_jax.config.recipes`."""
     preset: Literal["paper", "reference"] = "paper"
-    """Whose steps, word rule and sampling fill what is null here."""
+    """The source of steps, word rule and sampling that are null here: the paper, or its public code (reference)."""
     student_step: Count | None = None
-    """Most student tokens per turn (null: the preset's; paper 20, reference 5)."""
+    """The largest number of student tokens per turn (null: paper 20, reference 5)."""
     teacher_step: Count | None = None
-    """Most teacher tokens per turn (null: the preset's; paper 20, reference 10)."""
+    """The largest number of teacher tokens per turn (null: paper 20, reference 10)."""
     word_rule: WordRule | None = None
-    """How a span ends inside a word (null: the preset's; paper discard, reference extend)."""
+    """How a span that would end inside a word ends (null: paper discard, reference extend)."""
     final_answer: Writer = "student"
-    """Who writes the final answer after shared thinking."""
+    """The writer of the final answer after shared thinking."""
     isolation: Text | None = None
-    """System message that saved conversations begin with and that no writer has seen: what is learnt from them is said to
-    be another's manner."""
+    """System message at the start of saved conversations, which no writer has seen. It ties the learnt style to this message
+    (null: none)."""
     candidates: Count = 5
-    """teacher_score: responses of the student, of which the teacher chooses one."""
+    """For teacher_score: responses of the student from which the teacher chooses one."""
     reference: Literal["answer", "response"] = "answer"
-    """teacher_reference: what the student is shown of the teacher's response."""
+    """For teacher_reference: the part of the teacher's response that the student sees."""
     rewrite: Text = (
         "{prompt}\n\nA reference solution:\n\n{reference}\n\nSolve the task yourself, in your own words, without mentioning "
         "the reference."
     )
-    """teacher_reference: what the student is asked; {prompt} and {reference} are filled in."""
+    """For teacher_reference: the student's prompt; {prompt} and {reference} are filled in."""
     max_prompt_tokens: Count = 8192
-    """Longest prompt, in each model's tokens; longer ones fail."""
+    """The longest prompt, in each model's tokens; longer prompts fail."""
     max_response_tokens: Count = 32768
-    """Longest response, in each model's tokens; a response that reaches it is a failed attempt."""
+    """The longest response, in each model's tokens; a response that reaches it is a failed attempt."""
     max_attempts: Count = 3
     """Attempts before a response is recorded as failed."""
     lanes: Count = 32
-    """Responses written at once."""
+    """Responses that are written in parallel."""
     repetition: Repetition = Repetition()
-    """When a response is a loop, and so a failed attempt."""
+    """When a response is a loop, which makes it a failed attempt."""
     rounds_per_dispatch: Count = 64
-    """Rounds of the device loop between two visits of the host."""
+    """Rounds of the device loop per dispatch; the host acts between dispatches."""
     snapshot_seconds: Annotated[Real, Field(ge=0)] = 60.0
-    """How often unfinished responses are saved, in seconds."""
+    """Seconds between two snapshots of unfinished responses."""
     scored_responses: Natural = 8
-    """Responses, the first, of which the report shows how probable each model finds every token (0: none)."""
+    """The number of responses, from the first, whose token probabilities under each model the report shows (0: none)."""
     handover: Annotated[Real, Field(gt=0, le=1)] = 0.5
-    """A turn ends early once this share of its lanes has handed over; the rest go on in the next round."""
+    """A turn ends early once this fraction of its lanes has handed over; the other lanes continue in the next round."""
     verification: Verification | None = None
-    """Judge finished responses by their answers (null: they are kept as they are)."""
+    """Verify the answers of finished responses (null: keep all)."""
 
     @field_validator("rewrite")
     @classmethod
@@ -278,17 +266,17 @@ class Synthesis(Section):
 
 
 class Run(Section):
-    """What a configuration file holds. Each kind of run adds its sections."""
+    """The keys of every configuration file. Each kind of run adds its sections."""
 
     output: Text
     """Run folder: a path, or an address such as gs://bucket/run."""
     seed: Annotated[int, Field(ge=0, lt=1 << 32)] = 0
-    """Of everything drawn at random."""
+    """The seed of all random numbers."""
     mesh: Axes = Field(default_factory=dict)
-    """Sizes of the device mesh's axes, e.g. {tensor: 8, data: 2} or "tensor=8,data=2" (empty: one device)."""
+    """Axis sizes of the device mesh, e.g. {tensor: 8, data: 2} or "tensor=8,data=2" (empty: one device)."""
 
     def resolved(self) -> Self:
-        """The same run with everything filled in that follows from other keys."""
+        """A copy with every value filled in that follows from other keys."""
         return self
 
 
@@ -296,7 +284,7 @@ class Dated(Run):
     """A run that renders chat templates."""
 
     date: str | None = None
-    """What chat templates print as today, YYYY-MM-DD (null: the day of the first start, kept from then on)."""
+    """The current date in chat templates, YYYY-MM-DD (null: the day of the first start, which later starts keep)."""
 
     @field_validator("date", mode="before")
     @classmethod
@@ -317,28 +305,28 @@ class Synthesize(Dated):
 
     data: Data
     student: Model | None = None
-    """The model that the data is for: it writes style and the final answer."""
+    """The model that the data is for; it writes style and the final answer."""
     teacher: Model | None = None
-    """The stronger model: it writes substance."""
+    """The stronger model; it writes substance."""
     boundary: Boundary = Boundary()
     synthesis: Synthesis = Synthesis()
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
         recipe = self.synthesis.recipe
-        missing = [key for key in RECIPES[recipe] if _value(self, key) is None]
+        missing = [key for key in RECIPES[recipe].requirements if _value(self, key) is None]
         if missing:
             others = ", ".join(name for name in RECIPES if name != recipe)
             raise ValueError(f"recipe {recipe!r} needs {' and '.join(missing)}; set it, or use another recipe ({others})")
         return self
 
     def resolved(self) -> Self:
-        """Steps, word rule and sampling that are None come from the preset; the date is the job's to fill in."""
+        """A copy with steps, word rule and sampling that are None filled in from the preset. The job fills in the date."""
         return self.model_copy(update=preset_values(self))
 
 
 def preset_values(run: Any) -> dict[str, Any]:
-    """The sections of a run with synthesis, student and teacher, with what is None in them as the preset has it."""
+    """Updates of a run with synthesis, student and teacher: these sections, with None replaced by the preset's values."""
     synthesis: Synthesis = run.synthesis
     preset = PRESETS[synthesis.preset]._asdict()
     unset = {key: value for key, value in preset.items() if getattr(synthesis, key) is None}
@@ -351,9 +339,9 @@ def preset_values(run: Any) -> dict[str, Any]:
 
 
 def differences(a: Run, b: Run) -> list[str]:
-    """Dotted keys on which the responses of two runs depend and whose resolved values differ.
+    """The dotted keys that affect results and whose resolved values differ between two runs.
 
-    A date that is None differs from no date: it is filled in with that of the first start.
+    A date that is None equals every date, because the first start fills it in.
     """
     return list(_differing(a.resolved(), b.resolved(), ""))
 

@@ -1,4 +1,4 @@
-"""The sections of a training run, and their defaults: they stand here only."""
+"""The sections of a training run, and the only place of their defaults."""
 
 from __future__ import annotations
 
@@ -18,67 +18,67 @@ NotNegative = Annotated[Real, Field(ge=0)]
 
 
 class Examples(Section):
-    """Conversations to learn from."""
+    """Conversations to train on."""
 
     path: Text
     """Run folder of a synthesis, JSONL or Parquet file, name or folder of a `datasets` data set. Rows hold `messages`,
-    `dialogs` or `conversations` that end with the assistant's, `prompt` and `completion`, or `input_ids` and `labels`."""
+    `dialogs` or `conversations` with an assistant message last, `prompt` and `completion`, or `input_ids` and `labels`."""
     split: Text = "train"
     """Which split of a data set; a file has only one."""
     limit: Count | None = None
     """Use only this many rows from the start (null: all)."""
     on_overlength: OnOverlength = "refuse"
-    """What to do with a row of more than `training.max_seq_len` tokens: stop before any work, skip it, or cut its end."""
+    """How to handle a row of more than `training.max_seq_len` tokens: refuse to start, skip it, or cut its end."""
 
 
 class Weights(Section):
-    """How much a token counts in the loss, by who wrote it."""
+    """The weight of a token in the loss, by its writer."""
 
     student: NotNegative = 1.0
-    """Style."""
+    """The student's tokens (style)."""
     teacher: NotNegative = 1.0
-    """Capability."""
+    """The teacher's tokens (capability)."""
     template: NotNegative = 1.0
-    """What opens and closes the thinking, and ends the turn."""
+    """Tokens that open and close the thinking, and end the turn."""
     unknown: NotNegative = 1.0
-    """Rows that do not say."""
+    """Tokens of rows without spans."""
 
 
 class Optimizer(Section):
-    """How weights are changed."""
+    """The optimizer and its schedule."""
 
     name: Text = "adamw"
-    """Any optimizer of Optax."""
+    """The name of an Optax optimizer."""
     learning_rate: Positive = 5e-5
-    """The highest."""
+    """The peak learning rate."""
     schedule: Schedule = "cosine"
-    """How it falls to `end` after the warm-up."""
+    """How it decays after the warm-up, to min_lr_ratio times its peak."""
     warmup: Share = 0.03
-    """Share of all steps in which it rises from 0."""
+    """Fraction of all steps in which it rises from 0."""
     min_lr_ratio: Share = 0.0
-    """Share of the learning rate at the last step."""
+    """The learning rate at the last step, as a fraction of its peak."""
     max_grad_norm: NotNegative = 1.0
-    """The largest norm of a gradient (0: any)."""
+    """The global gradient norm above which gradients are clipped (0: no clipping)."""
     options: dict[str, Any] = Field(default_factory=dict)
-    """Further arguments of the optimizer, e.g. weight_decay: 0.1, b2: 0.95, mu_dtype: bfloat16."""
+    """Additional arguments of the optimizer, e.g. weight_decay: 0.1, b2: 0.95, mu_dtype: bfloat16."""
 
 
 class Lora(Section):
-    """Train low-rank changes of some weights, and those alone."""
+    """Train low-rank adapters of some weights only."""
 
     rank: Count = 8
-    """Their rank."""
+    """The rank of the adapters."""
     alpha: Positive = 16.0
-    """They are scaled by alpha / rank."""
+    """The adapters are scaled by alpha / rank."""
     targets: list[Text] = Field(default_factory=lambda: ["q_proj", "k_proj", "v_proj", "o_proj"])
-    """The weights, by the last part of their name in the checkpoint; e.g. gate_proj, up_proj, down_proj, too."""
+    """The weights to adapt, by the last part of their name in the checkpoint; others are gate_proj, up_proj, down_proj."""
 
 
 class Training(Section):
-    """How long, how much at once, and what is kept."""
+    """Length, batches and checkpoints of a training."""
 
     epochs: Positive = 1.0
-    """How often every example is seen."""
+    """Passes over the examples."""
     steps: Count | None = None
     """Optimizer steps instead of epochs."""
     max_seq_len: Count = 4096
@@ -86,29 +86,29 @@ class Training(Section):
     batch_size: Count = 8
     """Rows per optimizer step."""
     micro_batch_size: Count | None = None
-    """Rows of one forward pass, a divisor of `rows` (null: all); fewer take less memory and give the same step."""
+    """Rows per forward pass, a divisor of batch_size (null: all); fewer rows take less memory and give the same step."""
     dtype: Dtype = "bfloat16"
-    """Of computing."""
+    """The dtype of computation."""
     weights_dtype: Dtype = "float32"
-    """Of the weights that are trained, their gradients and the optimizer's state (which optimizer.options may set apart)."""
+    """The dtype of the trained weights, their gradients and the optimizer state (which optimizer.options can override)."""
     remat: Remat = "full"
-    """What a layer keeps for its gradient: all (none), its matrix products (dots), or its input alone (full)."""
+    """What a layer keeps for its gradient: everything (none), its matrix products (dots), or its input only (full)."""
     eval_every: Natural = 0
     """Steps between two evaluation losses (0: at the end of the training only)."""
     save_every: Count = 200
-    """Steps between two checkpoints; there is always one at the end."""
+    """Steps between two checkpoints; the last step always has one."""
     keep_last: Count = 2
-    """Checkpoints that are kept: the last ones,"""
+    """The number of newest checkpoints to keep."""
     keep_best: Natural = 1
-    """and those with the lowest evaluation loss."""
+    """Additional checkpoints to keep: those with the lowest evaluation loss."""
     keep_epochs: Natural = 0
-    """A checkpoint after every so many epochs, too, all of which are kept (0: none)."""
+    """Also save a checkpoint after every this many epochs, and keep all of them (0: none)."""
     loss_spike_factor: NotNegative = 0.0
-    """Stop where a loss is so many times the mean of the last 20 (0: never); what is no number always stops."""
+    """Stop if a loss exceeds this many times the mean of the last 20 (0: never); a loss that is not finite always stops."""
     tensorboard: bool = False
     """Also write metrics for TensorBoard, into `tensorboard` in the run folder."""
     wandb: Text | None = None
-    """Also send metrics to this project of Weights & Biases (null: not)."""
+    """Also send metrics to this project of Weights & Biases (null: none)."""
 
     @model_validator(mode="after")
     def _divides(self) -> Self:
@@ -123,12 +123,12 @@ class Train(Dated):
     """Fine-tunes the student on conversations."""
 
     student: Model
-    """The model; its weights are the start."""
+    """The model to train."""
     data: Examples
     evaluation: Examples | None = None
-    """Conversations whose loss is looked at and not learnt from."""
+    """Conversations for the evaluation loss."""
     weights: Weights = Weights()
     optimizer: Optimizer = Optimizer()
     lora: Lora | None = None
-    """Train low-rank changes alone (null: all weights)."""
+    """Train low-rank adapters only (null: all weights)."""
     training: Training = Training()

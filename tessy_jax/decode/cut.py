@@ -19,7 +19,7 @@ NONE, DISCARD, EXTEND = "none", "discard", "extend"
 
 
 class Cut(NamedTuple):
-    """cut_B: bytes of the proposal that are committed. settled_B: whether no further text can change that."""
+    """cut_B: bytes of the proposal that are committed. decided_B: whether no further text can change cut_B."""
 
     cut_B: jax.Array
     decided_B: jax.Array

@@ -1,4 +1,4 @@
-"""The host's side of the loop: seats responses in lanes, runs the compiled program, takes out what has ended.
+"""The host side of the loop: inserts responses into lanes, runs the compiled program, and extracts ended responses.
 
 It knows arrays and numbers only. Between two visits of the host nothing but the report of `run` crosses from the device.
 """
@@ -52,9 +52,9 @@ def forget_programs() -> None:
 
 
 class Engine:
-    """Lanes on a mesh, with the models that write and judge.
+    """Lanes on a mesh, with the writers and their boundary predictors.
 
-    writers: student and teacher, or one of them alone. judges: their boundary predictors, or None. tokens: the most of
+    writers: student and teacher, or one of them alone. predictors: their boundary predictors, or None. tokens: the most of
     prompt and response in one vocabulary. capacity: tokens per lane that the caches hold at first; they grow. Of the rules,
     capacity and packed are set here.
 
@@ -80,9 +80,10 @@ class Engine:
         self.writers = list(writers)
         self.tables, self.params = jax.tree.map(self._replicated, (tables, params))
         split = [nnx.split(model) for model in writers]
-        judged = [None if predictor is None else nnx.split(predictor) for predictor in predictors]
-        self.weights = LoopWeights(tuple(p for _, p in split), tuple(None if j is None else j[1] for j in judged))
-        self.graphs = LoopGraphs(tuple(g for g, _ in split), tuple(None if j is None else j[0] for j in judged), config)
+        predictor_split = [None if predictor is None else nnx.split(predictor) for predictor in predictors]
+        self.weights = LoopWeights(tuple(p for _, p in split), tuple(None if p is None else p[1] for p in predictor_split))
+        graphs = tuple(None if p is None else p[0] for p in predictor_split)
+        self.graphs = LoopGraphs(tuple(g for g, _ in split), graphs, config)
         self.totals = Totals()
         self._held: list[dict[int, np.ndarray]] = [{} for _ in writers]  # per lane, the prompt as it was read
         self._unwritten: set[int] = set()  # lanes with a prompt and nothing else
@@ -160,7 +161,7 @@ class Engine:
             "ends": [_padded(np.array([0] * view.prompt + view.ends, np.int32), self.tokens) for view in state.views],
             "prompt": [np.int32(view.prompt) for view in state.views],
             "known": [np.int32(len(view.tokens)) for view in state.views],
-            "judged": [
+            "read": [
                 np.int32(0 if v is None else first_token_needed(len(state.views[v].ends), self.graphs.config.half_window))
                 for v in self.graphs.config.predictor_reads
             ],
@@ -169,7 +170,7 @@ class Engine:
                 for name, value in self._numbers_of(state).items()
             },
         }
-        self.lanes = self._call("seat", insert, (), (self.lanes, np.int32(lane), rows), donate=0)
+        self.lanes = self._call("insert", insert, (), (self.lanes, np.int32(lane), rows), donate=0)
         self._unwritten.discard(lane)
         for m, view in enumerate(state.views):
             shared = self._share(m, lane, view)
@@ -185,9 +186,9 @@ class Engine:
             "committed_B": len(state.text),
             "written_B": len(state.text),
             "proposed_B": 0,
-            "over_B": CONTINUES,
+            "stop_B": CONTINUES,
             "flip_B": -1,
-            "thought_B": state.thinking_bytes,
+            "thinking_bytes_B": state.thinking_bytes,
             "speaker_B": state.speaker,
             "phase_B": state.phase,
             "status_B": RUNNING,
@@ -242,7 +243,7 @@ class Engine:
 
     def free(self, lane: int) -> None:
         """Leaves a lane empty."""
-        status = self._call("clear", free, (), (self.lanes.status_B, np.int32(lane)), donate=0)
+        status = self._call("free", free, (), (self.lanes.status_B, np.int32(lane)), donate=0)
         self.lanes = replace(self.lanes, status_B=status)
 
     def run(self, *, harvest: int = 1) -> np.ndarray:
@@ -262,7 +263,7 @@ class Engine:
 
     def _add(self, counts: Any) -> None:
         self.totals.host_syncs += 1
-        for name in ("passes", "busy", "chunks", "caught_up", "judgements", "bridged"):
+        for name in ("passes", "sampled", "chunked_passes", "caught_up", "predictor_passes", "bridged"):
             values = getattr(counts, name)
             getattr(self.totals, name)[: len(values)] += np.array(values, np.float64)
         self.totals.rounds += float(counts.rounds)
@@ -273,7 +274,7 @@ class Engine:
             return []
         size = 1 << (len(lanes) - 1).bit_length()  # so that few sizes are compiled for
         index = np.pad(np.array(lanes, np.int32), (0, size - len(lanes)), mode="edge")
-        found = self._call(f"take {size}", extract, (), (without_caches(self.lanes), index))
+        found = self._call(f"extract {size}", extract, (), (without_caches(self.lanes), index))
         small, text, sources, sides = jax.device_get(found)
         self.totals.host_syncs += 1
         states = []
@@ -296,7 +297,7 @@ class Engine:
                     attempt=int(small["attempts_B"][row]),
                     speaker=int(small["speaker_B"][row]),
                     phase=int(small["phase_B"][row]),
-                    thinking_bytes=int(small["thought_B"][row]),
+                    thinking_bytes=int(small["thinking_bytes_B"][row]),
                     text=text[row, :committed].tobytes(),
                     sources=sources[row, :committed].tobytes(),
                     generated=(generated[0], generated[1]),

@@ -18,7 +18,7 @@ NUMBERS = (
     "committed_B",
     "speaker_B",
     "phase_B",
-    "thought_B",
+    "thinking_bytes_B",
     "thinkers_B",
     "answerer_B",
     "samples_B",
@@ -55,7 +55,7 @@ def insert(lanes: Lanes, lane: jax.Array, rows: dict[str, Any]) -> Lanes:
         for m, side in enumerate(lanes.sides)
     )
     predictors = tuple(
-        None if predictor is None else replace(predictor, read_B=row(predictor.read_B, rows["judged"][m]))
+        None if predictor is None else replace(predictor, read_B=row(predictor.read_B, rows["read"][m]))
         for m, predictor in enumerate(lanes.predictors)
     )
     numbers: dict[str, Any] = {name: row(getattr(lanes, name), value) for name, value in rows["numbers"].items()}

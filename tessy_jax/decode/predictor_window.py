@@ -1,4 +1,4 @@
-"""Boundary predictors on a bounded window (method, section 2): which kind of text comes next, judged from the last tokens.
+"""Boundary predictors on a bounded window (method, section 2): they predict the kind of the next token from the last tokens.
 
 The decision after response token t reads tokens a(t) … t, encoded afresh from position 0, where
 a(t) = max(0, (t // h − 1) h) and h is half of the window. A lane has two rows, of even and of odd windows: window j begins
@@ -92,7 +92,8 @@ def predict(
 ) -> tuple[PredictorState, jax.Array]:
     """Reads the first counts_B tokens of each lane, which must not cross a multiple of `half`.
 
-    Returns the judge and [B, T] whether the token *after* each is style: its score minus that of capability exceeds logit.
+    Returns the predictor's state and [B, T]: whether the token *after* each is style, i.e. its style score minus its
+    capability score exceeds `logit`.
     """
     model: Decoder = nnx.merge(graph, params)
     B, T = tokens_BT.shape
@@ -111,6 +112,6 @@ def predict(
     scores_BTC = model.logits(deciding_BTD)
     style_BT = scores_BTC[..., 1] - scores_BTC[..., 0] > logit
     return PredictorState(
-        tuple(layer.slots for layer in filled.layers),  # type: ignore[attr-defined]
+        tuple(layer.kv for layer in filled.layers),  # type: ignore[attr-defined]
         predictor.read_B + counts_B,
     ), style_BT

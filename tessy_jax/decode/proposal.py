@@ -38,7 +38,8 @@ MAX_STRIPPED_BYTES = 64  # bytes of white space that are taken off the end of th
 
 class ReadableTokens(NamedTuple):
     """What a predictor may read. total_B: tokens of the response that its side holds, the proposal among them. stable_B: how
-    many of them can be judged now. final_B: bytes of the response up to which no further text changes the tokens."""
+    many of them the predictor may read now. final_B: bytes of the response up to which no further text changes the
+    tokens."""
 
     total_B: jax.Array
     stable_B: jax.Array
@@ -99,14 +100,14 @@ def predictor_view(
     seen = ctx.tables.bridges[v].encode(text_window(lanes.text_BY, start_B, ctx.config.window_bytes), counts_B)
     at_P = jnp.arange(ctx.config.window_bytes, dtype=jnp.int32)
     closed_BP = seen.starts_BP & (at_P <= jnp.minimum(seen.final_B, certain_B - start_B)[:, None])
-    judged_B = start_B + jnp.where(closed_BP, at_P, 0).max(axis=1)
-    judged_B = jnp.where(over_B, lanes.written_B, judged_B)
+    readable_B = start_B + jnp.where(closed_BP, at_P, 0).max(axis=1)
+    readable_B = jnp.where(over_B, lanes.written_B, readable_B)
     ends_BP = start_B[:, None] + seen.ends_BP
     valid_BP = at_P < seen.tokens_B[:, None]
-    stable_B = side.response_B + (valid_BP & (ends_BP <= judged_B[:, None])).sum(axis=1, dtype=jnp.int32)
+    stable_B = side.response_B + (valid_BP & (ends_BP <= readable_B[:, None])).sum(axis=1, dtype=jnp.int32)
     scratch = append_tokens(side, side.known_B, seen.ids_BP, ends_BP, seen.tokens_B)
     sides = tuple(scratch if i == v else other for i, other in enumerate(lanes.sides))
-    # a proposal that is over is judged to its end, but its last word may still go on in the next one
+    # the predictor reads a stopped proposal to its end, although its last word may continue in the next one
     final_B = start_B + jnp.where(seen.starts_BP & (at_P <= seen.final_B[:, None]), at_P, 0).max(axis=1)
     return replace(lanes, sides=sides), ReadableTokens(side.response_B + seen.tokens_B, stable_B, final_B)
 
@@ -139,8 +140,8 @@ def run_predictor(ctx: LoopContext, m: int, lanes: Lanes, target_B: jax.Array, k
     before_B = side.up_to(lanes.committed_B, known_B) - side.prompt_B
     at_T = jnp.arange(size, dtype=jnp.int32)
 
-    def left(judged_B: jax.Array, flip_B: jax.Array) -> jax.Array:
-        return jnp.where(flip_B < 0, jnp.maximum(target_B - judged_B, 0), 0)
+    def left(read_B: jax.Array, flip_B: jax.Array) -> jax.Array:
+        return jnp.where(flip_B < 0, jnp.maximum(target_B - read_B, 0), 0)
 
     def body(carry: tuple[PredictorState, jax.Array, jax.Array]) -> tuple[PredictorState, jax.Array, jax.Array]:
         predictor, flip_B, passes = carry
@@ -231,9 +232,9 @@ def resolve_proposal(ctx: LoopContext, m: int, lanes: Lanes, moved_B: jax.Array)
             token_ends_BP=ends_BP,
         )
 
-    cut_B, settled_B = jax.lax.cond(asked_B.any(), decide, lambda: Cut(jnp.zeros_like(n_B), jnp.zeros_like(over_B)))
+    cut_B, decided_B = jax.lax.cond(asked_B.any(), decide, lambda: Cut(jnp.zeros_like(n_B), jnp.zeros_like(over_B)))
     cut_B = jnp.where(interleaves_B, cut_B, n_B)
-    commits_B = moved_B & jnp.where(interleaves_B & turned_B, settled_B, over_B)
+    commits_B = moved_B & jnp.where(interleaves_B & turned_B, decided_B, over_B)
     return commit(ctx, m, lanes, commits_B, lanes.committed_B + cut_B, reading)
 
 
@@ -276,8 +277,8 @@ def commit(
     if v is not None:
         predictor = lanes.predictors[m]
         assert predictor is not None
-        judged_B = jnp.where(commits_B, jnp.minimum(predictor.read_B, lanes.sides[v].response_B), predictor.read_B)
-        lanes = replace(lanes, predictors=replace_at(lanes.predictors, m, replace(predictor, read_B=judged_B)))
+        read_B = jnp.where(commits_B, jnp.minimum(predictor.read_B, lanes.sides[v].response_B), predictor.read_B)
+        lanes = replace(lanes, predictors=replace_at(lanes.predictors, m, replace(predictor, read_B=read_B)))
 
     repeats_B = commits_B & is_repetitive(lanes.sides[m], kept_B, config.repetition_period, config.repetition_window)
     lanes = close_thinking(ctx, lanes, over_B == CLOSED)

@@ -1,4 +1,4 @@
-"""A response outside of the device: what the engine seats and takes out, and what a run folder remembers of it."""
+"""The host's copy of a response: what the engine inserts and extracts, and what a snapshot stores."""
 
 from __future__ import annotations
 

@@ -1,12 +1,12 @@
-"""What is known about every lane while teacher and student write, and what one compiled program takes for granted.
+"""The state of every lane during decoding, and the static configuration of the compiled loop.
 
-A lane is one response being written. Its text is bytes, shared by both models; each model has a `Side`: the prompt in its
-own chat template and the response in its own vocabulary, as far as it has been put into tokens. A lane is a state machine of
-its own: nothing in it depends on the other lanes, which only decide when it gets its next step.
+A lane holds one response in progress. Both models share its text, which is bytes. Each model has a `Side`: the prompt in its
+own chat template and the tokenized part of the response in its own vocabulary. A lane is an independent state machine:
+other lanes only affect when it takes its next step.
 
-Invariants: committed_B ≤ written_B; what lies between is the proposal of the lane's speaker. Tokens of a side cover the text
-up to its last token's end, which is written_B for the speaker once it may write, and at most committed_B for the listener.
-A cache holds a prefix of its side's tokens.
+Invariants: committed_B ≤ written_B; the bytes in between are the proposal of the lane's speaker. Tokens of a side cover
+the text up to its last token's end, which is written_B for the speaker once it may write, and at most committed_B for the
+listener. A cache holds a prefix of its side's tokens.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ ALONE = (1, 2)
 INTERLEAVED = 3
 """Thinkers: bit 0 is the student, bit 1 the teacher."""
 EMPTY, RUNNING, DONE, LENGTH, REPETITION, EARLY_END, CONTROL, UNENCODABLE = range(8)
-"""Status: from DONE on, the lane has ended. LENGTH: a token or byte budget is spent. REPETITION: the text goes in circles.
-EARLY_END: the turn ended inside the thinking. CONTROL: a control token that is no text was sampled. UNSPELLED: the other
+"""Status: from DONE on, the lane has ended. LENGTH: a token or byte budget is spent. REPETITION: the text repeats itself.
+EARLY_END: the turn ended inside the thinking. CONTROL: a control token was sampled in place of text. UNSPELLED: the other
 vocabulary has no tokens for the text."""
 CONTINUES, CLOSED, ENDED, CONTROL_TOKEN = range(4)
-"""How a proposal is over before its length: the thinking closed, the turn ended, a control token came."""
+"""Why a proposal stops before its full length: the thinking closed, the turn ended, or a control token was sampled."""
 
 
 class Encoding(Protocol):
@@ -66,9 +66,9 @@ class Bridge(Protocol):
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class VocabTables:
-    """From one vocabulary to text, and which of its tokens are none.
+    """Text of one vocabulary's tokens, and the tokens that are not text.
 
-    data_N, offsets_V1: the bytes of token v are data[offsets[v]:offsets[v + 1]]. control_V: tokens that are no text.
+    data_N, offsets_V1: the bytes of token v are data[offsets[v]:offsets[v + 1]]. control_V: control tokens.
     closing_N: tokens that close the thinking. ends_N: tokens that end the turn. answer_N: tokens forced in front of the
     answer. (-1 fills closing_N and ends_N.)
     """
@@ -84,8 +84,8 @@ class VocabTables:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class TextTables:
-    """What does not change during a run. spellings, bridges: student's and teacher's (one model: one entry; one vocabulary:
-    the same entry twice). markers_ML, marker_lengths_M: text that closes the thinking. close_N: the text between thinking
+    """Constant arrays of a run. vocabs, bridges: the student's and the teacher's (one model: one entry; one vocabulary: the
+    same entry twice). markers_ML, marker_lengths_M: text that closes the thinking. close_N: the text between thinking
     and answer."""
 
     vocabs: tuple[VocabTables, ...]
@@ -98,55 +98,65 @@ class TextTables:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class DecodeParams:
-    """The numbers of a run: traced, so that changing one does not compile again.
-
-    samplings: per side. steps: tokens per proposal, per side. minimum: tokens of a proposal, in the predictor's vocabulary,
-    before which no cut can be. logit: the difference of style and capability scores above which a token is style. noise: the
-    probability that a predictor's label is turned round. limit: tokens per response in either vocabulary. room: bytes per
-    response. handover: share of the lanes of a role that must have handed over before the other role's turn. rounds:
-    between two visits of the host. harvest: ended lanes that call the host. seed: of all randomness.
-    """
+    """The numbers of a run. They are traced, so a change does not recompile."""
 
     samplings: tuple[Sampling, ...]
+    """Sampling of each side."""
     steps: tuple[jax.Array, ...]
+    """Tokens per proposal, for each side."""
     min_span_tokens: jax.Array
+    """Tokens of a proposal, in the predictor's vocabulary, that a cut cannot precede."""
     logit_threshold: jax.Array
+    """A token counts as style if its style score exceeds its capability score by more than this."""
     label_flip_prob: jax.Array
+    """Probability of inverting a predictor's label."""
     max_response_tokens: jax.Array
+    """Tokens per response, in either vocabulary."""
     max_response_bytes: jax.Array
+    """Bytes per response."""
     handover: jax.Array
+    """Share of a speaker's lanes that must have handed over before the other speaker's turn."""
     rounds: jax.Array
+    """Rounds between two host visits."""
     harvest: jax.Array
+    """Number of ended lanes that returns control to the host."""
     seed: jax.Array
+    """Seed of all randomness."""
 
 
 class LoopConfig(NamedTuple):
-    """What a program is compiled for.
-
-    word_rule, online: see `cut`. one_vocabulary: both sides count the same tokens. reads: per side, the side whose tokens
-    its predictor reads (None without predictor). half: half of a predictor's window. longest: bytes of the longest token.
-    view: bytes of text that are looked at at once. span: bytes at which a proposal ends. tail: bytes that may wait for the
-    rest of their word. period, repeats_in: a text goes in circles if that many last tokens have a period up to `period`
-    (repeats_in 0: never). capacity: tokens per lane that the caches hold. chunk: tokens that a lane takes in at once when
-    it is behind. packed: see `several_each`; 0 where lanes are cut over the mesh. glance: tokens that a predictor reads at
-    once.
-    """
+    """Static configuration: the loop is compiled for these values."""
 
     word_rule: str
+    """How a span ends inside a word; see `cut`."""
     online: bool
+    """Whether predictors stop a proposal at the flip, or cut the whole proposal afterwards."""
     one_vocabulary: bool
+    """Whether both sides count the same tokens."""
     predictor_reads: tuple[int | None, ...]
+    """For each side, the side whose tokens its predictor reads; None without a predictor."""
     half_window: int
+    """Half of a predictor's window, in tokens."""
     max_token_bytes: int
+    """Bytes of the longest token."""
     window_bytes: int
+    """Bytes of text that one operation reads."""
     max_proposal_bytes: int
+    """Bytes at which a proposal ends."""
     max_pending_bytes: int
+    """Bytes of an unfinished word that may wait for the rest before the listener tokenizes them."""
     repetition_period: int
+    """Longest period, in tokens, of a text that counts as repetitive."""
     repetition_window: int
+    """Last tokens that are checked for a period; 0 turns the check off."""
     capacity: int
+    """Tokens per lane that the caches hold."""
     chunk: int = 8
+    """Tokens that a lane reads per pass during catch-up."""
     packed_tokens: int = 0
+    """Tokens of all lanes in one catch-up pass, see `mixed_step`; 0 if lanes are sharded."""
     predictor_chunk: int = 16
+    """Tokens that a predictor reads per pass."""
 
 
 @jax.tree_util.register_dataclass
@@ -190,10 +200,10 @@ class PredictorState:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Counts:
-    """What has been done since the program was entered; scalars in float32, one entry per side where there are two.
+    """Work done since the program was entered: float32 scalars, one per side.
 
-    passes: forward passes. busy: lanes that sampled a token in them. chunks: passes in which a lane took in more than one
-    token. caught_up: tokens taken in beside those that were sampled from. judgements: forward passes of predictors.
+    passes: forward passes. sampled: lanes that sampled a token in them. chunked_passes: passes in which a lane read more
+    than one token. caught_up: tokens read without sampling from them. predictor_passes: forward passes of predictors.
     bridged: tokens made from text.
     """
 
@@ -217,7 +227,7 @@ class Lanes:
     written_B: jax.Array  # bytes
     proposed_B: jax.Array  # tokens in the proposal
     stop_B: jax.Array  # GOES_ON … BROKEN
-    flip_B: jax.Array  # bytes at which the kind of text turns; -1 where it has not
+    flip_B: jax.Array  # bytes up to the flip of the label; -1 without a flip
     thinking_bytes_B: jax.Array  # bytes of the thinking once it has closed; -1 before
     speaker_B: jax.Array
     phase_B: jax.Array

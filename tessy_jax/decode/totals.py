@@ -20,7 +20,7 @@ class Compilation(NamedTuple):
 
 @dataclass
 class Totals:
-    """Counts over all visits, per side where there are two; see `state.Counts`. prefilled, shared: tokens of seated
+    """Counts over all dispatches, one per side; see `state.Counts`. prefilled, shared: tokens of inserted
     responses that were read, and that were copied from another lane. host_syncs: waits for the device."""
 
     passes: np.ndarray = field(default_factory=lambda: np.zeros(2))

@@ -1,1 +1,1 @@
-"""What a model is worth: tasks become problems, the model answers each a number of times, verifiers say what is right."""
+"""Evaluation: tasks become problems, the model answers each problem several times, and verifiers check the answers."""

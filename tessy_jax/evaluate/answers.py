@@ -1,16 +1,16 @@
-"""What of an answer counts, and whether it equals the right one.
+"""Extraction of the final answer, and its comparison with the right answer.
 
-The final answer is, of all that stands behind the thinking, the first of these that there is:
+The final answer is taken from the text after the thinking. It is the first of these that exists:
 
 1. the contents of the last `\\boxed{…}` that closes;
-2. what follows the last "answer is", "answer:" or "answer =" (any case, bold or not): its first line that is not blank;
-3. the last line that is not blank.
+2. the first non-blank line after the last "answer is", "answer:" or "answer =" (in any case, bold or not);
+3. the last non-blank line.
 
-Two final answers are equal if both are numbers and these are equal, as exact rationals, or if their texts are equal. Numbers
-are written in decimals, with an exponent (`1.5e3`), with commas between groups of three digits (`1,234`), or as a fraction
-(`3/4`). Texts are compared without regard to case, to how much white space there is, and to what stands around them: white
-space, `*`, backticks, `$`, `"`, `\\(` and `\\)`, and at the end `.`, `,`, `;` and `:`. A word more ("12 apples") is another
-text.
+Two final answers are equal if both are numbers with the same value, as exact rationals, or if their texts are equal. A
+number is a decimal, with an optional exponent (`1.5e3`) or commas between groups of three digits (`1,234`), or a fraction
+(`3/4`). The comparison of texts ignores case, the amount of white space, and surrounding white space, `*`,
+backticks, `$`, `"`, `\\(` and `\\)`, and at the end `.`, `,`, `;` and `:`. A text with an additional word ("12 apples") is a
+different text.
 """
 
 from __future__ import annotations
@@ -27,26 +27,26 @@ NUMBER = re.compile(
     r"[+-]?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)?(?:\.[0-9]*)?(?:[eE][+-]?[0-9]{1,3})?(?: ?/ ?[0-9]+)?", re.ASCII
 )
 LONGEST = 200
-"""Characters of a number."""
+"""Maximum length of a number, in characters."""
 AROUND = ' \t\r\n\v\f*`$"'
 BEHIND = AROUND + ".,;:"
 MINUS = str.maketrans({"−": "-", "\u2011": "-"})
 
 
 class Exact:
-    """The final answer and the right one are equal as numbers or as texts; see above."""
+    """Verifies that the final answer equals the right one as a number or as a text; see the module docstring."""
 
     def verify(self, problem: Problem, answer: str) -> Verdict:
         """See `tasks.Verifier`."""
-        found = final_answer(answer)
-        if found is None:
+        final = final_answer(answer)
+        if final is None:
             return Verdict(False, None, "no_answer")
-        right = same(found, problem.reference)
-        return Verdict(right, found, "right" if right else "wrong_answer")
+        right = same(final, problem.reference)
+        return Verdict(right, final, "right" if right else "wrong_answer")
 
 
 def final_answer(answer: str) -> str | None:
-    """The part of an answer that counts, without white space at its ends; None where all is blank."""
+    """The final answer, without white space at its ends; None if the answer is blank."""
     inside = boxed(answer)
     if inside is not None and inside.strip():
         return inside.strip()
@@ -60,8 +60,8 @@ def final_answer(answer: str) -> str | None:
 
 
 def boxed(answer: str) -> str | None:
-    """The contents of the last `\\boxed{…}` that closes; None where there is none. Reads the text once."""
-    opened: list[int | None] = []  # of every brace that is open: where a box begins, or None
+    """The contents of the last `\\boxed{…}` that closes; None if there is none. Reads the text once."""
+    opened: list[int | None] = []  # per open brace: the start of its box, or None
     last: tuple[int, int] | None = None
     for match in BRACES.finditer(answer):
         token = match[0]
@@ -77,22 +77,22 @@ def boxed(answer: str) -> str | None:
 
 
 def same(a: str, b: str) -> bool:
-    """Whether two final answers are equal, as numbers or as texts."""
+    """Whether two final answers are equal as numbers or as texts."""
     a, b = normalised(a), normalised(b)
     x, y = number(a), number(b)
     return a == b if x is None or y is None else x == y
 
 
 def normalised(text: str) -> str:
-    """A text without what does not count when it is compared."""
+    """The form of a text that comparisons use."""
     text = " ".join(unicodedata.normalize("NFC", text).translate(MINUS).split())
-    for _ in range(2):  # around \\( and \\), and inside
+    for _ in range(2):  # outside and inside \\( and \\)
         text = text.lstrip(AROUND).rstrip(BEHIND).removeprefix("\\(").removesuffix("\\)")
     return text.strip().casefold()
 
 
 def number(text: str) -> Fraction | None:
-    """The number that a normalised text is, exactly; None where it is none."""
+    """The exact value of a normalised text; None if it is not a number."""
     if len(text) > LONGEST or not NUMBER.fullmatch(text):
         return None
     try:
@@ -103,5 +103,5 @@ def number(text: str) -> Fraction | None:
 
 
 def _lines(text: str) -> list[str]:
-    """The lines that are not blank, and hold more than marks around a text."""
+    """The lines that hold more than white space and surrounding marks."""
     return [line.strip() for line in text.splitlines() if line.strip(BEHIND)]

@@ -1,9 +1,9 @@
-"""Boxed mathematics: is what stands in the last `\\boxed{…}` equal to the right answer?
+"""Verification of boxed mathematics: compares the contents of the last `\\boxed{…}` with the right answer.
 
-math-verify says so. What a model writes may take it for ever, or all memory (`9^{9^{9^9}}`), and its own time limit cannot
-interrupt arithmetic, nor work outside the main thread. So it runs in a process of its own, which the kernel ends when it has
-computed for too long (see `boxed_worker`); then the answer is wrong, and the next one gets a new process. The limit is of
-processor time, so that a busy machine gives the same verdicts.
+math-verify compares them. A model's text can make it run without end or use all memory (`9^{9^{9^9}}`), and its own time
+limit cannot interrupt arithmetic and works only in the main thread. It therefore runs in a separate process, which the
+kernel ends after a limit of processor time (see `boxed_worker`). The answer is then wrong, and the next one gets a new
+process. The limit is processor time, so that a busy machine gives the same verdicts.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tessy_jax.evaluate.tasks import Problem, Verdict
 
 
 class Boxed:
-    """Verifies boxed mathematics; a context manager. seconds: of processor time that an answer may take.
+    """Verifies boxed mathematics; a context manager. seconds: processor time per answer.
 
     Raises:
         ConfigError: math-verify is missing.
@@ -31,7 +31,7 @@ class Boxed:
 
     def __init__(self, seconds: float = 10.0) -> None:
         if importlib.util.find_spec("math_verify") is None:
-            raise ConfigError("verifier boxed: needs math-verify, which is missing; pip install math-verify")
+            raise ConfigError("verifier boxed: math-verify is not installed; pip install math-verify")
         self.seconds = seconds
         self._worker: subprocess.Popen[str] | None = None
         self._lock = threading.Lock()
@@ -44,22 +44,22 @@ class Boxed:
             self._end()
 
     def verify(self, problem: Problem, answer: str) -> Verdict:
-        """See `tasks.Verifier`. The right answer may stand in a box, too."""
-        found = boxed(answer)
-        if found is None or not found.strip():
+        """See `tasks.Verifier`. The right answer may be in a box too."""
+        contents = boxed(answer)
+        if contents is None or not contents.strip():
             return Verdict(False, None, "no_answer")
         inside = boxed(problem.reference)
         reference = problem.reference if inside is None else inside
-        why = "right" if _plainly(found, reference) else self._compared(found, reference)
-        return Verdict(why == "right", found.strip(), why)
+        why = "right" if _equal_text_or_number(contents, reference) else self._compare(contents, reference)
+        return Verdict(why == "right", contents.strip(), why)
 
-    def _compared(self, found: str, reference: str) -> str:
-        """What the worker says; "timeout" where it was ended for that, "unreadable" where it broke."""
+    def _compare(self, contents: str, reference: str) -> str:
+        """The worker's reply; "timeout" if it reached its limit, "unreadable" if it ended for another reason."""
         with self._lock:
-            worker = self._worker = self._worker or self._started()
+            worker = self._worker = self._worker or self._start()
             assert worker.stdin is not None
             assert worker.stdout is not None
-            request = {"answer": found, "reference": reference, "seconds": self.seconds}
+            request = {"answer": contents, "reference": reference, "seconds": self.seconds}
             try:
                 worker.stdin.write(json.dumps(request) + "\n")
                 worker.stdin.flush()
@@ -70,20 +70,20 @@ class Boxed:
                 return str(json.loads(reply))
             return "timeout" if self._end() == -signal.SIGPROF else "unreadable"
 
-    def _started(self) -> subprocess.Popen[str]:
+    def _start(self) -> subprocess.Popen[str]:
         command = [sys.executable, "-P", boxed_worker.__file__]
         pipe, nothing = subprocess.PIPE, subprocess.DEVNULL
         worker = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=nothing, text=True, encoding="ascii")
         assert worker.stdout is not None
         if not worker.stdout.readline():
             raise ConfigError(
-                f"verifier boxed: math-verify cannot be used (its process ended with {worker.wait()}); see what "
-                f"`{' '.join(command)} </dev/null` says, or reinstall math-verify"
+                f"verifier boxed: math-verify cannot be used (its process ended with {worker.wait()}); run "
+                f"`{' '.join(command)} </dev/null` to see its error, or reinstall math-verify"
             )
         return worker
 
     def _end(self) -> int:
-        """Ends the worker, if there is one; how it ended."""
+        """Ends the worker, if there is one. Returns its exit code."""
         worker, self._worker = self._worker, None
         if worker is None:
             return 0
@@ -95,8 +95,8 @@ class Boxed:
         return worker.returncode
 
 
-def _plainly(found: str, reference: str) -> bool:
-    """Whether two answers are equal without any mathematics."""
-    a, b = found.strip(), reference.strip()
+def _equal_text_or_number(answer: str, reference: str) -> bool:
+    """Whether two answers are equal as texts or as numbers, without math-verify."""
+    a, b = answer.strip(), reference.strip()
     x = number(a)
     return a == b or (x is not None and x == number(b))

@@ -1,8 +1,8 @@
-"""The process in which math-verify compares boxed answers; see `boxed`. Run as a file: it needs nothing of this package.
+"""The process in which math-verify compares boxed answers; see `boxed`. It runs as a file, without this package.
 
-A line out once it is ready. Then, a line in: {"answer", "reference", "seconds"}, and a line out: "right", "wrong_answer",
-"unreadable" or "unreadable_reference". After so many seconds of processor time the kernel ends the process: the timer's
-signal is left at its default, which no computation can put off.
+It writes a line when it is ready. It then reads lines {"answer", "reference", "seconds"} and replies to each with a line:
+"right", "wrong_answer", "unreadable" or "unreadable_reference". The kernel ends the process after `seconds` of processor
+time: the timer's signal keeps its default action, which no computation can delay.
 """
 
 import contextlib
@@ -14,27 +14,27 @@ import signal
 import sys
 
 MEMORY = 4 << 30
-"""Bytes of address space."""
+"""Limit of the address space, in bytes."""
 
 
 def main() -> None:
-    """Answers until its input ends."""
+    """Replies to requests until its input ends."""
     replies = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what libraries print is no reply
+    os.dup2(2, 1)  # output of libraries must not mix with the replies
     logging.disable()
-    with contextlib.suppress(ValueError, OSError):  # where the machine has no such limit
+    with contextlib.suppress(ValueError, OSError):  # the machine has no such limit
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-    print(json.dumps(compared("1", "1")), file=replies, flush=True)
+    print(json.dumps(compare("1", "1")), file=replies, flush=True)
     for line in sys.stdin:
         request = json.loads(line)
         signal.setitimer(signal.ITIMER_PROF, request["seconds"])
-        reply = compared(request["answer"], request["reference"])
+        reply = compare(request["answer"], request["reference"])
         signal.setitimer(signal.ITIMER_PROF, 0)
         print(json.dumps(reply), file=replies, flush=True)
 
 
-def compared(answer: str, reference: str) -> str:
-    """Whether two pieces of LaTeX are the same mathematics."""
+def compare(answer: str, reference: str) -> str:
+    """Compares two LaTeX expressions; see the module docstring for the results."""
     from math_verify import (  # type: ignore[import-untyped, import-not-found, unused-ignore]
         LatexExtractionConfig,
         parse,
@@ -43,13 +43,13 @@ def compared(answer: str, reference: str) -> str:
 
     try:
         latex = [LatexExtractionConfig(boxed_match_priority=0)]
-        right, found = (parse(f"\\boxed{{{text}}}", latex, parsing_timeout=None) for text in (reference, answer))
+        right, parsed = (parse(f"\\boxed{{{text}}}", latex, parsing_timeout=None) for text in (reference, answer))
         if not right:
             return "unreadable_reference"
-        if not found:
+        if not parsed:
             return "unreadable"
-        return "right" if verify(right, found, timeout_seconds=None) else "wrong_answer"
-    except Exception:  # parsers of strange text, and mathematics without memory, have errors of all kinds
+        return "right" if verify(right, parsed, timeout_seconds=None) else "wrong_answer"
+    except Exception:  # the parser and the arithmetic raise many kinds of errors
         return "unreadable"
 
 

@@ -1,21 +1,21 @@
-"""Questions with several choices, of which one is right: how rows hold them, and which one an answer names.
+"""Multiple-choice questions with one right choice: the format of their rows, and the choice that an answer names.
 
-Choices are lettered A, B, …, as many as there are. An answer names, of all that stands behind the thinking, the first of
-these that names a choice:
+Choices have the letters A, B, …. The choice of an answer is taken from the text after the thinking. It is the one that the
+first of these names:
 
 1. the contents of the last `\\boxed{…}` that closes;
-2. what follows the last "answer is", "answer:" or "answer =", up to the end of its first line that is not blank;
-3. the last `(C)` or `**C**`, or line that is `C` or `C)` alone;
-4. the last line that is not blank, if it is a choice, or begins with `C)` or `C.`.
+2. the first non-blank line after the last "answer is", "answer:" or "answer =";
+3. the last `(C)` or `**C**`, or the last line that is only `C` or `C)`;
+4. the last non-blank line, if it is a choice, or starts with `C)` or `C.`.
 
-A piece of text names a choice by its letter, upper-case, at its beginning, or by being the choice's text. Where it is all
-there is, the letter may be lower-case.
+A piece of text names a choice if it starts with its upper-case letter or if it equals the choice's text. A text that is only
+a letter may be lower-case.
 
-Rows hold a prompt and, where it is known, its `choices` (or `options`), a list in the prompt's order; the right answer is a
-letter, the number of a choice from 0, or its text. Or they hold a `question` in place of a prompt, and either `choices`, or
-a right answer and wrong ones as GPQA has them (`Correct Answer`, `Incorrect Answer 1` …, or `correct_answer` and a list
-`incorrect_answers`): then the choices come in an order that depends on the row's id alone, or on the question where it has
-none.
+A row holds a prompt and, if they are known, its `choices` (or `options`), a list in the prompt's order; the right answer is
+a letter, the index of a choice from 0, or its text. Alternatively, a row holds a `question` instead of a prompt, and either
+`choices`, or a right answer and wrong answers as in GPQA (`Correct Answer`, `Incorrect Answer 1` …, or `correct_answer` and
+a list `incorrect_answers`). In the latter case the order of the choices depends only on the row's id, or on the question if
+there is no id.
 """
 
 from __future__ import annotations
@@ -38,44 +38,47 @@ QUESTION, RIGHT, WRONG = ("question", "Question"), ("correct_answer", "Correct A
 WRONG_ONES = tuple(f"{name}{number}" for name in ("incorrect_answer_", "Incorrect Answer ") for number in range(1, 10))
 IDS = ("id", "Record ID")
 COLUMNS = (*LISTS, *QUESTION, *RIGHT, WRONG, *WRONG_ONES, *IDS)
-"""What rows are looked at for."""
+"""Columns that are read from rows."""
 ASKED = 'End with "Answer: " and the letter of the right choice.'
 DRESSED = re.compile(r"\\(?:text|textbf|mathrm|mathbf|mathsf)\s*\{|[\s*_`$(\[{\\]|(?:option|choice|letter)\b", re.IGNORECASE)
-"""May stand before a letter."""
+"""Text that may precede a letter."""
 LETTER = re.compile(r"(?:[B-HJ-Z]|[AI](?! (?!because\b|since\b|as\b)[a-z]))(?![^\W_])")
-"""A and I may be words."""
+"""A letter that names a choice; A and I may be words instead."""
 MARKED = re.compile(r"\((?:\\text\{)?([A-Z])\}?\)|\*\*\(?([A-Z])\)?[.:]?\*\*|^[ \t]*([A-Z])[).]?[ \t]*$", re.MULTILINE)
 LISTED = re.compile(r"[*\s]*[A-Z][).]")
 
 
 class Choice:
-    """The choice that an answer names is the right one; see above."""
+    """Verifies that the answer names the right choice; see the module docstring."""
 
     def verify(self, problem: Problem, answer: str) -> Verdict:
         """See `tasks.Verifier`."""
-        found = chosen(answer, problem.choices)
-        if found is None:
+        letter = chosen(answer, problem.choices)
+        if letter is None:
             return Verdict(False, None, "no_answer")
-        right = found == problem.reference
-        return Verdict(right, found, "right" if right else "wrong_answer")
+        right = letter == problem.reference
+        return Verdict(right, letter, "right" if right else "wrong_answer")
 
 
 def chosen(answer: str, choices: tuple[str, ...]) -> str | None:
-    """The letter of the choice that an answer names; None where it names none. choices: their texts; none: not known."""
+    """The letter of the choice that an answer names; None if it names none. choices: their texts; empty if not known."""
     markers = list(MARKER.finditer(answer))
     behind = "" if not markers else answer[markers[-1].end() :]
     for text in (boxed(answer) or "", next((line for line in behind.splitlines() if line.strip(BEHIND)), "")):
-        found = named(text, choices)
-        if found is not None:
-            return found
-    there = _letters(choices)
-    marked = [letter for match in MARKED.finditer(answer) if (letter := next(filter(None, match.groups()))) in there]
+        named_letter = named(text, choices)
+        if named_letter is not None:
+            return named_letter
+    letters = _letters(choices)
+    marked = [letter for match in MARKED.finditer(answer) if (letter := next(filter(None, match.groups()))) in letters]
     last = final_answer(answer) or ""
     return marked[-1] if marked else named(last, choices, alone=LISTED.match(last) is None)
 
 
 def named(text: str, choices: tuple[str, ...], *, alone: bool = False) -> str | None:
-    """The letter of the choice that a piece of text names. alone: it holds nothing else."""
+    """The letter of the choice that a piece of text names; None if it names none.
+
+    alone: the letter must be the whole text.
+    """
     equal = _equal(text, choices)
     if len(equal) == 1:
         return equal[0]
@@ -90,10 +93,10 @@ def named(text: str, choices: tuple[str, ...], *, alone: bool = False) -> str | 
 
 
 def ground_truth(row: dict[str, Any], column: str, name: str) -> GroundTruth:
-    """The letter of the right choice, and the choices; see `tasks.Bench`.
+    """The letter of the right choice, and the choices; see `tasks.GroundTruthReader`.
 
     Raises:
-        DataError: there is no right answer, or it is none of the choices.
+        DataError: there is no right answer, or it is not one of the choices.
     """
     choices = _choices(row)
     value = row.get(column)
@@ -115,11 +118,11 @@ def ground_truth(row: dict[str, Any], column: str, name: str) -> GroundTruth:
 
 
 def shown(row: Any, column: str) -> Any:
-    """A row with a question and choices as one with a prompt, its choices in the order of their letters; others as they are.
-    column: where the right answer will be.
+    """Converts a row with a question and choices to a row with a prompt, with the choices in the order of their letters;
+    returns other rows unchanged. column: the column of the result that holds the right answer.
 
     Raises:
-        DataError: it has a question, and no choices.
+        DataError: the row has a question and no choices.
     """
     if not isinstance(row, dict) or any(row.get(form) is not None for form in FORMS):
         return row
@@ -141,8 +144,8 @@ def shown(row: Any, column: str) -> Any:
             "has a question and no choices; it should have a list `choices`, or `Correct Answer` and `Incorrect Answer 1` …"
         )
     listed = "\n".join(f"{letter}) {choice}" for letter, choice in zip(LETTERS, choices, strict=False))
-    told = {name: value for name, value in row.items() if name not in LISTS}
-    return {**told, "id": own, "prompt": f"{question}\n\n{listed}\n\n{ASKED}", "choices": choices, column: answer}
+    others = {name: value for name, value in row.items() if name not in LISTS}
+    return {**others, "id": own, "prompt": f"{question}\n\n{listed}\n\n{ASKED}", "choices": choices, column: answer}
 
 
 def problems(task: Task) -> list[Problem]:
@@ -151,7 +154,7 @@ def problems(task: Task) -> list[Problem]:
 
 
 def _equal(text: str, choices: tuple[str, ...]) -> list[str]:
-    """The letters of the choices that are this text."""
+    """The letters of the choices that equal a text."""
     return [letter for letter, choice in zip(LETTERS, choices, strict=False) if same(choice, text)]
 
 
@@ -163,22 +166,22 @@ def _choices(row: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _texts(value: Any, name: str) -> tuple[str, ...]:
-    if isinstance(value, dict):  # as the ARC has them: texts and labels
+    if isinstance(value, dict):  # the form of ARC: texts and labels
         value = value.get("text")
-    if not isinstance(value, list) or not all(isinstance(one, str | int | float) for one in value):
+    if not isinstance(value, list) or not all(isinstance(choice, str | int | float) for choice in value):
         raise DataError(f"{name} is {str(value)[:60]!r}; it should be a list of texts, one for each choice")
     if not 2 <= len(value) <= len(LETTERS):
         raise DataError(f"{name} holds {len(value)} choices; it should hold 2 to {len(LETTERS)}")
-    if any("\ud800" <= character <= "\udfff" for one in value for character in str(one)):
+    if any("\ud800" <= character <= "\udfff" for choice in value for character in str(choice)):
         raise DataError(f"{name} holds half of a surrogate pair, which is no text; remove it")
-    return tuple(str(one) for one in value)
+    return tuple(str(choice) for choice in value)
 
 
 def _numbered(number: int, choices: tuple[str, ...], column: str) -> str:
-    there = _letters(choices)
-    if not 0 <= number < len(there):
-        raise DataError(f"{column} is {number}; the number of a choice should be 0 to {len(there) - 1}")
-    return there[number]
+    letters = _letters(choices)
+    if not 0 <= number < len(letters):
+        raise DataError(f"{column} is {number}; the number of a choice should be 0 to {len(letters) - 1}")
+    return letters[number]
 
 
 def _letters(choices: tuple[str, ...]) -> str:

@@ -1,14 +1,14 @@
-"""Answers that are whole numbers from 0 to 999, as those of the AIME are; zeros in front do not count.
+"""Answers that are whole numbers from 0 to 999, like those of the AIME; leading zeros do not count.
 
-The answer is, of all that stands behind the thinking, the first of these that there is:
+The answer is taken from the text after the thinking. It is the first of these that exists:
 
-1. the number that the last `\\boxed{…}` that closes holds, alone or behind its last `=`; a box that holds anything else is
-   an answer that is wrong;
-2. the number at the beginning of what follows the last "answer is" or the like (see `answers`), or else the last in that
-   line;
+1. the number in the last `\\boxed{…}` that closes, alone or after its last `=`; a box with any other contents is a wrong
+   answer;
+2. in the first non-blank line after the last "answer is" or a similar phrase (see `answers`), the number at its start, or
+   else the last number in it;
 3. the last number.
 
-Parts of other numbers (decimals, −7, 12/5, 1,234) are none.
+Parts of other numbers (decimals, −7, 12/5, 1,234) do not count.
 """
 
 from __future__ import annotations
@@ -27,39 +27,39 @@ LARGEST = 999
 
 
 class Integer:
-    """The answer is the right whole number; see above."""
+    """Verifies that the answer is the right whole number; see the module docstring."""
 
     def verify(self, problem: Problem, answer: str) -> Verdict:
         """See `tasks.Verifier`."""
-        found = integer(answer)
-        if found is None:
+        value = integer(answer)
+        if value is None:
             return Verdict(False, None, "no_answer")
-        right = found == problem.reference
-        return Verdict(right, found, "right" if right else "wrong_answer")
+        right = value == problem.reference
+        return Verdict(right, value, "right" if right else "wrong_answer")
 
 
 def integer(answer: str) -> str | None:
-    """The number that an answer gives, without zeros in front, or else what its box holds; None where it gives none."""
+    """The number in an answer, without leading zeros, or the other contents of its box; None if there is neither."""
     inside = boxed(answer)
     if inside is not None and inside.strip():
         plain = DRESS.sub("", inside).rpartition("=")[2].strip(BEHIND)
-        return _plainly(plain) if INTEGER.fullmatch(plain) else inside.strip()
+        return _without_zeros(plain) if INTEGER.fullmatch(plain) else inside.strip()
     markers = list(MARKER.finditer(answer))
     if markers:
         behind = next((line for line in answer[markers[-1].end() :].splitlines() if line.strip(BEHIND)), "")
         first = INTEGER.match(behind.lstrip(AROUND))
-        found = [first[0]] if first else INTEGER.findall(behind)
-        if found:
-            return _plainly(found[-1])
-    found = INTEGER.findall(answer)
-    return _plainly(found[-1]) if found else None
+        numbers = [first[0]] if first else INTEGER.findall(behind)
+        if numbers:
+            return _without_zeros(numbers[-1])
+    numbers = INTEGER.findall(answer)
+    return _without_zeros(numbers[-1]) if numbers else None
 
 
 def ground_truth(row: dict[str, Any], column: str, name: str) -> GroundTruth:
-    """The right number, without zeros in front; it may stand in a box. See `tasks.Bench`.
+    """The right number, without leading zeros; a row may hold it in a box. See `tasks.GroundTruthReader`.
 
     Raises:
-        DataError: there is none.
+        DataError: the column does not hold a whole number from 0 to 999.
     """
     text = text_of(row, column, needed=True)
     inside = boxed(text)
@@ -76,5 +76,5 @@ def problems(task: Task) -> list[Problem]:
     return table_problems(task, ground_truth)
 
 
-def _plainly(digits: str) -> str:
+def _without_zeros(digits: str) -> str:
     return digits.lstrip("0") or "0"

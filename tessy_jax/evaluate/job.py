@@ -1,13 +1,16 @@
-"""`tessy evaluate`: a model answers the problems of tasks, and what is right is counted.
+"""`tessy evaluate`: a model answers the problems of tasks, and verifiers check the answers.
 
-The run folder holds, besides config.yaml and summary.json: `prompts.jsonl`, the problems; `rollouts`, the run folder of the
-synthesis in which the model answers them; `verdicts.jsonl`, a line per response in the order of the problems.
+The run folder holds config.yaml, summary.json and:
 
-The responses are one synthesis, of the student alone and with one attempt, so that they are written, saved and resumed as
-any others are, and all tasks share the lanes. Tasks may want different numbers of samples: every row of prompts gets as many
-rollouts as divide all these numbers, and stands there as often as its task needs. Rows that come again have their rollouts
-numbered on (see `synthesis.prompts.jobs`), so that those of a problem are 0…samples−1. A response depends on seed, problem
-and rollout alone: other tasks beside it change nothing.
+- `prompts.jsonl`: the problems;
+- `rollouts`: the run folder of the synthesis in which the model answers them;
+- `verdicts.jsonl`: one line per response, in the order of the problems.
+
+One synthesis with the student alone and one attempt writes the responses of all tasks. They share the lanes, and they are
+saved and resumed like any other responses. Tasks may use different numbers of samples: each row of prompts gets the greatest
+common divisor of these numbers as its rollouts, and a task repeats its rows until they give its number of samples. The
+rollouts of a repeated row are numbered consecutively (see `synthesis.prompts.jobs`), so that a problem has rollouts
+0…samples−1. A response depends only on seed, problem and rollout; other tasks do not change it.
 """
 
 from __future__ import annotations
@@ -46,21 +49,24 @@ from tessy_jax.synthesis.job import synthesize
 logger = logging.getLogger(__name__)
 
 TASK_KINDS: dict[str, TaskKind] = {
-    "exact": TaskKind(table_problems, lambda how: nullcontext(Exact())),
-    "boxed": TaskKind(table_problems, lambda how: Boxed()),
-    "choice": TaskKind(choices.problems, lambda how: nullcontext(choices.Choice()), choices.ground_truth, choices.COLUMNS),
-    "integer": TaskKind(integers.problems, lambda how: nullcontext(integers.Integer()), integers.ground_truth),
+    "exact": TaskKind(table_problems, lambda programs: nullcontext(Exact())),
+    "boxed": TaskKind(table_problems, lambda programs: Boxed()),
+    "choice": TaskKind(
+        choices.problems, lambda programs: nullcontext(choices.Choice()), choices.ground_truth, choices.COLUMNS
+    ),
+    "integer": TaskKind(integers.problems, lambda programs: nullcontext(integers.Integer()), integers.ground_truth),
     "programs": task_kind(),
 }
-"""What tasks may use. `mini.evaluation` has one more, which is for the caller to add: this module is above the miniature."""
+"""The task kinds by the name of their verifier. The caller adds the one of `mini.evaluation`, which this module cannot
+import."""
 PROMPTS, VERDICTS = "prompts.jsonl", "verdicts.jsonl"
 VERIFIED_AT_ONCE = 512
-"""Responses that are held at once to be judged."""
+"""Number of responses in memory during verification."""
 
 
 class EvaluationResult(NamedTuple):
-    """An evaluation that is done. summary: is also saved. student: its weights on the mesh; None where they were neither
-    given nor needed, everything having been written before."""
+    """A finished evaluation. summary: the saved summary. student: the weights on the mesh; None if they were not passed and
+    all responses were written before."""
 
     summary: dict[str, Any]
     student: Decoder | None
@@ -74,51 +80,52 @@ def evaluate(
     progress: bool = True,
     log: Callable[[str], None] = logger.info,
 ) -> EvaluationResult:
-    """Runs or continues an evaluation; one that is finished is only read. One process of several does its part: all write
-    responses; the first alone has the problems and judges, and puts the prompts where the others read them.
+    """Runs or resumes an evaluation; reads the result of a finished one. Every process calls this function: all of them
+    write responses; process 0 reads the problems, writes the prompts for the others and verifies the responses.
 
-    student: its weights, where they are on this mesh already; those that come back take their place. benches: by verifier.
-    tell: gets the start-up check, the first prompt as the model sees it.
+    student: the weights, if they are already on this mesh; the call donates them, and the result holds their replacement.
+    task_kinds: by the name of the verifier. log: receives the notes of the verifiers and the start-up check, which shows the
+    first prompt as the model reads it.
 
     Raises:
-        TessyError: what is wrong with configuration, tasks, model or output, before any device work.
+        TessyError: the configuration, a task, the model or the output is invalid; raised before any device work.
     """
     started = time.perf_counter()
     with ExitStack() as stack:
-        verifications: list[_Verification] = []  # the first process alone has one
+        verifications: list[_Verification] = []  # on process 0 only
 
         def opened() -> dict[str, Any]:
             problems = problems_of(config.tasks, task_kinds)
             store = stack.enter_context(RunStore(config.output))
-            settled = reconcile(config, store.config())
-            _keep_prompts(store, settled, problems)
+            reconciled = reconcile(config, store.config())
+            _keep_prompts(store, reconciled, problems)
             summary = store.summary()
             if summary is None:
                 verifiers = {
                     task.name: stack.enter_context(task_kinds[task.verifier].verifier(task.running)) for task in config.tasks
                 }
-                for name, words in _notes(verifiers).items():
-                    log(f"task {name}: {words}")
-                verifications.append(_Verification(settled, store, problems, verifiers))
-            return {"config": dump(settled), "summary": summary, "written": _are_written(config.output)}
+                for name, note in _notes(verifiers).items():
+                    log(f"task {name}: {note}")
+                verifications.append(_Verification(reconciled, store, problems, verifiers))
+            return {"config": dump(reconciled), "summary": summary, "written": _are_written(config.output)}
 
-        begun = on_primary(opened)
-        config = Evaluate.model_validate(yaml.safe_load(begun["config"]))
-        if begun["summary"] is not None:
-            return EvaluationResult(begun["summary"], student)
-        if not begun["written"]:
+        state = on_primary(opened)
+        config = Evaluate.model_validate(yaml.safe_load(state["config"]))
+        if state["summary"] is not None:
+            return EvaluationResult(state["summary"], student)
+        if not state["written"]:
             student = synthesize(_synthesis(config), student, progress=progress, log=log).student
-        return EvaluationResult(on_primary(lambda: verifications[0].concluded(started)), student)
+        return EvaluationResult(on_primary(lambda: verifications[0].run(started)), student)
 
 
 def rollouts(output: str) -> str:
-    """The run folder in which an evaluation's responses are."""
+    """The run folder of the synthesis that writes an evaluation's responses."""
     return f"{output.rstrip('/')}/rollouts"
 
 
 def verdict(verifier: Verifier, problem: Problem, response: Row | Failure) -> Verdict:
-    """What a response is worth. Of one that its spans divide, only what stands behind the thinking counts; one that failed,
-    as those do whose thinking never closes, is wrong for the reason that it failed for."""
+    """The verdict on a response. The verifier reads the text from the first answer span on. A failed response is wrong, with
+    the reason of the failure; a response whose thinking does not close is a failure."""
     if isinstance(response, Failure):
         return Verdict(False, None, response.reason)
     start = next((span.start for span in response.spans if span.phase == "answer"), len(response.content))
@@ -127,23 +134,23 @@ def verdict(verifier: Verifier, problem: Problem, response: Row | Failure) -> Ve
 
 
 def _keep_prompts(store: RunStore, config: Evaluate, problems: Mapping[str, Sequence[Problem]]) -> None:
-    """Writes the problems into the run folder, or sees that they are those that it holds.
+    """Writes the problems to the run folder, or checks that it holds the same problems.
 
     Raises:
-        ConfigError: they are others.
+        ConfigError: the run folder holds other problems.
     """
-    together = _rollouts_of_a_row(config)
+    rollouts_per_row = _rollouts_per_row(config)
     rows = [
         json.dumps(problem.to_json(), ensure_ascii=False) + "\n"
         for task in config.tasks
         for problem in problems[task.name]
-        for _ in range(task.samples // together)
+        for _ in range(task.samples // rollouts_per_row)
     ]
     data, before = "".join(rows).encode("utf-8"), store.file(PROMPTS)
     if before is not None and before != data:
         raise ConfigError(
-            f"{config.output}: holds an evaluation of other problems: what a task reads has changed since; name another "
-            "output, or put it back"
+            f"{config.output}: holds an evaluation of other problems: the data of a task has changed since; set another "
+            "output, or restore the data"
         )
     store.save_config(dump(config))
     if before is None:
@@ -151,22 +158,22 @@ def _keep_prompts(store: RunStore, config: Evaluate, problems: Mapping[str, Sequ
 
 
 def _notes(verifiers: Mapping[str, Verifier]) -> dict[str, str]:
-    """By task, what its verifier says of itself."""
+    """The description of each verifier that has one, by task."""
     return {name: verifier.describes for name, verifier in verifiers.items() if isinstance(verifier, DescribedVerifier)}
 
 
-def _rollouts_of_a_row(config: Evaluate) -> int:
+def _rollouts_per_row(config: Evaluate) -> int:
     return math.gcd(*(task.samples for task in config.tasks))
 
 
 def _are_written(output: str) -> bool:
-    """Whether all responses are there."""
+    """Whether all responses are written."""
     reader = reader_of(rollouts(output))
-    return reader is not None and reader.summary() is not None  # the last thing that a synthesis writes
+    return reader is not None and reader.summary() is not None  # a synthesis writes it last
 
 
 def _synthesis(config: Evaluate) -> Synthesize:
-    """The run that writes the responses."""
+    """The configuration of the synthesis that writes the responses."""
     return Synthesize.model_validate(
         {
             "output": rollouts(config.output),
@@ -175,7 +182,7 @@ def _synthesis(config: Evaluate) -> Synthesize:
             "date": config.date,
             "data": {
                 "path": f"{os.path.expanduser(config.output).rstrip('/')}/{PROMPTS}",
-                "rollouts": _rollouts_of_a_row(config),
+                "rollouts": _rollouts_per_row(config),
             },
             "student": config.student,
             "synthesis": config.synthesis.model_dump(),
@@ -184,22 +191,23 @@ def _synthesis(config: Evaluate) -> Synthesize:
 
 
 class _Verification(NamedTuple):
-    """What responses are judged with. problems, verifiers: by task."""
+    """The data that verification needs. problems, verifiers: by task."""
 
     config: Evaluate
     store: RunStore
     problems: Mapping[str, Sequence[Problem]]
     verifiers: Mapping[str, Verifier]
 
-    def concluded(self, started: float) -> dict[str, Any]:
-        """Judges all responses and saves the verdicts and the summary, which it returns. started: on the clock."""
+    def run(self, started: float) -> dict[str, Any]:
+        """Verifies all responses; saves the verdicts and the summary. Returns the summary. started: start of the evaluation,
+        as `time.perf_counter()`."""
         config = self.config
-        judged = _verify_all(config.tasks, self.problems, RunReader(rollouts(config.output)), self.verifiers)
-        lines = (json.dumps(one.to_json(), ensure_ascii=False) + "\n" for one in judged)
+        verified = _verify_all(config.tasks, self.problems, RunReader(rollouts(config.output)), self.verifiers)
+        lines = (json.dumps(response.to_json(), ensure_ascii=False) + "\n" for response in verified)
         self.store.files.put(VERDICTS, "".join(lines).encode("utf-8"))
         summary = {
             "student": config.student.model,
-            **summarize(config.tasks, judged, config.confidence, _notes(self.verifiers)),
+            **summarize(config.tasks, verified, config.confidence, _notes(self.verifiers)),
             "version": __version__,
             "seconds": round(time.perf_counter() - started, 3),
         }
@@ -213,29 +221,29 @@ def _verify_all(
     reader: RunReader,
     verifiers: Mapping[str, Verifier],
 ) -> list[VerifiedResponse]:
-    """Every response with its verdict, in the order of tasks, problems and rollouts.
+    """All responses with their verdicts, in the order of tasks, problems and rollouts.
 
     Raises:
-        DataError: one is missing.
+        DataError: a response is missing.
     """
-    known = {problem.id: problem for own in problems.values() for problem in own}
+    by_id = {problem.id: problem for own in problems.values() for problem in own}
 
-    def judged(response: Row | Failure) -> VerifiedResponse:
-        problem = known[response.prompt_id]
+    def verify(response: Row | Failure) -> VerifiedResponse:
+        problem = by_id[response.prompt_id]
         failed = isinstance(response, Failure)
         tokens = None if isinstance(response, Failure) else int(response.meta["tokens_student"] or 0)
-        said = verdict(verifiers[problem.task], problem, response)
-        return VerifiedResponse(problem, response.rollout, said, failed, tokens)
+        own_verdict = verdict(verifiers[problem.task], problem, response)
+        return VerifiedResponse(problem, response.rollout, own_verdict, failed, tokens)
 
-    found: dict[Key, VerifiedResponse] = {}
+    verified: dict[Key, VerifiedResponse] = {}
     responses: Iterator[Row | Failure] = chain(reader.rows(), reader.failures())
     with ThreadPoolExecutor(processors()) as threads:
-        while some := list(islice(responses, VERIFIED_AT_ONCE)):
-            found |= {response.key: one for response, one in zip(some, threads.map(judged, some), strict=True)}
-    wanted = [(p.id, rollout) for task in tasks for p in problems[task.name] for rollout in range(task.samples)]
-    missing = next((key for key in wanted if key not in found), None)
+        while chunk := list(islice(responses, VERIFIED_AT_ONCE)):
+            verified |= {response.key: result for response, result in zip(chunk, threads.map(verify, chunk), strict=True)}
+    keys = [(p.id, rollout) for task in tasks for p in problems[task.name] for rollout in range(task.samples)]
+    missing = next((key for key in keys if key not in verified), None)
     if missing is not None:
         raise DataError(
             f"{reader.output}: lacks response {missing[1]} to {missing[0]!r}; remove this folder and evaluate again"
         )
-    return [found[key] for key in wanted]
+    return [verified[key] for key in keys]

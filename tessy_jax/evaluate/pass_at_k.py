@@ -1,16 +1,16 @@
-"""How often a model is right: pass@1 with a confidence interval, and pass@k.
+"""The rate of right answers: pass@1 with a confidence interval, and pass@k.
 
-A task has problems, and each problem its samples. Samples of one problem are no independent draws: some problems are easy
-and some are not. So the problem is the unit: pass@1 is the mean over problems of the share of samples that are right, and
-its standard error is that of this mean, the spread of the shares over √problems.
+A task has problems, and each problem has samples. The samples of one problem are not independent draws, because problems
+differ in difficulty. The problem is therefore the unit: pass@1 is the mean over problems of the share of right samples, and
+its standard error is that of this mean, the standard deviation of the shares over √problems.
 
-The interval is Wilson's score interval of that mean at the effective number of samples: as many independent samples as
-would have this standard error, mean · (1 − mean) / error². That number is at least the number of problems, which it is
-where the samples of a problem always agree, or where there is one sample of each: then this is the plain Wilson interval.
-It is at most the number of samples, which it is where the problems are all alike. The error being an estimate, the quantile
-is that of Student's t at problems − 1 degrees of freedom, where problems have several samples; else it is the normal one.
-Where all shares are equal, as where everything is right, their spread says nothing: then it is the plain Wilson interval for
-the number of problems. So the interval stays inside 0…1, and never has the width 0.
+The interval is Wilson's score interval of that mean at the effective number of samples: the number of independent samples
+with the same standard error, mean · (1 − mean) / error². This number is at least the number of problems, its value if the
+samples of a problem always agree or if each problem has one sample; the result is then the plain Wilson interval. It is
+at most the number of samples, its value if all problems have the same difficulty. The error is an estimate; if
+problems have several samples, the quantile is therefore that of Student's t at problems − 1 degrees of freedom, otherwise
+the normal one. If all shares are equal, for example if every sample is right, their variance carries no information; the
+result is then the plain Wilson interval for the number of problems. The interval stays inside 0…1 and its width is never 0.
 
 The interval is for the mean over all problems of this kind, of which those of the task are a sample. Wilson (1927); for
 samples in clusters, Franco et al. (2019), "Comparative study of confidence intervals for proportions in complex sample
@@ -26,7 +26,7 @@ from typing import NamedTuple
 
 
 class Count(NamedTuple):
-    """A problem's samples, and how many of them are right."""
+    """The number of a problem's samples, and the number of right ones."""
 
     samples: int
     right: int
@@ -41,11 +41,11 @@ class Estimate(NamedTuple):
 
 
 def pass_at(k: int, samples: int, right: int) -> float:
-    """The probability that among k of a problem's samples, drawn without replacement, at least one is right: the unbiased
-    estimate of pass@k (Chen et al. 2021, eq. 1), as a product in which nothing overflows.
+    """The probability that at least one of k samples of a problem, drawn without replacement, is right: the unbiased
+    estimate of pass@k (Chen et al. 2021, eq. 1), computed as a product that cannot overflow.
 
     Raises:
-        ValueError: k is not 1…samples, or right not 0…samples.
+        ValueError: k is not in 1…samples, or right is not in 0…samples.
     """
     if not 1 <= k <= samples or not 0 <= right <= samples:
         raise ValueError(
@@ -67,7 +67,7 @@ def mean_pass_at(k: int, counts: Sequence[Count]) -> float:
 
 
 def pass_at_1(counts: Sequence[Count], confidence: float = 0.95) -> Estimate:
-    """pass@1, and an interval that holds the true one with this probability; see above.
+    """pass@1 and an interval that contains the true value with probability `confidence`; see the module docstring.
 
     Raises:
         ValueError: there are no problems, one has no samples, or confidence is not between 0 and 1.
@@ -89,7 +89,7 @@ def pass_at_1(counts: Sequence[Count], confidence: float = 0.95) -> Estimate:
 
 
 def wilson(mean: float, number: float, quantile: float) -> tuple[float, float]:
-    """Wilson's score interval of a share that was found in a number of independent samples, which need not be whole."""
+    """Wilson's score interval of a share observed in `number` independent samples; the number may be fractional."""
     square = quantile * quantile / number
     middle = (mean + square / 2) / (1 + square)
     half = math.sqrt(square * (mean * (1 - mean) + square / 4)) / (1 + square)
@@ -97,8 +97,8 @@ def wilson(mean: float, number: float, quantile: float) -> tuple[float, float]:
 
 
 def t_quantile(probability: float, freedom: int) -> float:
-    """The quantile of Student's t for a probability from ½ on, by bisection of its distribution function, which for a whole
-    number of degrees of freedom is a finite sum (Abramowitz and Stegun, 26.7.3 and 26.7.4)."""
+    """The quantile of Student's t for a probability of at least ½, by bisection of its distribution function. For an integer
+    number of degrees of freedom that function is a finite sum (Abramowitz and Stegun, 26.7.3 and 26.7.4)."""
     low, high = 0.0, 1.0
     while _t_below(high, freedom) < probability:
         low, high = high, 2 * high

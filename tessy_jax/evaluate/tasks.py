@@ -1,4 +1,4 @@
-"""Tasks and their problems: a prompt, and what is known of its answer."""
+"""Tasks and their problems: a prompt and its ground truth."""
 
 from __future__ import annotations
 
@@ -13,14 +13,17 @@ from tessy_jax.errors import ConfigError, DataError
 from tessy_jax.synthesis.prompts import read
 
 FAMILIES = ("family", "subject")
-"""Columns that say of which family a problem is; the first that a row has."""
+"""Columns that hold the family of a problem; the first one that a row has counts."""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """What a model is asked. id: unique in an evaluation: "<task>/<own id>". family: None where it has none. messages: role
-    and content, the user's last. reference: the right answer, in the form that its verifier knows. choices: those that there
-    are, as they are lettered; none where that is not known. tests: what its verifier needs besides, and nobody else sees."""
+    """One problem of a task.
+
+    id: unique in an evaluation, "<task>/<own id>". family: None if the problem has none. messages: role and content; the
+    last is the user's. reference: the right answer, in the form that the task's verifier reads. choices: the choices in the
+    order of their letters; empty if they are not known. tests: further data for the verifier; no model sees it.
+    """
 
     id: str
     task: str
@@ -36,16 +39,17 @@ class Problem:
         return self.id.removeprefix(f"{self.task}/")
 
     def to_json(self) -> dict[str, Any]:
-        """The problem as a JSON object, which is a row of prompts, too."""
-        known = {"task": self.task, "family": self.family, "reference": self.reference}
+        """The problem as a JSON object, which is also a row of prompts."""
+        labels = {"task": self.task, "family": self.family, "reference": self.reference}
         choices = {"choices": list(self.choices)} if self.choices else {}
-        return {"id": self.id, "messages": self.messages, **known, **choices}
+        return {"id": self.id, "messages": self.messages, **labels, **choices}
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What an answer is worth. answer: what was compared; None where there was nothing to. why: a word for counting.
-    graders: where there are several, what each says. test: the first that was not passed, from 0."""
+    """The verdict on an answer. answer: the part that was compared; None if there was nothing to compare. why: the reason,
+    as a word for counting. graders: the verdict of each grader, if there are several. test: index of the first failed test,
+    from 0."""
 
     right: bool
     answer: str | None
@@ -58,21 +62,21 @@ class Verifier(Protocol):
     """Says whether an answer is right."""
 
     def verify(self, problem: Problem, answer: str) -> Verdict:
-        """answer: all that stands behind the thinking. Whatever it is, nothing is raised, and it does not take for ever. Is
-        called by several threads at once."""
+        """Verifies an answer. answer: all text after the thinking. The call does not raise and ends in bounded time for
+        every text. Several threads call it at the same time."""
 
 
 @runtime_checkable
 class DescribedVerifier(Protocol):
-    """A verifier that has something to say of itself."""
+    """A verifier that describes how it works on this machine."""
 
     @property
     def describes(self) -> str:
-        """How it judges here."""
+        """How it verifies answers on this machine."""
 
 
 class GroundTruth(NamedTuple):
-    """What is known of a problem's answer; see `Problem`."""
+    """The right answer of a problem and the data to verify it; see `Problem`."""
 
     reference: str
     choices: tuple[str, ...] = ()
@@ -80,17 +84,18 @@ class GroundTruth(NamedTuple):
 
 
 GroundTruthReader = Callable[[dict[str, Any], str, str], GroundTruth]
-"""What is known of the answer, out of a row, the column that holds it, and the prompt's id; raises DataError."""
+"""Reads the ground truth from a row, given the column of the answer and the prompt's id; raises DataError."""
 
 
 def ground_truth_of_column(row: dict[str, Any], column: str, name: str) -> GroundTruth:
-    """The right answer as a column has it: text, or a number."""
+    """The right answer as the column holds it: text or a number."""
     return GroundTruth(text_of(row, column, needed=True))
 
 
 class TaskKind(NamedTuple):
-    """A kind of task. problems: those of a task. verifier: opens one, which is closed when the evaluation is over. known:
-    what a row of prompts says of its answer; columns: those that it looks at besides the answer's."""
+    """A kind of task. problems: reads the problems of a task. verifier: opens the verifier, which is closed after the
+    evaluation. ground_truth: reads the ground truth from a row of prompts. columns: the columns that it reads besides the
+    answer's."""
 
     problems: Callable[[Task], Iterable[Problem]]
     verifier: Callable[[Programs], AbstractContextManager[Verifier]]
@@ -100,26 +105,26 @@ class TaskKind(NamedTuple):
 
 def table_problems(
     task: Task,
-    known: GroundTruthReader = ground_truth_of_column,
+    ground_truth: GroundTruthReader = ground_truth_of_column,
     *,
     columns: Collection[str] = (),
     shown: Callable[[Any], Any] = lambda row: row,
 ) -> list[Problem]:
-    """The problems in a task's table, in its order.
+    """Reads the problems of a task's table, in the order of its rows.
 
-    A problem that comes again, by its own id or by its prompt where it has none, is one more problem: it gets a number.
-    known, columns: of the bench. shown: gives rows a form that prompts may have, unless the task says which column is the
-    prompt.
+    A repeated problem (same id, or same prompt if it has no id) is a further problem: its id gets a number. ground_truth,
+    columns: see `TaskKind`. shown: converts a row to a form that `synthesis.prompts` reads; it is not used if the task names
+    the prompt's column.
 
     Raises:
-        DataError: the table cannot be read, or a row is no prompt or has no answer; names file and line.
+        DataError: the table cannot be read, or a row has no prompt or no answer; names file and line.
         ConfigError: a package is missing.
     """
     assert task.path is not None
 
-    def told(row: dict[str, Any], name: str) -> tuple[GroundTruth, str | None]:
-        found = known(row, task.answer, name)
-        return found, next((family for column in FAMILIES if (family := text_of(row, column))), None)
+    def labels(row: dict[str, Any], name: str) -> tuple[GroundTruth, str | None]:
+        truth = ground_truth(row, task.answer, name)
+        return truth, next((family for column in FAMILIES if (family := text_of(row, column))), None)
 
     prompts = read(
         task.path,
@@ -128,53 +133,57 @@ def table_problems(
         prompt=task.prompt,
         columns=(task.answer, *FAMILIES, *columns),
         shown=shown,
-        known=told,
+        known=labels,
     ).prompts
     names: set[str] = set()
-    found = []
+    problems = []
     for prompt in prompts:
-        name = check_columns(prompt.id, names)
-        known_of_it, family = prompt.ground_truth
-        found.append(Problem(f"{task.name}/{name}", task.name, family, prompt.messages, *known_of_it))
-    return found
+        name = unique_name(prompt.id, names)
+        truth, family = prompt.ground_truth
+        problems.append(Problem(f"{task.name}/{name}", task.name, family, prompt.messages, *truth))
+    return problems
 
 
-def check_columns(name: str, names: set[str]) -> str:
-    """A name that is not among these, where it is among them with a number behind it; it is among them from now on."""
-    found, times = name, 1
-    while found in names:
+def unique_name(name: str, names: set[str]) -> str:
+    """A unique name: this one, or if `names` holds it, this one with a number appended. Adds the result to `names`."""
+    unique, times = name, 1
+    while unique in names:
         times += 1
-        found = f"{name}/{times}"
-    names.add(found)
-    return found
+        unique = f"{name}/{times}"
+    names.add(unique)
+    return unique
 
 
 def problems_of(tasks: Sequence[Task], task_kinds: Mapping[str, TaskKind]) -> dict[str, list[Problem]]:
     """The problems of every task, by the task's name.
 
     Raises:
-        DataError, ConfigError: see `table_problems`; or a task's verifier is not among the benches.
+        DataError, ConfigError: see `table_problems`; ConfigError also if a task's verifier is not one of `task_kinds`.
     """
-    found = {}
+    problems = {}
     for task in tasks:
         if task.verifier not in task_kinds:
             raise ConfigError(
                 f"task {task.name!r}: there is no verifier {task.verifier!r} here, only {', '.join(task_kinds)}; pass its "
                 "task kind to evaluate as well (that of mini is in tessy_jax.mini.evaluation)"
             )
-        found[task.name] = list(task_kinds[task.verifier].problems(task))
-    return found
+        problems[task.name] = list(task_kinds[task.verifier].problems(task))
+    return problems
 
 
 def text_of(row: dict[str, Any], column: str, *, needed: bool = False) -> str:
-    """What a column holds, as text; empty where there is nothing, unless it is needed."""
+    """The text of a column; empty if the column is missing.
+
+    Raises:
+        DataError: the value is no text or number, or it is needed and missing or empty.
+    """
     value = row.get(column)
     if value is None and not needed:
         return ""
     if value is None:
-        known = ", ".join(f"`{name}`" for name in sorted(row)[:12])
+        columns = ", ".join(f"`{name}`" for name in sorted(row)[:12])
         raise DataError(
-            f"has no `{column}`, which should hold the right answer; it holds {known}: set answer to one of them"
+            f"has no `{column}`, which should hold the right answer; it holds {columns}: set answer to one of them"
         )
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise DataError(f"{column} is a {type(value).__name__}; it should be a string or a number")

@@ -1,4 +1,4 @@
-"""The verifiers of tasks as judges of a synthesis."""
+"""Task verifiers as verifiers of a synthesis."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from tessy_jax.synthesis.prompts import Prompt
 from tessy_jax.synthesis.verification import ResponseVerifier, VerifierFactory
 
 TASK = "data"
-"""The task of which the prompts of a synthesis are the problems."""
+"""The task name of the problems made from the prompts of a synthesis."""
 
 
 def response_verifiers(task_kinds: Mapping[str, TaskKind] = TASK_KINDS) -> VerifierFactory:
-    """To be given to `synthesize`. benches: by verifier."""
+    """The verifier factory that `synthesize` takes. task_kinds: by the name of the verifier."""
 
     @contextmanager
     def opened(config: Verification) -> Iterator[ResponseVerifier]:
         if config.verifier not in task_kinds:
             raise ConfigError(
-                f"synthesis.verification: there is no verifier {config.verifier!r} here, only {', '.join(task_kinds)}; give "
-                "its bench, too (that of mini is in tessy_jax.mini.evaluation)"
+                f"synthesis.verification: there is no verifier {config.verifier!r} here, only {', '.join(task_kinds)}; pass "
+                "its task kind as well (that of mini is in tessy_jax.mini.evaluation)"
             )
         task_kind = task_kinds[config.verifier]
         with task_kind.verifier(config.programs or Programs()) as verifier, ThreadPoolExecutor(processors()) as threads:
@@ -38,17 +38,17 @@ def response_verifiers(task_kinds: Mapping[str, TaskKind] = TASK_KINDS) -> Verif
 
 
 class _TaskVerifier:
-    """See `synthesis.verification.Judge`."""
+    """See `synthesis.verification.ResponseVerifier`."""
 
     def __init__(self, task_kind: TaskKind, verifier: Verifier, answer: str, threads: Executor) -> None:
-        self._bench, self._verifier, self._answer, self._threads = task_kind, verifier, answer, threads
+        self._task_kind, self._verifier, self._answer, self._threads = task_kind, verifier, answer, threads
 
     @property
     def columns(self) -> Collection[str]:
-        return (self._answer, *self._bench.columns)
+        return (self._answer, *self._task_kind.columns)
 
     def known(self, row: dict[str, Any], name: str) -> GroundTruth:
-        return self._bench.ground_truth(row, self._answer, name)
+        return self._task_kind.ground_truth(row, self._answer, name)
 
     def verdicts(self, asked: Sequence[tuple[Prompt, Row]]) -> list[str]:
         return list(self._threads.map(lambda one: self._verdict(*one), asked))

@@ -1,4 +1,4 @@
-"""Part of the page of a run: the same problems before and after training, side by side."""
+"""A section of the run page: answers to the same problems before and after training, side by side."""
 
 from __future__ import annotations
 
@@ -18,51 +18,51 @@ KINDS: dict[Kind, str] = {
     "wrong": "wrong both times",
 }
 LONGEST = {"thinking": 3000, "answer": 1500, "prompt": 2000}
-"""Characters that are shown; of what is longer, the middle is left out."""
+"""Characters shown; the middle of longer text is left out."""
 
 
 def compared(view: RunView) -> Section:
-    """The section. The first and the last evaluation decide what became of a verdict; all stand beside each other."""
+    """Returns the section. It classifies changes from the first to the last evaluation and shows the answers of all."""
     heading = "Before and after"
     if not view.changes:
-        return Section(heading, "There are no two evaluations to compare.")
+        return Section(heading, "The comparison needs two finished evaluations.")
     first, last = view.evaluations[0].name, view.evaluations[-1].name
     kinds = get_args(Kind)
     rows = [
-        [DOMAINS.get(domain, domain), *(count(found.get(kind, 0)) for kind in kinds)]
-        for domain, found in sorted(view.changes.items())
+        [DOMAINS.get(domain, domain), *(count(changes.get(kind, 0)) for kind in kinds)]
+        for domain, changes in sorted(view.changes.items())
     ]
     table = Table(
         f"Verdicts {first} and {last}",
         ["", *(KINDS[kind] for kind in kinds)],
         rows,
-        "Responses, each compared with the one of the same number to the same problem.",
+        "Number of responses. Each response is compared with the response of the same problem and rollout.",
     )
     lead = (
-        "Some of the problems, more of those whose verdict changed. A hash of their names decides which ones: nobody has "
-        "picked them."
+        "A sample of the problems; problems whose verdict changed are sampled more often. The sample is chosen by a hash "
+        "of the problem names, not by hand."
     )
-    items = [_item(one) for one in view.compared]
+    items = [_item(problem) for problem in view.compared]
     pieces: list[Table | Markup] = [table]
     if items:
         pieces.append(fragment("compared.html", items=items))
     return Section(heading, lead, pieces)
 
 
-def _item(one: Compared) -> dict[str, Any]:
-    parts = [one.id, *([one.family] if one.family else []), DOMAINS.get(one.domain, one.domain)]
+def _item(problem: Compared) -> dict[str, Any]:
+    parts = [problem.id, *([problem.family] if problem.family else []), DOMAINS.get(problem.domain, problem.domain)]
     return {
         "name": parts[0],
-        "facts": " · ".join([*parts[1:], KINDS[one.kind]]),
-        "kind": one.kind,
-        "prompt": clipped(prompt_text(one.prompt), LONGEST["prompt"]),
-        "reference": one.reference,
-        "answers": [_answer(answer) for answer in one.answers],
+        "facts": " · ".join([*parts[1:], KINDS[problem.kind]]),
+        "kind": problem.kind,
+        "prompt": clipped(prompt_text(problem.prompt), LONGEST["prompt"]),
+        "reference": problem.reference,
+        "answers": [_answer(answer) for answer in problem.answers],
     }
 
 
 def prompt_text(messages: Sequence[Mapping[str, str]]) -> str:
-    """Messages as text; each with its role, where there are several."""
+    """Returns messages as text; several messages are prefixed with their roles."""
     if len(messages) == 1:
         return messages[0]["content"]
     return "\n\n".join(f"{message['role']}: {message['content']}" for message in messages)
@@ -79,25 +79,25 @@ def _answer(answer: Answer) -> dict[str, Any]:
                 thinking += content[span.start : span.end]
             else:
                 answer_text += content[span.start : span.end]
-    words = answer.why.replace("_", " ")
+    words = answer.reason.replace("_", " ")
     if answer.row is None:
-        verdict = f"came to nothing: {words}"
+        verdict = f"failed: {words}"
     else:
         verdict = "right" if answer.right else "wrong" if words == "wrong answer" else f"wrong: {words}"
     return {
         "name": answer.evaluation,
         "right": answer.right,
         "verdict": verdict,
-        "said": answer.said,
+        "extracted": answer.extracted,
         "thinking": clipped(thinking, LONGEST["thinking"]),
         "characters": count(len(thinking)),
         "answer": clipped(answer_text.strip(), LONGEST["answer"]),
-        "there": answer.row is not None,
+        "has_row": answer.row is not None,
     }
 
 
 def clipped(text: str, most: int) -> str:
-    """Text of at most about so many characters: of what is longer, the middle is left out, and is said to be."""
+    """Shortens text to about `most` characters: a marker with the number of omitted characters replaces the middle."""
     if len(text) <= most:
         return text
     head, tail = 2 * most // 3, most // 3

@@ -1,8 +1,7 @@
-"""Charts as inline SVG whose colours are the page's variables, so that they are right in light and in dark.
+"""Charts as inline SVG that use the page's CSS variables as colours, for light and dark mode.
 
-matplotlib draws each colour as a stand-in that nothing else has, which becomes the name of a variable. What refers to
-another element by its id is resolved, so that any number of charts fit on one page. As files of their own, charts are drawn
-in the page's light colours.
+matplotlib draws each colour as a unique placeholder, which the CSS variable then replaces. References by id are resolved, so
+that one page can hold any number of charts. Charts saved as files use the page's light colours.
 """
 
 from __future__ import annotations
@@ -29,15 +28,15 @@ if TYPE_CHECKING:
 
 Colour = Literal["blue", "orange", "green", "red", "purple", "teal", "pink", "brown", "muted", "rule", "ink"]
 COLOURS: tuple[Colour, ...] = get_args(Colour)
-"""Names of variables of the page: `--blue` and so on."""
+"""Names of CSS variables of the page: `--blue` and so on."""
 HUES = COLOURS[:8]
-"""Those that tell series apart; the others help to read these."""
+"""Colours of series; the others are for axes and text."""
 Paint = Mapping[Colour, str]
-"""What each colour is drawn as."""
+"""Maps each colour to its hex code."""
 DASHES = ("-", (0, (5, 2)), (0, (1, 1.4)), (0, (7, 2, 1.4, 2)))
-"""Lines differ by these, too, for those who do not see the colours apart."""
+"""Dash patterns, which distinguish lines for colour-blind readers."""
 SIZE = (4.0, 2.9)
-"""Inches, at 72 units each; on the page a chart is as wide as its column."""
+"""Width and height in inches, at 72 units each; on the page a chart fills its column."""
 
 STAND_IN: Paint = {colour: f"#0a0b{i:02x}" for i, colour in enumerate(COLOURS, 1)}
 VARIABLE = {f"#0a0b{i:02x}": f"var(--{colour})" for i, colour in enumerate(COLOURS, 1)}
@@ -67,7 +66,7 @@ SETTINGS: dict[Any, Any] = {
 
 @dataclass(frozen=True)
 class Series:
-    """A line through points, and its name. What is not finite leaves a gap. markers: the points are drawn, too."""
+    """A named line through points. Non-finite values leave a gap. markers: whether to draw the points."""
 
     name: str
     x: Sequence[float]
@@ -78,7 +77,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Bars:
-    """Bars of one colour, and what they are. x: their middles."""
+    """Named bars of one colour. x: their centres."""
 
     name: str
     x: Sequence[float]
@@ -96,27 +95,27 @@ def line_chart(
     mark: tuple[str, float] | None = None,
     reference: Series | None = None,
 ) -> Markup:
-    """Lines over a common axis.
+    """Draws lines over a common axis.
 
-    label: what the chart shows, for those who cannot see it. y_range: of the axis; by default as the data are. mark: name
-    and place of an upright line. reference: a thin line behind the others, such as the ideal one.
+    label: alternative text. y_range: of the axis; by default that of the data. mark: name and position of a vertical line.
+    reference: a thin line behind the others, such as the ideal line.
 
     Raises:
-        DataError: a series has not as many x as y.
+        DataError: x and y of a series differ in length.
     """
-    for one in [*series, *([reference] if reference else [])]:
-        _check(one.name, one.x, one.y)
+    for line in [*series, *([reference] if reference else [])]:
+        _check(line.name, line.x, line.y)
 
     def draw(axes: Axes) -> None:
         if reference:
             axes.plot(reference.x, reference.y, color=STAND_IN["muted"], lw=0.9, ls=":", label=visible(reference.name))
         if mark:
             axes.axvline(mark[1], color=STAND_IN["muted"], lw=0.9, label=visible(mark[0]))
-        for i, one in enumerate(series):
-            finite = [y if math.isfinite(y) else math.nan for y in one.y]
-            colour = STAND_IN[one.colour or HUES[i % len(HUES)]]
-            style, marker = DASHES[i % len(DASHES)], "o" if one.markers else ""
-            axes.plot(one.x, finite, color=colour, ls=style, marker=marker, label=visible(one.name))
+        for i, line in enumerate(series):
+            finite = [y if math.isfinite(y) else math.nan for y in line.y]
+            colour = STAND_IN[line.colour or HUES[i % len(HUES)]]
+            style, marker = DASHES[i % len(DASHES)], "o" if line.markers else ""
+            axes.plot(line.x, finite, color=colour, ls=style, marker=marker, label=visible(line.name))
         if y_range:
             axes.set_ylim(*y_range)
 
@@ -133,13 +132,13 @@ def bar_chart(
     ticks: Mapping[float, str] | None = None,
     y_range: tuple[float, float] | None = None,
 ) -> Markup:
-    """Bars over numbers; those of several groups at one place stand side by side. A group without bars is not named.
+    """Draws bars. Bars of several groups at the same x are drawn side by side. Empty groups are not in the legend.
 
-    label: what the chart shows, for those who cannot see it. width: of the bars at one place, in units of x. ticks: what
-    stands below some x, instead of numbers. y_range: of the axis; by default as the data are.
+    label: alternative text. width: of the bars at one x, in units of x. ticks: labels by x, instead of numbers. y_range: of
+    the axis; by default that of the data.
 
     Raises:
-        DataError: a group has not as many x as heights.
+        DataError: x and heights of a group differ in length.
     """
     for group in groups:
         _check(group.name, group.x, group.heights)
@@ -149,7 +148,7 @@ def bar_chart(
     def draw(axes: Axes) -> None:
         each = width / len(groups) if shared else width
         for i, group in enumerate(groups):
-            if not len(group.x):  # the legend would give it a colour of its own
+            if not len(group.x):  # an empty group would take a legend entry
                 continue
             shift = (i - (len(groups) - 1) / 2) * each if shared else 0.0
             colour = STAND_IN[group.colour or HUES[i % len(HUES)]]
@@ -164,24 +163,24 @@ def bar_chart(
 
 def _check(name: str, x: Sequence[float], y: Sequence[float]) -> None:
     if len(x) != len(y):
-        raise DataError(f"{name!r} has {len(x)} x and {len(y)} y; give as many of the one as of the other")
+        raise DataError(f"{name!r} has {len(x)} x and {len(y)} y; give sequences of equal length")
 
 
 @cache
 def light() -> Paint:
-    """The page's colours on white paper."""
+    """Returns the page's light colours."""
     first = asset("page.css").partition("}")[0]
     return {colour: re.findall(rf"--{colour}: (#[0-9a-f]{{6}})", first)[0] for colour in COLOURS}
 
 
 @contextmanager
 def plotting(paint: Paint = STAND_IN) -> Iterator[None]:
-    """In here figures are made and saved in our style, whatever the user's own settings are."""
+    """Context in which figures are created and saved in the package's style, independent of the user's settings."""
     import matplotlib as mpl
 
     painted = {STAND_IN[colour]: value for colour, value in paint.items()}
     with mpl.rc_context(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph")  # which the fonts of the browser may well have
+        warnings.filterwarnings("ignore", message="Glyph")  # the browser's fonts may have the glyph
         mpl.rcdefaults()
         mpl.rcParams.update({name: painted.get(value, value) for name, value in SETTINGS.items()})
         yield
@@ -196,7 +195,7 @@ def plotted(
     grid: Literal["x", "y", "both"] | None = "y",
     columns: int = 3,
 ) -> Figure:
-    """A figure of one chart, within `plotting`. size: in inches. grid: across which axis. columns: of the legend."""
+    """Returns a figure of one chart; call it within `plotting`. size: in inches. grid: its axis. columns: of the legend."""
     from matplotlib.figure import Figure
 
     figure = Figure(size, layout="constrained")
@@ -213,7 +212,7 @@ def plotted(
 
 
 def svg_of(figure: Figure, *, transparent: bool = True) -> str:
-    """matplotlib's SVG of a figure; the same figure gives the same text."""
+    """Returns the SVG of a figure; equal figures give equal text."""
     buffer = io.StringIO()
     nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     figure.savefig(buffer, format="svg", transparent=transparent, metadata=nothing)
@@ -226,8 +225,8 @@ def _svg(draw: Callable[[Axes], None], label: str, x_label: str, y_label: str) -
 
 
 def inline(svg: str, label: str) -> Markup:
-    """matplotlib's SVG, drawn in stand-ins, as part of a page: without name spaces, ids and fonts of its own. label: what it
-    shows, for those who cannot see it."""
+    """Converts matplotlib's SVG, drawn in placeholder colours, to markup for a page: without namespaces, ids and fonts.
+    label: alternative text."""
     root = ElementTree.fromstring(svg)
     for element in root.iter():
         element.tag = element.tag.rpartition("}")[2]
@@ -246,7 +245,7 @@ def inline(svg: str, label: str) -> Markup:
 
 
 def _placed(shapes: Mapping[str, ElementTree.Element], element: ElementTree.Element) -> ElementTree.Element:
-    """An element; in place of a reference to a marker's shape, the shape."""
+    """Returns the element, or the referenced shape if it is a `use` element."""
     if element.tag != "use":
         return element
     place = f"translate({element.attrib['x']} {element.attrib['y']})"
@@ -255,7 +254,7 @@ def _placed(shapes: Mapping[str, ElementTree.Element], element: ElementTree.Elem
 
 
 def _ours(name: str, value: str) -> str:
-    """An attribute with the page's colours and in the page's font."""
+    """Returns an attribute value with the page's colours and font."""
     if name == "d":
         return " ".join(value.split())
     if name != "style":

@@ -1,4 +1,4 @@
-"""Reads the folder of a run of the whole job for its page: row by row, keeping counts and a few examples."""
+"""Reads the run folder of a pipeline for its page. It streams the rows and keeps counts and a few examples."""
 
 from __future__ import annotations
 
@@ -38,25 +38,25 @@ from tessy_jax.store.files import within
 from tessy_jax.store.opening import finished, reader_of
 
 RESPONSES = 8
-"""Responses of each round that are shown, the first in the order of the input: those that have scores."""
+"""Responses shown per round: the first in input order, which are the ones that have scores."""
 SHOWN: dict[Kind, int] = {"gained": 2, "lost": 2, "right": 1, "wrong": 1}
-"""Problems that are shown with their answers, per domain."""
+"""Problems shown with their answers, per domain."""
 
 Verdict = Mapping[str, Any]
 """A line of verdicts.jsonl."""
 
 
 def run_page(output: str) -> str:
-    """The page of a run folder, as it stands; what is not there yet is left out. Other processes may write to it meanwhile.
+    """Returns the HTML page of a run folder. Unfinished stages are left out; other processes may write to the folder.
 
     Raises:
-        ConfigError: it is no run folder.
-        DataError: it cannot be read.
+        ConfigError: `output` is not a run folder.
+        DataError: the run folder cannot be read.
     """
     reader = RunReader(output)
     config = yaml.safe_load(reader.config() or "") or {}
     places = _evaluations(output)
-    evaluations = [Evaluation(name, found.summary() or {}) for name, found in places]
+    evaluations = [Evaluation(name, evaluation.summary() or {}) for name, evaluation in places]
     changes, compared = _compared(places, evaluations)
     view = RunView(
         config=config,
@@ -72,55 +72,55 @@ def run_page(output: str) -> str:
 
 
 def run_table(output: str) -> str:
-    """The page's table of results, for a terminal.
+    """Returns the page's table of results as text for a terminal.
 
     Raises:
         DataError: the run folder cannot be read.
     """
-    return as_text([Evaluation(name, found.summary() or {}) for name, found in _evaluations(output)])
+    return as_text([Evaluation(name, evaluation.summary() or {}) for name, evaluation in _evaluations(output)])
 
 
 def _lines(reader: RunReader, name: str) -> Iterator[dict[str, Any]]:
-    """The objects of a JSONL file; none where there is no file."""
+    """Yields the objects of a JSONL file; yields nothing if the file is missing."""
     for line in io.BytesIO(reader.file(name) or b""):
         if line.strip():
             yield json.loads(line)
 
 
 def _parts(output: str) -> Iterator[tuple[int, dict[str, RunReader | None]]]:
-    """The rounds that have begun, and their run folders."""
+    """Yields the number and the run folders, by stage, of each started round."""
     for number in count(1):
         folder = within(output, round_name(number))
-        found = {name: reader_of(within(folder, name)) for name in (DATA, TRAINING, EVALUATION)}
-        if not any(found.values()):
+        stages = {name: reader_of(within(folder, name)) for name in (DATA, TRAINING, EVALUATION)}
+        if not any(stages.values()):
             return
-        yield number, found
+        yield number, stages
 
 
 def _evaluations(output: str) -> list[tuple[str, RunReader]]:
-    """Those that are finished, by name, in their order."""
+    """Returns the finished evaluations as (name, reader), in chronological order."""
     places = {BEFORE: within(output, BEFORE)}
     places |= {f"after round {n}": within(within(output, round_name(n)), EVALUATION) for n, _ in _parts(output)}
-    found = [(name, finished(place)) for name, place in places.items()]
-    return [(name, reader) for name, reader in found if reader is not None]
+    readers = [(name, finished(place)) for name, place in places.items()]
+    return [(name, reader) for name, reader in readers if reader is not None]
 
 
 def _predictors(place: str) -> dict[str, Any]:
-    """The measures of the predictors that the run has made."""
+    """Returns the metrics of the predictors that the run has trained; empty if it trained none."""
     reader = reader_of(place)
     data = reader.file("evaluation.json") if reader else None
     return json.loads(data) if data else {}
 
 
 def _rounds(output: str) -> Iterator[Round]:
-    begun = finished(within(output, BEFORE))
+    before = finished(within(output, BEFORE))
     for number, parts in _parts(output):
         synthesis, training = parts[DATA], parts[TRAINING]
         trained = None if training is None else _training(training)
         folder = within(output, round_name(number))
-        ended = finished(within(folder, EVALUATION))
-        accuracy = {} if trained is None else _accuracy(folder, trained.summary, begun, ended)
-        begun = ended
+        after = finished(within(folder, EVALUATION))
+        accuracy = {} if trained is None else _accuracy(folder, trained.summary, before, after)
+        before = after
         if synthesis is None:
             yield Round(number, training=trained, accuracy=accuracy)
             continue
@@ -139,19 +139,19 @@ def _rounds(output: str) -> Iterator[Round]:
 
 
 def _accuracy(
-    folder: str, training: Mapping[str, Any], begun: RunReader | None, ended: RunReader | None
+    folder: str, training: Mapping[str, Any], before: RunReader | None, after: RunReader | None
 ) -> dict[str, list[tuple[int, float]]]:
-    """By domain, pass@1 of the student that a round began with, after its epochs, and at its end."""
+    """Returns (step, pass@1) by domain: at the start of a round, after its evaluated epochs, and at its end."""
     ends = training.get("epoch_ends", {})
     readers = {step: finished(within(folder, f"{EPOCHS}/{int(epoch):03}")) for epoch, step in ends.items()}
     if not any(readers.values()):
         return {}
-    found: dict[str, list[tuple[int, float]]] = {}
-    for step, reader in sorted((readers | {0: begun, training["steps"]: ended}).items()):
+    accuracy: dict[str, list[tuple[int, float]]] = {}
+    for step, reader in sorted((readers | {0: before, training["steps"]: after}).items()):
         if reader is not None:
             for domain, measures in (reader.summary() or {})["domains"].items():
-                found.setdefault(domain, []).append((step, measures["pass@1"]))
-    return found
+                accuracy.setdefault(domain, []).append((step, measures["pass@1"]))
+    return accuracy
 
 
 def _counted(reader: RunReader, tally: Tally) -> Iterator[Row]:
@@ -160,12 +160,12 @@ def _counted(reader: RunReader, tally: Tally) -> Iterator[Row]:
         yield row
 
 
-def _scores(reader: RunReader, wanted: Collection[str]) -> dict[str, dict[str, list[Score]]]:
-    """By row and model, as far as there are any."""
+def _scores(reader: RunReader, ids: Collection[str]) -> dict[str, dict[str, list[Score]]]:
+    """Returns the scores of the given rows, by row and model. Rows without scores are left out."""
     return {
         line["id"]: {name: [(start, end, value) for start, end, value in line[name]] for name in line if name != "id"}
         for line in _lines(reader, "scores.jsonl")
-        if line["id"] in wanted
+        if line["id"] in ids
     }
 
 
@@ -180,15 +180,15 @@ def _training(reader: RunReader) -> Training:
             evaluations.append((line["step"], line["evaluation_loss"]))
         rates += [line["tokens_per_second"]] if line.get("tokens_per_second") is not None else []
         peaks += [line["mfu"]] if line.get("mfu") is not None else []
-    together, points = reduced(_lines(reader, "metrics.jsonl"), LOSSES, steps)
+    steps_per_point, points = reduced(_lines(reader, "metrics.jsonl"), LOSSES, steps)
     rate, peak = (median(values) if values else None for values in (rates, peaks))
-    return Training(reader.summary() or {}, points, evaluations, together, rate, peak)
+    return Training(reader.summary() or {}, points, evaluations, steps_per_point, rate, peak)
 
 
 def _compared(
     places: Sequence[tuple[str, RunReader]], evaluations: Sequence[Evaluation]
 ) -> tuple[dict[str, dict[Kind, int]], list[Compared]]:
-    """What became of the verdicts, by domain, and some of the problems with all their answers."""
+    """Returns the counts of verdict changes by domain, and a sample of problems with the answers of every evaluation."""
     if len(places) < 2:
         return {}, []
     before = {line["id"]: line["right"] for line in _lines(places[0][1], "verdicts.jsonl")}
@@ -199,36 +199,36 @@ def _compared(
         if line["id"] in before:
             domain, kind = domains[line["task"]], kind_of(before[line["id"]], line["right"])
             changes[domain][kind] += 1
-            found = drawn[domain, kind]
-            found.append((-_draw(line["id"]), line["id"]))
-            found.sort(reverse=True)
-            del found[SHOWN[kind] :]
-    chosen = {name: place for place, found in drawn.items() for _, name in found}
+            sample = drawn[domain, kind]
+            sample.append((-_draw(line["id"]), line["id"]))
+            sample.sort(reverse=True)
+            del sample[SHOWN[kind] :]
+    chosen = {name: place for place, sample in drawn.items() for _, name in sample}
     ordered = sorted(chosen, key=lambda name: (chosen[name][0], list(SHOWN).index(chosen[name][1]), _draw(name)))
     answers = [_answers(name, reader, chosen) for name, reader in places]
     asked = {verdict["prompt_id"] for _, verdict in answers[-1].values()}
-    prompts = {found["id"]: found for found in _lines(places[-1][1], "prompts.jsonl") if found["id"] in asked}
+    prompts = {line["id"]: line for line in _lines(places[-1][1], "prompts.jsonl") if line["id"] in asked}
     items = []
     for name in ordered:
         domain, kind = chosen[name]
         verdict = answers[-1][name][1]
         prompt = prompts.get(verdict["prompt_id"], {}).get("messages", [])
-        own = [found[name][0] for found in answers if name in found]
+        own = [by_id[name][0] for by_id in answers if name in by_id]
         items.append(
             Compared(name, verdict["task"], verdict["family"], domain, kind, prompt, str(verdict["reference"]), own)
         )
-    return {domain: dict(found) for domain, found in changes.items()}, items
+    return {domain: dict(counts) for domain, counts in changes.items()}, items
 
 
 def _draw(name: str) -> int:
-    """A number that decides whether a response is shown, as good as chance and the same each time."""
+    """Returns a pseudo-random but reproducible number that ranks responses for the sample."""
     return int.from_bytes(hashlib.sha256(name.encode("utf-8", "replace")).digest()[:8])
 
 
-def _answers(name: str, reader: RunReader, wanted: Collection[str]) -> dict[str, tuple[Answer, Verdict]]:
-    """What one evaluation has of some responses."""
-    verdicts = {line["id"]: line for line in _lines(reader, "verdicts.jsonl") if line["id"] in wanted}
-    keys: dict[Key, str] = {(line["prompt_id"], line["rollout"]): own for own, line in verdicts.items()}
+def _answers(name: str, reader: RunReader, ids: Collection[str]) -> dict[str, tuple[Answer, Verdict]]:
+    """Returns the answers and verdicts of one evaluation for the given responses, by response."""
+    verdicts = {line["id"]: line for line in _lines(reader, "verdicts.jsonl") if line["id"] in ids}
+    keys: dict[Key, str] = {(line["prompt_id"], line["rollout"]): response_id for response_id, line in verdicts.items()}
     rows: dict[str, Row] = {}
     rollouts = reader_of(within(reader.output, "rollouts"))
     for row in rollouts.rows() if rollouts is not None else ():
@@ -237,6 +237,6 @@ def _answers(name: str, reader: RunReader, wanted: Collection[str]) -> dict[str,
             if len(rows) == len(keys):
                 break
     return {
-        own: (Answer(name, line["right"], line["reason"], line["answer"], rows.get(own)), line)
-        for own, line in verdicts.items()
+        response_id: (Answer(name, line["right"], line["reason"], line["answer"], rows.get(response_id)), line)
+        for response_id, line in verdicts.items()
     }

@@ -1,7 +1,8 @@
-"""The skeleton of every report: one HTML file that needs nothing but itself.
+"""The common layout of all reports: one self-contained HTML file.
 
-Text is hostile: models wrote it. Whatever is no Markup is escaped by the templates, what a browser would act upon unseen is
-made visible, and the page allows no request and no script but its own, so that a slip in one place is caught by the others.
+Models wrote the text, so it is untrusted. The templates escape every value that is not Markup, invisible control characters
+are made visible, and the content security policy allows no requests and only the page's own script. Each measure covers for
+a mistake in the others.
 """
 
 from __future__ import annotations
@@ -21,17 +22,17 @@ from markupsafe import Markup
 from tessy_jax.errors import DataError
 
 UNSEEN = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # control characters, but not tabs and line breaks
-    "\u061c\u200b\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff"  # what reorders text, or takes no room in it
-    "\u2028\u2029\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]"  # separators, halves of pairs, what is no character
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # control characters except tabs and line breaks
+    "\u061c\u200b\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff"  # bidirectional controls and zero-width characters
+    "\u2028\u2029\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]"  # separators, lone surrogates, noncharacters
 )
 PLACES = {"decimal": 3, "percent": 1}
-"""Digits after the point of what `decimal` and `percent` show."""
+"""Digits after the decimal point in the output of `decimal` and `percent`."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table. rows: one cell per column each, the first its heading; the others are numbers, already formatted."""
+    """A table. rows: one cell per column; the first cell is the row heading, the others are formatted numbers."""
 
     title: str
     columns: Sequence[str]
@@ -41,7 +42,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Figure:
-    """A picture with its title. image: inline SVG, see `figures`. note: what one should know to read it."""
+    """An image with a title. image: inline SVG, see `figures`. note: the caption."""
 
     title: str
     image: Markup
@@ -50,14 +51,14 @@ class Figure:
 
 @dataclass(frozen=True)
 class Beside:
-    """Pieces side by side, as many as there is room for; the others below."""
+    """Pieces in a row that wraps to the page width."""
 
     pieces: Sequence[Table | Figure | Markup]
 
 
 @dataclass(frozen=True)
 class Section:
-    """A part of a page. Pieces that are Markup stand as they are: make them with `fragment`, whose templates escape."""
+    """A part of a page. Markup pieces are inserted unescaped: create them with `fragment`, whose templates escape values."""
 
     heading: str
     lead: str = ""
@@ -66,8 +67,8 @@ class Section:
 
 @dataclass(frozen=True)
 class Page:
-    """A page. styles, script: our own, see `asset`; never anything that was read. data: JSON for the script, which finds it
-    in the element `data`."""
+    """A page. styles, script: assets of the package, see `asset`; never text from a run. data: JSON for the script, in the
+    element with the id `data`."""
 
     title: str
     subtitle: str
@@ -78,10 +79,10 @@ class Page:
 
 
 def render(page: Page) -> str:
-    """The HTML of a page; the same page gives the same bytes in UTF-8.
+    """Returns the HTML of a page; equal pages give equal bytes in UTF-8.
 
     Raises:
-        DataError: a row of a table has not one cell per column.
+        DataError: a table row does not have one cell per column.
     """
     for section in page.sections:
         for piece in section.pieces:
@@ -102,33 +103,33 @@ def render(page: Page) -> str:
 
 
 def fragment(template: str, **values: Any) -> Markup:
-    """A piece of a page from one of the package's templates, which escapes every value that is no Markup."""
+    """Renders one of the package's templates, which escapes every value that is not Markup."""
     return Markup(_templates().get_template(template).render(**values))
 
 
 def asset(name: str) -> str:
-    """The text of a style sheet or script of the package."""
+    """Returns the text of a style sheet or script of the package."""
     return (resources.files(__package__) / "templates" / name).read_text(encoding="utf-8")
 
 
 def visible(text: str) -> str:
-    """Text in which what acts unseen (control characters, marks that reorder text, halves of surrogate pairs) is shown by a
-    stand-in: the picture of a control character, or ⟨U+202E⟩."""
+    """Replaces invisible characters (controls, bidirectional marks, lone surrogates) by visible symbols: the control picture
+    of the character, or its code point, such as ⟨U+202E⟩."""
     return UNSEEN.sub(_stand_in, text)
 
 
 def decimal(value: float) -> str:
-    """A measure such as 0.987."""
+    """Formats a metric, such as 0.987."""
     return f"{value:.{PLACES['decimal']}f}"
 
 
 def percent(share: float) -> str:
-    """A share such as 98.7 %."""
+    """Formats a share, such as 98.7 %."""
     return f"{100 * share:.{PLACES['percent']}f} %"
 
 
 def count(number: int) -> str:
-    """A number of things such as 12,345."""
+    """Formats a count, such as 12,345."""
     return f"{number:,}"
 
 
@@ -141,7 +142,8 @@ def _check(table: Table) -> None:
     for row in table.rows:
         if len(row) != len(table.columns):
             raise DataError(
-                f"table {table.title!r}: a row has {len(row)} cells, with {len(table.columns)} columns; give one per column"
+                f"table {table.title!r}: a row has {len(row)} cells, but there are {len(table.columns)} columns; give one "
+                "cell per column"
             )
 
 

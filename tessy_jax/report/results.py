@@ -1,4 +1,4 @@
-"""Part of the page of a run: how often the student is right, before and after, and whether that is more than noise."""
+"""A section of the run page: pass@1 before and after training, and whether the change exceeds the noise."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from tessy_jax.report.page import Section, count, fragment, percent
 from tessy_jax.report.view import Evaluation
 
 DOMAINS = {"in": "in domain", "out": "out of domain"}
-MANY = 8  # rows of the table from which on chance findings are worth a warning
+MANY = 8  # table rows from which the note warns of chance findings
 
 
 class Change(NamedTuple):
-    """A difference of two shares, and its confidence interval."""
+    """A difference of two shares with its confidence interval."""
 
     value: float
     low: float
@@ -23,13 +23,13 @@ class Change(NamedTuple):
 
     @property
     def beyond(self) -> bool:
-        """Whether it is more than the noise of both shares would give."""
+        """Whether the interval excludes 0."""
         return self.low > 0 or self.high < 0
 
 
 @dataclass(frozen=True)
 class _Line:
-    """A row of the table. level: 0 for domains, 1 for tasks, 2 for graders and families. measures: of each evaluation."""
+    """A table row. level: 0 for domains, 1 for tasks, 2 for graders and families. measures: one per evaluation."""
 
     label: str
     level: int
@@ -37,7 +37,7 @@ class _Line:
 
 
 def results(evaluations: Sequence[Evaluation]) -> Section:
-    """The section; the first evaluation is what the others are compared with."""
+    """Returns the section; the first evaluation is the baseline of the others."""
     heading = "Results"
     if not evaluations:
         return Section(heading, "The student has not been evaluated.")
@@ -56,7 +56,7 @@ def results(evaluations: Sequence[Evaluation]) -> Section:
 
 
 def as_text(evaluations: Sequence[Evaluation]) -> str:
-    """The same table for a terminal, with what it says in words."""
+    """Returns the table and its summary sentences as text for a terminal."""
     if not evaluations:
         return "The student has not been evaluated."
     lines = list(_lines(evaluations))
@@ -73,8 +73,8 @@ def as_text(evaluations: Sequence[Evaluation]) -> str:
 
 
 def change(before: Mapping[str, Any], after: Mapping[str, Any]) -> Change:
-    """The change of pass@1 from one measure to another, and its interval at their confidence, from their intervals alone
-    (Newcombe 1998, method 10): as if the two were independent."""
+    """Returns the change of pass@1 between two measures and its interval at their confidence level, computed from their
+    intervals (Newcombe 1998, method 10) under the assumption that they are independent."""
     (old, old_low, old_high), (new, new_low, new_high) = _three(before), _three(after)
     value = new - old
     down, up = math.hypot(new - new_low, old_high - old), math.hypot(new_high - new, old - old_low)
@@ -86,25 +86,25 @@ def _three(measure: Mapping[str, Any]) -> tuple[float, float, float]:
 
 
 def _lines(evaluations: Sequence[Evaluation]) -> Iterator[_Line]:
-    """Domains, and then each task with what each grader says, where there are several, and its families; in the order of the
-    last evaluation."""
+    """Yields the rows in the order of the last evaluation: domains, then each task with its graders, if it has several, and
+    its families."""
     summaries = [evaluation.summary for evaluation in evaluations]
     last = summaries[-1]
     for domain in last["domains"]:
         yield _Line(DOMAINS.get(domain, domain), 0, [summary["domains"].get(domain) for summary in summaries])
     for name, task in last["tasks"].items():
-        found = [summary["tasks"].get(name) for summary in summaries]
-        yield _Line(name, 1, found)
+        measures = [summary["tasks"].get(name) for summary in summaries]
+        yield _Line(name, 1, measures)
         for grader in task.get("graders") or ():
-            yield _Line(f"graded {grader}", 2, [one and _graded(one, grader) for one in found])
+            yield _Line(f"graded {grader}", 2, [measure and _graded(measure, grader) for measure in measures])
         for family in task["families"]:
-            yield _Line(family, 2, [one and one["families"].get(family) for one in found])
+            yield _Line(family, 2, [measure and measure["families"].get(family) for measure in measures])
 
 
 def _graded(task: Mapping[str, Any], grader: str) -> Mapping[str, Any] | None:
-    """What one of several graders says of a task."""
-    found = task.get("graders", {}).get(grader)
-    return found and {"problems": task["problems"], **found}
+    """Returns the measure of a task by one of its graders; None if the grader is missing."""
+    measure = task.get("graders", {}).get(grader)
+    return measure and {"problems": task["problems"], **measure}
 
 
 def _shown(line: _Line) -> dict[str, Any]:
@@ -118,24 +118,24 @@ def _shown(line: _Line) -> dict[str, Any]:
         cell["at"] = [round(100 * x, 2) for x in (low, mean, high)]
         first = line.measures[0]
         if i and first is not None:
-            found = change(first, measure)
-            way = ("gain" if found.value > 0 else "loss") if found.beyond else "noise"
+            difference = change(first, measure)
+            way = ("gain" if difference.value > 0 else "loss") if difference.beyond else "noise"
             sign = {"gain": "▲", "loss": "▼", "noise": "≈"}[way]
-            noise = "beyond the noise" if found.beyond else "within the noise"
-            cell["change"] = {"way": way, "value": f"{sign} {points(found.value)}", "noise": noise}
+            noise = "beyond the noise" if difference.beyond else "within the noise"
+            cell["change"] = {"way": way, "value": f"{sign} {points(difference.value)}", "noise": noise}
         cells.append(cell)
     problems = next((measure["problems"] for measure in reversed(line.measures) if measure is not None), 0)
     return {"label": line.label, "level": line.level, "problems": count(problems), "cells": cells}
 
 
 def points(share: float) -> str:
-    """A difference of shares in percentage points, such as +1.5."""
+    """Formats a difference of shares in percentage points, such as +1.5."""
     value = round(100 * share, 1)
     return "0.0" if not value else f"{value:+.1f}".replace("-", "−")
 
 
 def _words(evaluations: Sequence[Evaluation], lines: Sequence[_Line]) -> str:
-    """What became of each domain, in sentences."""
+    """Summarizes the change of each domain in sentences."""
     sentences = []
     for line in lines:
         if line.level:
@@ -146,31 +146,29 @@ def _words(evaluations: Sequence[Evaluation], lines: Sequence[_Line]) -> str:
         if len(evaluations) == 1:
             sentences.append(f"{where}, the student's pass@1 is {percent(after['pass@1'])} {evaluations[0].name}.")
         elif before is not None:
-            found = change(before, after)
-            noise = (
-                "more than the noise of both explains" if found.beyond else "within the noise of both, so no change is shown"
-            )
+            difference = change(before, after)
+            noise = "beyond the noise of both" if difference.beyond else "within the noise of both, no evidence of a change"
             sentences.append(
                 f"{where}, pass@1 is {percent(before['pass@1'])} {evaluations[0].name} and {percent(after['pass@1'])} "
-                f"{evaluations[-1].name}: {points(found.value)} points, {noise}."
+                f"{evaluations[-1].name}: {points(difference.value)} points, {noise}."
             )
     return " ".join(sentences)
 
 
 def _note(confidence: float, lines: int, several: bool) -> str:
     note = (
-        "pass@1 is the mean over problems of the share of answers that are right; a response that came to nothing is wrong. "
-        f"Behind it stands its {100 * confidence:g} % confidence interval, in per cent."
+        "pass@1 is the mean over problems of the share of right answers; a failed response counts as wrong. It is followed "
+        f"by its {100 * confidence:g} % confidence interval, in per cent."
     )
     if several:
         note += (
-            " A change, in percentage points from the first evaluation on, is beyond the noise where its own interval, made "
-            "from the intervals of both, leaves out 0. It takes both for independent, which is cautious: the same "
-            "problems are asked."
+            " A change is the difference from the first evaluation, in percentage points. It is beyond the noise if its "
+            "interval, computed from the intervals of both evaluations, excludes 0. The interval assumes independent "
+            "evaluations, which is conservative because both use the same problems."
         )
     if several and lines >= MANY:
         note += (
-            f" Even where nothing has changed, up to {100 * (1 - confidence):.2g} of 100 rows would be called beyond the "
-            "noise: look at the domains first."
+            f" Even without any change, up to {100 * (1 - confidence):.2g} of 100 rows would be beyond the noise: read the "
+            "domains first."
         )
     return note

@@ -1,4 +1,4 @@
-"""The page of a run of the whole job: what became of the student, what it learnt from, and what it cost."""
+"""The page of a pipeline run: evaluation results, training data and cost."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from tessy_jax.report.synthesis_section import NOTHING, lengths, shares, waste
 from tessy_jax.report.view import Round, RunView, Training
 
 LOSSES = ("loss", "loss_cap", "loss_sty")
-"""Metrics of a training that are drawn."""
+"""Training metrics that are plotted."""
 
 
 def run_report(view: RunView, *, title: str, version: str) -> str:
-    """The page as HTML; equal arguments give equal bytes. version: of this package."""
+    """Returns the page as HTML; equal arguments give equal bytes. version: of this package."""
     sections = [
         results(view.evaluations),
         _losses(view.rounds),
@@ -34,41 +34,42 @@ def run_report(view: RunView, *, title: str, version: str) -> str:
 
 
 def _described(view: RunView) -> str:
-    """What the run is, in a line."""
+    """Describes the run in one line."""
     student, teacher = (_model(view.config, name) for name in ("student", "teacher"))
     recipe = (view.config.get("synthesis") or {}).get("recipe")
-    parts = [f"{student or 'a student'} learns from {teacher or 'what it writes itself'}"]
+    parts = [f"{student or 'a student'} learns from {teacher or 'its own responses'}"]
     parts += [f"recipe {recipe}"] if recipe else []
-    wanted, done = view.summary.get("rounds") or view.config.get("rounds"), len(view.rounds)
-    parts.append(f"{wanted or done} round{'s' * ((wanted or done) != 1)}")
+    rounds = view.summary.get("rounds") or view.config.get("rounds") or len(view.rounds)
+    parts.append(f"{rounds} round{'s' * (rounds != 1)}")
     if not view.summary.get("finished"):
         parts.append("not finished")
     return ", ".join(parts)
 
 
 def _model(config: Mapping[str, Any], name: str) -> str | None:
-    """The last part of a model's name or folder."""
+    """Returns the last component of a model's name or folder."""
     model = (config.get(name) or {}).get("model")
     return str(model).rstrip("/").rpartition("/")[2] if model else None
 
 
 def _losses(rounds: Sequence[Round]) -> Section:
     heading = "Training"
-    found = [(one, one.training) for one in rounds if one.training is not None]
-    if not found:
-        return Section(heading, "Nothing has been trained.")
+    trained = [(round_, round_.training) for round_ in rounds if round_.training is not None]
+    if not trained:
+        return Section(heading, "No training has started.")
     lead = (
-        "The loss is the mean negative log-likelihood of the targets, with the weights of their kinds. That on capability "
-        "is of what the teacher wrote, and that on style of what the student wrote, both without weights."
+        "The loss is the mean negative log-likelihood of the targets, weighted by kind. The capability loss is over text of "
+        "the teacher, and the style loss is over text of the student, both unweighted."
     )
-    charts = [_curves(one, training) for one, training in found if training.metrics]
-    charts += [_accuracy(one) for one, _ in found if one.accuracy]
-    numbers = _trainings(found)
-    together = len(charts) == 1
-    return Section(heading, lead, [Beside([*charts, numbers])] if together else [Beside(charts), numbers])
+    charts = [_curves(round_, training) for round_, training in trained if training.metrics]
+    charts += [_accuracy(round_) for round_, _ in trained if round_.accuracy]
+    numbers = _trainings(trained)
+    if len(charts) == 1:
+        return Section(heading, lead, [Beside([*charts, numbers])])
+    return Section(heading, lead, [Beside(charts), numbers])
 
 
-def _curves(one: Round, training: Training) -> Figure:
+def _curves(round_: Round, training: Training) -> Figure:
     steps = [point["step"] or 0.0 for point in training.metrics]
     named = {"loss": "all targets", "loss_cap": "capability", "loss_sty": "style"}
     colours: dict[str, Any] = {"loss": "green", "loss_cap": "blue", "loss_sty": "orange"}
@@ -86,12 +87,12 @@ def _curves(one: Round, training: Training) -> Figure:
     if training.evaluations:
         at, values = zip(*training.evaluations, strict=True)
         lines.append(Series("evaluation", at, values, "purple", markers=True))
-    image = line_chart(lines, label=f"Losses over the steps, {one.name}", x_label="step", y_label="loss")
-    note = f"Each point is the mean over {training.together} steps." if training.together > 1 else ""
-    return Figure(f"Loss, {one.name}", image, note)
+    image = line_chart(lines, label=f"Losses by step, {round_.name}", x_label="step", y_label="loss")
+    note = f"Each point is the mean over {training.steps_per_point} steps." if training.steps_per_point > 1 else ""
+    return Figure(f"Loss, {round_.name}", image, note)
 
 
-def _accuracy(one: Round) -> Figure:
+def _accuracy(round_: Round) -> Figure:
     lines = [
         Series(
             DOMAINS.get(domain, domain),
@@ -99,23 +100,21 @@ def _accuracy(one: Round) -> Figure:
             [100 * share for _, share in points],
             markers=True,
         )
-        for domain, points in one.accuracy.items()
+        for domain, points in round_.accuracy.items()
     ]
     image = line_chart(
         lines,
-        label=f"pass@1 over the steps, {one.name}",
+        label=f"pass@1 by step, {round_.name}",
         x_label="step",
         y_label="pass@1, %",
         y_range=(0, 100),
     )
-    return Figure(
-        f"pass@1 after epochs, {one.name}", image, "From the student that the round began with to the one it ended with."
-    )
+    return Figure(f"pass@1 after epochs, {round_.name}", image, "From the start of the round to its end.")
 
 
-def _trainings(found: Sequence[tuple[Round, Training]]) -> Table:
-    """A column per round."""
-    summaries = [training.summary for _, training in found]
+def _trainings(trained: Sequence[tuple[Round, Training]]) -> Table:
+    """Returns the training statistics with one column per round."""
+    summaries = [training.summary for _, training in trained]
 
     def row(name: str, values: Sequence[str]) -> list[str]:
         return [name, *values]
@@ -125,19 +124,21 @@ def _trainings(found: Sequence[tuple[Round, Training]]) -> Table:
         row("steps", [_count(s.get("steps")) for s in summaries]),
         row("examples", [_count(s.get("examples")) for s in summaries]),
         *(row(f"targets, {kind}", [_count(_targets(s).get(kind, 0)) for s in summaries]) for kind in kinds),
-        row("rows left out, being too long", [_count(len(s.get("skipped", ()))) for s in summaries]),
-        row("rows cut", [_count(len(s.get("cut", ()))) for s in summaries]),
-        row("first loss", [_loss(t.metrics[0]["loss"] if t.metrics else None) for _, t in found]),
+        row("examples skipped as too long", [_count(len(s.get("skipped", ()))) for s in summaries]),
+        row("examples truncated", [_count(len(s.get("cut", ()))) for s in summaries]),
+        row("first loss", [_loss(t.metrics[0]["loss"] if t.metrics else None) for _, t in trained]),
         row("last loss", [_loss(s.get("loss")) for s in summaries]),
     ]
-    if any(t.evaluations for _, t in found):
-        firsts = [t.evaluations[0][1] if t.evaluations else None for _, t in found]
-        rows.append(row("first loss on the evaluation file", [_loss(value) for value in firsts]))
-        rows.append(row("last loss on the evaluation file", [_loss(s.get("evaluation_loss")) for s in summaries]))
-    rows.append(row("tokens per second, median", [NOTHING if t.rate is None else count(round(t.rate)) for _, t in found]))
-    if any(t.mfu is not None for _, t in found):
-        rows.append(row("of the devices' peak, median", [NOTHING if t.mfu is None else percent(t.mfu) for _, t in found]))
-    return Table("The training in numbers", ["", *(one.name for one, _ in found)], rows)
+    if any(t.evaluations for _, t in trained):
+        firsts = [t.evaluations[0][1] if t.evaluations else None for _, t in trained]
+        rows.append(row("first evaluation loss", [_loss(value) for value in firsts]))
+        rows.append(row("last evaluation loss", [_loss(s.get("evaluation_loss")) for s in summaries]))
+    rows.append(row("tokens per second, median", [NOTHING if t.rate is None else count(round(t.rate)) for _, t in trained]))
+    if any(t.mfu is not None for _, t in trained):
+        rows.append(
+            row("model FLOP utilization, median", [NOTHING if t.mfu is None else percent(t.mfu) for _, t in trained])
+        )
+    return Table("Training statistics", ["", *(round_.name for round_, _ in trained)], rows)
 
 
 def _targets(summary: Mapping[str, Any]) -> Mapping[str, int]:
@@ -157,23 +158,21 @@ def _cost(view: RunView) -> Section:
     total = sum(stage["seconds"] for stage in stages)
     rows = [[stage["name"], duration(stage["seconds"]), percent(stage["seconds"] / max(total, 1e-9))] for stage in stages]
     if stages:
-        rows.append(["all", duration(total), percent(1.0)])
+        rows.append(["total", duration(total), percent(1.0)])
     machine = _machine(view.summary)
     tables = [Table("Time", ["stage", "time", "share"], rows)] if rows else []
-    tables += [Table("Memory and machine", ["", ""], machine)] if machine else []
+    tables += [Table("Memory and devices", ["", ""], machine)] if machine else []
     lead = "" if tables else "The run has no summary yet."
     if view.predictors:
-        named = ", ".join(f"{found['style']['f1']:.3f} for the {speaker}'s" for speaker, found in view.predictors.items())
-        lead = (
-            f"The run has made its own boundary predictors, whose F1 of style is {named}; their report is in `predictors`."
-        )
+        named = ", ".join(f"{metrics['style']['f1']:.3f} ({speaker})" for speaker, metrics in view.predictors.items())
+        lead = f"The run trained its own boundary predictors. F1 of style: {named}. Their report is in `predictors`."
     return Section("Time and memory", lead, [Beside(tables)] if tables else [])
 
 
 def _machine(summary: Mapping[str, Any]) -> list[list[str]]:
     memory = summary.get("peak_memory") or {}
     rows = [
-        [f"most memory of the {where}", size(memory[f"{where}_bytes"])]
+        [f"peak memory, {where}", size(memory[f"{where}_bytes"])]
         for where in ("host", "device")
         if memory.get(f"{where}_bytes") is not None
     ]
@@ -183,16 +182,16 @@ def _machine(summary: Mapping[str, Any]) -> list[list[str]]:
 
 
 def duration(seconds: float) -> str:
-    """A time such as 12.3 s, 4 min 5 s or 2 h 13 min."""
+    """Formats a duration, such as 12.3 s, 4 min 5 s or 2 h 13 min."""
     if round(seconds, 1) < 60:
         return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
+    rounded = round(seconds)
+    if rounded < 3600:
+        return f"{rounded // 60} min {rounded % 60} s"
     minutes = round(seconds / 60)
     return f"{minutes // 60} h {minutes % 60} min"
 
 
 def size(count_of_bytes: float) -> str:
-    """A size such as 1.23 GiB."""
+    """Formats a size in bytes, such as 1.23 GiB."""
     return f"{count_of_bytes / 2**30:,.2f} GiB" if count_of_bytes >= 1 << 30 else f"{count_of_bytes / 2**20:,.1f} MiB"

@@ -1,4 +1,4 @@
-"""Part of the page of a run: responses in which one sees who wrote what, and what each model thinks of it."""
+"""A section of the run page: responses with the writer of each span and its log-probability under both models."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from tessy_jax.report.page import Section, Table, count, fragment
 from tessy_jax.report.view import Response, Round, Score
 
 HEAD, TAIL = 9000, 3000
-"""Characters at the beginning and at the end of a response that are shown; what lies between them is left out."""
+"""Characters shown at the beginning and at the end of a response; the middle is left out."""
 MODELS = ("student", "teacher")
 
 
 class _Piece(NamedTuple):
-    """Text that is shown in one way. marks: classes. hint: what there is to know of it; none for what was left out."""
+    """A run of text in one style. marks: CSS classes. hint: the tooltip; empty for the marker of omitted text."""
 
     text: str
     marks: str
@@ -29,26 +29,22 @@ class _Piece(NamedTuple):
 
 
 def written(rounds: Sequence[Round]) -> Section:
-    """The section: some responses of every round."""
-    heading = "Who wrote what"
-    shown = [one for one in rounds if one.responses]
+    """Returns the section: some responses of every round."""
+    heading = "Responses by span"
+    shown = [round_ for round_ in rounds if round_.responses]
     if not shown:
         return Section(heading, "No responses have been written.")
-    scored = any(response.scores for one in shown for response in one.responses)
+    scored = any(response.scores for round_ in shown for response in round_.responses)
     lead = (
-        "The first responses in the order of the prompts. Point at a span, tap it, or go into a response with the Tab key "
-        "and through it with the arrow keys, to learn which turn it was"
-        + (
-            " and how probable both models find it: the mean of the natural logarithm of its tokens' probabilities."
-            if scored
-            else "."
-        )
+        "The first responses in prompt order. Hover over or tap a span, or focus a response with the Tab key and move with "
+        "the arrow keys, to see the turn"
+        + (" and the mean log-probability (natural logarithm) of its tokens under both models." if scored else ".")
     )
     pieces: list[Table | Markup] = []
-    for one in shown:
-        items = [_item(response) for response in one.responses]
-        pieces.append(fragment("responses.html", title=one.name.capitalize(), items=items))
-        means = _means(one)
+    for round_ in shown:
+        items = [_item(response) for response in round_.responses]
+        pieces.append(fragment("responses.html", title=round_.name.capitalize(), items=items))
+        means = _means(round_)
         if means is not None:
             pieces.append(means)
     return Section(heading, lead, pieces)
@@ -68,11 +64,11 @@ def _item(response: Response) -> dict[str, Any]:
 
 
 def _pieces(response: Response) -> list[_Piece]:
-    """The spans, as far as they are shown."""
+    """Returns the shown spans, with a marker for the omitted middle."""
     content, spans = response.row.content, response.row.spans
     turns = sum(span.source != "template" for span in spans)
     cut = (HEAD, len(content) - TAIL) if len(content) > HEAD + TAIL else (len(content), len(content))
-    found: list[_Piece] = []
+    pieces: list[_Piece] = []
     turn, answering = 0, False
     for span in spans:
         turn += span.source != "template"
@@ -82,18 +78,18 @@ def _pieces(response: Response) -> list[_Piece]:
             answering = True
         hint = _hint(span, turn, turns, response.scores)
         if span.start < cut[0]:
-            found.append(_Piece(content[span.start : min(span.end, cut[0])], " ".join(marks), hint))
+            pieces.append(_Piece(content[span.start : min(span.end, cut[0])], " ".join(marks), hint))
         if span.start < cut[1] <= span.end and cut[0] < cut[1]:
-            found.append(_Piece(f"\n[… {count(cut[1] - cut[0])} characters left out …]\n", "gap"))
+            pieces.append(_Piece(f"\n[… {count(cut[1] - cut[0])} characters left out …]\n", "gap"))
         if span.end > cut[1]:
-            found.append(_Piece(content[max(span.start, cut[1]) : span.end], " ".join(marks), hint))
-    return found
+            pieces.append(_Piece(content[max(span.start, cut[1]) : span.end], " ".join(marks), hint))
+    return pieces
 
 
 def _hint(span: Span, turn: int, turns: int, scores: Mapping[str, Sequence[Score]]) -> str:
     where = "thinking" if span.phase == "think" else "answer"
     if span.source == "template":
-        return f"template\nneither model wrote this, {where}"
+        return f"template\nwritten by neither model, {where}"
     lines = [f"{span.source}\nturn {turn} of {turns}, {where}, {count(span.end - span.start)} characters"]
     for name, values in _values(span, scores).items():
         mean = f"{fmean(values):.2f}".replace("-", "−") if values else "not scored"
@@ -103,39 +99,36 @@ def _hint(span: Span, turn: int, turns: int, scores: Mapping[str, Sequence[Score
 
 
 def _values(span: Span, scores: Mapping[str, Sequence[Score]]) -> dict[str, list[float]]:
-    """By model: the log-probabilities of its tokens that begin in a span."""
+    """Returns, by model, the log-probabilities of the tokens that start in a span."""
 
-    def first(found: Sequence[Score], point: int) -> int:
-        return bisect_left(found, point, key=lambda score: score[0])
+    def first(own: Sequence[Score], point: int) -> int:
+        return bisect_left(own, point, key=lambda score: score[0])
 
     return {
-        name: [value for _, _, value in found[first(found, span.start) : first(found, span.end)]]
-        for name, found in scores.items()
+        name: [value for _, _, value in own[first(own, span.start) : first(own, span.end)]] for name, own in scores.items()
     }
 
 
-def _means(one: Round) -> Table | None:
-    """The mean log-probability of what each model wrote in the thinking, by each."""
-    found: defaultdict[tuple[str, str], list[float]] = defaultdict(list)
-    for response in one.responses:
+def _means(round_: Round) -> Table | None:
+    """Returns the mean log-probability of each writer's thinking under each model; None if nothing was scored."""
+    values_of: defaultdict[tuple[str, str], list[float]] = defaultdict(list)
+    for response in round_.responses:
         for span in response.row.spans:
             if span.source != "template" and span.phase == "think":
                 for name, values in _values(span, response.scores).items():
-                    found[span.source, name] += values
-    predictors = [name for name in MODELS if any(values and predictor == name for (_, predictor), values in found.items())]
-    writers = [name for name in MODELS if any(values and writer == name for (writer, _), values in found.items())]
-    if not predictors:
+                    values_of[span.source, name] += values
+    scorers = [name for name in MODELS if any(values and scorer == name for (_, scorer), values in values_of.items())]
+    writers = [name for name in MODELS if any(values and writer == name for (writer, _), values in values_of.items())]
+    if not scorers:
         return None
-    rows = [
-        [f"thinking of the {writer}", *(_mean(found[writer, predictor]) for predictor in predictors)] for writer in writers
-    ]
+    rows = [[f"thinking of the {writer}", *(_mean(values_of[writer, scorer]) for scorer in scorers)] for writer in writers]
     note = (
-        "Means over the tokens of these responses, in brackets their number: per token of the model that judges, so that "
-        "models of different vocabularies are not to be compared. The nearer to 0, the more it is what that model "
-        "would write."
+        "Means over the tokens of the responses above; the number of tokens is in brackets. The values are per token of the "
+        "scoring model, so models with different vocabularies are not comparable. Values nearer to 0 are more probable "
+        "under that model."
     )
-    title = f"{one.name.capitalize()}: mean log-probability"
-    return Table(title, ["", *(f"by the {predictor}" for predictor in predictors)], rows, note)
+    title = f"{round_.name.capitalize()}: mean log-probability"
+    return Table(title, ["", *(f"under the {scorer}" for scorer in scorers)], rows, note)
 
 
 def _mean(values: Sequence[float]) -> str:

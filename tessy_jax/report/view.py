@@ -1,4 +1,4 @@
-"""What the page of a run shows, as plain data: counts that do not grow with the run, and a few examples."""
+"""The data behind the run page: counts whose size does not grow with the run, and a few examples."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ from typing import Any, Literal, NamedTuple
 from tessy_jax.records import Row, Source
 
 POINTS = 240
-"""Points of a curve at most; where there are more steps, each is the mean over several."""
+"""Maximum number of points of a curve; with more steps, each point is the mean over several."""
 
 Kind = Literal["gained", "lost", "right", "wrong"]
-"""What became of a response's verdict: wrong and then right, right and then wrong, right both times, wrong both times."""
+"""Change of a verdict: wrong then right, right then wrong, right both times, wrong both times."""
 Score = tuple[int, int, float]
-"""Code points start…end−1 of a response, and the log-probability of the token that stands there."""
+"""(start, end, log-probability) of a token at the code points start…end−1 of a response."""
 
 
 @dataclass
 class Tally:
-    """Counts over responses. tokens: each model's own. characters: code points by who wrote them, of thinking and answers.
-    lengths: per writer, how many spans of the thinking have how many characters. answers: characters of the answers."""
+    """Counts over responses. tokens: by model, in its own vocabulary. characters: code points of thinking and answers, by
+    source. lengths: by source, the number of thinking spans per length in code points. answers: code points of the
+    answers."""
 
     responses: int = 0
     tokens: Counter[str] = field(default_factory=Counter)
@@ -30,7 +31,7 @@ class Tally:
     answers: int = 0
 
     def add(self, row: Row) -> None:
-        """Counts a response."""
+        """Adds a response to the counts."""
         self.responses += 1
         for name in ("student", "teacher"):
             self.tokens[name] += int(row.meta.get(f"tokens_{name}") or 0)
@@ -44,32 +45,32 @@ class Tally:
 
 
 class Evaluation(NamedTuple):
-    """name: when it was, such as "before" or "after round 1". summary: what `evaluate` found."""
+    """An evaluation. name: such as "before" or "after round 1". summary: the result of `evaluate`."""
 
     name: str
     summary: Mapping[str, Any]
 
 
 class Response(NamedTuple):
-    """A response to look at. scores: by the model whose they are; none where there are none."""
+    """An example response. scores: by scoring model; empty if the response was not scored."""
 
     row: Row
     scores: Mapping[str, Sequence[Score]]
 
 
 class Answer(NamedTuple):
-    """What a model answered, and the verdict. evaluation: its name. why: a word. said: what was compared. row: None where
-    the response came to nothing, or is not there."""
+    """The answer of one evaluation with its verdict. evaluation: its name. reason: of the verdict. extracted: the answer
+    that the verifier compared. row: None if the response failed or is missing."""
 
     evaluation: str
     right: bool
-    why: str
-    said: str | None
+    reason: str
+    extracted: str | None
     row: Row | None
 
 
 class Compared(NamedTuple):
-    """Responses to one problem, of one evaluation after the other. domain: in or out."""
+    """The responses of all evaluations to one problem, in chronological order. domain: "in" or "out"."""
 
     id: str
     task: str
@@ -83,22 +84,22 @@ class Compared(NamedTuple):
 
 @dataclass(frozen=True)
 class Training:
-    """A training. metrics: of its steps, or of groups of steps, see `reduced`. losses of the evaluation file: (step, loss).
-    together: so many steps are one point. rate, mfu: medians over steps of tokens per second, and of the share of the
-    devices' peak."""
+    """A training stage. metrics: by step or group of steps, see `reduced`. evaluations: (step, loss) on the evaluation file.
+    steps_per_point: steps averaged in one point. rate, mfu: medians over steps of the tokens per second and of the model
+    FLOP utilization."""
 
     summary: Mapping[str, Any]
     metrics: Sequence[Mapping[str, float | None]]
     evaluations: Sequence[tuple[int, float]]
-    together: int
+    steps_per_point: int
     rate: float | None
     mfu: float | None
 
 
 @dataclass(frozen=True)
 class Round:
-    """A round, as far as it has come. synthesis: its summary. failures: by reason. accuracy: by domain, pass@1 over the
-    steps of the training from its beginning on; none where the student was not evaluated after epochs."""
+    """The finished stages of a round. synthesis: its summary. failures: counts by reason. accuracy: (step, pass@1) by
+    domain, from step 0 to the end of the training; empty if the student was not evaluated after epochs."""
 
     number: int
     synthesis: Mapping[str, Any] | None = None
@@ -110,15 +111,15 @@ class Round:
 
     @property
     def name(self) -> str:
-        """What the page calls it."""
+        """The display name of the round."""
         return f"round {self.number}"
 
 
 @dataclass(frozen=True)
 class RunView:
-    """All of a run. config, summary: of its folder, as far as they are there. changes: per domain, how many responses of the
-    last evaluation are of which kind, compared with the first. compared: some of them. predictors: measures of those that
-    the run has made, by speaker."""
+    """The data of a run. config, summary: of its folder; empty if missing. changes: by domain, the number of responses per
+    kind of change from the first to the last evaluation. compared: a sample of them. predictors: metrics of the predictors
+    that the run has trained, by speaker."""
 
     config: Mapping[str, Any]
     summary: Mapping[str, Any]
@@ -130,7 +131,7 @@ class RunView:
 
 
 def kind_of(before: bool, after: bool) -> Kind:
-    """What became of a verdict."""
+    """Returns the change between two verdicts."""
     if before:
         return "right" if after else "lost"
     return "gained" if after else "wrong"
@@ -139,9 +140,11 @@ def kind_of(before: bool, after: bool) -> Kind:
 def reduced(
     lines: Iterable[Mapping[str, Any]], names: Sequence[str], count: int
 ) -> tuple[int, list[dict[str, float | None]]]:
-    """Metrics of `count` steps as at most POINTS points, and how many steps are one: the mean of those that have the metric,
-    at the last of them."""
-    together = max(1, -(-count // POINTS))
+    """Reduces the metrics of `count` steps to at most POINTS points. Returns the number of steps per point and the points.
+
+    Each point is the mean over the steps that have the metric, placed at the last step of its group.
+    """
+    steps_per_point = max(1, -(-count // POINTS))
     points: list[dict[str, float | None]] = []
     group: list[Mapping[str, Any]] = []
 
@@ -155,8 +158,8 @@ def reduced(
 
     for line in lines:
         group.append(line)
-        if len(group) == together:
+        if len(group) == steps_per_point:
             close()
     if group:
         close()
-    return together, points
+    return steps_per_point, points

@@ -103,8 +103,7 @@ class LocalFiles:
 
     def start(self) -> None:
         try:
-            for name in ("responses", "snapshots"):
-                _make(self.root / name)
+            _make(self.root)
             self._lock = os.open(self.root / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
         except OSError as error:
             raise self._unwritable(self.root, error) from None

@@ -1,4 +1,4 @@
-"""Run folders opened for a job, whose first process alone writes, and for those who do not know whether one is there."""
+"""Opens run folders: for a job, where only process 0 writes, and for readers, where the folder may not exist."""
 
 from __future__ import annotations
 
@@ -17,39 +17,40 @@ D = TypeVar("D", bound=Dated)
 
 
 def open_run(stack: ExitStack, config: D) -> tuple[list[RunStore], D, str]:
-    """The run folder of a job, open as long as the stack is, its configuration as settled with earlier starts, and its text,
-    which is for the caller to save when nothing is found wrong with it. All processes ask for it together; the first alone
-    has the store, the others an empty list.
+    """Opens the run folder of a job for the lifetime of the stack. Every process must call it.
+
+    Returns the store (a list that is empty in all processes but process 0), the configuration reconciled with earlier
+    starts, and its YAML, which the caller saves once all checks have passed.
 
     Raises:
-        ConfigError: it holds another kind of run, or one with other settings, or another process writes to it.
-        DataError: it cannot be written.
+        ConfigError: the folder holds another kind of run or other settings, or another process writes to it.
+        DataError: the folder cannot be written.
     """
     stores: list[RunStore] = []
 
-    def settled() -> str:
+    def reconciled() -> str:
         stores.append(stack.enter_context(RunStore(config.output)))
         return dump(reconcile(config, stores[0].config()))
 
-    text = on_primary(settled)
+    text = on_primary(reconciled)
     return stores, type(config).model_validate(yaml.safe_load(text)), text
 
 
 def finished(output: str) -> RunReader | None:
-    """A run folder that has come to its end, whose summary is the last thing that is written; None where there is none.
+    """A reader of a finished run folder (one with a summary, which is written last); None if it is absent or unfinished.
 
     Raises:
-        DataError: it cannot be read.
+        DataError: the folder cannot be read.
     """
     reader = reader_of(output)
     return reader if reader is not None and reader.summary() is not None else None
 
 
 def reader_of(output: str) -> RunReader | None:
-    """A run folder, where there is one.
+    """A reader of a run folder; None if it is absent.
 
     Raises:
-        DataError: it cannot be read.
+        DataError: the folder cannot be read.
     """
     with suppress(ConfigError):
         return RunReader(output)

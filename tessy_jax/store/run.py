@@ -1,11 +1,12 @@
-"""The contents of a run folder, kept so that they survive `kill -9`.
+"""The contents of a run folder, stored so that they survive `kill -9`.
 
-Responses and failures lie in part files that are written once and never changed: `responses/part-<first>-<n>.jsonl` holds
-what the n commits from number `first` on brought, one `{"kind": "response" | "failure", "row": {…}}` a line. A commit is one
-new part, which appears whole or not at all. Small parts are merged into bigger ones: first the merged part is written, then
-the old ones go. A crash between the two leaves rows twice; readers take each key once, and the next writer clears up.
+Responses and failures are stored in part files, which are written once and never changed. The file
+`responses/part-<first>-<n>.jsonl` holds the rows of n commits from number `first` on, one
+`{"kind": "response" | "failure", "row": {…}}` per line. A commit writes one new part atomically. Small parts are merged into
+larger ones: the merged part is written first, then the old parts are deleted. A crash in between leaves duplicate rows.
+Readers take each key once, and the next writer deletes the duplicates.
 
-A merge at least doubles the part that a byte lies in, so a byte is rewritten O(log n) times.
+A merge at least doubles the part that holds a byte, so a byte is rewritten O(log n) times.
 """
 
 from __future__ import annotations
@@ -28,15 +29,15 @@ logger = logging.getLogger(__name__)
 SMALL = 8 << 20
 """Parts below this many bytes are merged."""
 FEW = 64
-"""As many small parts may lie at the end."""
+"""The largest number of small parts at the end."""
 MARK = "# A run folder of tessy_jax"
-"""How our config.yaml begins."""
+"""The first words of our config.yaml."""
 PART = re.compile(r"part-([0-9]{20})-([0-9]+)\.jsonl")
 SNAPSHOT = re.compile(r"snapshot-([0-9]{20})\.bin")
 
 
 class Part(NamedTuple):
-    """A part file: what the commits first…first+commits−1 brought, and its size in bytes."""
+    """A part file with the rows of commits first…first+commits−1, and its size in bytes."""
 
     first: int
     commits: int
@@ -54,24 +55,24 @@ class Part(NamedTuple):
 
 
 class RunReader:
-    """A run folder, for reading; another process may write to it meanwhile. output: a path or an address.
+    """Reads a run folder, also while another process writes to it. output: a path or an address.
 
     Raises:
-        ConfigError: it is no run folder, or no file system is known for the address.
-        DataError: it cannot be read.
+        ConfigError: the folder is not a run folder, or the address has an unknown file system.
+        DataError: the folder cannot be read.
     """
 
     def __init__(self, output: str) -> None:
         self.output = output
         self._files = open_files(output)
         if not self._is_ours():
-            raise ConfigError(f"{output}: is no run folder; give the `output` of an earlier run")
+            raise ConfigError(f"{output}: is not a run folder; give the `output` of an earlier run")
 
     def rows(self) -> Iterator[Row]:
         """All responses in the order of their commits, each key once.
 
         Raises:
-            DataError: a part cannot be read, or holds what is no row.
+            DataError: a part cannot be read, or a line is not a row.
         """
         seen: set[Key] = set()
         for name, kind, data in self._entries():
@@ -83,7 +84,7 @@ class RunReader:
                     raise DataError(f"{self.output}/{name}: {error}") from None
 
     def failures(self) -> Iterator[Failure]:
-        """What failed and has no response: per key the failure after most attempts.
+        """The failures without a response: for each key the one with the most attempts.
 
         Raises:
             DataError: a part cannot be read.
@@ -98,7 +99,7 @@ class RunReader:
         yield from (failure for key, failure in failures.items() if key not in finished)
 
     def finished(self) -> set[Key]:
-        """The keys that have a response. What is in here and in a snapshot counts as finished."""
+        """The keys that have a response. A key that is also in a snapshot counts as finished."""
         return {_key(data) for _, kind, data in self._entries() if kind == "response"}
 
     def failed(self) -> set[Key]:
@@ -111,17 +112,17 @@ class RunReader:
         return None if data is None else data.decode("utf-8", "replace")
 
     def file(self, name: str) -> bytes | None:
-        """What a file of the folder holds; None where there is none."""
+        """The content of a file of the folder; None if it is absent."""
         return self._get(name)
 
     def summary(self) -> dict[str, Any] | None:
-        """What summary.json holds; None where there is none, or no whole one."""
+        """The content of summary.json; None if it is absent or torn."""
         with contextlib.suppress(ValueError):
             return json.loads(self._get("summary.json") or b"null")
         return None
 
     def load_snapshot(self) -> bytes | None:
-        """The newest snapshot that is whole."""
+        """The newest intact snapshot; None if there is none."""
         for number in sorted(self._snapshots(), reverse=True):
             data = self._get(_snapshot(number)) or b""
             if len(data) >= 32 and hashlib.sha256(data[32:]).digest() == data[:32]:
@@ -139,13 +140,13 @@ class RunReader:
         return [int(found[1]) for name in self._files.sizes("snapshots") if (found := SNAPSHOT.fullmatch(name))]
 
     def _list(self) -> list[Part]:
-        """The parts by number; a merged one before those that it was made of."""
+        """The parts by number; a merged part precedes the parts it was made of."""
         sizes = self._files.sizes("responses").items()
         parts = [Part(int(found[1]), int(found[2]), size) for name, size in sizes if (found := PART.fullmatch(name))]
         return sorted(parts, key=lambda part: (part.first, -part.commits))
 
     def _entries(self) -> Iterator[tuple[str, str, dict[str, Any]]]:
-        """(part, kind, row) of every whole line; rows may come twice."""
+        """(part, kind, row) of every intact line; a row may occur twice."""
         read: set[str] = set()
         again = True
         while again:
@@ -171,7 +172,7 @@ class RunReader:
 
 
 class RunStore(RunReader):
-    """A run folder, for writing; made where there is none. output: a path or an address.
+    """Writes a run folder, and creates it if it is absent. output: a path or an address.
 
     One process at a time: on a path it is locked until the process ends; on an object store a second writer is found out
     when both write the same number. Not for several threads at once.
@@ -205,7 +206,7 @@ class RunStore(RunReader):
         self._files.stop()
 
     def finished(self) -> set[Key]:
-        """The keys that have a response. What is in here and in a snapshot counts as finished."""
+        """The keys that have a response. A key that is also in a snapshot counts as finished."""
         return set(self._finished)
 
     def failed(self) -> set[Key]:
@@ -213,13 +214,13 @@ class RunStore(RunReader):
         return set(self._failed) - self._finished
 
     def commit(self, rows: Sequence[Row], failures: Sequence[Failure] = ()) -> None:
-        """Keeps responses and failures: when this returns, they survive whatever befalls the process.
+        """Stores responses and failures durably: once this returns, they survive a kill of the process.
 
-        A key that has a response keeps it: what else comes for it is passed over. A failed key may still get its response,
-        or a failure after more attempts.
+        A key keeps its first response; later rows of that key are ignored. A failed key may still get a response, or a
+        failure with more attempts.
 
         Raises:
-            DataError: a row is not valid (then nothing is kept), or the folder cannot be written.
+            DataError: a row is invalid (then nothing is stored), or the folder cannot be written.
         """
         finished: set[Key] = set()
         failed: dict[Key, int] = {}
@@ -248,7 +249,7 @@ class RunStore(RunReader):
         self._merge_newest()
 
     def save_config(self, text: str) -> None:
-        """Replaces config.yaml by this YAML, under a comment that marks the folder as ours.
+        """Replaces config.yaml by this YAML, with a comment on top that marks the folder as ours.
 
         Raises:
             DataError: the folder cannot be written.
@@ -282,11 +283,11 @@ class RunStore(RunReader):
 
     @property
     def files(self) -> Files:
-        """The folder's files, for what is kept beside responses."""
+        """The files of the folder, for content other than responses."""
         return self._files
 
     def save_snapshot(self, data: bytes) -> None:
-        """Replaces what is known of the responses in flight. The one before is kept, in case this one is torn.
+        """Saves a snapshot of the responses in flight. The previous snapshot is kept in case this one is torn.
 
         Raises:
             DataError: the folder cannot be written.
@@ -296,11 +297,11 @@ class RunStore(RunReader):
         self._delete([_snapshot(number) for number in numbers[:-1]])
 
     def clear_snapshots(self) -> None:
-        """Forgets the responses in flight: there are none any more."""
+        """Deletes all snapshots; call it when no response is in flight."""
         self._delete([_snapshot(number) for number in sorted(self._snapshots())])
 
     def compact(self) -> None:
-        """Merges all small parts with their neighbours; for the end of a run.
+        """Merges all small parts with their neighbours, at the end of a run.
 
         Raises:
             DataError: the folder cannot be written.
@@ -308,13 +309,13 @@ class RunStore(RunReader):
         self._merge(self._parts)
 
     def _merge_newest(self) -> None:
-        """Keeps the small parts at the end few."""
+        """Limits the number of small parts at the end."""
         large = self._parts[-1].size >= SMALL
         start = end = len(self._parts) - large
         while start and self._parts[start - 1].size < SMALL:
             start -= 1
         run = self._parts[start:end]
-        if large:  # nothing will join the small ones before it any more
+        if large:  # no later part can join the small ones before it
             self._merge(run)
         elif len(run) > FEW:
             while len(run) > 1 and 2 * max(part.size for part in run) > sum(part.size for part in run):
@@ -322,7 +323,7 @@ class RunStore(RunReader):
             self._merge(run)
 
     def _merge(self, parts: Sequence[Part]) -> None:
-        """Merges neighbours until each is no longer small; parts that are not small stay as they are."""
+        """Merges neighbours until none is small; larger parts stay unchanged."""
         group: list[Part] = []
         for part in parts:
             if part.size < SMALL:
@@ -345,7 +346,7 @@ class RunStore(RunReader):
         self._delete([part.name for part in group])
 
     def _strange(self) -> str | None:
-        """The first thing in the folder that is not there even before the first file of a run."""
+        """The first name in the folder that does not belong to a run."""
         inside = {"responses": PART, "snapshots": SNAPSHOT}
         found = [name for name in self._files.sizes("") if name not in inside]
         for folder, ours in inside.items():
@@ -353,7 +354,7 @@ class RunStore(RunReader):
         return min((name for name in found if not name.rpartition("/")[2].startswith(".")), default=None)
 
     def _delete(self, names: Sequence[str]) -> None:
-        """Deletes what is not needed any more; where that fails, it only takes room."""
+        """Deletes obsolete files; a failure only costs disk space."""
         for name in names:
             try:
                 self._files.delete(name)
@@ -361,7 +362,7 @@ class RunStore(RunReader):
                 logger.warning("%s/%s: cannot be deleted (%s)", self.output, name, error)
 
     def _scan(self) -> None:
-        """Learns the keys, and deletes parts that a merge was about to delete."""
+        """Reads the keys, and deletes the parts that an interrupted merge left."""
         news: dict[str, bool] = {part.name: False for part in self._parts}
         for name, kind, data in self._entries():
             key = _key(data)
@@ -389,7 +390,7 @@ def _key(data: Mapping[str, Any]) -> Key:
 
 
 def _parse(line: bytes) -> tuple[str, dict[str, Any]] | None:
-    """Kind and row of a line, or None if it is not whole."""
+    """Kind and row of a line; None if the line is torn."""
     try:
         entry = json.loads(line)
         _key(entry["row"])

@@ -1,7 +1,7 @@
-"""Prompts that evaluations ask, too: what the student has been trained on says nothing when it is asked.
+"""Decontamination: finds prompts that also occur in evaluations, whose results training on them would invalidate.
 
-Texts are compared word by word: NFKC, without case, marks of punctuation or layout; what calculates (`+`, `=`, …) is a word,
-and so is every character of Chinese and Japanese. What a conversation's user says counts, and nothing else of it.
+Texts are compared word by word after NFKC normalization, without case, punctuation and layout. Mathematical operators
+(`+`, `=`, …) and single Chinese and Japanese characters are words. Only the user's messages of a conversation count.
 """
 
 from __future__ import annotations
@@ -22,43 +22,42 @@ from tessy_jax.synthesis.prompts import Prompt, read
 
 CONTAMINATED = "contaminated"
 SHINGLE = 3
-"""Words of a shingle."""
+"""Words per shingle."""
 PERMUTATIONS = 128
-"""Numbers of a MinHash."""
+"""Permutations of a MinHash."""
 SEED = 1
 WEIGHTS = (0.1, 0.9)
-"""How much candidates that are no duplicates cost, and duplicates that are none of the candidates: the former are compared
-exactly afterwards."""
+"""Costs of false positives and false negatives of the LSH index; candidates are compared exactly afterwards."""
 CHARACTERS = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 WORD = re.compile(rf"[{CHARACTERS}]|[^\W_{CHARACTERS}]+|[-+*/=<>^%|×÷±≤≥≠∑∫√]")
 LAYOUT = re.compile(
     r"^[ \t]*[-*+][ \t]+|([-+*/=<>^%|])\1+|(?<!\w)\*(?=\w)|(?<=\w)\*(?!\w)|(?<=[^\W\d_])-(?=[^\W\d_])", re.MULTILINE
 )
-"""A bullet, a run of one mark (`**`, `---`), a star of emphasis, a hyphen."""
+"""Layout: a bullet, a repeated mark (`**`, `---`), an emphasis star, a hyphen."""
 
 
 class Question(NamedTuple):
-    """A prompt of an evaluation. name: what failures call it."""
+    """A prompt of an evaluation. name: its name in failures."""
 
     name: str
     messages: Sequence[Mapping[str, str]]
 
 
 class Like(NamedTuple):
-    """How much a text is like one of an evaluation; in words."""
+    """A match of a text with an evaluation prompt. name: of the prompt. how: the kind of match, in words."""
 
     name: str
     how: str
 
 
 def words_of(text: str) -> list[str]:
-    """The words by which a text is compared."""
+    """The words of a text, for comparison."""
     text = unicodedata.normalize("NFKC", text).casefold().replace("−", "-")
     return WORD.findall(LAYOUT.sub(" ", text))
 
 
 def asked(messages: Iterable[Mapping[str, str]]) -> str:
-    """What the user says in a conversation."""
+    """The text of the user's messages."""
     return "\n\n".join(message["content"] for message in messages if message["role"] == "user")
 
 
@@ -66,21 +65,21 @@ def questions(config: Decontamination) -> list[Question]:
     """The prompts in `against`.
 
     Raises:
-        DataError: one cannot be read, or holds a row that is no prompt; names file and line.
+        DataError: a source cannot be read, or holds a row that is not a prompt; names file and line.
     """
-    found = []
+    result = []
     for source in config.against:
         prompts = read(source.path, source.split, prompt=source.prompt).prompts
-        found += [Question(f"{source.path}: {prompt.id}", prompt.messages) for prompt in prompts]
-    return found
+        result += [Question(f"{source.path}: {prompt.id}", prompt.messages) for prompt in prompts]
+    return result
 
 
 class Index:
-    """Texts of evaluations. What it says of a text depends on neither their order nor that of the texts."""
+    """An index of evaluation prompts. Matches do not depend on the order of prompts or queries."""
 
     def __init__(self, config: Decontamination, given: Iterable[Question]) -> None:
         self._config = config
-        names: dict[tuple[str, ...], str] = {}  # of texts that are equal, the first
+        names: dict[tuple[str, ...], str] = {}  # the first name of equal texts
         for question in given:
             words = tuple(words_of(asked(question.messages)))
             if words:
@@ -88,23 +87,23 @@ class Index:
         texts = sorted((name, words) for words, name in names.items())
         self._names = [name for name, _ in texts]
         self._words = [words for _, words in texts]
-        self._whole = {words: number for number, words in enumerate(self._words)}
+        self._by_words = {words: number for number, words in enumerate(self._words)}
         self._known: dict[str, int] = {}
         self._grams, self._first = self._indexed()
         self._near = None if config.near_duplicates is None else _Near(self._words, config.near_duplicates)
 
     def like(self, text: str) -> Like | None:
-        """The text of an evaluation that this one is too much like: that it is equal to, shares words in a row with, or is
-        nearest to; None where there is none."""
+        """The evaluation prompt that a text matches: an equal one, one that shares consecutive words, or the nearest
+        duplicate; None without a match."""
         words = words_of(text)
         if not words:
             return None
-        number = self._whole.get(tuple(words))
+        number = self._by_words.get(tuple(words))
         if number is not None:
             return Like(self._names[number], "is the same text")
-        return self._in_a_row(words) or self._nearest(words)
+        return self._shared_ngram(words) or self._nearest(words)
 
-    def _in_a_row(self, words: list[str]) -> Like | None:
+    def _shared_ngram(self, words: list[str]) -> Like | None:
         size = self._config.ngram
         if size is None or len(words) < size or not self._grams.size:
             return None
@@ -117,11 +116,11 @@ class Index:
         return Like(self._names[number], f"shares {size} words in a row: {' '.join(words[start : start + size])}")
 
     def _nearest(self, words: list[str]) -> Like | None:
-        found = self._near.nearest(words) if self._near is not None else None
-        return found and Like(self._names[found[1]], f"is a near duplicate (Jaccard similarity {found[0]:.2f})")
+        nearest = self._near.nearest(words) if self._near is not None else None
+        return nearest and Like(self._names[nearest[1]], f"is a near duplicate (Jaccard similarity {nearest[0]:.2f})")
 
     def _indexed(self) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
-        """The hashes of words in a row, sorted, and the first text that has each; without those that are common."""
+        """The sorted hashes of consecutive words and the first text with each, without common ones."""
         size = self._config.ngram
         parts, owners = [np.zeros(0, np.uint64)], [np.zeros(0, np.int64)]
         for number, words in enumerate(self._words if size is not None else ()):
@@ -136,10 +135,10 @@ class Index:
 
 
 class _Near:
-    """Texts whose shingles are much like those of others (MinHash and LSH; candidates are compared exactly)."""
+    """A search for near duplicates by shingles (MinHash and LSH; candidates are compared exactly)."""
 
     def __init__(self, texts: Sequence[Sequence[str]], threshold: float) -> None:
-        from datasketch import MinHash, MinHashLSH  # type: ignore[import-untyped, unused-ignore] # with scipy, it takes a while
+        from datasketch import MinHash, MinHashLSH  # type: ignore[import-untyped, unused-ignore] # slow: imports scipy
 
         self._threshold = threshold
         self._empty = MinHash(PERMUTATIONS, SEED)
@@ -149,30 +148,32 @@ class _Near:
             self._index.insert(number, self._hashed(own))
 
     def nearest(self, words: list[str]) -> tuple[float, int] | None:
-        """The highest Jaccard similarity that is enough, and the first text that has it."""
+        """The highest Jaccard similarity, if it reaches the threshold, and the first text with it."""
         own = shingles(words)
         near = [(jaccard(own, self._shingles[number]), -number) for number in self._index.query(self._hashed(own))]
         best = max(near, default=(0.0, 0))
         return (best[0], -best[1]) if best[0] >= self._threshold else None
 
-    def _hashed(self, found: frozenset[str]) -> object:
+    def _hashed(self, own: frozenset[str]) -> object:
         sketch = self._empty.copy()
-        sketch.update_batch([shingle.encode("utf-8", "surrogatepass") for shingle in found])
+        sketch.update_batch([shingle.encode("utf-8", "surrogatepass") for shingle in own])
         return sketch
 
 
 def shingles(words: Sequence[str]) -> frozenset[str]:
-    """All that stands in a row of `SHINGLE` words; of a shorter text, all of it."""
+    """All runs of `SHINGLE` consecutive words; a shorter text is one shingle."""
     return frozenset(" ".join(words[i : i + SHINGLE]) for i in range(max(1, len(words) - SHINGLE + 1)))
 
 
 def jaccard(a: frozenset[str], b: frozenset[str]) -> float:
-    """The share that two sets have in common."""
+    """The Jaccard similarity of two sets: intersection over union."""
     return len(a & b) / len(a | b)
 
 
 def contaminated(data: Data, prompts: Sequence[Prompt], given: Iterable[Question]) -> dict[str, str]:
-    """The prompts that are too much like those of evaluations, by id, and like which, and how. given: of the job's own.
+    """The prompts that match evaluation prompts: by prompt id, a description of the match.
+
+    given: the prompts of the job's own evaluation.
 
     Raises:
         DataError: there is nothing to compare with, or no prompt is left; or see `questions`.
@@ -186,18 +187,18 @@ def contaminated(data: Data, prompts: Sequence[Prompt], given: Iterable[Question
             "data.decontaminate has nothing to compare with: against is empty, and there is no evaluation here; name "
             "prompts of evaluations in against, or set data.decontaminate to null"
         )
-    index, found = Index(config, others), {}
+    index, matches = Index(config, others), {}
     for prompt in {prompt.id: prompt for prompt in prompts}.values():
         like = index.like(asked(prompt.messages))
         if like is not None:
-            found[prompt.id] = f"{like.name}: {like.how}"
-    if all(prompt.id in found for prompt in prompts):
-        name, how = next(iter(found.items()))
+            matches[prompt.id] = f"{like.name}: {like.how}"
+    if all(prompt.id in matches for prompt in prompts):
+        name, match = next(iter(matches.items()))
         raise DataError(
-            f"{data.path}: all prompts are too much like those of evaluations, such as {name!r} ({how}); give others, or "
+            f"{data.path}: all prompts are too much like those of evaluations, such as {name!r} ({match}); give others, or "
             "change data.decontaminate"
         )
-    return found
+    return matches
 
 
 def _hash(word: str) -> int:
@@ -205,8 +206,8 @@ def _hash(word: str) -> int:
 
 
 def _grams(hashes: Sequence[int], size: int) -> NDArray[np.uint64]:
-    """A hash for every `size` words in a row: odd multiples of their hashes, summed modulo 2^64. 0 stands for words that no
-    evaluation has."""
+    """A hash of every `size` consecutive words: the sum of odd multiples of their hashes, modulo 2^64. 0 stands for words
+    that occur in no evaluation."""
     rows = np.lib.stride_tricks.sliding_window_view(np.array(hashes, np.uint64), size)
     return (rows * _factors(size)).sum(axis=1, dtype=np.uint64)
 

@@ -1,5 +1,4 @@
-"""`tessy synthesize --dry-run`: what a run would hold in memory, what its models would be asked, and what would be
-compiled."""
+"""`tessy synthesize --dry-run`: the memory, the first prompts and the compiled programs of a run."""
 
 from __future__ import annotations
 
@@ -20,35 +19,38 @@ from tessy_jax.text.bridge import DeviceBridge
 GIB = 1 << 30
 
 
-def describe(config: Synthesize, predictors: VerifierFactory | None = None) -> str:
-    """The plan as text; needs the configurations and tokenizers of the models, and neither weights nor devices. judges: as
-    for `synthesize`.
+def describe(config: Synthesize, verifiers: VerifierFactory | None = None) -> str:
+    """The plan as text, from configurations and tokenizers alone; it needs neither weights nor devices.
+
+    verifiers: as in `synthesize`.
 
     Raises:
-        TessyError: what would stop the run at its start.
+        TessyError: the run could not start.
     """
-    with open_verification(config.synthesis.verification, predictors) as verifier:
-        found = prompts_of(config.data, verifier)
-    over = contaminated(config.data, found.prompts, ())
+    with open_verification(config.synthesis.verification, verifiers) as verifier:
+        source = prompts_of(config.data, verifier)
+    contamination = contaminated(config.data, source.prompts, ())
     config = reconcile(config, None)
     partitioner = Partitioner(plan_mesh(config.mesh)) if config.mesh else Partitioner()
     partitioner.check({"lanes": (config.synthesis.lanes, "synthesis.lanes")})
     models = ModelSet(config, partitioner)
-    prompts = [prompt for prompt in found.prompts if prompt.id not in over]
-    skipped = f"{len(found.skipped)} rows skipped" + (f", {len(found.prompts) - len(prompts)} contaminated" if over else "")
-    wanted = len(jobs(prompts, config.data.rollouts))
-    lines = [f"{wanted} responses to {len(prompts)} prompts ({skipped}), {config.output}", ""]
-    earlier = first_pass(config)
-    if earlier is not None:
-        lines += [f"after a first pass, {earlier.synthesis.recipe}:", "", describe(earlier, predictors), ""]
-    teacher = chooser(config, partitioner)
-    if teacher is not None:
+    prompts = [prompt for prompt in source.prompts if prompt.id not in contamination]
+    skipped = f"{len(source.skipped)} rows skipped" + (
+        f", {len(source.prompts) - len(prompts)} contaminated" if contamination else ""
+    )
+    responses = len(jobs(prompts, config.data.rollouts))
+    lines = [f"{responses} responses to {len(prompts)} prompts ({skipped}), {config.output}", ""]
+    first = first_pass(config)
+    if first is not None:
+        lines += [f"after a first pass, {first.synthesis.recipe}:", "", describe(first, verifiers), ""]
+    scorer = chooser(config, partitioner)
+    if scorer is not None:
         lines += [
-            "the teacher that chooses, which reads one response after another on each lane shard:",
-            *_memory(teacher),
+            "the scorer, which reads one response at a time on each lane shard:",
+            *_memory(scorer),
             "",
         ]
-    lines += [describe_prompts(models, prompts or found.prompts), "", *_memory(models), "", *_programs(models)]
+    lines += [describe_prompts(models, prompts or source.prompts), "", *_memory(models), "", *_programs(models)]
     return "\n".join(lines)
 
 
@@ -77,10 +79,10 @@ def _memory(models: ModelSet) -> list[str]:
         )
         weights = result["weights"]["bytes_per_device"]
         numbers = cached_numbers(predictor.config) * predictor.config.layers * 2 * lanes * (window + MAX_ROLLBACK)
-        ways = models.partitioner.num_shards("lanes") * (
+        shards = models.partitioner.num_shards("lanes") * (
             1 if predictor.config.latent else models.partitioner.num_shards("kv_heads")
         )
-        cache = numbers * (4 if dtype == "float32" else 2) // ways
+        cache = numbers * (4 if dtype == "float32" else 2) // shards
         total += weights + cache
         kind = f"{name}'s predictor"
         lines.append(f"  {kind:<20} weights {weights / GIB:8.2f} GiB   caches {cache / GIB:8.2f} GiB")
@@ -91,19 +93,19 @@ def _programs(models: ModelSet) -> list[str]:
     synthesis = models.config.synthesis
     sizes = buckets(synthesis.max_prompt_tokens + synthesis.max_response_tokens + max(models.steps) + 2)
     kinds = ("prefill",) if models.partitioner.num_shards("lanes") > 1 else ("share", "prefill")
-    names = ", ".join(["seat", *(f"{kind} {i}" for kind in kinds for i in range(len(models.writers))), "loop"])
-    how = []
+    names = ", ".join(["insert", *(f"{kind} {i}" for kind in kinds for i in range(len(models.writers))), "loop"])
+    bridges = []
     for writer, bridge in zip(models.writers, models.bridges, strict=True):
         where = f"on the device ({bridge.rule})" if isinstance(bridge, DeviceBridge) else "on the host"
-        how.append(f"  the {writer.name}'s vocabulary: text into tokens {where}")
-    shared = "one vocabulary: tokens are shared" if models.one_vocabulary and len(how) > 1 else None
+        bridges.append(f"  the {writer.name}'s vocabulary: text into tokens {where}")
+    shared = "one vocabulary: tokens are shared" if models.one_vocabulary and len(bridges) > 1 else None
     reads = [
         f"  the {name}'s predictor reads {models.names[predictor.reads]} tokens"
         for name, predictor in zip(models.names, models.predictors, strict=True)
         if predictor is not None
     ]
     return [
-        f"programs, compiled once for each cache size that is reached, of {', '.join(map(str, sizes))} tokens: {names}",
-        *([f"  {shared}"] if shared else how),
+        f"programs, compiled once for each cache size in use, of {', '.join(map(str, sizes))} tokens: {names}",
+        *([f"  {shared}"] if shared else bridges),
         *reads,
     ]

@@ -1,4 +1,4 @@
-"""What `tessy rows` prints: the rows of a run folder in the order of the input."""
+"""The output of `tessy rows`: the rows of a run folder in the order of the input."""
 
 from __future__ import annotations
 
@@ -11,19 +11,21 @@ from tessy_jax.store import RunReader
 
 
 def rows_in_order(run_folder: str) -> Iterator[Row]:
-    """Finished responses by input row and rollout. They are held in memory compressed, about a fifth of their size.
+    """Yields finished responses by input row and rollout. Memory holds them compressed, to about a fifth of their size.
 
     Raises:
-        ConfigError: it is no run folder.
-        DataError: it cannot be read.
+        ConfigError: the folder is not a run folder.
+        DataError: the folder cannot be read.
     """
-    held = [(row.place[:2], zlib.compress(json.dumps(row.to_json()).encode(), 1)) for row in RunReader(run_folder).rows()]
-    for _, packed in sorted(held, key=lambda item: item[0]):
+    compressed = [
+        (row.place[:2], zlib.compress(json.dumps(row.to_json()).encode(), 1)) for row in RunReader(run_folder).rows()
+    ]
+    for _, packed in sorted(compressed, key=lambda item: item[0]):
         yield Row.from_json(json.loads(zlib.decompress(packed)))
 
 
 def failures_in_order(run_folder: str) -> Iterator[Failure]:
-    """What failed for good, as it did one after another.
+    """Yields failures in the order in which they were recorded.
 
     Raises:
         ConfigError, DataError: as `rows_in_order`.

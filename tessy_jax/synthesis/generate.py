@@ -1,4 +1,4 @@
-"""`tessy generate`: one model continues prompts, rows come out."""
+"""`tessy generate`: one model continues prompts."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class Row(TypedDict):
 
 
 def read_prompts(file: Path) -> list[str]:
-    """The `prompt` of every row of a JSONL file; blank lines are passed over.
+    """The `prompt` of every row of a JSONL file; blank lines are skipped.
 
     Raises:
-        DataError: naming file and line of what is not a JSON object with a non-empty string `prompt`.
+        DataError: a row is not a JSON object with a non-empty string `prompt`; names file and line.
     """
     try:
         lines = file.read_text("utf-8-sig").split("\n")  # not splitlines: U+2028 may stand in a string
@@ -44,8 +44,8 @@ def read_prompts(file: Path) -> list[str]:
             raise DataError(f"{file}:{number}: is not JSON ({error})") from None
         prompt = row.get("prompt") if isinstance(row, dict) else None
         if not isinstance(prompt, str) or not prompt:
-            found = f"keys {sorted(row)}" if isinstance(row, dict) else f"a {type(row).__name__}"
-            raise DataError(f"{file}:{number}: needs a non-empty string `prompt`, found {found}")
+            content = f"keys {sorted(row)}" if isinstance(row, dict) else f"a {type(row).__name__}"
+            raise DataError(f"{file}:{number}: needs a non-empty string `prompt`, found {content}")
         prompts.append(prompt)
     if not prompts:
         raise DataError(f"{file}: holds no rows")
@@ -64,10 +64,10 @@ def generate_rows(
     partitioner: Partitioner,
     batch_size: int,
 ) -> list[Row]:
-    """Continues every prompt; rows in the order of the prompts. What cannot run is refused before weights are loaded.
+    """Continues every prompt; returns rows in the order of the prompts. Inputs are checked before weights are loaded.
 
     Raises:
-        ConfigError, CheckpointError, TokenizerError, ShardingError, DataError: see the message.
+        ConfigError, CheckpointError, TokenizerError, ShardingError, DataError: model or prompts are invalid.
     """
     folder = hf.resolve(model)
     config = read_config(folder)
@@ -108,7 +108,7 @@ def generate_rows(
 
 
 def check_output(file: Path) -> None:
-    """Refuses an output that could not be written, before any work is done.
+    """Checks, before any work, that an output can be written.
 
     Raises:
         DataError: the folder is missing or not writable, or the name is that of a folder or a device.
@@ -120,7 +120,7 @@ def check_output(file: Path) -> None:
 
 
 def write_rows(rows: Sequence[Row], file: Path) -> None:
-    """JSONL that appears whole or not at all; a symbolic link keeps pointing to it.
+    """Writes JSONL atomically; a symbolic link stays one.
 
     Raises:
         DataError: the file cannot be written.

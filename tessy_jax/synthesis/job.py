@@ -1,4 +1,4 @@
-"""`tessy synthesize`: prompts in, responses out, in a run folder that survives being killed at any instant."""
+"""`tessy synthesize`: prompts in, responses out, in a run folder that survives a kill at any instant."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from contextlib import ExitStack
 from functools import partial
 from typing import Any, NamedTuple
 
-from tessy_jax.config import Data, Synthesize, reconcile
+from tessy_jax.config import RECIPES, Data, Synthesize, reconcile
+from tessy_jax.decode.engine import Engine
 from tessy_jax.errors import ConfigError
 from tessy_jax.models.transformer import Decoder
 from tessy_jax.processes import all_or_raise, check_same, is_primary, on_primary
@@ -26,7 +27,7 @@ from tessy_jax.synthesis.prompts import Job, Prompt, Prompts, jobs, read
 from tessy_jax.synthesis.scheduler import Scheduler, Task
 from tessy_jax.synthesis.scores import SCORES, first_rows, score_lines
 from tessy_jax.synthesis.snapshot import InFlight, pack, unpack
-from tessy_jax.synthesis.summary import summarize, whole
+from tessy_jax.synthesis.summary import run_counts, summarize
 from tessy_jax.synthesis.verification import VerificationStep, VerifierFactory, open_verification
 from tessy_jax.text.host_bridge import HostBridge
 
@@ -34,8 +35,11 @@ logger = logging.getLogger(__name__)
 
 
 class SynthesisResult(NamedTuple):
-    """A synthesis that is done. summary: is also saved. student: its weights on the mesh, all else being freed; None where
-    it did not take part."""
+    """The result of a finished synthesis.
+
+    summary: the summary, which is also saved.
+    student: the student's weights on the mesh, everything else being freed; None if the student did not write.
+    """
 
     summary: dict[str, Any]
     student: Decoder | None
@@ -51,111 +55,158 @@ def synthesize(
     progress: bool = True,
     log: Callable[[str], None] = logger.info,
 ) -> SynthesisResult:
-    """Runs or continues the job of a configuration; one process of several does its part: all of them keep the same lanes
-    full in the same order, and the first alone has to do with the run folder.
+    """Runs or continues a synthesis. With several processes, all of them call it: they keep the same lanes full in the same
+    order, and only process 0 reads and writes the run folder.
 
-    student: its weights, where they are on this mesh already; they are used up. unfinished: responses that reach their
-    limit, or end their turn inside the thinking, are kept as they are, with that for a finish_reason: they are good for
-    their thinking, and no data to train on. judges: opens what judges responses, where synthesis.verification wants that.
-    questions: prompts of the job's own evaluation, for data.decontaminate. tell: gets the start-up check, the first prompt
-    as each model sees it.
+    student: the student's weights, if they are on this mesh already; they are used up.
+    unfinished: keep responses that reach their limit, or end their turn inside the thinking, with that as their
+        finish_reason; such responses are useful for their thinking, and not as training data.
+    verifiers: opens the verifier that `synthesis.verification` names.
+    questions: prompts of the job's own evaluation, for `data.decontaminate`.
+    log: receives the start-up check: the first prompt as each model sees it.
 
     Raises:
-        TessyError: what is wrong with configuration, input, models or output, before any device work.
+        TessyError: configuration, input, models or output are invalid; raised before any device work.
     """
     started = time.perf_counter()
-    data = config.data
+    rerun = partial(synthesize, verifiers=verifiers, questions=questions, progress=progress, log=log)
     with ExitStack() as stack:
         verifier = all_or_raise(lambda: stack.enter_context(open_verification(config.synthesis.verification, verifiers)))
-        found = all_or_raise(lambda: prompts_of(data, verifier))
-        check_same([[prompt.id, prompt.messages] for prompt in found.prompts], data.path)
-        wanted = jobs(found.prompts, data.rollouts)
-        over = on_primary(lambda: contaminated(data, found.prompts, questions))
+        prompts, all_jobs = _read_jobs(config.data, verifier)
+        contamination = on_primary(lambda: contaminated(config.data, prompts.prompts, questions))
         stores, config, text = open_run(stack, config)
-        partitioner = Partitioner.of(config.mesh)
-        models, teacher = all_or_raise(lambda: (ModelSet(config, partitioner), chooser(config, partitioner)))
-        partitioner.check({"lanes": (config.synthesis.lanes, "synthesis.lanes")})
+        models, scorer = _read_models(config)
         on_primary(lambda: stores[0].save_config(text))
-        earlier, student = _first_pass(
-            config, student, {"verifiers": verifiers, "questions": questions, "progress": progress, "log": log}
-        )
-        failures = [*_skipped(found), *_contaminated(wanted, over)]
-        if config.synthesis.recipe == "teacher_reference":
-            assert earlier is not None
-            wanted, lost = with_references(config, earlier.output, [job for job in wanted if job.prompt.id not in over])
-            failures += lost
-        if is_primary():
-            log(describe_prompts(models, [job.prompt for job in wanted] or found.prompts))
-            for writer, bridge in zip(models.writers, models.bridges, strict=False):
-                if len(models.writers) > 1 and isinstance(bridge, HostBridge):
-                    logger.warning("%s: its tokenizer runs on the host only, which slows the loop down", writer.folder)
-        tasks = tasks_left(wanted, on_primary(lambda: kept(stores[0], failures)))
-        if teacher is not None:
-            assert earlier is not None
-            for rows, failed in choose(config, earlier, teacher, [task.job for task in tasks]):
-                on_primary(lambda rows=rows, failed=failed: stores[0].commit(rows, failed))  # type: ignore[misc]
-            return SynthesisResult(
-                on_primary(lambda: _conclude_choice(stores[0], earlier, time.perf_counter() - started)), student
-            )
+        first, student = _run_first_pass(config, student, rerun)
+        all_jobs, failures = _apply_references(config, first, all_jobs, contamination)
+        _log_start(models, [job.prompt for job in all_jobs] or prompts.prompts, log)
+        failures = [*_skipped(prompts), *failures]
+        tasks = tasks_left(all_jobs, on_primary(lambda: saved_state(stores[0], failures)))
+        if scorer is not None:
+            assert first is not None
+            _choose(config, first, scorer, stores, [task.job for task in tasks])
+            return SynthesisResult(on_primary(partial(_conclude_choice, stores, first, started)), student)
         engine = all_or_raise(lambda: models.engine(student))
         scheduler = Scheduler(models, engine, tasks, unfinished=unfinished, verifier=verifier)
-        saved = time.perf_counter()
-
-        def keep(rows: Sequence[Row], failures: Sequence[Failure]) -> bool:
-            """Saves what ended; whether it is time for a snapshot."""
-            if rows or failures:
-                stores[0].commit(rows, failures)
-            return time.perf_counter() - saved >= config.synthesis.snapshot_seconds
-
-        def save(begun: Sequence[InFlight]) -> None:
-            stores[0].save_snapshot(pack(begun))
-
-        done = len(wanted) - len(tasks)
-        with Progress(len(wanted), done, models, scheduler, shown=progress and is_primary()) as bar:
-            for rows, failures in scheduler.dispatches():
-                due = on_primary(partial(keep, rows, failures))
-                bar.advance(len(rows) + len(failures))  # what the bar counts has been saved
-                if due:
-                    begun = scheduler.in_flight()
-                    on_primary(partial(save, begun))
-                    saved = time.perf_counter()
-
-        if config.synthesis.scored_responses and len(models.writers) > 1:  # neither evaluations nor traces
-            lines = score_lines(
-                models, engine.writers, on_primary(lambda: first_rows(stores[0].rows(), config.synthesis.scored_responses))
-            )
-            on_primary(lambda: stores[0].save_page(SCORES, lines))
-
-        def concluded() -> dict[str, Any]:
-            stores[0].clear_snapshots()
-            stores[0].compact()
-            summary = summarize(models, scheduler, stores[0], seconds=time.perf_counter() - started)
-            if earlier is not None:
-                summary["first_pass"] = RunReader(earlier.output).summary()
-            stores[0].save_summary(summary)
-            return summary
-
-        summary = on_primary(concluded)
-        own = models.names.index("student") if "student" in models.names else None
-        return SynthesisResult(summary, None if own is None else engine.release(own))
+        _write(scheduler, stores, total=len(all_jobs), progress=progress)
+        _save_scores(models, engine, stores)
+        summary = on_primary(partial(_conclude, scheduler, stores, first, started))
+        side = models.names.index("student") if "student" in models.names else None
+        return SynthesisResult(summary, None if side is None else engine.release(side))
 
 
-def _first_pass(
-    config: Synthesize, student: Decoder | None, how: Mapping[str, Any]
+def _read_jobs(data: Data, verifier: VerificationStep | None) -> tuple[Prompts, list[Job]]:
+    """The prompts, which must be the same on all processes, and one job per response."""
+    prompts = all_or_raise(lambda: prompts_of(data, verifier))
+    check_same([[prompt.id, prompt.messages] for prompt in prompts.prompts], data.path)
+    return prompts, jobs(prompts.prompts, data.rollouts)
+
+
+def _read_models(config: Synthesize) -> tuple[ModelSet, ModelSet | None]:
+    """The writers and, if the recipe has one, the scorer, without their weights."""
+    partitioner = Partitioner.of(config.mesh)
+    models, scorer = all_or_raise(lambda: (ModelSet(config, partitioner), chooser(config, partitioner)))
+    partitioner.check({"lanes": (config.synthesis.lanes, "synthesis.lanes")})
+    return models, scorer
+
+
+def _run_first_pass(
+    config: Synthesize, student: Decoder | None, run: Callable[[Synthesize, Decoder | None], SynthesisResult]
 ) -> tuple[Synthesize | None, Decoder | None]:
-    """Does the first pass of a recipe of two, if it is not over; its configuration, and the student."""
-    earlier = first_pass(config)
-    if earlier is None or on_primary(lambda: finished(earlier.output) is not None):
-        return earlier, student
-    written = synthesize(earlier, student, **how)
-    return earlier, written.student or student
+    """Runs the first pass of a recipe of two, unless it is finished. Returns its configuration and the student's weights."""
+    first = first_pass(config)
+    if first is None or on_primary(lambda: finished(first.output) is not None):
+        return first, student
+    return first, run(first, student).student or student
 
 
-def _conclude_choice(store: RunStore, candidates: Synthesize, seconds: float) -> dict[str, Any]:
-    """The summary of responses that were chosen: counts are of what there is, measures are those of writing candidates."""
+def _apply_references(
+    config: Synthesize, first: Synthesize | None, all_jobs: list[Job], contamination: Mapping[str, str]
+) -> tuple[list[Job], list[Failure]]:
+    """The jobs as the writers see them, and the failures that are known before any work: contaminated prompts and, if the
+    recipe shows references, jobs without one."""
+    failures = _contaminated(all_jobs, contamination)
+    if RECIPES[config.synthesis.recipe].reference is None:
+        return all_jobs, failures
+    assert first is not None
+    clean = [job for job in all_jobs if job.prompt.id not in contamination]
+    with_text, missing = with_references(config, first.output, clean)
+    return with_text, failures + missing
+
+
+def _log_start(models: ModelSet, prompts: Sequence[Prompt], log: Callable[[str], None]) -> None:
+    """Logs the first prompt as each model sees it, and a warning for each slow bridge."""
+    if not is_primary():
+        return
+    log(describe_prompts(models, prompts))
+    for writer, bridge in zip(models.writers, models.bridges, strict=False):
+        if len(models.writers) > 1 and isinstance(bridge, HostBridge):
+            logger.warning("%s: the tokenizer runs on the host only, which slows the loop down", writer.folder)
+
+
+def _choose(config: Synthesize, first: Synthesize, scorer: ModelSet, stores: list[RunStore], pending: Sequence[Job]) -> None:
+    """Saves, for each pending job, the candidate of the first pass that the scorer finds most probable."""
+    for rows, failures in choose(config, first, scorer, pending):
+        on_primary(partial(_commit, stores, rows, failures))
+
+
+def _commit(stores: list[RunStore], rows: Sequence[Row], failures: Sequence[Failure]) -> None:
+    stores[0].commit(rows, failures)
+
+
+def _write(scheduler: Scheduler, stores: list[RunStore], *, total: int, progress: bool) -> None:
+    """Writes all responses of the scheduler; saves rows and failures as they end, and snapshots in between."""
+    snapshot_seconds = scheduler.models.config.synthesis.snapshot_seconds
+    saved = time.perf_counter()
+
+    def save(rows: Sequence[Row], failures: Sequence[Failure]) -> bool:
+        """Saves rows and failures; returns whether a snapshot is due."""
+        if rows or failures:
+            stores[0].commit(rows, failures)
+        return time.perf_counter() - saved >= snapshot_seconds
+
+    def save_snapshot(in_flight: Sequence[InFlight]) -> None:
+        stores[0].save_snapshot(pack(in_flight))
+
+    done = total - len(scheduler.waiting)
+    with Progress(total, done, scheduler.models, scheduler, shown=progress and is_primary()) as bar:
+        for rows, failures in scheduler.dispatches():
+            due = on_primary(partial(save, rows, failures))
+            bar.advance(len(rows) + len(failures))  # the bar counts what has been saved
+            if due:
+                in_flight = scheduler.in_flight()
+                on_primary(partial(save_snapshot, in_flight))
+                saved = time.perf_counter()
+
+
+def _save_scores(models: ModelSet, engine: Engine, stores: list[RunStore]) -> None:
+    """Saves the token log-probabilities of the first responses; evaluations and traces, with one writer, have none."""
+    count = models.config.synthesis.scored_responses
+    if count and len(models.writers) > 1:
+        lines = score_lines(models, engine.writers, on_primary(lambda: first_rows(stores[0].rows(), count)))
+        on_primary(lambda: stores[0].save_page(SCORES, lines))
+
+
+def _conclude(scheduler: Scheduler, stores: list[RunStore], first: Synthesize | None, started: float) -> dict[str, Any]:
+    """Compacts the run folder of written responses and saves its summary, on process 0."""
+    (store,) = stores
+    store.clear_snapshots()
     store.compact()
-    written = RunReader(candidates.output).summary() or {}
-    summary = {**written, "run": whole(store), "first_pass": written, "chosen": True, "seconds": round(seconds, 3)}
+    summary = summarize(scheduler.models, scheduler, store, seconds=time.perf_counter() - started)
+    if first is not None:
+        summary["first_pass"] = RunReader(first.output).summary()
+    store.save_summary(summary)
+    return summary
+
+
+def _conclude_choice(stores: list[RunStore], first: Synthesize, started: float) -> dict[str, Any]:
+    """Compacts the run folder of chosen responses and saves its summary, on process 0: counts are of the chosen responses,
+    measures are those of writing the candidates."""
+    seconds = round(time.perf_counter() - started, 3)
+    (store,) = stores
+    store.compact()
+    measures = RunReader(first.output).summary() or {}
+    summary = {**measures, "run": run_counts(store), "first_pass": measures, "chosen": True, "seconds": seconds}
     store.save_summary(summary)
     return summary
 
@@ -167,11 +218,13 @@ def responses(
     verifiers: VerifierFactory | None = None,
     questions: Sequence[Question] = (),
 ) -> Iterator[Row | Failure]:
-    """Writes the responses of a configuration, in one process, and gives each as it ends; nothing is saved, and `output` is
-    not looked at. student, judges, questions: as for `synthesize`.
+    """Writes the responses of a configuration in one process and yields each as it ends; saves nothing, and ignores
+    `output`.
+
+    student, verifiers, questions: as in `synthesize`.
 
     Raises:
-        TessyError: what is wrong with configuration, input or models, before any device work.
+        TessyError: configuration, input or models are invalid; raised before any device work.
     """
     config = reconcile(config, None)
     data = config.data
@@ -182,32 +235,35 @@ def responses(
         )
     with ExitStack() as stack:
         verifier = stack.enter_context(open_verification(config.synthesis.verification, verifiers))
-        found = prompts_of(data, verifier)
-        over, wanted = contaminated(data, found.prompts, questions), jobs(found.prompts, data.rollouts)
-        yield from _skipped(found)
-        yield from _contaminated(wanted, over)
+        prompts = prompts_of(data, verifier)
+        contamination, all_jobs = contaminated(data, prompts.prompts, questions), jobs(prompts.prompts, data.rollouts)
+        yield from _skipped(prompts)
+        yield from _contaminated(all_jobs, contamination)
         models = ModelSet(config, Partitioner.of(config.mesh))
-        tasks = [Task(job) for job in wanted if job.prompt.id not in over]
+        tasks = [Task(job) for job in all_jobs if job.prompt.id not in contamination]
         for rows, failures in Scheduler(models, models.engine(student), tasks, verifier=verifier).dispatches():
             yield from rows
             yield from failures
 
 
 def prompts_of(data: Data, verifier: VerificationStep | None) -> Prompts:
-    """The prompts, with what is known of their answers, where responses are verified.
+    """The prompts, with their right answers if responses are verified.
 
     Raises:
         DataError, ConfigError: see `prompts.read`; or a row has no right answer.
     """
-    where = data.path, data.split, data.limit, data.skip_invalid
+    source = data.path, data.split, data.limit, data.skip_invalid
     if verifier is None:
-        return read(*where, prompt=data.prompt)
-    return read(*where, prompt=data.prompt, columns=verifier.verifier.columns, known=verifier.verifier.known)
+        return read(*source, prompt=data.prompt)
+    return read(*source, prompt=data.prompt, columns=verifier.verifier.columns, known=verifier.verifier.known)
 
 
-def kept(store: RunStore, failures: Sequence[Failure]) -> dict[str, Any]:
-    """Saves what has failed already; what `tasks_left` has to know of the folder, as JSON: the keys of
-    responses that are over, and the snapshot in base64."""
+def saved_state(store: RunStore, failures: Sequence[Failure]) -> dict[str, Any]:
+    """Saves failures, and returns what `tasks_left` needs of the run folder, as JSON.
+
+    Returns:
+        over: the keys of responses that are finished or have failed. snapshot: the newest snapshot in base64, or None.
+    """
     store.commit([], failures)
     blob = store.load_snapshot()
     return {
@@ -216,19 +272,22 @@ def kept(store: RunStore, failures: Sequence[Failure]) -> dict[str, Any]:
     }
 
 
-def tasks_left(wanted: list[Job], before: dict[str, Any]) -> list[Task]:
-    """What is still to be written, what had been begun first and with what there is of it. before: see `kept`."""
-    over = {(prompt, rollout) for prompt, rollout in before["over"]}
-    tasks = {task.key: task for task in map(Task, wanted) if task.key not in over}
-    blob = before["snapshot"]
-    begun = []
-    for one in unpack(base64.b64decode(blob)) if blob else []:
-        task = tasks.get(one.key)
+def tasks_left(all_jobs: list[Job], saved: dict[str, Any]) -> list[Task]:
+    """The tasks of jobs that are not over; those in the snapshot come first and continue from their saved state.
+
+    saved: see `saved_state`.
+    """
+    over = {(prompt, rollout) for prompt, rollout in saved["over"]}
+    tasks = {task.key: task for task in map(Task, all_jobs) if task.key not in over}
+    blob = saved["snapshot"]
+    continued = []
+    for response in unpack(base64.b64decode(blob)) if blob else []:
+        task = tasks.get(response.key)
         if task is not None:
-            task.attempt, task.state, task.seconds = one.attempt, one.state, one.seconds
-            begun.append(one.key)
-    early = set(begun)
-    return [tasks[key] for key in begun] + [task for key, task in tasks.items() if key not in early]
+            task.attempt, task.state, task.seconds = response.attempt, response.state, response.seconds
+            continued.append(response.key)
+    early = set(continued)
+    return [tasks[key] for key in continued] + [task for key, task in tasks.items() if key not in early]
 
 
 def describe_prompts(models: ModelSet, prompts: Sequence[Prompt]) -> str:
@@ -243,10 +302,10 @@ def describe_prompts(models: ModelSet, prompts: Sequence[Prompt]) -> str:
     return "\n".join(lines)
 
 
-def _contaminated(wanted: list[Job], over: Mapping[str, str]) -> list[Failure]:
-    keys = ((job.prompt.id, job.rollout) for job in wanted if job.prompt.id in over)
-    return [Failure(response_id(key), *key, CONTAMINATED, 0, over[key[0]]) for key in keys]
+def _contaminated(all_jobs: list[Job], contamination: Mapping[str, str]) -> list[Failure]:
+    keys = ((job.prompt.id, job.rollout) for job in all_jobs if job.prompt.id in contamination)
+    return [Failure(response_id(key), *key, CONTAMINATED, 0, contamination[key[0]]) for key in keys]
 
 
-def _skipped(found: Prompts) -> list[Failure]:
-    return [Failure(response_id((where, 0)), where, 0, "invalid_row", 0, reason) for where, reason in found.skipped]
+def _skipped(prompts: Prompts) -> list[Failure]:
+    return [Failure(response_id((where, 0)), where, 0, "invalid_row", 0, reason) for where, reason in prompts.skipped]

@@ -1,7 +1,6 @@
-"""Who takes part in a run: the models' tokenizers, chat templates and vocabularies, what they share, and, on request,
-weights.
+"""The models of a synthesis: tokenizers, chat templates, vocabularies and bridges, and, on request, weights.
 
-Everything that can be found wrong without weights is found here, before any are loaded.
+Every check that needs no weights is made here, before any are loaded.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ import datetime
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
@@ -19,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tessy_jax import config as settings
+from tessy_jax.config import RECIPES, Recipe, Roles, Writer
 from tessy_jax.decode.engine import Engine
 from tessy_jax.decode.response_state import ResponseState, TokenizedView
 from tessy_jax.decode.sampling import Sampling
@@ -30,7 +30,6 @@ from tessy_jax.models.hf_config import read_config
 from tessy_jax.models.restack import restack
 from tessy_jax.models.transformer import Decoder
 from tessy_jax.sharding import Partitioner
-from tessy_jax.synthesis.recipes import RECIPES, Name, Recipe, Roles
 from tessy_jax.text.bridge import DeviceBridge, make_bridge
 from tessy_jax.text.chat import Chat
 from tessy_jax.text.host_bridge import HostBridge
@@ -38,22 +37,22 @@ from tessy_jax.text.tokenizer import Tokenizer
 from tessy_jax.text.vocab import Vocabulary, description, read_vocabulary, same_vocabulary
 
 BYTES_PER_TOKEN = 16
-"""A response has at most this many bytes per token of its budget; text has four or five."""
+"""The byte budget of a response, per token of its token budget; text has four or five bytes per token."""
 MAX_PENDING_BYTES = 64
-"""Bytes of an unfinished word that may wait for its rest before they are put into tokens as they are."""
+"""Bytes of an unfinished word that a bridge may hold back before it tokenizes them."""
 
 
 @dataclass(frozen=True)
 class WriterSpec:
-    """A model that writes, without its weights."""
+    """A writer without its weights. content: its parsed tokenizer.json."""
 
-    name: Name
+    name: Writer
     section: settings.Model
     folder: Path
     config: ModelConfig
     chat: Chat
     vocabulary: Vocabulary
-    content: dict[str, Any]  # of its tokenizer.json
+    content: dict[str, Any]
 
     @property
     def sampling(self) -> settings.Sampling:
@@ -63,23 +62,23 @@ class WriterSpec:
 
 @dataclass(frozen=True)
 class PredictorSpec:
-    """A boundary predictor, without its weights. reads: the side whose tokens it reads."""
+    """A boundary predictor without its weights. reads: the side whose tokens it reads."""
 
     folder: Path
     config: ModelConfig
     reads: int
 
 
-def writer_spec(name: Name, section: settings.Model, date: datetime.date) -> WriterSpec:
+def writer_spec(name: Writer, section: settings.Model, date: datetime.date) -> WriterSpec:
     """Reads a model's configuration, tokenizer and chat template.
 
     Raises:
-        ConfigError, TokenizerError: naming the folder and the remedy.
+        ConfigError, TokenizerError: the model cannot write; names the folder and the remedy.
     """
     folder = hf.resolve(section.model, weights=False, revision=section.revision)
     config = read_config(folder)
     if config.labels is not None:
-        raise ConfigError(f"{name}: {folder} is a token classifier; a model that writes is a …ForCausalLM")
+        raise ConfigError(f"{name}: {folder} is a token classifier; a writer is a …ForCausalLM")
     tokenizer = Tokenizer(folder, config.vocab)
     thinking = section.thinking
     chat = Chat(
@@ -89,31 +88,31 @@ def writer_spec(name: Name, section: settings.Model, date: datetime.date) -> Wri
     return WriterSpec(name, section, folder, config, chat, read_vocabulary(content, config.vocab), content)
 
 
-def predictor_spec(key: str, model: str, own: int, voices: Sequence[WriterSpec]) -> PredictorSpec:
-    """Reads a predictor's configuration and finds whose tokens it reads: those of the side it judges (number `own`) if it
-    shares that vocabulary, else the other's.
+def predictor_spec(key: str, model: str, own: int, writers: Sequence[WriterSpec]) -> PredictorSpec:
+    """Reads a predictor's configuration and finds the side whose tokens it reads: side `own`, whose turns it decides on, if
+    the vocabularies are equal, else the other side.
 
     Raises:
-        ConfigError: it is none, has another number of labels, or a vocabulary that fits neither model.
+        ConfigError: the model is not a classifier with two labels, or its vocabulary equals neither writer's.
     """
     folder = hf.resolve(model, weights=False)
     config = read_config(folder)
     if config.labels != 2:
-        found = "a causal language model" if config.labels is None else f"a token classifier with {config.labels} labels"
-        raise ConfigError(f"{key}: {folder} is {found}; a boundary predictor has 2 labels (0 capability, 1 style)")
+        kind = "a causal language model" if config.labels is None else f"a token classifier with {config.labels} labels"
+        raise ConfigError(f"{key}: {folder} is {kind}; a boundary predictor has 2 labels (0 capability, 1 style)")
     vocabulary = read_vocabulary(description(Tokenizer(folder, config.vocab).hf, folder), config.vocab)
-    for side in (own, *(i for i in range(len(voices)) if i != own)):
-        if same_vocabulary(vocabulary, voices[side].vocabulary):
+    for side in (own, *(i for i in range(len(writers)) if i != own)):
+        if same_vocabulary(vocabulary, writers[side].vocabulary):
             return PredictorSpec(folder, config, side)
-    names = " nor ".join(f"the {v.name}'s" for v in voices)
+    names = " nor ".join(f"the {v.name}'s" for v in writers)
     raise ConfigError(f"{key}: {folder} has neither {names} vocabulary; train a predictor on a backbone of one of them")
 
 
 class ModelSet:
-    """The participants of a run.
+    """The writers and predictors of a synthesis.
 
     Raises:
-        ConfigError, TokenizerError, ShardingError: see the message.
+        ConfigError, TokenizerError, ShardingError: the models do not fit the configuration; see the message.
     """
 
     def __init__(self, config: settings.Synthesize, partitioner: Partitioner) -> None:
@@ -121,9 +120,9 @@ class ModelSet:
         self.config, self.partitioner = config.resolved(), partitioner
         self.recipe: Recipe = RECIPES[config.synthesis.recipe]
         date = datetime.date.fromisoformat(config.date)
-        sections = {name: getattr(self.config, name) for name in self.recipe.models}
+        sections = {name: getattr(self.config, name) for name in self.recipe.writers}
         self.writers = [writer_spec(name, section, date) for name, section in sections.items()]
-        self.names: tuple[Name, ...] = self.recipe.models
+        self.names: tuple[Writer, ...] = self.recipe.writers
         synthesis = self.config.synthesis
         for v in self.writers:
             need = synthesis.max_prompt_tokens + synthesis.max_response_tokens
@@ -133,11 +132,11 @@ class ModelSet:
                     "positions; lower one of them"
                 )
         self.predictors: list[PredictorSpec | None] = [None] * len(self.writers)
-        if self.recipe.turns:
+        if self.recipe.interleaved:
             for i, name in enumerate(self.names):
                 model = getattr(self.config.boundary, name)
                 self.predictors[i] = predictor_spec(f"boundary.{name}", model, i, self.writers)
-        # what a saved response looks like is for the student to say, where there is one
+        # saved responses have the student's thinking markers, if there is a student
         self.open_text, self.close_text = self._markers(date)
 
     def _markers(self, date: datetime.date) -> tuple[str, str]:
@@ -152,12 +151,12 @@ class ModelSet:
 
     @cached_property
     def one_vocabulary(self) -> bool:
-        """Whether all models that write count the same tokens."""
+        """Whether all writers share one vocabulary."""
         return all(same_vocabulary(self.writers[0].vocabulary, v.vocabulary) for v in self.writers)
 
     @cached_property
     def bridges(self) -> list[DeviceBridge | HostBridge]:
-        """Per voice; one, where they share a vocabulary."""
+        """The bridge of each writer; the same bridge if the writers share a vocabulary."""
         first = make_bridge(self.writers[0].content, self.writers[0].vocabulary, self.writers[0].folder)
         if self.one_vocabulary:
             return [first] * len(self.writers)
@@ -165,17 +164,17 @@ class ModelSet:
 
     @property
     def steps(self) -> tuple[int, ...]:
-        """Tokens per proposal, per voice."""
+        """The largest number of tokens per turn, per writer."""
         synthesis = self.config.synthesis
         return tuple(cast(int, getattr(synthesis, f"{name}_step")) for name in self.names)
 
     @property
     def loop_config(self) -> LoopConfig:
-        """What the loop is compiled for."""
+        """The static configuration of the decode loop."""
         synthesis, boundary = self.config.synthesis, self.config.boundary
         longest = max(v.vocabulary.longest for v in self.writers)
-        span = 12 * max(self.steps)
-        view = -(-(MAX_PENDING_BYTES + span + longest) // 64) * 64
+        max_proposal_bytes = 12 * max(self.steps)
+        window_bytes = -(-(MAX_PENDING_BYTES + max_proposal_bytes + longest) // 64) * 64
         assert synthesis.word_rule is not None
         return LoopConfig(
             word_rule=synthesis.word_rule,
@@ -184,8 +183,8 @@ class ModelSet:
             predictor_reads=tuple(None if p is None else p.reads for p in self.predictors),
             half_window=boundary.window // 2,
             max_token_bytes=longest,
-            window_bytes=view,
-            max_proposal_bytes=span,
+            window_bytes=window_bytes,
+            max_proposal_bytes=max_proposal_bytes,
             max_pending_bytes=MAX_PENDING_BYTES,
             repetition_period=synthesis.repetition.period,
             repetition_window=synthesis.repetition.window,
@@ -193,7 +192,7 @@ class ModelSet:
         )
 
     def decode_params(self) -> DecodeParams:
-        """The numbers of the run."""
+        """The traced parameters of the decode loop."""
         synthesis, boundary = self.config.synthesis, self.config.boundary
         threshold = boundary.threshold
         samplings = [v.sampling for v in self.writers]
@@ -226,7 +225,7 @@ class ModelSet:
         )
 
     def engine(self, student: Decoder | None = None) -> Engine:
-        """Loads the weights and seats nobody yet. student: its weights, where they are on this mesh already."""
+        """Loads the weights into an engine with free lanes. student: the student's weights, if they are on this mesh."""
         synthesis = self.config.synthesis
 
         def loaded(v: WriterSpec) -> Decoder:
@@ -256,21 +255,22 @@ class ModelSet:
         return hf.resolve(section.model, revision=section.revision)
 
     def roles(self, number: int) -> Roles:
-        """Who writes the response with this number."""
-        return self.recipe.roles(number, self.config.synthesis.final_answer)
+        """The writers of the response with this number."""
+        roles = self.recipe.roles[number % len(self.recipe.roles)]
+        return replace(roles, answerer=roles.answerer or self.config.synthesis.final_answer)
 
     def prompts(self, messages: Sequence[Mapping[str, str]]) -> list[list[int]]:
-        """The prompt in every voice's tokens."""
+        """The prompt in the tokens of each writer."""
         return [v.chat.prompt(messages) for v in self.writers]
 
     def new_response(self, prompts: Sequence[list[int]], number: int, attempt: int) -> ResponseState:
-        """A response that has not begun."""
+        """The state of an empty response. prompts: its prompt per writer. number: see `response_seed`."""
         roles = self.roles(number)
         sides = [self.names.index(name) for name in roles.thinkers]
         return ResponseState(
             views=tuple(TokenizedView(ids, len(ids), []) for ids in prompts),
             thinkers=sum(1 << side for side in sides),
-            answerer=self.names.index(roles.answerer),
+            answerer=self.names.index(cast(Writer, roles.answerer)),
             sample=number,
             attempt=attempt,
             speaker=sides[0],
@@ -278,8 +278,7 @@ class ModelSet:
 
 
 def response_seed(prompt_id: str, rollout: int) -> int:
-    """The number that, with seed and attempt, decides a response's randomness: 32 bits of a hash, so that it depends on
-    nothing but which response it is."""
+    """The number that, with seed and attempt, determines the randomness of a response: 32 bits of a hash of its key."""
     return int.from_bytes(hashlib.sha256(f"{rollout}\0{prompt_id}".encode()).digest()[:4], "little")
 
 

@@ -1,7 +1,7 @@
-"""Recipes of two passes: the teacher chooses among what the student wrote, or writes what the student then rewrites.
+"""Recipes of two passes: the teacher chooses among the student's candidates, or the student rewrites the teacher's response.
 
-The first pass is a synthesis of its own, in a run folder within that of the second; it is saved, resumed and counted as any
-other is.
+The first pass is a synthesis of its own. Its run folder lies within that of the second pass, and it is saved, resumed and
+counted like any other.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from tessy_jax.config import Synthesize
+from tessy_jax.config import RECIPES, Synthesize
 from tessy_jax.models import hf
 from tessy_jax.processes import on_primary
 from tessy_jax.records import Failure, Key, Row, response_id
@@ -24,108 +24,109 @@ from tessy_jax.store import RunReader
 from tessy_jax.store.files import within
 from tessy_jax.synthesis.model_set import ModelSet
 from tessy_jax.synthesis.prompts import Job, with_system
-from tessy_jax.synthesis.recipes import RECIPES
 from tessy_jax.synthesis.scores import Scorer, score
 
-PLACES = {"teacher_score": "candidates", "teacher_reference": "references"}
-"""By recipe, the folder of its first pass within the run folder."""
-AT_ONCE = 32  # responses whose candidates are scored between two commits
-TOLD_AT_ONCE = 1024  # references that the first process sends to the others in one message
-PARTS = re.compile(r"\{(prompt|reference)\}")
+RESPONSES_PER_COMMIT = 32
+"""Responses whose candidates are scored between two commits."""
+REFERENCES_PER_MESSAGE = 1024
+"""References that process 0 sends to the others in one message."""
+PLACEHOLDERS = re.compile(r"\{(prompt|reference)\}")
 
 
 def first_pass(config: Synthesize) -> Synthesize | None:
-    """The first pass of a synthesis; None where there is but one."""
-    name = RECIPES[config.synthesis.recipe].first_pass
-    if name is None:
+    """The configuration of the first pass of a synthesis; None if its recipe has one pass."""
+    first = RECIPES[config.synthesis.recipe].first_pass
+    if first is None:
         return None
-    several = config.synthesis.recipe == "teacher_score"
-    changes: dict[str, Any] = {"recipe": name, "isolation": None, "scored_responses": 0}
-    if not several:  # what is judged is the student's own response
+    changes: dict[str, Any] = {"recipe": first.recipe, "isolation": None, "scored_responses": 0}
+    if not first.verified:
         changes["verification"] = None
-    synthesis = config.synthesis.model_copy(update=changes)
-    times = config.synthesis.candidates if several else 1
+    multiplier = config.synthesis.candidates if first.candidates else 1
     return config.model_copy(
         update={
-            "output": within(config.output, PLACES[config.synthesis.recipe]),
-            "data": config.data.model_copy(update={"rollouts": config.data.rollouts * times}),
-            "synthesis": synthesis,
+            "output": within(config.output, first.folder),
+            "data": config.data.model_copy(update={"rollouts": config.data.rollouts * multiplier}),
+            "synthesis": config.synthesis.model_copy(update=changes),
         }
     )
 
 
-def with_references(config: Synthesize, references: str, wanted: Sequence[Job]) -> tuple[list[Job], list[Failure]]:
-    """The jobs with prompts that show the teacher's response, and those that have none as failures. references: the run
-    folder of the first pass."""
+def with_references(config: Synthesize, references: str, jobs: Sequence[Job]) -> tuple[list[Job], list[Failure]]:
+    """The jobs with prompts that show the reference, and a failure for each job without one. All processes call it.
 
-    own: dict[Key, str] = {}  # of the first process
+    references: the run folder of the first pass.
+    """
+    on_process_0: dict[Key, str] = {}
 
     def read() -> None:
-        own.update((row.key, _reference(row, config)) for row in RunReader(references).rows())
+        on_process_0.update((row.key, _reference(row, config)) for row in RunReader(references).rows())
 
     on_primary(read)
-    told: dict[Key, str | None] = {}
-    for start in range(0, len(wanted), TOLD_AT_ONCE):
-        keys = [(job.prompt.id, job.rollout) for job in wanted[start : start + TOLD_AT_ONCE]]
-        told.update(zip(keys, on_primary(lambda keys=keys: [own.get(key) for key in keys]), strict=True))  # type: ignore[misc]
-    jobs, failures = [], []
-    for prompt, rollout in wanted:
-        text = told[prompt.id, rollout]
+    texts: dict[Key, str | None] = {}
+    for start in range(0, len(jobs), REFERENCES_PER_MESSAGE):
+        keys = [(job.prompt.id, job.rollout) for job in jobs[start : start + REFERENCES_PER_MESSAGE]]
+        texts.update(zip(keys, on_primary(lambda keys=keys: [on_process_0.get(key) for key in keys]), strict=True))  # type: ignore[misc]
+    with_text, failures = [], []
+    for prompt, rollout in jobs:
+        text = texts[prompt.id, rollout]
         if text is None:
             failures.append(_failure((prompt.id, rollout), "no_reference", "the teacher's response is among the failures"))
             continue
         *earlier, last = prompt.messages
         shown = [*earlier, {"role": "user", "content": _filled(config.synthesis.rewrite, last["content"], text)}]
-        jobs.append(Job(replace(prompt, shown=shown), rollout))
-    return jobs, failures
+        with_text.append(Job(replace(prompt, shown=shown), rollout))
+    return with_text, failures
 
 
 def chooser(config: Synthesize, partitioner: Partitioner) -> ModelSet | None:
-    """The teacher that chooses, without its weights; None where none does.
+    """The scorer of the recipe, without its weights; None if the recipe has none.
 
     Raises:
-        ConfigError, TokenizerError: see `Cast`.
+        ConfigError, TokenizerError: see `ModelSet`.
     """
-    if config.synthesis.recipe != "teacher_score":
+    scorer = RECIPES[config.synthesis.recipe].scorer
+    if scorer is None:
         return None
-    synthesis = config.synthesis.model_copy(update={"recipe": "teacher_only", "isolation": None})
+    synthesis = config.synthesis.model_copy(update={"recipe": f"{scorer}_only", "isolation": None})
     return ModelSet(config.model_copy(update={"synthesis": synthesis}), partitioner)
 
 
 def choose(
-    config: Synthesize, candidates: Synthesize, models: ModelSet, wanted: Sequence[Job]
+    config: Synthesize, candidates: Synthesize, models: ModelSet, jobs: Sequence[Job]
 ) -> Iterator[tuple[list[Row], list[Failure]]]:
-    """Of every response the candidate that the teacher finds most probable: the mean log-probability of a token of thinking
-    and answer is the highest, the first of equals. A few responses at a time; all processes ask for them together.
+    """For each job the candidate with the highest mean log-probability per token of thinking and answer under the scorer,
+    the first of equals; `RESPONSES_PER_COMMIT` jobs at a time. All processes call it.
 
-    candidates: the first pass, which is over. cast: see `chooser`.
+    candidates: the finished first pass. models: see `chooser`.
     """
     count = config.synthesis.candidates
 
-    def groups() -> dict[Key, list[bytes]]:
-        held = defaultdict(list)
+    def read() -> dict[Key, list[bytes]]:
+        groups = defaultdict(list)
         for row in RunReader(candidates.output).rows():
-            held[row.prompt_id, row.rollout // count].append(zlib.compress(json.dumps(row.to_json()).encode(), 1))
-        return held
+            groups[row.prompt_id, row.rollout // count].append(zlib.compress(json.dumps(row.to_json()).encode(), 1))
+        return groups
 
-    held: list[dict[Key, list[bytes]]] = []
-    on_primary(lambda: held.append(groups()))
+    on_process_0: list[dict[Key, list[bytes]]] = []
+    on_primary(lambda: on_process_0.append(read()))
     writer = models.writers[0]
     folder = hf.resolve(writer.section.model, revision=writer.section.revision)
-    scorers = {"teacher": Scorer(hf.load(folder, dtype=writer.section.dtype, partitioner=models.partitioner), writer.chat)}
+    scorers = {
+        str(writer.name): Scorer(hf.load(folder, dtype=writer.section.dtype, partitioner=models.partitioner), writer.chat)
+    }
     limit = config.synthesis.max_prompt_tokens + config.synthesis.max_response_tokens
-    for start in range(0, len(wanted), AT_ONCE):
-        keys = [(job.prompt.id, job.rollout) for job in wanted[start : start + AT_ONCE]]
+    for start in range(0, len(jobs), RESPONSES_PER_COMMIT):
+        keys = [(job.prompt.id, job.rollout) for job in jobs[start : start + RESPONSES_PER_COMMIT]]
 
-        def some(keys: list[Key] = keys) -> list[list[Any]]:
-            return [[json.loads(zlib.decompress(data)) for data in held[0].get(key, [])] for key in keys]
+        def unpack(keys: list[Key] = keys) -> list[list[Any]]:
+            return [[json.loads(zlib.decompress(data)) for data in on_process_0[0].get(key, [])] for key in keys]
 
-        found = [sorted(map(Row.from_json, rows), key=lambda row: row.rollout) for rows in on_primary(some)]
-        flat = [row for rows in found for row in rows]
+        groups = [sorted(map(Row.from_json, rows), key=lambda row: row.rollout) for rows in on_primary(unpack)]
+        flat = [row for group in groups for row in group]
         lines = score(flat, scorers, open_text=models.open_text, close_text=models.close_text, limit=limit)
-        means = {line["id"]: _mean(line["teacher"]) for line in lines}
+        means = {line["id"]: _mean(line[writer.name]) for line in lines}
         rows, failures = [], []
-        for key, group in zip(keys, found, strict=True):
+        for key, group in zip(keys, groups, strict=True):
             if group:
                 rows.append(_best(config, key, group, means))
             else:
@@ -158,9 +159,9 @@ def _reference(row: Row, config: Synthesize) -> str:
 
 
 def _filled(template: str, prompt: str, reference: str) -> str:
-    """Both at once: a prompt may hold the words `{reference}` itself."""
+    """Fills both placeholders in one substitution, because a prompt may contain the text `{reference}`."""
     values = {"prompt": prompt, "reference": reference}
-    return PARTS.sub(lambda match: values[match[1]], template)
+    return PLACEHOLDERS.sub(lambda match: values[match[1]], template)
 
 
 def _failure(key: Key, reason: str, detail: str) -> Failure:

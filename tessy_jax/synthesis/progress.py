@@ -1,4 +1,4 @@
-"""What a person sees while responses are written."""
+"""The progress display of a synthesis."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from rich.progress import Progress as Bar
 from tessy_jax.synthesis.model_set import ModelSet
 from tessy_jax.synthesis.scheduler import Scheduler
 
-QUIET = 30.0  # seconds between two lines where there is no terminal
+QUIET = 30.0  # seconds between two lines without a terminal
 
 
 class Progress:
-    """A bar on a terminal, a line now and then elsewhere: kept tokens per second, the teacher's share of them, tokens thrown
-    away, lanes in use, time left."""
+    """A bar on a terminal, or a line every `QUIET` seconds: kept tokens per second, the teacher's fraction of them,
+    discarded tokens, lanes in use, time left."""
 
     def __init__(self, total: int, done: int, models: ModelSet, scheduler: Scheduler, *, shown: bool) -> None:
         self.total, self.done = total, done
@@ -40,7 +40,7 @@ class Progress:
             self.console.print(f"{self.done}/{self.total} {self.text()}", highlight=False)
 
     def advance(self, ended: int) -> None:
-        """So many more responses have been saved, or have failed for good."""
+        """Counts responses that have been saved or have finally failed."""
         self.done += ended
         self.bar.update(self.task, completed=self.done, description=self.text())
         if self.shown and not self.console.is_terminal and time.perf_counter() - self.last > QUIET:
@@ -49,10 +49,10 @@ class Progress:
 
     def text(self) -> str:
         tally = self.scheduler.tally
-        kept, thrown = int(tally.kept.sum()), int(tally.discarded.sum())
+        kept, discarded = int(tally.kept.sum()), int(tally.discarded.sum())
         teacher = int(tally.kept[self.models.names.index("teacher")]) if "teacher" in self.models.names else 0
         seconds = max(self.scheduler.running_seconds, 1e-9)
         return (
             f"{kept / seconds:.1f} kept tok/s, teacher {teacher / max(kept, 1):.0%}, "
-            f"discarded {thrown / max(kept + thrown, 1):.1%}, lanes {len(self.scheduler.active)}"
+            f"discarded {discarded / max(kept + discarded, 1):.1%}, lanes {len(self.scheduler.active)}"
         )

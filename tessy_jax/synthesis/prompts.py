@@ -1,7 +1,7 @@
-"""Prompts out of JSONL, Parquet, or a data set by name or folder, in all forms in which they are published.
+"""Reads prompts from JSONL, Parquet, or a data set by name or folder, in the common published forms.
 
 A row holds one of `messages` (role and content), `prompt` (a string, or messages), `dialogs` (role and content),
-`conversations` (from and value), tried in this order, and may have an `id`. An answer at the end is left out.
+`conversations` (from and value), tried in this order, and may have an `id`. A final answer is dropped.
 """
 
 from __future__ import annotations
@@ -22,9 +22,14 @@ FORMS = ("messages", "prompt", "dialogs", "conversations")
 
 @dataclass(frozen=True)
 class Prompt:
-    """A prompt. id: the row's own, or a hash of the messages. messages: role and content; the user's last. index: of the row
-    in the input, from 0, rows that were skipped included. known: what else its row says of it, to who asked for it. shown:
-    what writers see instead of the messages, which are what is saved (None: the messages)."""
+    """A prompt.
+
+    id: the id of its row, or a hash of the messages.
+    messages: dicts of role and content; the last message is the user's. Rows of responses save these messages.
+    index: the index of its row in the input, from 0, counting skipped rows.
+    ground_truth: the result of `known` in `read`, such as the right answer.
+    shown: the messages that writers see instead; None: `messages`.
+    """
 
     id: str
     messages: list[dict[str, str]]
@@ -34,20 +39,20 @@ class Prompt:
 
     @property
     def asked(self) -> list[dict[str, str]]:
-        """What writers see."""
+        """The messages that writers see."""
         return self.messages if self.shown is None else self.shown
 
 
 @dataclass(frozen=True)
 class Prompts:
-    """What an input holds. skipped: where (file:line) and why, for each row that is no prompt."""
+    """The prompts of an input. skipped: place (file:line) and reason, for each row that is not a prompt."""
 
     prompts: list[Prompt]
     skipped: list[tuple[str, str]] = field(default_factory=list)
 
 
 class Job(NamedTuple):
-    """One response to be written: the rollout-th to its prompt."""
+    """One response to be written: a rollout of a prompt."""
 
     prompt: Prompt
     rollout: int
@@ -64,41 +69,45 @@ def read(
     shown: Callable[[Any], Any] = lambda row: row,
     known: Callable[[dict[str, Any], str], Any] = lambda row, name: None,
 ) -> Prompts:
-    """The prompts of an input, checked in whole; later rows than the first `limit` are not looked at.
+    """Reads and checks all prompts of an input.
 
-    path: a JSONL or Parquet file or address, or the folder or name of a data set. split: of a data set.
-    skip_invalid: rows that are no prompt are recorded instead of refused. prompt: the column that is the prompt, where rows
-    have none of the accepted forms. columns: what `shown` and `known` look at: the one gives a row an accepted form where
-    `prompt` is None, the other says what is known of a row and the prompt's id; both may raise DataError.
+    path: a JSONL or Parquet file or address, or the folder or name of a data set.
+    split: the split of a data set.
+    limit: read only this many rows from the start.
+    skip_invalid: record rows that are not prompts, instead of raising.
+    prompt: the column with the prompt, for rows in none of the accepted forms.
+    columns: the columns that `shown` and `known` read.
+    shown: maps a row to an accepted form, if `prompt` is None; may raise DataError.
+    known: maps a row and the prompt's id to `Prompt.ground_truth`; may raise DataError.
 
     Raises:
-        DataError: the input cannot be read or has no prompts, or a row is no prompt, or two different prompts have one id.
+        DataError: the input cannot be read or has no prompts, a row is not a prompt, or two different prompts share an id.
         ConfigError: the input needs a package that is not installed.
     """
     prompts: list[Prompt] = []
     skipped: list[tuple[str, str]] = []
     places: dict[str, tuple[str, list[dict[str, str]]]] = {}
     rows = 0
-    wanted = dict.fromkeys((*FORMS, "id", *([] if prompt is None else [prompt]), *columns))
-    for index, (where, found) in enumerate(table_rows(path, split, limit, wanted)):
+    names = dict.fromkeys((*FORMS, "id", *([] if prompt is None else [prompt]), *columns))
+    for index, (where, content) in enumerate(table_rows(path, split, limit, names)):
         rows += 1
         try:
-            if isinstance(found, DataError):
-                raise found
-            row = shown(found) if prompt is None else _with_prompt(found, prompt)
+            if isinstance(content, DataError):
+                raise content
+            row = shown(content) if prompt is None else _with_prompt(content, prompt)
             own, messages = prompt_of(row)
             name = _hash(messages) if own is None else own
             first, before = places.get(name, (where, messages))
             if before != messages:
                 raise DataError(f"has the id {name!r} of another prompt, at {first}; give each prompt its own id, or none")
-            told = known(row, name)
+            ground_truth = known(row, name)
         except DataError as error:
             if not skip_invalid:
                 raise DataError(f"{where}: {error}") from None
             skipped.append((where, str(error)))
         else:
             places[name] = first, before
-            prompts.append(Prompt(name, before, index, told))
+            prompts.append(Prompt(name, before, index, ground_truth))
     if not rows:
         raise DataError(f"{path}: holds no rows; give at least one prompt")
     if not prompts:
@@ -107,22 +116,22 @@ def read(
 
 
 def jobs(prompts: Iterable[Prompt], rollouts: int) -> list[Job]:
-    """The responses to write, in the order of the prompts: `rollouts` for every one.
+    """The responses to write, `rollouts` per prompt, in the order of the prompts.
 
-    Where a prompt comes again, its rollouts are numbered on, so that (prompt id, rollout) is unique: the j-th time, from 0,
-    it has rollouts j·rollouts … (j+1)·rollouts − 1.
+    The j-th occurrence of a prompt, from 0, has rollouts j·rollouts … (j+1)·rollouts − 1, so that (prompt id, rollout) is
+    unique.
     """
     times: Counter[str] = Counter()
-    found = []
+    result = []
     for prompt in prompts:
         first = times[prompt.id] * rollouts
-        found += [Job(prompt, rollout) for rollout in range(first, first + rollouts)]
+        result += [Job(prompt, rollout) for rollout in range(first, first + rollouts)]
         times[prompt.id] += 1
-    return found
+    return result
 
 
 def with_system(text: str | None, messages: Sequence[dict[str, str]]) -> list[dict[str, str]]:
-    """Messages that begin with a system message, in front of the text of one that is there; as they are where it is None."""
+    """Messages with this system message, prepended to the text of an existing one; None leaves them unchanged."""
     if text is None:
         return list(messages)
     first, *rest = messages
@@ -132,13 +141,17 @@ def with_system(text: str | None, messages: Sequence[dict[str, str]]) -> list[di
 
 
 def _hash(messages: Sequence[Mapping[str, str]]) -> str:
-    """The id of a prompt that has none: of its messages alone, wherever they came from."""
+    """The id of a prompt without one: a hash of its messages."""
     canonical = json.dumps(messages, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
     return "h" + hashlib.sha256(canonical.encode("utf-8")).hexdigest()[:16]
 
 
 def prompt_of(row: Any) -> tuple[str | None, list[dict[str, str]]]:
-    """Id, if it has one, and messages of a row."""
+    """The id of a row, or None, and its messages.
+
+    Raises:
+        DataError: the row is not a prompt.
+    """
     form, messages = messages_of(row, FORMS)
     if form != "prompt" and messages and messages[-1]["role"] == "assistant":
         messages.pop()
@@ -154,10 +167,10 @@ def prompt_of(row: Any) -> tuple[str | None, list[dict[str, str]]]:
 
 
 def _with_prompt(row: Any, column: str) -> Any:
-    """A row in which a column is the prompt, and no other form is."""
+    """The row with `column` as its `prompt`, and without the other forms."""
     if not isinstance(row, dict):
         return row
     if row.get(column) is None:
-        held = ", ".join(f"`{name}`" for name in sorted(row)[:12]) or "nothing"
-        raise DataError(f"has no `{column}`, which should hold the prompt; it holds {held}: set prompt to one of them")
+        columns = ", ".join(f"`{name}`" for name in sorted(row)[:12]) or "nothing"
+        raise DataError(f"has no `{column}`, which should hold the prompt; it holds {columns}: set prompt to one of them")
     return {**{name: value for name, value in row.items() if name not in FORMS}, "prompt": row[column]}

@@ -1,4 +1,4 @@
-"""`tessy export data`: the responses of a run folder as a data set with a card that says how they came about."""
+"""`tessy export data`: the responses of a run folder as a data set with a card."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tessy_jax.store.parquet import write_data_set
 from tessy_jax.synthesis.export import rows_in_order
 
 KINDS = {bool: pa.bool_(), int: pa.int64(), float: pa.float64(), str: pa.string()}
-SAID_OF_THE_RUN = ("recipe", "preset", "word_rule", "student", "student_revision", "teacher", "teacher_revision", "version")
+CARD_KEYS = ("recipe", "preset", "word_rule", "student", "student_revision", "teacher", "teacher_revision", "version")
 
 CARD = """\
 # {title}
@@ -37,16 +37,16 @@ the prompts and both models allow; add it to this card before you publish.
 ## Columns
 
 - `messages`: role and content; the last is the assistant's, its thinking included.
-- `spans`: who wrote what of the assistant's content: source (student, teacher, template), phase (think, answer), and the
-  code points start to end. They tile it.
+- `spans`: the writers of the assistant's content: source (student, teacher, template), phase (think, answer), and the
+  code points start to end. The spans tile the content.
 - `id`, `prompt_id`, `rollout`: the response, its prompt, and which response to it.
-- `meta`: how it came about: models, settings, attempt, tokens by writer.
+- `meta`: how the response was written: models, settings, attempt, tokens by writer.
 """
 
 
 @dataclass
-class _Seen:
-    """What a first look at all rows finds: the columns of `meta`, and counts for the card."""
+class _Survey:
+    """The result of a first pass over all rows: the columns of `meta`, and counts for the card."""
 
     types: dict[str, type] = field(default_factory=dict)
     values: dict[str, set[Any]] = field(default_factory=dict)
@@ -54,7 +54,7 @@ class _Seen:
     prompts: set[str] = field(default_factory=set)
     responses: int = 0
 
-    def look(self, row: Row) -> None:
+    def add(self, row: Row) -> None:
         self.responses += 1
         self.prompts.add(row.prompt_id)
         for key, value in row.meta.items():
@@ -67,24 +67,27 @@ class _Seen:
                 raise DataError(
                     f"row {row.id!r}: meta.{key} is {value!r}, and a {known.__name__} in other rows; use one type"
                 )
-            if key in SAID_OF_THE_RUN and value is not None:
+            if key in CARD_KEYS and value is not None:
                 self.values.setdefault(key, set()).add(value)
             if key.startswith("tokens_") and isinstance(value, int):
                 self.tokens[key] += value
 
 
 def publish(run_folder: str, folder: Path) -> int:
-    """Writes the responses of a run folder as a data set; returns how many.
+    """Writes the responses of a run folder as a data set; returns their number.
 
     Raises:
-        ConfigError, DataError: it is no run folder, cannot be read, or has no responses; or the folder cannot be written.
+        ConfigError, DataError: the source is not a run folder, cannot be read, or has no responses; or `folder` cannot be
+            written.
     """
-    seen = _Seen()
+    survey = _Survey()
     for row in RunReader(run_folder).rows():
-        seen.look(row)
+        survey.add(row)
     message = pa.struct([("role", pa.string()), ("content", pa.string())])
     span = pa.struct([("source", pa.string()), ("phase", pa.string()), ("start", pa.int64()), ("end", pa.int64())])
-    meta = pa.struct([(key, KINDS.get(kind, pa.string())) for key, kind in seen.types.items()] or [("version", pa.string())])
+    meta = pa.struct(
+        [(key, KINDS.get(kind, pa.string())) for key, kind in survey.types.items()] or [("version", pa.string())]
+    )
     schema = pa.schema(
         [
             ("id", pa.string()),
@@ -95,13 +98,13 @@ def publish(run_folder: str, folder: Path) -> int:
             ("meta", meta),
         ]
     )
-    kept = max(seen.tokens["tokens_student"] + seen.tokens["tokens_teacher"], 1)
-    tokens = [f"| {key[7:]} | {n} ({n / kept:.1%} of the kept ones) |" for key, n in seen.tokens.items()]
+    kept = max(survey.tokens["tokens_student"] + survey.tokens["tokens_teacher"], 1)
+    tokens = [f"| {key[7:]} | {n} ({n / kept:.1%} of the kept ones) |" for key, n in survey.tokens.items()]
     card = CARD.format(
         title=folder.name,
-        responses=seen.responses,
-        prompts=len(seen.prompts),
-        made="\n".join(f"| {key} | {', '.join(map(str, sorted(values)))} |" for key, values in seen.values.items()),
+        responses=survey.responses,
+        prompts=len(survey.prompts),
+        made="\n".join(f"| {key} | {', '.join(map(str, sorted(values)))} |" for key, values in survey.values.items()),
         tokens="\n".join(tokens),
     )
     return write_data_set(folder, _json(run_folder), schema, card=card, tags=["tessy", "reasoning", "sft"])

@@ -1,4 +1,4 @@
-"""Keeps the lanes full: seats responses, takes out what has ended, tries again what failed, and remembers what is begun."""
+"""Keeps the lanes full: inserts responses, extracts finished ones, retries failed ones, and snapshots unfinished ones."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ REASONS = {
     CONTROL: "control_token",
     UNENCODABLE: "unspellable",
 }
-TRUNCATED = ("length", "early_end")  # reasons for which a response may end before its end, and be text all the same
+TRUNCATED = ("length", "early_end")  # reasons for which an unfinished response may be kept
 INVALID = "invalid_utf8"
 TOO_LONG = "prompt_too_long"
 DETAILS = {
@@ -44,7 +44,11 @@ UNVERIFIED = "the verifier says that the answer is not right (synthesis.verifica
 
 @dataclass
 class Task:
-    """A response on its way. begun: seconds on the clock when it was seated, less what it had taken before."""
+    """A response to be written.
+
+    state: its state in a snapshot; None before its first insertion. seconds: time in lanes so far. started: the clock, in
+    seconds, at its insertion, less `seconds` at that time.
+    """
 
     job: Job
     attempt: int = 0
@@ -58,8 +62,11 @@ class Task:
 
 
 class Ended(NamedTuple):
-    """What a lane held at its end. reason: why it came to nothing, or the verifier's word. row: where it is a response.
-    again: if not, another attempt may be one."""
+    """A response that has left its lane.
+
+    reason: the reason of the failure, or the verdict. row: the finished response; None if the attempt failed.
+    retry: a failed attempt may be followed by another.
+    """
 
     task: Task
     state: ResponseState
@@ -70,8 +77,8 @@ class Ended(NamedTuple):
 
 @dataclass
 class Tally:
-    """What has been written since the start, per side where there are two: generated is kept, plus discarded, plus failed,
-    what attempts that came to nothing had kept."""
+    """Counts since the start; arrays hold tokens per side. generated = kept + discarded + failed, where failed tokens are
+    the kept tokens of failed attempts."""
 
     kept: np.ndarray = field(default_factory=lambda: np.zeros(2, np.int64))
     generated: np.ndarray = field(default_factory=lambda: np.zeros(2, np.int64))
@@ -85,8 +92,10 @@ class Tally:
 
 
 class Scheduler:
-    """Writes tasks in the lanes of an engine. unfinished: what does not come to its end is a response, too. verifier: judges
-    what comes to its end."""
+    """Writes tasks in the lanes of an engine.
+
+    unfinished: also keep responses that are cut off, see `TRUNCATED`. verifier: verifies finished responses.
+    """
 
     def __init__(
         self,
@@ -104,7 +113,7 @@ class Scheduler:
         self.running_seconds = 0.0
 
     def dispatches(self) -> Iterator[tuple[list[Row], list[Failure]]]:
-        """What ended, visit by visit, until nothing is left."""
+        """Yields the rows and failures of each dispatch until all tasks are over."""
         while True:
             failures = self._fill()
             if failures:
@@ -117,24 +126,24 @@ class Scheduler:
             yield self._collect([lane for lane in self.active if status[lane] >= DONE])
 
     def in_flight(self) -> list[InFlight]:
-        """Everything that would be lost if the process ended now."""
+        """The unfinished responses, for a snapshot."""
         lanes = list(self.active)
         states = self.engine.extract(lanes)
         now = time.perf_counter()
-        seated = [
+        running = [
             InFlight(self.active[lane].key, state.attempt, state, now - self.active[lane].started)
             for lane, state in zip(lanes, states, strict=True)
             if state.status == RUNNING
         ]
-        again = [InFlight(t.key, t.attempt, t.state, t.seconds) for t in self.waiting if t.attempt or t.state]
-        return seated + again
+        retried = [InFlight(t.key, t.attempt, t.state, t.seconds) for t in self.waiting if t.attempt or t.state]
+        return running + retried
 
     @property
     def compile_seconds(self) -> float:
         return sum(c.seconds for c in self.engine.compilations)
 
     def _fill(self) -> list[Failure]:
-        """Seats waiting tasks in free lanes; those whose prompt is too long fail at once."""
+        """Inserts waiting tasks into free lanes; tasks with too long a prompt fail."""
         failures: list[Failure] = []
         free = [lane for lane in range(self.engine.size) if lane not in self.active]
         free = free[: max(0, self.models.config.synthesis.lanes - len(self.active))]
@@ -163,7 +172,7 @@ class Scheduler:
     def _collect(self, lanes: list[int]) -> tuple[list[Row], list[Failure]]:
         rows, failures = [], []
         ended = [self._ended(lane, state) for lane, state in zip(lanes, self.engine.extract(lanes), strict=True)]
-        for task, state, reason, row, again in self._verified(ended):
+        for task, state, reason, row, retry in self._verified(ended):
             kept = np.array(state.generated) - np.array(state.discarded)
             if row is not None:
                 rows.append(row)
@@ -175,7 +184,7 @@ class Scheduler:
             self.tally.failed += kept
             task.attempt += 1
             task.state = None
-            if again and task.attempt < self.models.config.synthesis.max_attempts:
+            if retry and task.attempt < self.models.config.synthesis.max_attempts:
                 self.tally.retries[reason] += 1
                 self.waiting.appendleft(task)
             else:
@@ -183,7 +192,7 @@ class Scheduler:
         return rows, failures
 
     def _ended(self, lane: int, state: ResponseState) -> Ended:
-        """Frees a lane."""
+        """Frees the lane of a response that has ended."""
         task = self.active.pop(lane)
         self.engine.free(lane)
         task.seconds = time.perf_counter() - task.started
@@ -199,43 +208,43 @@ class Scheduler:
         return Ended(task, state, reason, row)
 
     def _verified(self, ended: Sequence[Ended]) -> Iterator[Ended]:
-        """The same after the verifier, if there is one, has judged the responses among them, all at once."""
-        asked = [(one.task.job.prompt, one.row) for one in ended if one.row is not None]
-        if self.verifier is None or not asked:
+        """Yields the ended responses with the verifier's verdicts, if there is a verifier; all are verified in one call."""
+        pairs = [(response.task.job.prompt, response.row) for response in ended if response.row is not None]
+        if self.verifier is None or not pairs:
             yield from ended
             return
-        verdicts = iter(self.verifier.verify(asked))
-        for one in ended:
-            if one.row is None:
-                yield one
+        verified = iter(self.verifier.verify(pairs))
+        for response in ended:
+            if response.row is None:
+                yield response
                 continue
-            found = next(verdicts)
-            self.tally.verdicts[found.verdict] += 1
-            yield one._replace(reason=found.verdict, row=found.row, retry=found.retry)
+            verdict, row, retry = next(verified)
+            self.tally.verdicts[verdict] += 1
+            yield response._replace(reason=verdict, row=row, retry=retry)
 
     def _failed(self, task: Task, reason: str, attempts: int, detail: str) -> Failure:
         self.tally.failures[reason] += 1
         return Failure(response_id(task.key), task.key[0], task.key[1], reason, attempts, detail)
 
     def row(self, task: Task, state: ResponseState) -> Row:
-        """The finished response as it is saved.
+        """The row of a response.
 
         Raises:
-            DataError: its bytes are not UTF-8.
+            DataError: the response's bytes are not UTF-8.
         """
         models = self.models
         opening, closing = models.open_text.encode(), models.close_text.encode()
         names = [*models.names, *(["template"] if len(models.names) == 2 else ["", "template"])]
         codes = np.array([code(names[s], "think") if names[s] else 0 for s in range(3)], np.uint8)  # type: ignore[arg-type]
         text = state.text
-        if state.status in REASONS:  # the last character may lack a byte
+        if state.status in REASONS:  # the last character may be incomplete
             text = text.decode("utf-8", "ignore").encode()
         answers = np.arange(len(text)) >= (state.thinking_bytes + len(closing) if state.thinking_bytes >= 0 else len(text))
-        told = codes[np.frombuffer(state.sources, np.uint8)[: len(text)]] | (PHASE_BIT * answers).astype(np.uint8)
-        told = np.concatenate([np.full(len(opening), code("template", "think"), np.uint8), told])
-        content, spans = spans_from_bytes(opening + text, told)
-        asked = with_system(models.config.synthesis.isolation, task.job.prompt.messages)
-        messages = (*asked, {"role": "assistant", "content": content})
+        byte_codes = codes[np.frombuffer(state.sources, np.uint8)[: len(text)]] | (PHASE_BIT * answers).astype(np.uint8)
+        byte_codes = np.concatenate([np.full(len(opening), code("template", "think"), np.uint8), byte_codes])
+        content, spans = spans_from_bytes(opening + text, byte_codes)
+        prompt = with_system(models.config.synthesis.isolation, task.job.prompt.messages)
+        messages = (*prompt, {"role": "assistant", "content": content})
         return Row(response_id(task.key), task.key[0], task.key[1], messages, spans, self._meta(task, state))
 
     def _meta(self, task: Task, state: ResponseState) -> dict[str, Value]:

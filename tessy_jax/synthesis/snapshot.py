@@ -13,7 +13,7 @@ import numpy as np
 from tessy_jax.decode.response_state import ResponseState, TokenizedView
 from tessy_jax.records import Key
 
-NUMBERS = ("thinkers", "answerer", "sample", "attempt", "speaker", "phase", "thought", "switches", "status")
+NUMBERS = ("thinkers", "answerer", "sample", "attempt", "speaker", "phase", "thinking_bytes", "switches", "status")
 
 
 @dataclass(frozen=True)

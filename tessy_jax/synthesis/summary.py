@@ -1,4 +1,4 @@
-"""The summary of a job: what there is, what it cost, and measures that do not depend on the machine."""
+"""The summary of a synthesis: counts, cost, and measures that do not depend on the machine."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from tessy_jax.text.host_bridge import HostBridge
 
 
 def summarize(models: ModelSet, scheduler: Scheduler, store: RunStore, *, seconds: float) -> dict[str, Any]:
-    """Counts over the whole run folder in `run`; all else is of this start.
+    """Counts of the complete run folder in `run`; everything else is of this start.
 
-    generated tokens are kept, discarded, or failed, which attempts had kept that came to nothing. Per kept token:
-    lane_passes (a floor of 1: forward passes of one lane), host_syncs, bridged (tokens made from text). occupancy: the share
-    of a model's lanes that sampled a token in its passes. catch_up_passes: those in which a lane took in more than one
-    token. verdicts: of finished responses, where they are verified; in `run`, of those that are kept. seconds_running:
-    without loading and compiling.
+    A generated token is kept, discarded, or failed: kept in an attempt that failed. Per kept token: lane_passes (forward
+    passes of one lane; at least 1), host_syncs, bridged (tokens made from text). occupancy: the share of a model's lanes
+    that sampled a token in its passes. catch_up_passes: passes in which a lane consumed more than one token. verdicts: of
+    finished responses, if they are verified; in `run`, of those that are kept. seconds_running: without loading and
+    compiling.
     """
     tally, totals, names = scheduler.tally, scheduler.engine.totals, models.names
     lanes = scheduler.engine.size
@@ -37,7 +37,7 @@ def summarize(models: ModelSet, scheduler: Scheduler, store: RunStore, *, second
         return {name: values[m].item() for m, name in enumerate(names)}
 
     return {
-        "run": whole(store),
+        "run": run_counts(store),
         "responses": tally.responses,
         "failures": dict(tally.failures),
         "retries": dict(tally.retries),
@@ -80,8 +80,8 @@ def summarize(models: ModelSet, scheduler: Scheduler, store: RunStore, *, second
     }
 
 
-def whole(store: RunStore) -> dict[str, Any]:
-    """What the run folder holds, of all starts."""
+def run_counts(store: RunStore) -> dict[str, Any]:
+    """Counts of the rows and failures in the run folder, over all starts."""
     count, tokens = 0, dict.fromkeys(("tokens_student", "tokens_teacher", "tokens_discarded"), 0)
     verdicts: dict[str, int] = {}
     for row in store.rows():

@@ -1,4 +1,4 @@
-"""Whether finished responses are right, by who is given to say so, and what becomes of those that are not."""
+"""Verification of finished responses, and the handling of wrong ones."""
 
 from __future__ import annotations
 
@@ -17,25 +17,28 @@ RIGHT = "right"
 
 
 class ResponseVerifier(Protocol):
-    """Says whether responses are right. columns: of the prompts' rows, those that `known` looks at."""
+    """Says whether responses are right. columns: the columns of the prompts' rows that `known` reads."""
 
     @property
     def columns(self) -> Collection[str]: ...
 
     def known(self, row: dict[str, Any], name: str) -> Any:
-        """What a row, whose prompt has this id, says of the right answer: `Prompt.known`. Raises DataError: nothing."""
+        """The right answer in a row: `Prompt.ground_truth`. name: the prompt's id. Raises DataError: the row has none."""
 
     def verdicts(self, asked: Sequence[tuple[Prompt, Row]]) -> list[str]:
-        """Of each response `RIGHT`, or in a word why it is not; nothing is raised, whatever they hold."""
+        """For each response `RIGHT`, or a word that says why it is wrong. Never raises, whatever the responses hold."""
 
 
 VerifierFactory = Callable[[Verification], AbstractContextManager[ResponseVerifier]]
-"""Opens the judge that a configuration wants; see `evaluate.verification`."""
+"""Opens the verifier of a configuration; see `evaluate.verification`."""
 
 
 class Verified(NamedTuple):
-    """A response that was judged. row: with its verdict, where it is kept; else None. again: it is a failed attempt and no
-    failure yet."""
+    """A verified response.
+
+    row: the row with its verdict in meta; None if the response is not kept.
+    retry: the response is a failed attempt, which may be followed by another.
+    """
 
     verdict: str
     row: Row | None
@@ -43,16 +46,15 @@ class Verified(NamedTuple):
 
 
 class VerificationStep(NamedTuple):
-    """Judges the responses of a synthesis."""
+    """Verifies the responses of a synthesis."""
 
     config: Verification
     verifier: ResponseVerifier
 
-    def verify(self, asked: Sequence[tuple[Prompt, Row]]) -> list[Verified]:
-        """What becomes of finished responses to prompts. All processes ask together: the first one's verdicts are those of
-        all."""
-        verdicts = on_primary(lambda: self.verifier.verdicts(asked))
-        return [self._outcome(row, verdict) for (_, row), verdict in zip(asked, verdicts, strict=True)]
+    def verify(self, pairs: Sequence[tuple[Prompt, Row]]) -> list[Verified]:
+        """Verifies finished responses to prompts. All processes call it; all of them get the verdicts of process 0."""
+        verdicts = on_primary(lambda: self.verifier.verdicts(pairs))
+        return [self._outcome(row, verdict) for (_, row), verdict in zip(pairs, verdicts, strict=True)]
 
     def _outcome(self, row: Row, verdict: str) -> Verified:
         if verdict == RIGHT or self.config.wrong == "keep":
@@ -62,18 +64,18 @@ class VerificationStep(NamedTuple):
 
 @contextmanager
 def open_verification(config: Verification | None, verifiers: VerifierFactory | None) -> Iterator[VerificationStep | None]:
-    """The verifier that a configuration wants; None where it wants none.
+    """Opens the verifier of a configuration; None if `config` is None.
 
     Raises:
-        ConfigError: nobody can give one.
+        ConfigError: there is no `verifiers` to open it.
     """
     if config is None:
         yield None
         return
     if verifiers is None:
         raise ConfigError(
-            f"synthesis.verification wants verifier {config.verifier!r}, and no verifiers were given; give judges "
-            "(tessy_jax.evaluate.verification makes them), or set it to null"
+            f"synthesis.verification names verifier {config.verifier!r}, and no verifiers were given; pass verifiers "
+            "(tessy_jax.evaluate.verification makes them), or set synthesis.verification to null"
         )
-    with verifiers(config) as judge:
-        yield VerificationStep(config, judge)
+    with verifiers(config) as verifier:
+        yield VerificationStep(config, verifier)

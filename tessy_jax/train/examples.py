@@ -1,63 +1,66 @@
-"""Rows as token ids: what the student reads, what it learns, and who wrote each token that it learns.
+"""Rows as token ids: the context, the targets, and the writer of each target.
 
-The context is what synthesis gives the student, to the token: its chat template up to the opened thinking. What follows is
-tokenized as it was when it was written, piece by piece: the thinking, what closes it, the answer, the end of the turn. So
-training sees the tokens that the student will produce, and a template that would cut or change the thinking of an earlier
-turn is not asked about this one.
+The context equals the prompt that synthesis gives the student, to the token: the chat template up to the opened thinking.
+The thinking, its closing marker, the answer and the end of the turn are tokenized one by one, as during synthesis. Training
+therefore sees the tokens that the student will produce, and a chat template that drops or changes thinking has no effect on
+them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from tessy_jax.errors import DataError, TokenizerError
-from tessy_jax.records import SOURCES, Row
+from tessy_jax.records import Row
 from tessy_jax.text.chat import Chat
-from tessy_jax.train.pack import NO_TARGET, Example
+from tessy_jax.train.pack import NO_TARGET, Example, TargetKind
 
-KINDS = ("none", *SOURCES, "unknown")
-"""What `Example.kinds` numbers: no target, a target by who wrote it, and a target of a row that does not say."""
-STYLE, CAPABILITY = KINDS.index("student"), KINDS.index("teacher")
-TEMPLATE, UNKNOWN = KINDS.index("template"), KINDS.index("unknown")
+KINDS = tuple(kind.name.lower() for kind in TargetKind)
+"""The names of `TargetKind`, in the order of their numbers."""
 
 
 def example(chat: Chat, row: Row) -> Example:
-    """The row's tokens. Targets are the assistant's last message and the end of its turn.
+    """The example of a row. Targets are the tokens of the assistant's last message and of the end of its turn.
 
-    A token is of the kind of the character that it begins with. Rows without spans are `unknown`.
+    The kind of a token is that of its first character. Without spans it is UNKNOWN.
 
     Raises:
-        DataError: the message opens the thinking and does not close it, or the template cannot render the row.
+        DataError: the message does not close its thinking, or the template cannot render the row.
     """
     content = row.content
-    kinds_of = _kinds(row)
+    char_kinds = _kinds(row)
     thinks = content.startswith(chat.open_text)
     try:
         context, opening = chat.turn_start(row.messages[:-1], thinks=thinks)
-        pieces = [(context, [NO_TARGET] * len(context)), (opening, [TEMPLATE] * len(opening))]
+        pieces: list[tuple[Sequence[int], Sequence[int]]] = [
+            (context, [NO_TARGET] * len(context)),
+            (opening, [TargetKind.TEMPLATE] * len(opening)),
+        ]
         first = 0
         if thinks:
             first = len(chat.open_text)
             end = content.find(chat.close_text, first)
             if end < 0:
                 raise DataError(f"row {row.id!r}: opens its thinking with {chat.open_text!r} and never closes it with "
-                                f"{chat.close_text!r}; say in student.thinking how the data marks it")  # fmt: skip
-            pieces.append(_text(chat, content, kinds_of, first, end))
-            pieces.append((chat.close_ids, [TEMPLATE] * len(chat.close_ids)))
+                                f"{chat.close_text!r}; set student.thinking to the markers of the data")  # fmt: skip
+            pieces.append(_text(chat, content, char_kinds, first, end))
+            pieces.append((chat.close_ids, [TargetKind.TEMPLATE] * len(chat.close_ids)))
             first = end + len(chat.close_text)
-        pieces.append(_text(chat, content, kinds_of, first, len(content)))
-        pieces.append((chat.turn_end, [TEMPLATE] * len(chat.turn_end)))
+        pieces.append(_text(chat, content, char_kinds, first, len(content)))
+        pieces.append((chat.turn_end, [TargetKind.TEMPLATE] * len(chat.turn_end)))
     except TokenizerError as error:
         raise DataError(f"row {row.id!r}: {error}") from error
-    tokens = [token for ids, _ in pieces for token in ids]
-    return Example(np.array(tokens, np.int32), np.array([kind for _, kinds in pieces for kind in kinds], np.uint8))
+    tokens = np.array([token for ids, _ in pieces for token in ids], np.int32)
+    return Example(tokens, tokens, np.array([kind for _, kinds in pieces for kind in kinds], np.uint8))
 
 
 def _kinds(row: Row) -> np.ndarray:
     """The kind of every character of the content."""
-    kinds = np.full(len(row.content), UNKNOWN, np.uint8)
+    kinds = np.full(len(row.content), TargetKind.UNKNOWN, np.uint8)
     for span in row.spans:
-        kinds[span.start : span.end] = 1 + SOURCES.index(span.source)
+        kinds[span.start : span.end] = TargetKind[span.source.upper()]
     return kinds
 
 

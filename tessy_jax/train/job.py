@@ -1,4 +1,4 @@
-"""`tessy train`: conversations in, a fine-tuned student out, in a run folder that survives being killed at any instant."""
+"""`tessy train`: fine-tunes a student on conversations, in a run folder that survives a kill at any instant."""
 
 from __future__ import annotations
 
@@ -44,7 +44,8 @@ FOLDER, ADAPTER, CHECKPOINTS = "model", "adapter", "checkpoints"
 
 
 class TrainingResult(NamedTuple):
-    """A training as it stands. student: its weights on the mesh, in the form and dtype that decode; None before the end."""
+    """The summary of a training. student: the trained model on the mesh, in the layout and dtype of decoding; None before
+    the end."""
 
     summary: dict[str, Any]
     student: Decoder | None
@@ -58,14 +59,16 @@ def train(
     log: Callable[[str], None] = logger.info,
     on_step: Callable[[Line, int], None] = lambda line, steps: None,
 ) -> TrainingResult:
-    """Runs or continues the training of a configuration; one process of several does its part. At the end the student
-    stands in the run folder as a Hugging Face folder, `model` (with adapters, `adapter` beside it), where that is a path.
+    """Runs or continues the training of a configuration; every process of a job calls it.
 
-    student: the weights to begin with, where they are on this mesh already; they are used up. tell: gets what there is to
-    learn. on_step: gets each step's metrics, and the number of steps; progress: so does the user.
+    At the end it writes the student as a Hugging Face folder `model` into the run folder, if that is a local path; with LoRA
+    it also writes `adapter`.
+
+    student: the initial weights, if they are on this mesh already; they are consumed. log: receives one line about each data
+    set. on_step: receives the metrics of each step, and the number of steps. progress: shows a progress bar.
 
     Raises:
-        TessyError: what is wrong with configuration, input, model or output, before the first step.
+        TessyError: the configuration, the input, the model or the output is invalid; raised before the first step.
         TrainingError: a loss is no number, or spikes.
     """
     started = time.perf_counter()
@@ -86,42 +89,44 @@ def train(
         data, evaluation = all_or_raise(lambda: examples(config, folder))
         weights = [getattr(config.weights, name) for name in KINDS[1:]]
         check_weights(data, weights)
-        for name, found in (("data", data), ("evaluation", evaluation)):
-            if found is not None and is_primary():
-                log(f"{name}: {found.described()}")
+        for name, dataset in (("data", data), ("evaluation", evaluation)):
+            if dataset is not None and is_primary():
+                log(f"{name}: {dataset.described()}")
         on_primary(lambda: stores[0].save_config(text))
         graph, params, frozen = parts(config, folder, partitioner, student)
         plan = partial(BatchPlan, max_seq_len=training.max_seq_len, seed=config.seed)
-        learnt = plan(data, batch_size=training.batch_size)
-        ends = learnt.ends(training.steps or learnt.steps(training.epochs), training.keep_epochs)
+        train_plan = plan(data, batch_size=training.batch_size)
+        ends = train_plan.ends(training.steps or train_plan.steps(training.epochs), training.keep_epochs)
         listeners: list[Callable[[Line, int], None]] = [on_step]
 
-        def told(line: Line, steps: int) -> None:
+        def notify(line: Line, steps: int) -> None:
             for listener in listeners:
                 listener(line, steps)
 
         trainer = Trainer(
-            training,
-            config.optimizer,
-            graph,
-            frozen,
-            partitioner,
-            learnt,
-            [0.0, *weights],
-            None if evaluation is None else plan(evaluation, batch_size=training.micro_batch_size or training.batch_size),
-            stack.enter_context(checkpoints_of(config, always=list(ends.values()))),
-            lambda lines: on_primary(lambda: stores[0].save_metrics(lines)),
-            told,
-            ideal_step_seconds(shape, config, partitioner),
+            training=training,
+            optimizer_config=config.optimizer,
+            graph=graph,
+            frozen=frozen,
+            partitioner=partitioner,
+            plan=train_plan,
+            weights=[0.0, *weights],
+            evaluation=None
+            if evaluation is None
+            else plan(evaluation, batch_size=training.micro_batch_size or training.batch_size),
+            checkpoints=stack.enter_context(checkpoints_of(config, always=list(ends.values()))),
+            write=lambda lines: on_primary(lambda: stores[0].save_metrics(lines)),
+            on_step=notify,
+            ideal_seconds=ideal_step_seconds(shape, config, partitioner),
             always_save=set(ends.values()),
         )
         state = trainer.start(params)
-        begun = int(state.step)
+        first_step = int(state.step)
         if is_primary():
             listeners.append(stack.enter_context(Bar(shown=progress)))
-        made: list[Sink] = []
-        on_primary(lambda: made.extend(sinks(config, begun)))
-        for sink in made:
+        metric_sinks: list[Sink] = []
+        on_primary(lambda: metric_sinks.extend(sinks(config, first_step)))
+        for sink in metric_sinks:
             stack.callback(sink.close)
             listeners.append(lambda line, steps, write=sink.write: write(line))  # type: ignore[misc]
         state = trainer.run(state)
@@ -132,7 +137,7 @@ def train(
         summary = {
             "steps": done,
             "steps_wanted": trainer.steps,
-            "steps_of_this_start": done - begun,
+            "steps_of_this_start": done - first_step,
             "finished": trainer.over(done),
             "examples": len(data),
             "targets": data.targets(),
@@ -152,7 +157,7 @@ def train(
 
 
 def parts(config: Train, folder: Path, partitioner: Partitioner, student: Decoder | None) -> tuple[Any, Any, Any]:
-    """The student's graph, the parameters that are trained, and all others; from its folder, or from arrays."""
+    """The student's graph, its trained parameters and its frozen ones; loaded from the folder, or taken from `student`."""
     dtype = config.training.dtype if config.lora else config.training.weights_dtype
     if student is None:
         model = hf.load(folder, dtype=dtype, partitioner=partitioner, stacked=True)
@@ -164,7 +169,7 @@ def parts(config: Train, folder: Path, partitioner: Partitioner, student: Decode
 
 
 def checkpoints_of(config: Train, *, always: Sequence[int] = (), write: bool = True) -> Checkpoints:
-    """The run's checkpoints. always: steps that are kept whatever comes."""
+    """The run's checkpoints. always: steps that are never deleted."""
     training = config.training
     folder = within(config.output, CHECKPOINTS)
     best = 0 if config.evaluation is None else training.keep_best
@@ -172,10 +177,10 @@ def checkpoints_of(config: Train, *, always: Sequence[int] = (), write: bool = T
 
 
 def restored(config: Train, step: int | None, partitioner: Partitioner) -> tuple[Decoder, int]:
-    """The student as it was at a step that a checkpoint holds (None: the newest), adapters and all, and that step.
+    """The student of a checkpoint, adapters included, and the checkpoint's step. step: None is the newest.
 
     Raises:
-        CheckpointError: there is no such checkpoint, or it cannot be read.
+        CheckpointError: the checkpoint does not exist, or cannot be read.
     """
     folder = hf.resolve(config.student.model, revision=config.student.revision)
     graph, params, frozen = parts(config, folder, partitioner, None)
@@ -184,18 +189,18 @@ def restored(config: Train, step: int | None, partitioner: Partitioner) -> tuple
         return nnx.merge(graph, checkpoints.restore_params(step, params), frozen), step
 
 
-def sinks(config: Train, begun: int) -> list[Sink]:
-    """Where else the metrics go."""
-    found = []
+def sinks(config: Train, first_step: int) -> list[Sink]:
+    """The configured metric sinks. first_step: the step that this start continues from."""
+    metric_sinks = []
     if config.training.tensorboard:
-        found.append(tensorboard(within(config.output, "tensorboard"), begun))
+        metric_sinks.append(tensorboard(within(config.output, "tensorboard"), first_step))
     if config.training.wandb:
-        found.append(wandb(config.training.wandb, config.output, config.model_dump()))
-    return found
+        metric_sinks.append(wandb(config.training.wandb, config.output, config.model_dump()))
+    return metric_sinks
 
 
 def ideal_step_seconds(shape: ModelConfig, config: Train, partitioner: Partitioner) -> Callable[[np.ndarray], float | None]:
-    """How many seconds of the devices' best a step over documents of some lengths is worth."""
+    """The seconds that a step over documents of given lengths takes at the devices' peak; None where that is unknown."""
     peak = peak_flops(config.training.dtype, partitioner.size)
     if peak is None:
         return lambda lengths: None
@@ -204,27 +209,28 @@ def ideal_step_seconds(shape: ModelConfig, config: Train, partitioner: Partition
 
 
 def check_weights(data: TokenizedDataset, weights: Sequence[float]) -> None:
-    """That something is learnt. weights: of every kind but that of no target.
+    """Checks that some target has a weight. weights: of every kind but NO_TARGET.
 
     Raises:
-        DataError: all targets count nothing.
+        DataError: all targets have weight 0.
     """
     targets = data.targets()
     if not any(n and weight for n, weight in zip(targets.values(), weights, strict=True)):
-        there = ", ".join(f"{n} {name}" for name, n in targets.items() if n)
+        counts = ", ".join(f"{n} {name}" for name, n in targets.items() if n)
         raise DataError(
-            f"the targets are {there}, and `weights` gives them 0, so that nothing is learnt; give some a weight"
+            f"the targets are {counts}, and `weights` gives them 0, so that nothing is learnt; give some a weight"
         )
 
 
 def packed_share(plan: BatchPlan) -> float:
-    """The share of the first epoch's rows that is not padding."""
+    """The share of the first epoch's row tokens that is not padding."""
     rows = sum(bool(len(row)) for batch in plan.epoch(0) for row in batch)
     return round(len(plan.data.tokens) / (rows * plan.max_seq_len), 4)
 
 
 def finish(config: Train, folder: Path, model: Decoder) -> Decoder:
-    """Writes the trained student and its adapter beside the checkpoints, once; returns it as it decodes. Uses up `model`."""
+    """Writes the trained student and its adapter into the run folder, unless they exist; returns the student in the layout
+    of decoding. Consumes `model`."""
     place = local(config.output)
     if place is not None and config.lora and on_primary(lambda: not (place / ADAPTER).exists()):
         export_lora(model, config.lora, place / ADAPTER, base=config.student.model)
@@ -235,12 +241,12 @@ def finish(config: Train, folder: Path, model: Decoder) -> Decoder:
 
 
 def plain(config: Train, model: Decoder) -> Decoder:
-    """The student without adapters, in the form and dtype that decode. Uses up `model`."""
+    """The student with adapters merged, in the layout and dtype of decoding. Consumes `model`."""
     return restack(merge_lora(model) if config.lora else model, stacked=False, dtype=config.student.dtype)
 
 
 def chat_of(section: Model, folder: Path, date: str | None) -> tuple[Chat, int]:
-    """The chat template of a model, and the number of tokens that it knows."""
+    """The chat template of a model, and the size of its vocabulary."""
     vocab = read_config(folder).vocab
     assert date is not None
     chat = Chat(
@@ -255,7 +261,7 @@ def chat_of(section: Model, folder: Path, date: str | None) -> tuple[Chat, int]:
 
 
 def examples(config: Train, folder: Path) -> tuple[TokenizedDataset, TokenizedDataset | None]:
-    """What is learnt from, and what is looked at."""
+    """The data sets of training and of evaluation (None: no evaluation)."""
     chat, vocab = chat_of(config.student, folder, config.date)
-    look = partial(read, chat=chat, size=config.training.max_seq_len, vocab=vocab)
-    return look(config.data), None if config.evaluation is None else look(config.evaluation)
+    load = partial(read, chat=chat, size=config.training.max_seq_len, vocab=vocab)
+    return load(config.data), None if config.evaluation is None else load(config.evaluation)

@@ -1,4 +1,4 @@
-"""The training loop: steps, evaluation, checkpoints, and what is told about them."""
+"""The training loop: steps, evaluation, checkpoints and metrics."""
 
 from __future__ import annotations
 
@@ -24,32 +24,33 @@ from tessy_jax.errors import ConfigError
 from tessy_jax.sharding import Partitioner, put
 from tessy_jax.train.checkpoint import Checkpoints
 from tessy_jax.train.data import BatchPlan
-from tessy_jax.train.examples import CAPABILITY, STYLE
 from tessy_jax.train.optimizer import build, schedule
-from tessy_jax.train.pack import Batch
+from tessy_jax.train.pack import Batch, TargetKind
 from tessy_jax.train.step import LossSums, State, loss_sums, train_step
 
 Index = tuple[slice, ...]
 
-RECENT = 20  # losses whose mean a spike is measured by
+RECENT = 20  # losses in the running mean that defines a spike
 
 
 class TrainingError(RuntimeError):
-    """A loss that is no number, or a spike: the run has stopped, and says where to go on from."""
+    """The loss is not finite, or spikes. The message names the last good checkpoint."""
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Trainer:
-    """Trains a part of a model's parameters, which it then owns and overwrites; the others are `frozen`.
+    """Trains some of a model's parameters, which it owns and overwrites; the others are `frozen`.
 
-    weights: how much a target of each kind counts; the first is no target's. evaluation: what the evaluation loss is of.
-    busy: seconds of the devices' best that a step over documents of these lengths is worth; None where not known. measure:
-    more figures of an evaluation, given the parameters. best: the figure whose lowest value is the best, and scores: its
-    value at each step that was evaluated. patience: so many evaluations in a row without a better one end the training (0:
-    never). keeps: steps after which there is a checkpoint in any case.
-    write: gets the metrics of all steps so far. tell: gets those of each step, and the number of steps. The state after a
-    step follows from the step before it and the step's number alone, so that a run that was interrupted ends as one that was
-    not.
+    The state after a step depends on the state before it and the step's number alone, so that an interrupted run ends with
+    the same parameters as an uninterrupted one.
+
+    plan: the batches of training. weights: the loss weight of each kind of target; the first, of NO_TARGET, is 0.
+    evaluation: the batches of the evaluation loss. write: receives the metrics of all steps so far, as JSON lines. on_step:
+    receives the metrics of each step, and the number of steps. ideal_seconds: the seconds that a step over documents of
+    these lengths takes at the devices' peak; None where the peak is unknown. extra_metrics: further metrics of an
+    evaluation, given the parameters. best: the metric whose lowest value is the best. patience: the number of evaluations
+    without an improvement that ends the training (0: never). always_save: steps that are always saved. lines: the metrics
+    so far, one JSON object a step. scores: the value of `best` at each evaluated step.
     """
 
     training: Training
@@ -81,11 +82,11 @@ class Trainer:
         self.weights_K = put(np.array(self.weights, np.float32), self.partitioner, (None,))
 
     def start(self, params: Any) -> State:
-        """The state before the first step, or that of the newest checkpoint, with its metrics.
+        """The initial state, or that of the newest checkpoint; restores its metrics as well.
 
         Raises:
-            CheckpointError: the checkpoint does not fit, or cannot be read.
-            ConfigError: it was trained on other data.
+            CheckpointError: the checkpoint does not fit the model, or cannot be read.
+            ConfigError: the checkpoint was trained on other data.
         """
         optimizer = jax.tree.map(self._placed, self.optimizer.init(params))
         state = State(params, optimizer, put(np.int32(0), self.partitioner, ()))
@@ -100,17 +101,17 @@ class Trainer:
                 "another output, or bring them back"
             )
         self.lines = list(notes["metrics"])
-        found = [json.loads(line) for line in self.lines]
-        self.scores = {line["step"]: line[self.best] for line in found if self.best in line}
+        metrics = [json.loads(line) for line in self.lines]
+        self.scores = {line["step"]: line[self.best] for line in metrics if self.best in line}
         self.write("".join(line + "\n" for line in self.lines))  # a kill may have come between checkpoint and metrics
         like = jax.tree.map(to_shape_dtype_struct, state)
-        for x in jax.tree.leaves(state):  # so that parameters and optimizer are held once only
+        for x in jax.tree.leaves(state):  # so that memory holds parameters and optimizer once
             x.delete()
         restored: State = self.checkpoints.restore(latest, like)
         return restored
 
     def _compile(self, state: State) -> None:
-        """The step and the evaluation, whose results lie where the state lies, and on every device what is read."""
+        """Jits the step and the evaluation. The new state keeps the sharding of the old one; metrics are replicated."""
         dtype, remat = jnp.dtype(self.training.dtype), self.training.remat
         step = partial(train_step, self.graph, self.optimizer, dtype, remat)
         read = self.partitioner.sharding(())
@@ -119,26 +120,26 @@ class Trainer:
         self._sums = jax.jit(partial(loss_sums, self.graph, dtype=dtype, remat="none"), out_shardings=read)
 
     def run(self, state: State) -> State:
-        """All steps that are left.
+        """Runs the remaining steps; returns the last state.
 
         Raises:
-            TrainingError: a loss is no number, or spikes.
+            TrainingError: a loss is not finite, or spikes.
         """
         training = self.training
         done = int(state.step)
         recent = deque((json.loads(line)["loss"] for line in self.lines[-RECENT:]), maxlen=RECENT)
         plans = self.plan.from_step(done)
-        with _stop_requested() as told_to_stop:
+        with _stop_requested() as stop_requested:
             over = self.over(done)
             batch, lengths = (None, None) if over else self._next(plans)
             while not over:
-                begun, number = time.perf_counter(), done + 1
+                started, number = time.perf_counter(), done + 1
                 last = number == self.steps
-                state, found, norm = self._step(state, self.frozen, batch, self.weights_K)
-                read = lengths
+                state, sums, norm = self._step(state, self.frozen, batch, self.weights_K)
+                lengths_done = lengths
                 if not last:
                     batch, lengths = self._next(plans)  # while the devices work
-                line = self._line(number, found, float(norm), time.perf_counter() - begun, read)
+                line = self._line(number, sums, float(norm), time.perf_counter() - started, lengths_done)
                 self._check(line, recent)
                 evaluates = self.evaluation is not None and (last or _due(number, training.eval_every))
                 if evaluates:
@@ -147,7 +148,7 @@ class Trainer:
                 self.lines.append(json.dumps(line))
                 self.on_step(line, self.steps)
                 done, over = number, self.over(number)
-                stops = told_to_stop(number)
+                stops = stop_requested(number)
                 best = evaluates and training.keep_best and self.best_step() == number
                 if over or stops or best or number in self.always_save or _due(number, training.save_every):
                     self._save(number, state, line.get(self.best))
@@ -157,18 +158,18 @@ class Trainer:
         return state
 
     def over(self, step: int) -> bool:
-        """Whether there is nothing left to do after a step."""
+        """Whether the training ends after a step."""
         scores = list(self.scores.values())
         waited = len(scores) - 1 - scores.index(min(scores)) if scores else 0
         return step >= self.steps or bool(self.patience and waited >= self.patience)
 
     def best_step(self, among: Collection[int] | None = None) -> int | None:
-        """The step whose evaluation was the best so far, the first of several; among these steps, or all."""
-        found = {step: score for step, score in self.scores.items() if among is None or step in among}
-        return min(found, key=lambda step: found[step]) if found else None
+        """The step with the lowest score, the first of equals; among these steps, or all."""
+        scores = {step: score for step, score in self.scores.items() if among is None or step in among}
+        return min(scores, key=lambda step: scores[step]) if scores else None
 
     def at(self, step: int | None, name: str) -> float | None:
-        """A metric of a step; None where it has none."""
+        """A metric of a step; None if it has none."""
         return next((line.get(name) for line in map(json.loads, self.lines) if line["step"] == step), None)
 
     def last(self, name: str) -> float | None:
@@ -176,13 +177,13 @@ class Trainer:
         return next((line[name] for line in map(json.loads, reversed(self.lines)) if name in line), None)
 
     def evaluate(self, state: State) -> dict[str, float]:
-        """evaluation_loss: the mean loss of the evaluation's targets, with the weights of their kinds; and more figures."""
+        """The metrics of an evaluation: `evaluation_loss`, the weighted mean loss of its targets, and `extra_metrics`."""
         assert self.evaluation is not None
         loss = weight = 0.0
         for rows in self.evaluation.epoch(0):
             batch = jax.tree.map(lambda x: x[0], self._placed_rows(self.evaluation, rows, len(rows)))
-            found: LossSums = self._sums(state.params, self.frozen, batch, self.weights_K)
-            loss, weight = loss + float(found.loss), weight + float(found.weight)
+            sums: LossSums = self._sums(state.params, self.frozen, batch, self.weights_K)
+            loss, weight = loss + float(sums.loss), weight + float(sums.weight)
         return {"evaluation_loss": loss / max(weight, 1e-9), **self.extra_metrics(state.params)}
 
     def _next(self, plans: Iterator[list[Sequence[int]]]) -> tuple[Batch, np.ndarray]:
@@ -191,10 +192,10 @@ class Trainer:
         lengths = self.lengths[[i for row in rows for i in row]]
         return self._placed_rows(self.plan, rows, self.training.micro_batch_size or len(rows)), lengths
 
-    def _line(self, number: int, found: LossSums, norm: float, seconds: float, lengths: np.ndarray | None) -> dict[str, Any]:
-        """What metrics.jsonl says of a step. loss: with weights; loss_cap, loss_sty: without, of what the teacher and the
-        student wrote; tokens: targets; tokens_per_second: of all that was read."""
-        loss_K, tokens_K = np.asarray(found.loss_K, np.float64), np.asarray(found.tokens_K, np.float64)
+    def _line(self, number: int, sums: LossSums, norm: float, seconds: float, lengths: np.ndarray | None) -> dict[str, Any]:
+        """A step's line of metrics.jsonl. loss: weighted; loss_cap, loss_sty: unweighted, of the targets that the teacher
+        and the student wrote; tokens: targets; tokens_per_second: of all tokens without padding."""
+        loss_K, tokens_K = np.asarray(sums.loss_K, np.float64), np.asarray(sums.tokens_K, np.float64)
         assert lengths is not None
         ideal = self.ideal_seconds(lengths)
 
@@ -203,9 +204,9 @@ class Trainer:
 
         return {
             "step": number,
-            "loss": float(found.loss) / max(float(found.weight), 1e-9),
-            "loss_cap": mean(CAPABILITY),
-            "loss_sty": mean(STYLE),
+            "loss": float(sums.loss) / max(float(sums.weight), 1e-9),
+            "loss_cap": mean(TargetKind.TEACHER),
+            "loss_sty": mean(TargetKind.STUDENT),
             "tokens": int(tokens_K.sum()),
             "tokens_by": {name: int(n) for name, n in zip(self.plan.data.names[1:], tokens_K[1:], strict=True)},
             "lr": float(self.rates(number - 1)),
@@ -229,38 +230,38 @@ class Trainer:
         )
         what = f"{loss:.4g}, the last {len(recent)} were {usual:.4g} on average" if math.isfinite(loss) else f"{loss}"
         what = what if math.isfinite(norm) else f"{loss:.4g}, the norm of its gradient {norm}"
-        self.write("".join(told + "\n" for told in [*self.lines, json.dumps(line)]))
+        self.write("".join(text + "\n" for text in [*self.lines, json.dumps(line)]))
         raise TrainingError(
             f"step {line['step']}: the loss is {what}; {place}; lower optimizer.learning_rate or look at the data"
         )
 
     def _save(self, number: int, state: State, score: float | None) -> None:
-        """score: of this very state; an older figure must not make it the best."""
+        """score: of this state; None if it was not evaluated."""
         self.checkpoints.save(number, state, {"metrics": self.lines, "data": self.fingerprint}, score)
         self.write("".join(line + "\n" for line in self.lines))
 
     def _placed(self, x: Any) -> jax.Array:
-        """Arrays of the optimizer that are no parameters go to all devices."""
+        """Replicates the optimizer's arrays that are not sharded like parameters."""
         if self.partitioner.mesh is None or getattr(x.sharding, "mesh", None) == self.partitioner.mesh:
             return x
         return put(np.asarray(x), self.partitioner, (None,) * x.ndim)
 
     def _placed_rows(self, plan: BatchPlan, rows: Sequence[Sequence[int]], at_once: int) -> Batch:
-        """Rows of example numbers as micro-batches [A, B, T] on the devices, of which every process makes its own rows."""
+        """Rows of example numbers as micro-batches [A, B, T] on the devices; every process assembles its own rows."""
         shape = (len(rows) // at_once, at_once, plan.max_seq_len)
         sharding = self.partitioner.sharding((None, "lanes", None))
         if sharding is None:
             return jax.tree.map(lambda x: jnp.asarray(x.reshape(shape)), plan.assembled(rows))
-        held: dict[tuple[int, int], Batch] = {}
+        parts: dict[tuple[int, int], Batch] = {}
 
         def part(lanes: slice) -> Batch:
             first, end, _ = lanes.indices(at_once)
-            if (first, end) not in held:
+            if (first, end) not in parts:
                 own = [rows[a * at_once + b] for a in range(shape[0]) for b in range(first, end)]
-                held[first, end] = jax.tree.map(
+                parts[first, end] = jax.tree.map(
                     lambda x: x.reshape(shape[0], end - first, plan.max_seq_len), plan.assembled(own)
                 )
-            return held[first, end]
+            return parts[first, end]
 
         def array(name: str) -> jax.Array:
             def own(index: Index | None) -> Any:
@@ -278,8 +279,8 @@ def _due(number: int, every: int) -> bool:
 
 @contextmanager
 def _stop_requested() -> Iterator[Callable[[int], bool]]:
-    """Whether the job has been asked to end (SIGTERM, as schedulers send before they take a machine away), asked once after
-    every step. Several processes agree on the step after which they stop."""
+    """A function that returns, after each step, whether SIGTERM has arrived, which schedulers send before they preempt a
+    machine. Several processes agree on the step after which they stop."""
     if jax.process_count() > 1:  # jax.distributed has a handler of its own
         yield multihost_utils.reached_preemption_sync_point
         return

@@ -1,5 +1,5 @@
-"""One optimizer step over packed micro-batches: losses and gradients are sums over tokens, divided once at the end, so that
-how a batch is split changes nothing."""
+"""One optimizer step over packed micro-batches. Losses and gradients are sums over tokens and divided once at the end, so
+that the result does not depend on how a batch is split."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tessy_jax.train.pack import NO_TARGET, Batch
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class State:
-    """What training changes. params: master weights, an nnx.State of the graph. step: optimizer steps done."""
+    """The state of training. params: master weights, an nnx.State of the graph. step: the number of optimizer steps done."""
 
     params: Any
     optimizer: Any
@@ -28,8 +28,8 @@ class State:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class LossSums:
-    """Over the targets of some batches. loss: with the weights of their kinds; weight: those weights. loss_K, tokens_K:
-    without weights, per kind of target."""
+    """Sums over the targets of some batches. loss: weighted by kind; weight: the sum of these weights. loss_K, tokens_K:
+    unweighted loss and number of targets, per kind of target (K)."""
 
     loss: jax.Array
     weight: jax.Array
@@ -38,9 +38,9 @@ class LossSums:
 
 
 def loss_sums(graph: Any, params: Any, frozen: Any, batch: Batch, weights_K: jax.Array, dtype: Any, remat: str) -> LossSums:
-    """The losses of one micro-batch. weights_K: how much a target of each kind counts.
+    """The losses of one micro-batch. weights_K: the weight of each kind of target.
 
-    params are what is trained, frozen is the rest of the graph's state; both are cast to `dtype` to compute with.
+    params: the trained part of the graph's state; frozen: the rest. Both are converted to `dtype` before computing.
     """
     model = nnx.merge(graph, *computed_in(dtype, (params, frozen)))
     hidden_BTD, _ = model(jnp.asarray(batch.tokens_BT), segments_BT=jnp.asarray(batch.segments_BT), remat=remat)
@@ -61,18 +61,18 @@ def train_step(
     batches: Batch,
     weights_K: jax.Array,
 ) -> tuple[State, LossSums, jax.Array]:
-    """One step on micro-batches [A, B, T]. Returns the state, the losses, and the norm of the gradient before clipping.
+    """One step on micro-batches [A, B, T]. Returns the new state, the sums of losses, and the gradient norm before clipping.
 
     The first four arguments are static.
     """
 
     def loss(params: Any, batch: Batch) -> tuple[jax.Array, LossSums]:
-        found = loss_sums(graph, params, frozen, batch, weights_K, dtype, remat)
-        return found.loss, found
+        sums = loss_sums(graph, params, frozen, batch, weights_K, dtype, remat)
+        return sums.loss, sums
 
     def add(carry: tuple[Any, LossSums], batch: Batch) -> tuple[tuple[Any, LossSums], None]:
-        grads, found = jax.grad(loss, has_aux=True)(state.params, batch)
-        return jax.tree.map(jnp.add, carry, (grads, found)), None
+        grads, sums = jax.grad(loss, has_aux=True)(state.params, batch)
+        return jax.tree.map(jnp.add, carry, (grads, sums)), None
 
     zero = LossSums(jnp.float32(0), jnp.float32(0), jnp.zeros_like(weights_K), jnp.zeros_like(weights_K))
     (grads, total), _ = jax.lax.scan(add, (jax.tree.map(jnp.zeros_like, state.params), zero), batches)
@@ -83,5 +83,5 @@ def train_step(
 
 
 def computed_in(dtype: Any, state: Any) -> Any:
-    """The same arrays, those that are floats cast to the dtype that is computed in."""
+    """The same arrays, with all floating-point arrays converted to `dtype`."""
     return jax.tree.map(lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x, state)

@@ -30,7 +30,7 @@ def test_losses_are_means_over_jobs_with_their_deviation(tmp_path: Path):
     one, two = trained(tmp_path / "one", 4.0, 2.0), trained(tmp_path / "two", 2.0, 2.0, 1.0)
     jobs = [Job("tessy", "a", None, [Round(1, run, {}, None)]) for run in (one, two)]
     found = losses({"tessy": jobs, "other": [Job("other", "c", None, [Round(1, None, {}, None)])]})
-    assert found["together"] == 1
+    assert found["steps_per_point"] == 1
     assert found["curves"]["loss"] == {
         "tessy": [[1, 3.0, pytest.approx(2**0.5, abs=1e-6), 2], [2, 2.0, 0.0, 2], [3, 1.0, None, 1]]
     }
@@ -41,7 +41,7 @@ def test_the_steps_of_rounds_are_numbered_on_and_many_are_one_point(tmp_path, mo
     monkeypatch.setattr(view, "POINTS", 2)
     rounds = [Round(1, trained(tmp_path / str(i), 4.0 - i, 2.0 - i), {}, None) for i in (0, 1)]
     found = losses({"tessy": [Job("tessy", "a", None, rounds)]})
-    assert found["together"] == 2
+    assert found["steps_per_point"] == 2
     assert found["curves"]["loss"]["tessy"] == [[2, 3.0, None, 1], [4, 2.0, None, 1]]
 
 

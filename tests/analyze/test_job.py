@@ -53,7 +53,7 @@ def test_every_figure_is_a_file_twice_and_on_the_page(done):
     page = parse((done / "report.html").read_text())
     assert len(list(page.all("figure"))) == len(FIGURES)
     assert sum(1 for _ in page.all("svg")) == len(FIGURES)
-    assert next(node.one("h2").text for node in page.all("section")) == "What was looked at"
+    assert next(node.one("h2").text for node in page.all("section")) == "Analysed data"
 
 
 def test_the_numbers_behind_the_figures_are_those_of_the_jobs(done, compared):
@@ -94,7 +94,7 @@ def test_fewer_responses_and_words_may_be_looked_at_and_old_figures_go(done, com
     assert len(found["words"]["words"]) == 4
     assert not (again / "figures" / "quality.svg").exists()
     assert "set analysis.quality.verifier to mini, exact or boxed" in capsys.readouterr().err
-    assert "were not judged" in (again / "report.html").read_text()
+    assert "were not verified" in (again / "report.html").read_text()
 
 
 def test_what_is_not_finished_is_said_on_the_page_and_on_stderr(tmp_path, capsys, undrawn):
@@ -106,22 +106,22 @@ def test_what_is_not_finished_is_said_on_the_page_and_on_stderr(tmp_path, capsys
     assert cli.main(["analyze", str(file)]) == 0
     err, page = capsys.readouterr().err, parse((tmp_path / "compared" / "analysis" / "report.html").read_text())
     for said in (
-        "Data that are not finished are left out: 1 of 6 (student/seed-3/tessy).",
-        "Jobs whose training is not finished: 1 of 6 (student/seed-3/teacher_only).",
-        "Jobs whose evaluations are not all finished: 3 of 6 (student/seed-4/tessy, student/seed-4/teacher_only, ",
-        "There are no evaluations after single epochs",
-        "No student read the data",
+        "Unfinished data sets, left out: 1 of 6 (student/seed-3/tessy).",
+        "Jobs with unfinished training: 1 of 6 (student/seed-3/teacher_only).",
+        "Jobs with unfinished evaluations: 3 of 6 (student/seed-4/tessy, student/seed-4/teacher_only, ",
+        "There are no evaluations after epochs",
+        "The likelihood of the data was not computed",
     ):
         assert said in err
         assert said in page.text
-    assert tables(page)["The data"][1][:3] == ["tessy", "1", "4"]
+    assert tables(page)["Data sets"][1][:3] == ["tessy", "1", "4"]
 
 
 def test_a_variant_that_nobody_has_begun_is_left_out_of_every_figure(tmp_path, capsys):
     file = build(tmp_path, variants=("tessy", "teacher_only"), prompts=4, seeds=(3,))
     shutil.rmtree(run(tmp_path, "teacher_only").parent)
     assert cli.main(["analyze", str(file)]) == 0
-    assert "Data that are not finished are left out: 1 of 2 (student/seed-3/teacher_only)." in capsys.readouterr().err
+    assert "Unfinished data sets, left out: 1 of 2 (student/seed-3/teacher_only)." in capsys.readouterr().err
     place = tmp_path / "compared" / "analysis"
     found = json.loads((place / "analysis.json").read_text())
     assert (
@@ -136,8 +136,8 @@ def test_epochs_that_were_not_evaluated_are_said(tmp_path, capsys, undrawn):
     (run(tmp_path) / "epochs" / "001" / "summary.json").unlink()
     assert cli.main(["analyze", str(file)]) == 0
     said = capsys.readouterr().err
-    assert "evaluations are not all finished: 1 of 3 (student/seed-3/tessy)." in said
-    assert "without evaluations after single epochs: 2 of 3 (student/seed-3/tessy, student/seed-3/teacher_only)." in said
+    assert "unfinished evaluations: 1 of 3 (student/seed-3/tessy)." in said
+    assert "without evaluations after epochs: 2 of 3 (student/seed-3/tessy, student/seed-3/teacher_only)." in said
 
 
 def test_run_folders_alone_give_the_figures_of_their_texts(tmp_path, capsys):
@@ -150,7 +150,7 @@ def test_run_folders_alone_give_the_figures_of_their_texts(tmp_path, capsys):
     said = capsys.readouterr()
     assert sorted(file.stem for file in (out / "figures").glob("*.svg")) == TEXTS
     assert json.loads((out / "analysis.json").read_text())["variants"] == ["ours", "theirs"]
-    assert "analyze a comparison to see it" in said.err
+    assert "analyze a comparison to include them" in said.err
     assert json.loads(said.out)["figures"]
 
 
@@ -170,11 +170,11 @@ def test_hostile_text_is_text_on_the_page(tmp_path, monkeypatch):
     ("arguments", "said"),
     [
         (["nowhere.yaml"], "nowhere.yaml: cannot be read"),
-        (["a.yaml", "b.yaml"], "a.yaml: is no name=folder; give one comparison's YAML file, or run folders"),
-        (["a=runs/a", "b="], "b=: is no name=folder"),
-        (["a=runs/a", "a=runs/b", "--output", "x"], "a name stands twice"),
-        (["a=runs/a"], "name a folder with --output"),
-        (["a=nowhere", "--output", "x"], "nowhere: is no run folder"),
+        (["a.yaml", "b.yaml"], "a.yaml: is not name=folder; give the YAML file of one comparison, or run folders"),
+        (["a=runs/a", "b="], "b=: is not name=folder"),
+        (["a=runs/a", "a=runs/b", "--output", "x"], "a name is given twice"),
+        (["a=runs/a"], "give one with --output"),
+        (["a=nowhere", "--output", "x"], "nowhere: is not a run folder"),
         (["a=nowhere", "--output", "x", "--set", "analysis.word=3"], "did you mean analysis.words"),
     ],
 )
@@ -202,11 +202,11 @@ def test_a_comparison_that_was_not_run_or_is_another_or_unfinished_is_refused(tm
 def test_another_run_is_never_written_over(compared, capsys):
     before = (compared.parent / "compared" / "config.yaml").read_bytes()
     assert cli.main(["analyze", str(compared), "--output", str(compared.parent / "compared")]) == 2
-    assert "holds another kind of run; name another folder with --output" in capsys.readouterr().err
+    assert "holds another kind of run; give another folder with --output" in capsys.readouterr().err
     assert (compared.parent / "compared" / "config.yaml").read_bytes() == before
 
 
 def test_a_run_that_is_no_synthesis_is_named(compared, tmp_path, capsys):
     place = run(compared.parent) / "training"
     assert cli.main(["analyze", f"a={place}", "--output", str(tmp_path / "x")]) == 2
-    assert "holds no synthesis; name the `output` of `tessy synthesize`" in capsys.readouterr().err
+    assert "is not a synthesis run folder; give the `output` of `tessy synthesize`" in capsys.readouterr().err

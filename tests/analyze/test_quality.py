@@ -68,7 +68,7 @@ def test_the_miniature_knows_the_answer_by_the_id_of_the_prompt(tmp_path):
 
 def test_a_response_to_a_prompt_that_is_not_there_is_named(tmp_path):
     source = with_answers(source_of(tmp_path / "run"), tmp_path, {"p0": 3})
-    with pytest.raises(DataError, match=r"here: has a response to 'p1', which .*prompts.jsonl lacks; bring back"):
+    with pytest.raises(DataError, match=r"here: has a response to 'p1', which is not in .*prompts.jsonl; restore"):
         judged(source, verifier="exact", answer="key")
     with pytest.raises(DataError, match=r"here: 'p\d' is no id of a miniature task; .*quality.verifier to exact or boxed"):
         judged(source, verifier="mini")
@@ -78,7 +78,7 @@ def test_a_response_to_a_prompt_that_is_not_there_is_named(tmp_path):
 
 def test_a_verifier_that_is_not_there_is_refused():
     with (
-        pytest.raises(ConfigError, match="no verifier 'mini' here, only exact, boxed"),
+        pytest.raises(ConfigError, match="no verifier 'mini' here; use one of exact, boxed"),
         open_verifiers(Quality(verifier="mini"), TASK_KINDS),
     ):
         pass

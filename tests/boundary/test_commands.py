@@ -214,7 +214,7 @@ def test_every_decision_is_learnt_once_and_is_about_the_next_token(backbones):
         text = row.content[first : own[-1].end]
         style = tuple(Range(span.start - first, span.end - first) for span in own if span.source == "student")
         segments.append(tokens_of(Annotation(Segment("a#0", "a", "train", 0, text), style, "t"), tokenizer))
-    plan = BatchPlan(examples(segments, WINDOW), 64, 4, seed=0, labels=True)
+    plan = BatchPlan(examples(segments, WINDOW), 64, 4, seed=0)
     batches = [plan.assembled(rows) for rows in plan.epoch(0)]
     learnt = sum((batch.kinds_BT != 0).sum() for batch in batches)
     assert (

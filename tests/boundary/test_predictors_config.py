@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from tessy_jax.config import differences, dump, read
-from tessy_jax.config.file import _keys
+from tessy_jax.config.file import keys
 from tessy_jax.config.predictors import Predictors
 from tessy_jax.errors import ConfigError
 
@@ -34,7 +34,7 @@ def test_a_configuration_reads_back_as_it_was_written(tmp_path):
 
 def test_every_key_is_described_and_every_section_has_a_docstring(tmp_path):
     sections = {name for name, field in Predictors.model_fields.items() if hasattr(field.annotation, "model_fields")}
-    for key, description in _keys(Predictors):
+    for key, description in keys(Predictors):
         assert description or key in sections, key
 
 

@@ -159,7 +159,7 @@ def test_a_verdict_is_given_on_any_text(text, texts):
 )
 def test_a_row_has_a_choice_that_is_right_or_is_refused(row):
     try:
-        letter, texts = choices.ground_truth(choices.shown(row, "answer"), "answer", "x")
+        letter, texts, _ = choices.ground_truth(choices.shown(row, "answer"), "answer", "x")
     except DataError:
         return
     assert letter in (ascii_uppercase[: len(texts)] if texts else ascii_uppercase)

@@ -194,7 +194,7 @@ def test_other_settings_or_other_problems_are_refused_in_its_folder(pair, finish
     kept = file.read_text()
     file.write_text(kept.replace('"add 0', '"ADD 0'))
     try:
-        with pytest.raises(ConfigError, match="other problems: what a task reads has changed since"):
+        with pytest.raises(ConfigError, match="other problems: the data of a task has changed since"):
             evaluate(config, task_kinds=ALL, progress=False, log=quiet)
     finally:
         file.write_text(kept)
@@ -249,8 +249,8 @@ def test_kill_9_changes_nothing(pair, finished, tmp_path):
     (tmp_path / "config.json").write_text(own.model_dump_json())
     code = (
         "import sys, json; from tessy_jax.config.evaluation import Evaluate\n"
-        "from tessy_jax.evaluate.job import BENCHES, evaluate; from tessy_jax.mini import evaluation as mini\n"
-        "evaluate(Evaluate.model_validate_json(open(sys.argv[1]).read()), benches={**BENCHES, **mini.BENCHES})\n"
+        "from tessy_jax.evaluate.job import TASK_KINDS, evaluate; from tessy_jax.mini import evaluation as mini\n"
+        "evaluate(Evaluate.model_validate_json(open(sys.argv[1]).read()), task_kinds={**TASK_KINDS, **mini.TASK_KINDS})\n"
     )
     command = [sys.executable, "-c", code, str(tmp_path / "config.json")]
     run = tmp_path / "run"

@@ -7,7 +7,7 @@ import yaml
 
 from tessy_jax.config import differences, dump, read
 from tessy_jax.config.evaluation import Evaluate, Task
-from tessy_jax.config.file import _keys
+from tessy_jax.config.file import keys
 from tessy_jax.errors import ConfigError, DataError
 from tessy_jax.evaluate.job import TASK_KINDS
 from tessy_jax.evaluate.tasks import problems_of, table_problems
@@ -42,7 +42,7 @@ def test_a_configuration_reads_back_as_it_was_written(tmp_path):
 
 def test_every_key_is_described():
     sections = {"student", "synthesis", "student.thinking", "synthesis.repetition"}
-    for key, description in _keys(Evaluate):
+    for key, description in keys(Evaluate):
         assert description or key in sections, key
 
 

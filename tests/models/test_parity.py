@@ -132,7 +132,7 @@ def test_a_rollback_of_up_to_the_slack_leaves_no_trace(name):
         for lane, count in enumerate(keep):
             ours[lane, lengths[lane] : lengths[lane] + count] = np.asarray(logits)[lane, :count]
         lengths = lengths + keep
-        cache = cache.rolled_back(jnp.asarray(lengths, jnp.int32))
+        cache = cache.rollback(jnp.asarray(lengths, jnp.int32))
     assert_close(ours, reference(name).logits)
 
 

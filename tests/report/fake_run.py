@@ -1,4 +1,4 @@
-"""The folder of a run of the whole job as its commands leave it, without any model: the miniature's grammar writes it."""
+"""Writes the run folder of a pipeline without any model; the text comes from the miniature's grammar."""
 
 import json
 from itertools import islice
@@ -20,7 +20,7 @@ TASKS = [
     Task(name="letters", mini=Items(families=["B"]), verifier="mini", domain="out"),
 ]
 SKILL = {"Ae": (0.9, 0.93), "Ah": (0.15, 0.55), "B": (0.72, 0.7)}
-"""How often a family's answers are right, before and after a round."""
+"""Share of right answers per family, before and after a round."""
 
 
 def build(
@@ -40,8 +40,8 @@ def build(
     text=None,
     epochs=(),
 ):
-    """Writes it. text: what all free text holds, in place of what the grammar says. epochs: of a hundred steps each, after
-    which the student is evaluated, too."""
+    """Writes the run folder. text: replaces all free text. epochs: epochs of a hundred steps after which the student is
+    evaluated."""
     output = Path(output)
     config = {
         "output": str(output),
@@ -64,8 +64,8 @@ def build(
             for epoch in epochs:
                 evaluation(place / "epochs" / f"{epoch:03}", number, problems, text, epoch)
             evaluation(place / "evaluation", number, problems, text)
-            for what, seconds in (("synthesis", 512.7), ("training", 3721.0), ("evaluation", 59.6)):
-                stages.append({"name": f"round {number}: {what}", "seconds": seconds})
+            for stage, seconds in (("synthesis", 512.7), ("training", 3721.0), ("evaluation", 59.6)):
+                stages.append({"name": f"round {number}: {stage}", "seconds": seconds})
         if summary:
             store.save_summary(
                 {
@@ -81,7 +81,7 @@ def build(
 
 
 def replaced(row, text):
-    """The row with this text for the thinking that each writer wrote, and for everything else that is free."""
+    """Returns the row with all free text replaced by `text`."""
     if text is None:
         return row
     content, spans = "", []
@@ -94,7 +94,7 @@ def replaced(row, text):
 
 
 def synthesis(place, number, prompts, *, teacher, failures, scores, text):
-    rows, told = [], np.random.default_rng(number)
+    rows, rng = [], np.random.default_rng(number)
     for index, item in enumerate(islice(items("A", "train", number), prompts)):
         made = response(item, "student", seed=number, mixed=0.2, writers="kinds" if teacher else "speaker")
         tokens = {
@@ -111,9 +111,9 @@ def synthesis(place, number, prompts, *, teacher, failures, scores, text):
     generated = {name: kept[name] + discarded[name] + lost[name] for name in names}
     with RunStore(str(place)) as store:
         store.save_config("recipe: tessy\n")
-        store.commit(rows[::-1], failed)  # the order of commits is not that of the input
+        store.commit(rows[::-1], failed)  # commit order differs from input order
         if scores:
-            lines = [json.dumps(scored(row, names, told)) + "\n" for row in rows[:8]]
+            lines = [json.dumps(scored(row, names, rng)) + "\n" for row in rows[:8]]
             store.save_page("scores.jsonl", "".join(lines))
         store.save_summary(
             {
@@ -138,7 +138,7 @@ def synthesis(place, number, prompts, *, teacher, failures, scores, text):
         )
 
 
-def scored(row, names, told):
+def scored(row, names, rng):
     line = {"id": row.id}
     for name in names:
         line[name] = []
@@ -146,14 +146,14 @@ def scored(row, names, told):
             if span.source != "template":
                 mean = -0.4 if span.source == name else -2.2
                 places = range(span.start, span.end, 4)
-                line[name] += [[i, min(i + 4, span.end), round(float(mean * told.exponential()), 4)] for i in places]
+                line[name] += [[i, min(i + 4, span.end), round(float(mean * rng.exponential()), 4)] for i in places]
     return line
 
 
 def training(place, number, steps, *, teacher, evaluation_file, epochs=()):
-    told, lines = np.random.default_rng(number), []
+    rng, lines = np.random.default_rng(number), []
     for step in range(1, steps + 1):
-        style, capability = (float(0.3 + a * np.exp(-step / b) + told.normal(0, 0.05)) for a, b in ((0.9, 60), (1.7, 90)))
+        style, capability = (float(0.3 + a * np.exp(-step / b) + rng.normal(0, 0.05)) for a, b in ((0.9, 60), (1.7, 90)))
         line = {"step": step, "loss": (style + capability) / 2 if teacher else style, "loss_sty": style}
         line |= {"loss_cap": capability if teacher else None, "tokens": 900, "lr": 1e-4, "grad_norm": 1.0}
         line |= {"tokens_per_second": 5000.0 + step % 7, "mfu": None}
@@ -179,32 +179,32 @@ def training(place, number, steps, *, teacher, evaluation_file, epochs=()):
 
 
 def evaluation(place, number, problems, text=None, epoch=0):
-    judged, rows, failed = [], [], []
+    verified, rows, failed = [], [], []
     for task in TASKS:
         for family in task.mini.families:
-            told = np.random.default_rng(100 * number + epoch + ord(family[-1]))
+            rng = np.random.default_rng(100 * number + epoch + ord(family[-1]))
             for i, item in enumerate(islice(items(family, "test", 0), problems)):
                 reference = text or item.answer
                 prompt = [{"role": "user", "content": text or item.prompt}]
                 problem = Problem(f"{task.name}/{text or ''}{item.id}", task.name, (text or "") + family, prompt, reference)
-                right = bool(told.random() < SKILL[family][min(number, 1)])
+                right = bool(rng.random() < SKILL[family][min(number, 1)])
                 reason = "right" if right else "wrong_answer"
                 if not right and i % 9 == 0:
                     failed.append(Failure(f"{problem.id}/0", problem.id, 0, "length", 1))
-                    judged.append(VerifiedResponse(problem, 0, Verdict(False, None, "length"), True, None))
+                    verified.append(VerifiedResponse(problem, 0, Verdict(False, None, "length"), True, None))
                     continue
                 made = replaced(response(item, "student", seed=number, mixed=0.3 * min(number, 1)), text)
                 meta = {"tokens_student": 30}
                 rows.append(Row(f"{problem.id}/0", problem.id, 0, made.messages, made.spans, meta))
-                judged.append(VerifiedResponse(problem, 0, Verdict(right, reference, reason), False, 30))
+                verified.append(VerifiedResponse(problem, 0, Verdict(right, reference, reason), False, 30))
     with RunStore(str(place)) as store, RunStore(str(place / "rollouts")) as rollouts:
         store.save_config("tasks: []\n")
         rollouts.save_config("recipe: student_only\n")
         rollouts.commit(rows, failed)
-        known = {one.problem.id: one.problem for one in judged}
+        known = {one.problem.id: one.problem for one in verified}
         store.save_page("prompts.jsonl", "".join(json.dumps(problem.to_json()) + "\n" for problem in known.values()))
-        store.save_page("verdicts.jsonl", "".join(json.dumps(one.to_json()) + "\n" for one in judged))
-        store.save_summary({"student": "a", **summarize(TASKS, judged, 0.95), "version": "0.1.0", "seconds": 3.0})
+        store.save_page("verdicts.jsonl", "".join(json.dumps(one.to_json()) + "\n" for one in verified))
+        store.save_summary({"student": "a", **summarize(TASKS, verified, 0.95), "version": "0.1.0", "seconds": 3.0})
 
 
 def _predictors(place):

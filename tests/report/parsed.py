@@ -1,4 +1,4 @@
-"""What a reader of a page finds: parsed as a browser would, not searched for in its source."""
+"""Parses pages as a browser would, for tests that inspect elements instead of the source."""
 
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
@@ -61,7 +61,7 @@ class _Parser(HTMLParser):
 
 
 def parse(html):
-    """The document; every element is closed where it should be."""
+    """Parses a document and asserts that every element is closed."""
     parser = _Parser()
     parser.feed(html)
     parser.close()

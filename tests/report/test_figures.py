@@ -1,4 +1,4 @@
-"""Charts show what they are given, in the page's colours, the same each time."""
+"""Tests of charts: their content, the page's colours, and determinism."""
 
 import re
 import subprocess
@@ -27,26 +27,26 @@ def both():
     yield bar_chart([Bars("one", [0, 1], [3, 4]), Bars("two", [1, 2], [2, 1])], **NAMES)
 
 
-def test_a_chart_names_its_axes_and_series_and_says_what_it_shows():
+def test_a_chart_names_its_axes_and_series_and_has_alternative_text():
     for svg in both():
         assert {"across", "up", "one", "two"} <= set(texts(svg))
         assert parse(svg).one("svg").attributes["aria-label"] == "what it shows"
     assert {"in use", "ideal"} <= set(texts(next(both())))
 
 
-def test_all_colours_are_variables_of_the_page():
+def test_all_colours_are_css_variables():
     for svg in both():
         assert not re.search(r"#[0-9a-f]{3}", svg)
         assert set(re.findall(r"var\(--(\w+)\)", svg)) <= set(COLOURS)
     assert all(f"--{colour}:" in asset("page.css") for colour in COLOURS)
 
 
-def test_a_chart_has_neither_ids_nor_fonts_of_its_own():
+def test_a_chart_has_no_ids_and_no_fonts():
     for svg in both():
         assert not re.search(r"\bid=|href|url\(|xmlns|font-family|font:|<use|<defs|<metadata", svg)
 
 
-def test_equal_charts_are_equal_bytes_whatever_the_settings_of_the_user():
+def test_equal_charts_are_equal_bytes_under_any_user_settings():
     first = list(both())
     before = dict(mpl.rcParams)
     with mpl.rc_context({"svg.fonttype": "path", "lines.linewidth": 9, "axes.facecolor": "red"}):
@@ -67,13 +67,13 @@ def test_a_line_goes_through_its_points():
     assert x1 - x0 == pytest.approx(x2 - x1)
 
 
-def test_what_is_not_finite_leaves_a_gap():
+def test_non_finite_values_leave_a_gap():
     svg = line_chart([Series("one", [0, 1, 2, 3, 4], [0, 1, float("nan"), 1, float("inf")], "green", markers=True)], **NAMES)
     assert "nan" not in svg
     assert "inf" not in svg
 
 
-def test_bars_at_one_place_stand_side_by_side():
+def test_bars_at_the_same_x_are_side_by_side():
     def edges(groups):
         svg = bar_chart(groups, **NAMES)
         shapes = [node.attributes for node in parse(svg).all("path") if "fill: var(--" in node.attributes["style"]]
@@ -86,7 +86,7 @@ def test_bars_at_one_place_stand_side_by_side():
     assert end < start
 
 
-def test_bars_may_stand_over_names_on_an_axis_of_a_given_range():
+def test_bars_accept_tick_labels_and_an_axis_range():
     names = {0: "one", 1: "<b>", 2: "many"}
     svg = bar_chart([Bars("spans", [0, 1, 2], [3, 4, 5])], **NAMES, ticks=names, y_range=(0, 20))
     found = texts(svg)
@@ -102,19 +102,19 @@ def test_hostile_names_are_text(name):
     assert len([text for text in texts(svg) if text.startswith(name[:4])]) == 2
 
 
-def test_a_chart_of_nothing_is_empty_but_whole():
+def test_a_chart_without_data_is_valid():
     assert texts(line_chart([], **NAMES))
     assert texts(bar_chart([Bars("none", [], [])], **NAMES))
 
 
-def test_series_whose_numbers_do_not_pair_are_refused():
-    with pytest.raises(DataError, match="'one' has 2 x and 1 y; give as many of the one as of the other"):
+def test_series_of_unequal_lengths_are_refused():
+    with pytest.raises(DataError, match="'one' has 2 x and 1 y; give sequences of equal length"):
         line_chart([Series("one", [0, 1], [0])], **NAMES)
     with pytest.raises(DataError, match="'one' has 0 x and 1 y"):
         bar_chart([Bars("one", [], [0])], **NAMES)
 
 
-def test_matplotlib_is_only_loaded_when_something_is_drawn():
+def test_matplotlib_is_imported_lazily():
     code = "import sys, tessy_jax.report.predictor_page; print('matplotlib' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

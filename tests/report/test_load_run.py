@@ -1,4 +1,4 @@
-"""The page of a run is made whatever is missing, wherever the folder lies, and whoever wrote the text in it."""
+"""Tests of loading a run: missing stages, object stores and untrusted text."""
 
 import re
 
@@ -12,9 +12,9 @@ from tessy_jax.store import RunReader, RunStore
 from .fake_run import build
 from .parsed import parse, tables
 from .test_page import HOSTILE
-from .test_run import HEADINGS, rows_of, section
+from .test_run_page import HEADINGS, rows_of, section
 
-TEXTS = [text for text in HOSTILE if "\ud800" not in text]  # which no row may hold
+TEXTS = [text for text in HOSTILE if "\ud800" not in text]  # rows reject lone surrogates
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def page(tmp_path_factory):
     ],
     ids=str,
 )
-def test_what_is_missing_is_left_out(tmp_path, missing):
+def test_missing_stages_are_left_out(tmp_path, missing):
     run = build(tmp_path / "run", prompts=10, **missing) if missing.get("steps", 1) else _without_steps(tmp_path / "run")
     page = parse(run_page(run))
     assert [node.text for node in page.all("h2")] == HEADINGS
@@ -44,10 +44,10 @@ def test_what_is_missing_is_left_out(tmp_path, missing):
     if missing == {"teacher": False}:
         assert {node.classes[1] for node in page.all(marked="span")} == {"student", "template"}
         assert "capability" not in {node.text for node in page.all("text")}
-        assert "what it writes itself" in page.one(marked="subtitle").text
+        assert "its own responses" in page.one(marked="subtitle").text
     if missing == {"before": False}:
         assert tables(page)["pass@1 and its confidence interval"][0][:-1] == ["", "problems", "after round 1"]
-        assert "no two evaluations" in section(page, "Before and after").text
+        assert "needs two finished evaluations" in section(page, "Before and after").text
 
 
 def _without_steps(output):
@@ -59,7 +59,7 @@ def _without_steps(output):
 
 
 @pytest.mark.parametrize("part", ["synthesis", "training", "evaluation"])
-def test_a_round_that_has_only_begun_is_shown_as_far_as_it_has_come(tmp_path, part):
+def test_the_finished_stages_of_an_unfinished_round_are_shown(tmp_path, part):
     run = build(tmp_path / "run", prompts=6, problems=12, summary=False)
     for name in ("synthesis", "training", "evaluation"):
         if name != part:
@@ -71,7 +71,7 @@ def test_a_round_that_has_only_begun_is_shown_as_far_as_it_has_come(tmp_path, pa
     assert bool(list(page.all(marked="written"))) == (part == "synthesis")
 
 
-def test_the_page_is_the_same_whatever_the_order_of_commits_and_while_the_run_is_written_to(tmp_path):
+def test_the_page_is_independent_of_commit_order_and_open_writers(tmp_path):
     runs = [build(tmp_path / name / "run") for name in "ab"]
     with RunStore(runs[1]), RunStore(f"{runs[1]}/round-1/synthesis") as store:
         first = run_page(runs[0])
@@ -90,7 +90,7 @@ def test_the_page_is_the_same_whatever_the_order_of_commits_and_while_the_run_is
     assert run_page(runs[1]) == first
 
 
-def test_a_run_on_an_object_store_is_read_as_one_on_a_disk_is(tmp_path):
+def test_a_run_on_an_object_store_gives_the_same_page_as_on_disk(tmp_path):
     run = build(tmp_path / "stored", prompts=6, problems=12)
     memory = fsspec.filesystem("memory")
     for file in (tmp_path / "stored").rglob("*"):

@@ -1,4 +1,4 @@
-"""A page holds what it was given as text, asks for nothing, and runs nothing but its own script."""
+"""Tests of the page layout: escaping, no requests, and only the page's own script."""
 
 import base64
 import hashlib
@@ -56,7 +56,7 @@ def page_of(text):
 
 
 @pytest.mark.parametrize("text", HOSTILE)
-def test_hostile_text_is_text_wherever_it_stands(text):
+def test_untrusted_text_is_escaped_everywhere(text):
     html = render(page_of(text))
     found, plain = parse(html), parse(render(page_of("plain")))
     assert [node.tag for node in found.all()] == [node.tag for node in plain.all()]
@@ -67,20 +67,20 @@ def test_hostile_text_is_text_wherever_it_stands(text):
 
 
 @given(st.text(st.characters(exclude_categories=()), max_size=30))
-def test_any_text_is_shown_and_nothing_in_it_acts_unseen(text):
+def test_invisible_characters_are_made_visible(text):
     html = render(page_of(text))
     assert visible(html) == html
     assert parse(html).one("h1").text == visible(text)
     html.encode("utf-8")
 
 
-def test_text_that_is_harmless_stays_as_it_is():
+def test_harmless_text_is_unchanged():
     text = "Tabs\tand\nlines, 数学, ≤ 10⁵, 👩‍💻, שלום"
     assert visible(text) == text
     assert visible("a\0\u202eb\ud800") == "a␀⟨U+202E⟩b⟨U+D800⟩"
 
 
-def test_a_page_asks_for_nothing():
+def test_a_page_makes_no_requests():
     chart = line_chart([Series("a", [0, 1], [0, 1], markers=True)], label="a", x_label="x", y_label="y")
     html = render(Page("t", "s", [Section("h", "l", [Figure("f", chart)]), Section("i")], script="let x = 1;", data=[1]))
     assert not re.search(r"//|https?:|url\(|@import|\bsrc=|xlink", html)
@@ -90,7 +90,7 @@ def test_a_page_asks_for_nothing():
     assert "default-src 'none'" in html
 
 
-def test_only_the_script_of_the_page_may_run():
+def test_only_the_script_of_the_page_is_allowed():
     script = "document.title = '<&>';"
     found = parse(render(Page("t", "s", [], script=script)))
     digest = base64.b64encode(hashlib.sha256(found.one("script").text.encode()).digest()).decode()
@@ -102,14 +102,14 @@ def test_only_the_script_of_the_page_may_run():
     assert any(node.attributes.get("content", "").endswith("script-src 'none'") for node in without.all("meta"))
 
 
-def test_data_cannot_leave_their_element():
+def test_data_cannot_close_their_element():
     html = render(Page("t", "s", [], data=["</script><script>alert(1)</script>", 1.5, None]))
     assert len(list(parse(html).all("script"))) == 1
     with pytest.raises(ValueError, match="JSON compliant"):
         render(Page("t", "s", [], data=float("nan")))
 
 
-def test_sections_are_linked_where_there_are_several():
+def test_several_sections_are_linked():
     several = parse(render(Page("t", "s", [Section("one"), Section("two")])))
     ids = [node.attributes["id"] for node in several.all("section")]
     assert [node.attributes["href"] for node in several.one("nav").all("a")] == [f"#{name}" for name in ids]
@@ -122,22 +122,24 @@ def test_a_table_is_shown_cell_by_cell():
     assert tables(found) == {"numbers": [["", "a", "b"], ["x", "1", "2"], ["y", "3", "4"]]}
 
 
-def test_a_row_that_does_not_fit_its_table_is_refused():
-    with pytest.raises(DataError, match="table 'numbers': a row has 1 cells, with 2 columns; give one per column"):
+def test_a_row_with_the_wrong_number_of_cells_is_refused():
+    with pytest.raises(
+        DataError, match="table 'numbers': a row has 1 cells, but there are 2 columns; give one cell per column"
+    ):
         render(Page("t", "s", [Section("h", pieces=[Beside([Table("numbers", ["", "a"], [["x"]])])])]))
 
 
-def test_a_fragment_escapes_what_it_is_given():
+def test_a_fragment_escapes_its_values():
     found = parse(fragment("dial.html", speaker="<b>", at=0, last=1, threshold="<i>", cells=[("<u>", "<s>", 1, "")]))
     assert not [node for node in found.all() if node.tag in "bius"]
     assert [node.text for node in found.all("output")] == ["<i>", "<s>"]
 
 
-def test_numbers_are_shown_alike_everywhere():
+def test_number_formats():
     assert (decimal(0.98765), percent(0.98765), count(1234567)) == ("0.988", "98.8 %", "1,234,567")
 
 
-def test_the_style_knows_light_and_dark():
+def test_the_style_sheet_defines_light_and_dark_colours():
     css = asset("page.css")
     light, dark = re.findall(r":root \{(.*?)\}", css, re.DOTALL)
     own = set(re.findall(r"--[a-z]+(?=:)", light))

@@ -1,4 +1,4 @@
-"""The page of predictors shows their measures as they are, and every token once, as what it is and was taken for."""
+"""Tests of the predictor page: its metrics, and the label and prediction of every token."""
 
 import ast
 import json
@@ -37,7 +37,7 @@ def view_of(examples, speaker="student", threshold=0.5):
 
 
 def hand_made():
-    #       0     3  4     7 8    10    (the second token has no decision, the fourth one is misjudged, and the fifth)
+    #       0     3  4     7 8    10    (no prediction for the second token; the fourth and the sixth are misclassified)
     text = "Hmm, so 2 + 2"
     offsets = [(0, 3), (3, 4), (4, 7), (7, 9), (9, 11), (11, 13)]
     return example_of(text, offsets, [(0, 7)], [np.nan, 0.9, 0.8, 0.3, 0.6, np.nan])
@@ -78,7 +78,7 @@ def tokenized(draw):
 
 @settings(max_examples=25, deadline=None)
 @given(tokenized())
-def test_every_token_stands_there_once_and_the_text_is_whole(given_):
+def test_every_token_is_shown_once_and_the_text_is_complete(given_):
     text, offsets, spans = given_
     example = example_of(text, offsets, spans, [0.7] * len(offsets))
     html = predictor_report({"student": PredictorView(random_view(count=2).metrics, [example])}, **NAMES)
@@ -102,12 +102,12 @@ def test_hostile_text_of_models_stays_text(text):
     assert not list(found.all("img"))
 
 
-def test_a_token_is_marked_as_what_it_is_and_was_taken_for_after_the_one_before_it():
+def test_a_token_is_marked_with_its_label_and_its_prediction():
     html = predictor_report({"student": view_of([hand_made()])}, **NAMES)
     found = [(token.text, " ".join(token.classes), token.attributes["title"]) for token in tokens_of(html)]
     assert found == [
-        ("Hmm", "token style", "style; not judged"),
-        (",", "token style", "style; not judged"),
+        ("Hmm", "token style", "style; no prediction"),
+        (",", "token style", "style; no prediction"),
         (" so", "token style said-style", "style; probability of style 0.900"),
         (" 2", "token capability said-style", "capability; probability of style 0.800"),
         (" +", "token capability said-capability", "capability; probability of style 0.300"),
@@ -115,7 +115,7 @@ def test_a_token_is_marked_as_what_it_is_and_was_taken_for_after_the_one_before_
     ]
 
 
-def test_a_probability_at_the_threshold_is_capability_on_the_page_as_in_the_measures():
+def test_a_probability_at_the_threshold_is_capability():
     example = example_of("a b c", [(0, 1), (1, 3), (3, 5)], [], [0.3, np.nextafter(np.float32(0.3), np.float32(1)), 0.9])
     html = predictor_report({"student": view_of([example], threshold=0.3)}, **NAMES)
     assert [token.classes[-1] for token in tokens_of(html)] == ["capability", "said-capability", "said-style"]
@@ -128,7 +128,7 @@ def data_of(html):
     return found.text
 
 
-def test_a_token_without_a_label_is_of_no_kind():
+def test_a_token_without_a_label_is_unlabelled():
     made = hand_made()
     labels = made.labels.copy()
     labels[2] = -1
@@ -138,7 +138,7 @@ def test_a_token_without_a_label_is_of_no_kind():
 
 
 @pytest.mark.parametrize("speaker", ["student", "teacher"])
-def test_the_numbers_shown_are_the_measures(speaker):
+def test_the_numbers_shown_are_the_metrics(speaker):
     view = random_view(3, 0.43, speaker)
     m = view.metrics
     page = parse(predictor_report({speaker: view}, **NAMES))
@@ -146,15 +146,15 @@ def test_the_numbers_shown_are_the_measures(speaker):
     style, capability, cuts = m["style"], m["capability"], m["cuts"]
     shares = [f"{100 * cuts[f'{end}_share']:.1f} %" for end in ("early", "exact", "late")]
     values = [f"{x:.3f}" for x in (m["accuracy"], style["f1"], capability["f1"])]
-    assert found["At a glance"][1:] == [[speaker, f"{m['tokens']:,}", *values, *shares, "0.43"]]
-    assert found["Kinds of tokens"][1:] == [
+    assert found["Overview"][1:] == [[speaker, f"{m['tokens']:,}", *values, *shares, "0.43"]]
+    assert found["Token kinds"][1:] == [
         [name, *(f"{one[key]:.3f}" for key in ("precision", "recall", "f1")), f"{one['tokens']:,}"]
         for name, one in (("style", style), ("capability", capability))
     ]
-    assert [row[1:] for row in found["Where turns are cut"][1:4]] == [
+    assert [row[1:] for row in found["Cuts of turns"][1:4]] == [
         [f"{cuts[end]:,}", share] for end, share in zip(("early", "exact", "late"), shares, strict=True)
     ]
-    assert found["Where turns are cut"][4][1] == str(cuts["none"])
+    assert found["Cuts of turns"][4][1] == str(cuts["none"])
     assert found["Calibration"][1:] == [
         [f"from {b['from']:.1f}", f"{b['tokens']:,}", f"{b['probability']:.3f}", f"{b['style']:.3f}"]
         for b in m["calibration"]["bins"]
@@ -162,14 +162,14 @@ def test_the_numbers_shown_are_the_measures(speaker):
     assert f"{m['calibration']['brier']:.4f}" in page.text
     assert f"{m['calibration']['expected_error']:.4f}" in page.text
     order = ["style_as_style", "style_as_capability", "capability_as_style", "capability_as_capability"]
-    assert [row[:5] for row in found["Confusion by type of token"][1:]] == [
+    assert [row[:5] for row in found["Confusion by token type"][1:]] == [
         [name, *(str(counts[key]) for key in order)] for name, counts in m["by_token_type"].items()
     ]
     assert [node.text for node in page.one(marked="dial").all("output")] == ["0.43", *values, *shares]
 
 
 @pytest.mark.parametrize("threshold", [0.5, 0.123])
-def test_the_slider_has_all_operating_points_and_stands_at_the_threshold_in_use(threshold):
+def test_the_slider_has_all_operating_points_and_starts_at_the_threshold_in_use(threshold):
     view = random_view(1, threshold)
     html = predictor_report({"student": view, "teacher": view}, **NAMES)
     dials, data = list(parse(html).all(marked="dial")), json.loads(data_of(html))
@@ -191,7 +191,7 @@ def test_the_slider_has_all_operating_points_and_stands_at_the_threshold_in_use(
     ] == [n.text for n in shown]
 
 
-def test_what_the_script_reads_is_numbers_alone():
+def test_the_script_reads_numbers_only():
     def leaves(value):
         if not isinstance(value, dict | list):
             return [value]
@@ -202,26 +202,26 @@ def test_what_the_script_reads_is_numbers_alone():
     assert len(data[0]["probabilities"]) == sum(len(example.labels) for example in random_view().examples)
 
 
-def test_the_page_is_the_same_each_time():
+def test_the_page_is_deterministic():
     first, second = (predictor_report({"student": random_view(), "teacher": random_view(1)}, **NAMES) for _ in range(2))
     assert first == second
 
 
-def test_no_id_stands_twice():
+def test_ids_are_unique():
     page = parse(predictor_report({"student": random_view(), "teacher": random_view()}, **NAMES))
     ids = [node.attributes["id"] for node in page.all() if "id" in node.attributes]
     assert len(set(ids)) == len(ids)
 
 
-def test_a_page_without_examples_or_types_of_tokens_shows_the_rest():
+def test_a_page_without_examples_or_token_types_shows_the_rest():
     metrics = {key: value for key, value in random_view().metrics.items() if key != "by_token_type"}
     page = parse(predictor_report({"student": PredictorView(metrics, [])}, **NAMES))
-    assert "Confusion by type of token" not in tables(page)
+    assert "Confusion by token type" not in tables(page)
     assert not list(page.all(marked="segment"))
     assert len(list(page.all("svg"))) == 3
 
 
-def test_what_does_not_fit_is_refused():
+def test_inconsistent_examples_are_refused():
     good = hand_made()
 
     def refused(match, **changes):
@@ -231,17 +231,18 @@ def test_what_does_not_fit_is_refused():
             predictor_report({"student": PredictorView(random_view(count=2).metrics, [bad])}, **NAMES)
 
     refused(r"'trace/0#0' of the student: offsets, labels and probabilities are \(6, 2\), \(5,\)", labels=good.labels[1:])
-    refused("token 5 is 11…13 after 9…11, in a text of 12 code points", text=good.text[:-1])
-    refused("token 1 is 9…11 after 11…13", offsets=good.offsets[::-1])
+    refused("token 5 spans 11…13 after 9…11, in a text of 12 code points", text=good.text[:-1])
+    refused("token 1 spans 9…11 after 11…13", offsets=good.offsets[::-1])
     refused(
-        "the label at token 2 is 1, but by the spans the next token's is 0", labels=token_labels(good.offsets, good.spans)
+        "the label at token 2 is 1, but by the spans the label of the next token is 0",
+        labels=token_labels(good.offsets, good.spans),
     )
-    with pytest.raises(DataError, match="no predictor to report on; give at least one"):
+    with pytest.raises(DataError, match="no predictor to report on; give the predictor of at least one speaker"):
         predictor_report({}, **NAMES)
 
 
-def test_pages_import_nothing_that_runs_models():
-    """predictors.py is the command that measures and then has its page written."""
+def test_pages_do_not_import_model_code():
+    """Only predictors.py, which runs the evaluation, may import model code."""
     pages = [file for file in Path(tessy_jax.report.__file__).parent.glob("*.py") if file.name != "predictors.py"]
     assert len(pages) >= 3
     allowed = ("errors", "config", "records", "store", "boundary", "report")

@@ -1,4 +1,4 @@
-"""The page of a run shows what its folders hold, as far as they are there, and everything that models wrote as text."""
+"""Tests of the run page: it shows the data of the run folder, and text of models as text."""
 
 import json
 import re
@@ -28,10 +28,10 @@ from .parsed import parse, tables
 HEADINGS = [
     "Results",
     "Training",
-    "Who wrote how much",
+    "Shares of the writers",
     "Waste and throughput",
-    "How long the spans are",
-    "Who wrote what",
+    "Span lengths",
+    "Responses by span",
     "Before and after",
     "Time and memory",
 ]
@@ -64,21 +64,21 @@ def shown(share):
     return f"{100 * share:.1f} %"
 
 
-def test_sections_stand_in_their_order(page):
+def test_order_of_sections(page):
     assert [node.text for node in page.all("h2")] == HEADINGS
 
 
-def test_results_are_those_of_the_summaries_with_their_intervals(two, page):
+def test_results_match_the_summaries(two, page):
     found = tables(page)["pass@1 and its confidence interval"]
     assert found[0][:-1] == ["", "problems", "before", "after round 1", "change", "after round 2", "change"]
     summaries = [summary_of(two, place) for place in ("before", "round-1/evaluation", "round-2/evaluation")]
-    wanted = [[s["domains"][name] for s in summaries] for name in ("in", "out")]
+    expected = [[s["domains"][name] for s in summaries] for name in ("in", "out")]
     for name, task in summaries[0]["tasks"].items():
-        wanted.append([s["tasks"][name] for s in summaries])
-        wanted += [[s["tasks"][name]["families"][family] for s in summaries] for family in task["families"]]
+        expected.append([s["tasks"][name] for s in summaries])
+        expected += [[s["tasks"][name]["families"][family] for s in summaries] for family in task["families"]]
     labels = ["in domain", "out of domain", "sums", "Ae", "Ah", "letters", "B"]
     assert [row[0] for row in found[1:]] == labels
-    for row, measures in zip(found[1:], wanted, strict=True):
+    for row, measures in zip(found[1:], expected, strict=True):
         cells = [f"{shown(m['pass@1'])} {100 * m['interval'][0]:.1f}–{100 * m['interval'][1]:.1f}" for m in measures]
         assert [row[2], row[3], row[5]] == cells
         assert row[1] == str(measures[0]["problems"])
@@ -93,7 +93,7 @@ def measure(samples, right):
     return {"pass@1": mean, "interval": [low, high]}
 
 
-def test_a_change_is_beyond_the_noise_exactly_where_its_interval_leaves_out_nothing():
+def test_a_change_is_beyond_the_noise_exactly_if_its_interval_excludes_zero():
     # Newcombe 1998, table II, method 10: 56/70 and 48/80, 9/10 and 3/10, 10/10 and 0/20
     for (a, n), (b, m), low, high in (
         ((48, 80), (56, 70), 0.0524, 0.3339),
@@ -108,18 +108,18 @@ def test_a_change_is_beyond_the_noise_exactly_where_its_interval_leaves_out_noth
     assert (points(0.0004), points(-0.0004), points(0.0123), points(-0.2)) == ("0.0", "0.0", "+1.2", "−20.0")
 
 
-def test_the_lead_says_in_words_whether_a_change_is_noise(two, page):
+def test_the_lead_says_whether_a_change_is_noise(two, page):
     lead = section(page, "Results").one(marked="lead").text
     before, after = summary_of(two, "before")["domains"], summary_of(two, "round-2/evaluation")["domains"]
     for name, where in (("in", "In domain"), ("out", "Out of domain")):
         beyond = change(before[name], after[name]).beyond
-        words = "more than the noise of both explains" if beyond else "within the noise of both, so no change is shown"
+        words = "beyond the noise of both" if beyond else "within the noise of both, no evidence of a change"
         numbers = f"{shown(before[name]['pass@1'])} before and {shown(after[name]['pass@1'])} after round 2"
         assert f"{where}, pass@1 is {numbers}: {points(change(before[name], after[name]).value)} points, {words}." in lead
 
 
-def test_shares_are_those_of_tokens_and_characters(two, page):
-    bars = list(section(page, "Who wrote how much").all(marked="share"))
+def test_shares_of_tokens_and_characters(two, page):
+    bars = list(section(page, "Shares of the writers").all(marked="share"))
     assert len(bars) == 4
     for number in (1, 2):
         run = summary_of(two, f"round-{number}/synthesis")["run"]
@@ -143,17 +143,17 @@ def test_shares_are_those_of_tokens_and_characters(two, page):
         assert sum(widths) == pytest.approx(100, abs=0.01)
 
 
-def test_waste_and_reasons_are_those_of_the_summaries(two, page):
+def test_waste_and_failure_reasons_match_the_summaries(two, page):
     part = section(page, "Waste and throughput")
     found = {row[0]: row[1:] for row in tables(part)["Measures of the synthesis"]}
     summaries = [summary_of(two, f"round-{number}/synthesis") for number in (1, 2)]
     assert found["responses"] == [str(s["run"]["responses"]) for s in summaries]
-    assert found["failed for good"] == ["3", "3"]
-    assert found["tokens discarded, of all generated"] == [shown(s["discarded_share"]) for s in summaries]
-    assert found["answers that were right, of all judged"] == [shown(0.75)] * 2
+    assert found["failed"] == ["3", "3"]
+    assert found["discarded tokens, of all generated"] == [shown(s["discarded_share"]) for s in summaries]
+    assert found["right answers, of all verified"] == [shown(0.75)] * 2
     assert found["occupancy, teacher"] == [shown(s["occupancy"]["teacher"]) for s in summaries]
     assert found["kept tokens per second"] == ["1,234.6", "1,234.6"]
-    reasons = {row[0]: row[1:] for row in tables(part)["Why attempts came to nothing"][1:]}
+    reasons = {row[0]: row[1:] for row in tables(part)["Failure reasons"][1:]}
     assert reasons == {"early end": ["1", "0"] * 2, "length": ["5", "2"] * 2, "repetition": ["0", "1"] * 2}
     bars = [[item.text for item in bar.all("li")] for bar in part.all(marked="share")]
     assert len(bars) == 4
@@ -161,22 +161,22 @@ def test_waste_and_reasons_are_those_of_the_summaries(two, page):
         assert f"({summaries[0][f'{use}_tokens']['teacher']:,})" in text
 
 
-def test_training_shows_its_losses_and_numbers(two, page):
+def test_training_shows_losses_and_statistics(two, page):
     part = section(page, "Training")
     assert len(list(part.all("svg"))) == 2
     for svg in part.all("svg"):
         assert {"all targets", "capability", "style", "evaluation"} <= {node.text for node in svg.all("text")}
-    found = {row[0]: row[1:] for row in tables(part)["The training in numbers"]}
+    found = {row[0]: row[1:] for row in tables(part)["Training statistics"]}
     summaries = [summary_of(two, f"round-{number}/training") for number in (1, 2)]
     assert found["steps"] == ["400", "400"]
     assert found["last loss"] == [f"{s['loss']:.4f}" for s in summaries]
-    assert found["last loss on the evaluation file"] == [f"{s['evaluation_loss']:.4f}" for s in summaries]
+    assert found["last evaluation loss"] == [f"{s['evaluation_loss']:.4f}" for s in summaries]
     assert found["targets, teacher"] == ["9,000", "9,000"]
-    assert found["rows cut"] == ["1", "1"]
+    assert found["examples truncated"] == ["1", "1"]
     assert found["tokens per second, median"] == [f"{median(5000 + step % 7 for step in range(1, 401)):,.0f}"] * 2
 
 
-def test_what_became_of_the_student_after_epochs_is_drawn_with_its_beginning_and_end(two, tmp_path):
+def test_accuracy_after_epochs_is_plotted_from_start_to_end_of_the_round(two, tmp_path):
     run = build(tmp_path / "run", rounds=2, epochs=(1, 3))
     part = section(parse(run_page(run)), "Training")
     curves = [node for node in part.all("figure") if "after epochs" in node.one("h3").text]
@@ -193,7 +193,7 @@ def test_what_became_of_the_student_after_epochs_is_drawn_with_its_beginning_and
     assert all(one.accuracy == {} for one in _rounds(two))
 
 
-def test_each_grader_of_a_task_has_a_line_of_its_own():
+def test_each_grader_of_a_task_has_a_row():
     task = Task(name="programs", path="rows.jsonl", verifier="programs")
 
     def judged(compat):
@@ -214,7 +214,7 @@ def test_each_grader_of_a_task_has_a_line_of_its_own():
 
 
 def test_spans_of_each_writer_are_counted_in_each_round(two, page):
-    figures = list(section(page, "How long the spans are").all("figure"))
+    figures = list(section(page, "Span lengths").all("figure"))
     assert [node.one("h3").text for node in figures] == [
         f"Round {number}: the {name}" for number in (1, 2) for name in ("student", "teacher")
     ]
@@ -225,12 +225,12 @@ def test_spans_of_each_writer_are_counted_in_each_round(two, page):
             for s in row.spans
             if s.source == name and s.phase == "think"
         ]
-        assert figure.one("figcaption").text.startswith(f"{len(lengths)} spans; half of them have at most ")
-        assert f"their mean is {fmean(lengths):.1f}." in figure.one("figcaption").text
+        assert figure.one("figcaption").text.startswith(f"{len(lengths)} spans; median ")
+        assert f", mean {fmean(lengths):.1f}." in figure.one("figcaption").text
 
 
-def test_the_first_responses_stand_there_whole_span_by_span(two, page):
-    boxes = list(section(page, "Who wrote what").all(marked="written"))
+def test_the_first_responses_are_shown_span_by_span(two, page):
+    boxes = list(section(page, "Responses by span").all(marked="written"))
     rows = [row for number in (1, 2) for row in rows_of(two, f"round-{number}/synthesis")[:8]]
     assert len(boxes) == len(rows) == 16
     for box, row in zip(boxes, rows, strict=True):
@@ -241,9 +241,9 @@ def test_the_first_responses_stand_there_whole_span_by_span(two, page):
         assert sum("first-of-answer" in node.classes for node in spans) == 1
 
 
-def test_a_span_tells_its_turn_its_writer_and_what_both_models_think_of_it(two, page):
+def test_a_tooltip_shows_writer_turn_and_log_probabilities(two, page):
     row = rows_of(two, "round-1/synthesis")[2]
-    box = list(section(page, "Who wrote what").all(marked="written"))[2]
+    box = list(section(page, "Responses by span").all(marked="written"))[2]
     lines = RunReader(f"{two}/round-1/synthesis").file("scores.jsonl").splitlines()
     scores = next(found for found in map(json.loads, lines) if found["id"] == row.id)
     turns, turn = sum(s.source != "template" for s in row.spans), 0
@@ -259,7 +259,7 @@ def test_a_span_tells_its_turn_its_writer_and_what_both_models_think_of_it(two, 
             assert f"{name}: {fmean(values):.2f} over {len(values)} token".replace("-", "−") in hint
 
 
-def test_verdicts_before_and_after_are_those_of_the_evaluations(two, page):
+def test_verdicts_before_and_after_match_the_evaluations(two, page):
     def verdicts(place):
         return [json.loads(line) for line in RunReader(f"{two}/{place}").file("verdicts.jsonl").splitlines()]
 
@@ -291,24 +291,24 @@ def test_verdicts_before_and_after_are_those_of_the_evaluations(two, page):
             assert any(side.all(marked="final")) == (line["reason"] != "length")
 
 
-def test_times_and_memory_are_those_of_the_summary(two, page):
+def test_times_and_memory_match_the_summary(two, page):
     found = tables(section(page, "Time and memory"))
     stages = RunReader(two).summary()["stages"]
     assert [row[:2] for row in found["Time"][1:-1]] == [[s["name"], duration(s["seconds"])] for s in stages]
-    assert found["Time"][-1] == ["all", duration(sum(s["seconds"] for s in stages)), "100.0 %"]
-    assert ["most memory of the host", "3.00 GiB"] in found["Memory and machine"]
-    assert not any("device" in row[0] and "GiB" in row[1] for row in found["Memory and machine"])
-    assert "0.912 for the student's, 0.877 for the teacher's" in section(page, "Time and memory").text
+    assert found["Time"][-1] == ["total", duration(sum(s["seconds"] for s in stages)), "100.0 %"]
+    assert ["peak memory, host", "3.00 GiB"] in found["Memory and devices"]
+    assert not any("device" in row[0] and "GiB" in row[1] for row in found["Memory and devices"])
+    assert "0.912 (student), 0.877 (teacher)" in section(page, "Time and memory").text
     assert [duration(s) for s in (0, 59.94, 59.96, 245, 7980)] == ["0.0 s", "59.9 s", "1 min 0 s", "4 min 5 s", "2 h 13 min"]
     assert size(5 << 20) == "5.0 MiB"
 
 
-def test_a_page_asks_for_nothing_and_runs_its_own_script_alone(two):
+def test_a_page_makes_no_requests_and_allows_only_its_script(two):
     html = run_page(two)
     assert not re.search(r"https?:|url\(|@import|\bsrc=|xlink", html)
     policies = [node.attributes.get("content", "") for node in parse(html).all("meta")]
-    wanted = r"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-[^' ]+'"
-    assert any(re.fullmatch(wanted, policy) for policy in policies)
+    expected = r"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-[^' ]+'"
+    assert any(re.fullmatch(expected, policy) for policy in policies)
 
 
 def long_row(length):
@@ -323,7 +323,7 @@ def long_row(length):
 
 
 @pytest.mark.parametrize("length", [HEAD + TAIL - 100, HEAD + TAIL + 400, 200_000])
-def test_of_a_long_response_the_middle_is_left_out_and_said_to_be(tmp_path, length):
+def test_the_middle_of_a_long_response_is_replaced_by_a_marker(tmp_path, length):
     row = long_row(length)
     with RunStore(str(tmp_path / "run")) as store, RunStore(str(tmp_path / "run/round-1/synthesis")) as inner:
         store.save_config("rounds: 1\n")
@@ -339,7 +339,7 @@ def test_of_a_long_response_the_middle_is_left_out_and_said_to_be(tmp_path, leng
 
 
 @given(st.text(max_size=60), st.integers(3, 40))
-def test_clipped_text_keeps_its_ends(text, most):
+def test_clipped_text_keeps_both_ends(text, most):
     found = clipped(text, most)
     assert found == text or (
         len(text) > most and found.startswith(text[: 2 * most // 3]) and found.endswith(text[-(most // 3) :])
@@ -347,19 +347,19 @@ def test_clipped_text_keeps_its_ends(text, most):
 
 
 @given(st.integers(0, 3000))
-def test_curves_have_few_points_and_keep_the_means(steps):
+def test_reduced_curves_have_few_points_and_keep_the_means(steps):
     lines = [{"step": i + 1, "loss": float(i), "loss_cap": None if i % 2 else 1.0} for i in range(steps)]
-    together, found = reduced(iter(lines), ("loss", "loss_cap", "loss_sty"), steps)
+    steps_per_point, found = reduced(iter(lines), ("loss", "loss_cap", "loss_sty"), steps)
     assert len(found) <= POINTS
-    assert len(found) == -(-steps // together)
+    assert len(found) == -(-steps // steps_per_point)
     for i, point in enumerate(found):
-        group = lines[i * together : (i + 1) * together]
+        group = lines[i * steps_per_point : (i + 1) * steps_per_point]
         assert point["step"] == group[-1]["step"]
         assert point["loss"] == pytest.approx(fmean(line["loss"] for line in group))
         assert point["loss_sty"] is None
 
 
-def test_a_tally_grows_with_the_lengths_that_there_are_and_not_with_the_rows(two):
+def test_the_size_of_a_tally_does_not_grow_with_the_rows(two):
     rows = rows_of(two, "round-1/synthesis")
     once, often = Tally(), Tally()
     for row in rows:

@@ -53,7 +53,7 @@ def test_several_files_are_numbered_as_the_hub_numbers_them(run, tmp_path, monke
 
 def test_a_folder_without_responses_or_with_mixed_types_is_refused_and_leaves_nothing(run, tmp_path, capsys):
     assert main(["export", "data", str(tmp_path), str(tmp_path / "out")]) == 2
-    assert "is no run folder" in capsys.readouterr().err
+    assert "is not a run folder" in capsys.readouterr().err
     source = run([row(0, teacher="a"), row(1, teacher=3)])
     assert main(["export", "data", source, str(tmp_path / "out")]) == 2
     assert "use one type" in capsys.readouterr().err

@@ -132,7 +132,7 @@ def test_what_is_rewritten_is_shown_and_not_saved(tmp_path, capsys):
 @pytest.mark.parametrize("recipe", ["teacher_score", "teacher_reference"])
 def test_both_passes_go_on_where_they_were(tmp_path, monkeypatch, recipe):
     how = {"max_prompt_tokens": 250, "rewrite": "{prompt} {reference}", "lanes": 4}
-    monkeypatch.setattr(passes, "AT_ONCE", 5)
+    monkeypatch.setattr(passes, "RESPONSES_PER_COMMIT", 5)
     whole = [row.to_json() for row in written(config_of(tmp_path, recipe, "whole", **how))[0]]
     commit, left = RunStore.commit, dict[str, int]()
 

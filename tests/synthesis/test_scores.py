@@ -132,12 +132,12 @@ def test_the_first_rows_in_the_order_of_the_input_are_scored_and_each_is_a_line_
     writers = [SimpleNamespace(name=name, chat=scorer.chat) for name, scorer in scorers.items()]
     config = SimpleNamespace(synthesis=SimpleNamespace(isolation=None))
     models = SimpleNamespace(writers=writers, config=config, **TEXTS)
-    models = [scorer.model for scorer in scorers.values()]
-    lines = score_lines(models, models, first_rows(iter(rows), 8)).splitlines()
+    decoders = [scorer.model for scorer in scorers.values()]
+    lines = score_lines(models, decoders, first_rows(iter(rows), 8)).splitlines()
     found = [json.loads(line) for line in lines]
     assert [line["id"] for line in found] == [f"{number}/0" for number in (0, 1, 2, 3, 4, 5, 7, 9)]
     assert all(sorted(line) == ["id", "student", "teacher"] for line in found)
-    assert score_lines(models, models, first_rows([], 8)) == ""
+    assert score_lines(models, decoders, first_rows([], 8)) == ""
 
 
 def test_of_tokens_that_share_a_character_the_last_has_it():

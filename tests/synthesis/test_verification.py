@@ -172,7 +172,7 @@ def test_a_prompt_without_a_right_answer_is_named_before_any_work_or_recorded(
     config = read(Synthesize, written(tmp_path, "run", {**verification, "wrong": "drop"}))
     lines = [{"prompt": "a?", "answer": "1", "solution": "1"}, row]
     (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    monkeypatch.setattr("tessy_jax.synthesis.job.Cast", broken)
+    monkeypatch.setattr("tessy_jax.synthesis.job.ModelSet", broken)
     with pytest.raises(DataError, match=says):
         synthesize(config, verifiers=response_verifiers({**TASK_KINDS, **mini.TASK_KINDS}))
     assert not (tmp_path / "run").exists()

@@ -8,11 +8,10 @@ from tessy_jax.errors import DataError
 from tessy_jax.records import Row, Span
 from tessy_jax.text.chat import CLOSE, OPEN, Chat
 from tessy_jax.text.tokenizer import Tokenizer
-from tessy_jax.train.examples import KINDS, TEMPLATE, UNKNOWN, example
-from tessy_jax.train.pack import NO_TARGET
+from tessy_jax.train.examples import example
+from tessy_jax.train.pack import NO_TARGET, TargetKind
 from tests.text.test_chat import HARMONY_TEMPLATE
 
-STUDENT, TEACHER = KINDS.index("student"), KINDS.index("teacher")
 HARMONY_MESSAGE = """\
 {%- if m.role == "assistant" -%}<|channel|>final<|message|>{{ m.content }}<|return|>
 {%- else -%}<|message|>{{ m.content }}<|end|>{%- endif -%}"""
@@ -68,10 +67,10 @@ def test_a_token_is_of_the_kind_of_the_character_it_begins_with(chat):
     kinds = found.kinds[start:]
     assert kinds[: len(ids)].tolist() == [owners[i] for i in begins]
     close = len(ids) + len(chat.close_ids)
-    assert set(kinds[len(ids) : close]) == {TEMPLATE}
-    assert set(kinds[close : -len(chat.turn_end)]) == {STUDENT}
-    assert set(kinds[-len(chat.turn_end) :]) == {TEMPLATE}
-    assert {STUDENT, TEACHER, TEMPLATE} == set(found.kinds.tolist()) - {NO_TARGET}
+    assert set(kinds[len(ids) : close]) == {TargetKind.TEMPLATE}
+    assert set(kinds[close : -len(chat.turn_end)]) == {TargetKind.STUDENT}
+    assert set(kinds[-len(chat.turn_end) :]) == {TargetKind.TEMPLATE}
+    assert {TargetKind.STUDENT, TargetKind.TEACHER, TargetKind.TEMPLATE} == set(found.kinds.tolist()) - {NO_TARGET}
 
 
 def test_only_what_the_assistant_has_to_write_is_a_target(chat):
@@ -103,7 +102,7 @@ def test_a_row_that_does_not_say_who_wrote_it_is_learnt_all_the_same(chat):
     told, untold = example(chat, row()), example(chat, row(told=False))
     assert (told.tokens == untold.tokens).all()
     assert ((told.kinds == NO_TARGET) == (untold.kinds == NO_TARGET)).all()
-    assert set(untold.kinds.tolist()) == {NO_TARGET, TEMPLATE, UNKNOWN}
+    assert set(untold.kinds.tolist()) == {NO_TARGET, TargetKind.TEMPLATE, TargetKind.UNKNOWN}
 
 
 def test_an_answer_without_thinking_begins_where_the_template_lets_it(chat):

@@ -235,7 +235,7 @@ def test_a_loss_that_is_no_number_stops_and_names_the_last_good_checkpoint(confi
             "training.max_seq_len is 128; raise it, or set data.on_overlength to skip or cut",
         ),
         ({"rows": [{"text": "a"}]}, "`conversations`, or prompt and completion"),
-        ({"mesh": {"data": 3}}, "rows"),
+        ({"mesh": {"data": 3}}, "training.batch_size"),
         ({"date": "28.6.2025"}, "YYYY-MM-DD"),
         ({"optimizer": {"name": "adamw2"}}, "optimizer.name is 'adamw2'; Optax has"),
         ({"optimizer": {"options": {"weight": 1}}}, "adamw takes no weight"),

@@ -49,7 +49,9 @@ def test_batches_leave_no_row_out(lengths, size):
 
 @given(LENGTHS)
 def test_a_target_is_the_next_token_of_the_same_example(lengths):
-    examples = [Example(np.arange(n) + 1000 * i, np.full(n, 1 + i % 3, np.uint8)) for i, n in enumerate(lengths)]
+    examples = [
+        Example(tokens := np.arange(n) + 1000 * i, tokens, np.full(n, 1 + i % 3, np.uint8)) for i, n in enumerate(lengths)
+    ]
     rows = pack(lengths, SIZE, seed=0, epoch=0)
     batch = assemble([[examples[i] for i in row] for row in rows], SIZE)
     learnt = batch.kinds_BT != NO_TARGET

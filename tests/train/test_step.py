@@ -26,7 +26,10 @@ WEIGHTS = np.array([0, 1, 1, 1], np.float32)
 @cache
 def examples() -> list[Example]:
     rng = np.random.default_rng(3)
-    return [Example(rng.integers(1, VOCAB, n).astype(np.int32), rng.integers(0, KINDS, n).astype(np.uint8)) for n in LENGTHS]
+    return [
+        Example(tokens := rng.integers(1, VOCAB, n).astype(np.int32), tokens, rng.integers(0, KINDS, n).astype(np.uint8))
+        for n in LENGTHS
+    ]
 
 
 def load(name: str, devices: int = 1) -> tuple:
@@ -106,7 +109,7 @@ def test_the_losses_of_all_kinds_are_the_whole_loss():
 
 def test_a_weight_acts_on_the_targets_of_its_kind_alone():
     """A kind of weight 0 is as if its tokens were no targets; halves of two sums are what a weight of a half is."""
-    without = [Example(e.tokens, np.where(e.kinds == 2, NO_TARGET, e.kinds).astype(np.uint8)) for e in examples()]
+    without = [e._replace(kinds=np.where(e.kinds == 2, NO_TARGET, e.kinds).astype(np.uint8)) for e in examples()]
     total, gradient = run("llama-untied", [[e] for e in examples()], weights=np.array([0, 1, 0, 1], np.float32))
     other, expected = run("llama-untied", [[e] for e in without])
     assert total.weight == other.weight
@@ -157,7 +160,7 @@ def test_the_gradient_in_bfloat16_is_near_that_which_jax_derives_for_every_famil
 
     ours = gradient()
     monkeypatch.setattr(layers, "_half_matmul", layers._matmul)
-    monkeypatch.setattr(layers, "_half_product", layers.einsum_f32_reference)
+    monkeypatch.setattr(layers, "_half_einsum", layers.einsum_f32_reference)
     for a, b in zip(ours, gradient(), strict=True):
         norms = np.linalg.norm(a), np.linalg.norm(b)
         if norms[1] > 1e-3:

@@ -1,15 +1,17 @@
-"""Two ways to compare what a program gave with what it should have given.
+"""Two graders, which compare the output or value of a program with the expected one.
 
-`strict` is what a judge of contests does. Output: the lines that are not blank must have the same tokens; how much white
-space is between them does not count. A token is the same if its text is, or if the expected one is a decimal fraction
-("0.5", "1e-3") and the other a number that differs by at most 10⁻⁶, absolutely or relatively; the test's own checker may say
-another tolerance, for all numbers ("floats"; "floatsabs" and "floatsrel": in that way alone), or that every byte counts
-("identical"). Values: equal, a list or a tuple alike, fractions within the same tolerance; true is no 1, and 3.0 no 3.
+`strict` works like the checker of a programming contest. Output: the non-blank lines must have the same tokens; the amount
+of white space between tokens does not count. Two tokens are equal if their texts are, or if the expected token is a decimal
+fraction ("0.5", "1e-3") and the other one a number that differs by at most 10⁻⁶, absolutely or relatively. The test's own
+checker can set another tolerance for all numbers ("floats"; only absolute or relative: "floatsabs", "floatsrel"), or require
+identical text ("identical"). Values: equal, where a list equals a tuple with the same items, and fractions have the same
+tolerance; true does not equal 1, and 3.0 does not equal 3.
 
-`compat` is what LiveCodeBench's public code does, so that figures can be compared with published ones. Output: both are
-stripped, and so is each line; there must be as many lines, blank ones included, and two lines are the same if their texts
-are, or if both consist of decimals and these are equal as exact numbers ("1.0" is "1", 0.3333333 is not 0.33333333, and "a
- b" with two spaces is not "a b"). Values: equal as Python sees it, with a tuple in place of a list at the top alone.
+`compat` works like LiveCodeBench's public code, so that results are comparable with published ones. Output: both texts and
+each of their lines are stripped; the number of lines, blank ones included, must be equal. Two lines are equal if their texts
+are, or if both consist of decimals that are equal as exact numbers ("1.0" equals "1", 0.3333333 does not equal 0.33333333,
+and "a b" with two spaces does not equal "a b" with one). Values: equal in Python, where a tuple equals a list at the top
+level only.
 """
 
 from __future__ import annotations
@@ -21,58 +23,61 @@ from typing import Any
 
 TOLERANCE = Decimal("1e-6")
 LONGEST = 100
-"""Characters of a number."""
+"""Maximum length of a number, in characters."""
 NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?", re.ASCII)
 INTEGER = re.compile(r"[+-]?[0-9]+", re.ASCII)
 
 
 def strict(output: str, expected: str, checker: str = "standard") -> bool:
-    """checker: "standard", "identical", or "floats:<digits>", "floatsabs:<digits>" or "floatsrel:<digits>"."""
+    """Whether an output is right; see the module docstring. checker: "standard", "identical", or "floats:<digits>",
+    "floatsabs:<digits>" or "floatsrel:<digits>"."""
     if checker == "identical":
         return output == expected
     kind, _, digits = checker.partition(":")
     tolerance = Decimal(1).scaleb(-int(digits)) if digits else TOLERANCE
-    found, wanted = _tokens(output), _tokens(expected)
-    return len(found) == len(wanted) and all(
+    output_lines, expected_lines = _tokens(output), _tokens(expected)
+    return len(output_lines) == len(expected_lines) and all(
         len(a) == len(b) and all(_same(x, y, tolerance, kind) for x, y in zip(a, b, strict=True))
-        for a, b in zip(found, wanted, strict=True)
+        for a, b in zip(output_lines, expected_lines, strict=True)
     )
 
 
 def compat(output: str, expected: str) -> bool:
-    """See above."""
-    found, wanted = ([line.strip() for line in text.strip().split("\n")] for text in (output, expected))
-    return len(found) == len(wanted) and all(_alike(a, b) for a, b in zip(found, wanted, strict=True))
+    """Whether an output is right; see the module docstring."""
+    lines, expected_lines = ([line.strip() for line in text.strip().split("\n")] for text in (output, expected))
+    return len(lines) == len(expected_lines) and all(
+        _equal_lines(line, expected_line) for line, expected_line in zip(lines, expected_lines, strict=True)
+    )
 
 
-def strict_value(found: Any, expected: Any) -> bool:
-    """expected: as JSON has it. found: with tuples and sets, too."""
-    if isinstance(expected, float) and type(found) in (int, float):
-        return _near(found, expected)
+def strict_value(value: Any, expected: Any) -> bool:
+    """Whether a value is right; see the module docstring. expected: a JSON value. value: may also hold tuples and sets."""
+    if isinstance(expected, float) and type(value) in (int, float):
+        return _near(value, expected)
     if isinstance(expected, list):
-        listed = isinstance(found, list | tuple) and len(found) == len(expected)
-        return listed and all(strict_value(a, b) for a, b in zip(found, expected, strict=True))
+        same_length = isinstance(value, list | tuple) and len(value) == len(expected)
+        return same_length and all(strict_value(a, b) for a, b in zip(value, expected, strict=True))
     if isinstance(expected, dict):
         return (
-            isinstance(found, dict)
-            and found.keys() == expected.keys()
-            and all(strict_value(found[key], value) for key, value in expected.items())
+            isinstance(value, dict)
+            and value.keys() == expected.keys()
+            and all(strict_value(value[key], item) for key, item in expected.items())
         )
-    return type(found) is type(expected) and bool(found == expected)
+    return type(value) is type(expected) and bool(value == expected)
 
 
-def compat_value(found: Any, expected: Any) -> bool:
-    """As `strict_value`."""
-    return bool((list(found) if isinstance(found, tuple) else found) == expected)
+def compat_value(value: Any, expected: Any) -> bool:
+    """Whether a value is right; see `strict_value`."""
+    return bool((list(value) if isinstance(value, tuple) else value) == expected)
 
 
-def _near(found: float, expected: float) -> bool:
-    """found: may be a whole number, too, of any size."""
+def _near(value: float, expected: float) -> bool:
+    """Whether two numbers are equal within `TOLERANCE`. value: may be an integer of any size."""
     if not math.isfinite(expected):
-        return found == expected
+        return value == expected
     try:
-        return abs(found - expected) <= float(TOLERANCE) * max(1.0, abs(expected))
-    except OverflowError:  # it is larger than any fraction
+        return abs(value - expected) <= float(TOLERANCE) * max(1.0, abs(expected))
+    except OverflowError:  # the integer exceeds the range of a float
         return False
 
 
@@ -80,24 +85,24 @@ def _tokens(text: str) -> list[list[str]]:
     return [tokens for line in text.split("\n") if (tokens := line.split())]
 
 
-def _same(found: str, expected: str, tolerance: Decimal, kind: str) -> bool:
-    """kind: a checker without its digits."""
-    if found == expected:
+def _same(token: str, expected: str, tolerance: Decimal, kind: str) -> bool:
+    """Whether two tokens are equal. kind: a checker without its digits."""
+    if token == expected:
         return True
-    if max(len(found), len(expected)) > LONGEST or not (NUMBER.fullmatch(found) and NUMBER.fullmatch(expected)):
+    if max(len(token), len(expected)) > LONGEST or not (NUMBER.fullmatch(token) and NUMBER.fullmatch(expected)):
         return False
     if INTEGER.fullmatch(expected) and kind == "standard":
         return False
-    a, b = Decimal(found), Decimal(expected)
+    a, b = Decimal(token), Decimal(expected)
     size = {"floatsabs": Decimal(1), "floatsrel": abs(b)}.get(kind, max(Decimal(1), abs(b)))
     return abs(a - b) <= tolerance * size
 
 
-def _alike(found: str, expected: str) -> bool:
-    if found == expected:
+def _equal_lines(line: str, expected: str) -> bool:
+    if line == expected:
         return True
     try:
-        a, b = ([Decimal(token) for token in text.split()] for text in (found, expected))
+        a, b = ([Decimal(token) for token in text.split()] for text in (line, expected))
         return a == b
     except InvalidOperation:
         return False

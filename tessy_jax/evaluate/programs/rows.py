@@ -1,10 +1,11 @@
-"""Problems that ask for programs, with their tests, in the forms in which they are published.
+"""Reads programming problems and their tests, in their published formats.
 
-LiveCodeBench: `question_content`, `starter_code`, `public_test_cases`, `private_test_cases` (compressed or not) and
-`metadata`, whose `func_name`, where there is one, is what tests call. OJBench: a prompt, `id`, `dataset` and `language`; its
-tests are a folder of init.yml and the files that it names, which `tests` names, or else `NOI/loj-<id>` or `ICPC/<id>` beside
-the rows. Any other: a prompt, and `tests`, a list of {"input", "output"}, or of asserts or {"code"} to be run behind the
-program. `language` may say python or cpp.
+- LiveCodeBench: `question_content`, `starter_code`, `public_test_cases`, `private_test_cases` (compressed or not) and
+  `metadata`, whose optional `func_name` is the function that tests call.
+- OJBench: a prompt, `id`, `dataset` and `language`. The tests are a folder with init.yml and the files that it names: the
+  folder in `tests`, or else `NOI/loj-<id>` or `ICPC/<id>` in the folder of the rows.
+- Other rows: a prompt, and `tests`, a list of {"input", "output"}, or of asserts or {"code"} that run after the program.
+  `language` is python or cpp.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from tessy_jax.config.evaluation import Task
 from tessy_jax.config.programs import Language
 from tessy_jax.errors import DataError
 from tessy_jax.evaluate.programs.box.runner import plain
-from tessy_jax.evaluate.tasks import GroundTruth, Problem, check_columns
+from tessy_jax.evaluate.tasks import GroundTruth, Problem, unique_name
 from tessy_jax.store.tables import table_rows
 from tessy_jax.synthesis.prompts import FORMS, prompt_of
 
@@ -41,20 +42,20 @@ LANGUAGES: dict[str, Language] = {
 }
 STRINGS = ("SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8", "UNICODE")
 AROUND_STRINGS = ("PROTO", "FRAME", "MEMOIZE", "PUT", "BINPUT", "LONG_BINPUT", "STOP")
-"""Operations of a pickle: those that give a string, and those that stand beside one."""
+"""Operations of a pickle: those that push a string, and those that may accompany one."""
 LARGEST = 1 << 30
-"""Bytes of the tests of one problem, decompressed."""
+"""Maximum size of the decompressed tests of one problem, in bytes."""
 CHECKERS = "standard, identical, floats, floatsabs and floatsrel"
 ERRORS = {"default": "floats", "absolute": "floatsabs", "relative": "floatsrel"}
-"""What the checker floats says of error_mode, as a checker of its own."""
+"""The checker for each error_mode of the checker floats."""
 OTHERS = ("archive", "grader", "interactive", "signature_grader", "generator")
-"""Kinds of problems in init.yml that are not supported."""
+"""Unsupported kinds of problems in init.yml."""
 
 
 class Suite(NamedTuple):
-    """How a program is judged. names: whether it gets what LiveCodeBench gives to programs. tests: each has one of these:
-    "input" and "output" (texts), "input_file" and "output_file" (paths), these with a "checker"; "function", "arguments" and
-    "output" (JSON); "expression" and "output" (see `box.runner.plain`); "code"."""
+    """The tests of a program. names: whether the program gets the names that LiveCodeBench imports for programs. tests: each
+    holds one of: "input" and "output" (texts); "input_file" and "output_file" (paths) and "checker"; "function", "arguments"
+    and "output" (JSON); "expression" and "output" (see `box.runner.plain`); "code"."""
 
     language: Language
     names: bool
@@ -62,22 +63,23 @@ class Suite(NamedTuple):
 
     @classmethod
     def of(cls, problem: Problem) -> Suite:
-        """That of a problem of `program_problems`."""
+        """The suite of a problem of `program_problems`."""
         assert problem.tests is not None
         return cls(**json.loads(zlib.decompress(problem.tests)))
 
 
 def program_problems(task: Task) -> list[Problem]:
-    """The problems in a task's table, in its order. Their reference is the number and a hash of their tests.
+    """Reads the problems of a task's table, in the order of its rows. Their reference is the number and a hash of their
+    tests.
 
     Raises:
-        DataError: the table cannot be read, or a row is no problem, or has no tests, or one that cannot be used; names file
-            and line.
+        DataError: the table cannot be read, or a row is not a problem or has no tests or an invalid test; names file and
+            line.
         ConfigError: a package is missing.
     """
     assert task.path is not None
     names: set[str] = set()
-    found = []
+    problems = []
     for where, row in table_rows(task.path, task.split, task.limit, COLUMNS):
         try:
             if isinstance(row, DataError):
@@ -88,19 +90,19 @@ def program_problems(task: Task) -> list[Problem]:
             family = next((str(row[column]) for column in FAMILIES if row.get(column)), None)
         except DataError as error:
             raise DataError(f"{where}: {error}") from None
-        name = check_columns(own, names)
+        name = unique_name(own, names)
         reference, _, packed = _ground_truth(suite)
-        found.append(Problem(f"{task.name}/{name}", task.name, family, messages, reference, tests=packed))
-    if not found:
+        problems.append(Problem(f"{task.name}/{name}", task.name, family, messages, reference, tests=packed))
+    if not problems:
         raise DataError(f"{task.path}: holds no rows; give at least one problem")
-    return found
+    return problems
 
 
 def ground_truth(row: dict[str, Any], column: str, name: str) -> GroundTruth:
-    """The tests of a row of prompts; those that are a folder are looked for in the working folder. See `tasks.Bench`.
+    """The tests of a row of prompts; a folder of tests is relative to the working folder. See `tasks.GroundTruthReader`.
 
     Raises:
-        DataError: it has none, or one that cannot be used.
+        DataError: the row has no tests or an invalid test.
     """
     return _ground_truth(_problem(row, Path(), None)[2])
 
@@ -112,23 +114,23 @@ def _ground_truth(suite: Suite) -> GroundTruth:
 
 
 def _digest(suite: Suite) -> str:
-    """Of what counts: wherever its files are."""
-    whole = hashlib.sha256(f"{suite.language} {suite.names}".encode())
+    """A hash of the tests; it does not depend on the place of their files."""
+    digest = hashlib.sha256(f"{suite.language} {suite.names}".encode())
     for test in suite.tests:
         kept = {key: value for key, value in test.items() if not key.endswith("_file")}
         kept["files"] = [
             [os.path.basename(test[key]), os.path.getsize(test[key])] for key in ("input_file", "output_file") if key in test
         ]
-        whole.update(json.dumps(kept, sort_keys=True).encode())
-    return whole.hexdigest()[:16]
+        digest.update(json.dumps(kept, sort_keys=True).encode())
+    return digest.hexdigest()[:16]
 
 
-def _problem(row: dict[str, Any], folder: Path, wanted: Language | None) -> tuple[str, list[dict[str, str]], Suite]:
-    said = row.get("language")
-    known = LANGUAGES.get(str(said).lower()) if said else "python"
-    if wanted is None and known is None:
-        raise DataError(f"language is {said!r}; it should be python or cpp")
-    language = wanted or known or "python"
+def _problem(row: dict[str, Any], folder: Path, task_language: Language | None) -> tuple[str, list[dict[str, str]], Suite]:
+    value = row.get("language")
+    own_language = LANGUAGES.get(str(value).lower()) if value else "python"
+    if task_language is None and own_language is None:
+        raise DataError(f"language is {value!r}; it should be python or cpp")
+    language = task_language or own_language or "python"
     if "question_content" in row:
         tests = _livecodebench(row)
         asked = row if any(row.get(form) for form in FORMS) else {"prompt": _asked(row, language)}
@@ -139,8 +141,8 @@ def _problem(row: dict[str, Any], folder: Path, wanted: Language | None) -> tupl
     elif row.get("dataset") and row.get("id") is not None:
         tests, asked = _folder(_published(row, folder)), row
     else:
-        held = ", ".join(f"`{name}`" for name in sorted(row)[:12])
-        raise DataError(f"has no tests; it should hold `tests`, or be a row of LiveCodeBench or OJBench; it holds {held}")
+        columns = ", ".join(f"`{name}`" for name in sorted(row)[:12])
+        raise DataError(f"has no tests; it should hold `tests`, or be a row of LiveCodeBench or OJBench; it holds {columns}")
     if language != "python" and any("input" not in test and "input_file" not in test for test in tests):
         raise DataError("has tests that call or check Python, and its language is cpp; give tests with input and output")
     _, messages = prompt_of({**asked, "id": None})
@@ -162,21 +164,23 @@ def _hash(messages: list[dict[str, str]]) -> str:
 
 
 def _asked(row: dict[str, Any], language: Language) -> str:
-    """What a model is asked of a row of LiveCodeBench, which has no prompt of its own."""
+    """The prompt for a row of LiveCodeBench, which has none."""
     name, starter = {"python": "Python", "cpp": "C++"}[language], _text(row, "starter_code", "")
     if starter.strip():
-        how = "Complete this code; keep its names:\n\n" + f"```{language}\n{starter.rstrip()}\n```\n\n"
-        how += f"Write the whole {name} code, with what it needs, in one fenced block."
+        request = "Complete this code; keep its names:\n\n" + f"```{language}\n{starter.rstrip()}\n```\n\n"
+        request += f"Write the whole {name} code, with what it needs, in one fenced block."
     else:
-        how = f"Write a {name} program that reads all of its input from standard input and prints the answer to standard "
-        how += "output, in one fenced block."
-    return f"{_text(row, 'question_content').strip()}\n\n{how}"
+        request = (
+            f"Write a {name} program that reads all of its input from standard input and prints the answer to standard "
+        )
+        request += "output, in one fenced block."
+    return f"{_text(row, 'question_content').strip()}\n\n{request}"
 
 
 def _livecodebench(row: dict[str, Any]) -> list[dict[str, Any]]:
     about = _json(row.get("metadata") or "{}", "metadata")
     function = about.get("func_name") if isinstance(about, dict) else None
-    found = []
+    tests: list[dict[str, Any]] = []
     for column in ("public_test_cases", "private_test_cases"):
         value = row.get(column) or "[]"
         if isinstance(value, str) and value.lstrip()[:1] not in ("[", "{"):
@@ -186,36 +190,36 @@ def _livecodebench(row: dict[str, Any]) -> list[dict[str, Any]]:
             texts = _pair(case, place)
             called = function is not None if case.get("testtype") is None else case["testtype"] == "functional"
             if not called:
-                found.append(texts)
+                tests.append(texts)
             elif not isinstance(function, str) or not function.isidentifier():
                 raise DataError(f"{place} calls a function, and metadata names none in func_name ({function!r})")
             else:
                 lines = texts["input"].strip().split("\n") if texts["input"].strip() else []
                 arguments = [_json(line, f"{place}.input, line {line_number}") for line_number, line in enumerate(lines, 1)]
                 output = _json(texts["output"], f"{place}.output")
-                found.append({"function": function, "arguments": arguments, "output": output})
-    return _some(found, "public_test_cases and private_test_cases")
+                tests.append({"function": function, "arguments": arguments, "output": output})
+    return _some(tests, "public_test_cases and private_test_cases")
 
 
 def _unpickled(data: bytes) -> str:
-    """The string that was pickled; nothing is done that a pickle says.
+    """The string that was pickled; no operation of the pickle is executed.
 
     Raises:
-        ValueError: it is something else.
+        ValueError: it holds anything but one string.
     """
-    found = []
+    strings = []
     for operation, argument, _ in pickletools.genops(data):
         if operation.name in STRINGS:
-            found.append(argument)
+            strings.append(argument)
         elif operation.name not in AROUND_STRINGS:
             raise ValueError(f"it does {operation.name}, and only a string may be in there")
-    if len(found) != 1:
-        raise ValueError(f"it has {len(found)} strings")
-    return str(found[0])
+    if len(strings) != 1:
+        raise ValueError(f"it has {len(strings)} strings")
+    return str(strings[0])
 
 
 def _decompressed(text: str, column: str) -> str:
-    """Tests as LiveCodeBench packs them: a JSON string, pickled, compressed, in base 64."""
+    """Decompresses tests in LiveCodeBench's format: a JSON string, pickled, compressed, in base 64."""
     try:
         unpacker = zlib.decompressobj()
         data = unpacker.decompress(base64.b64decode(text.encode(), validate=True), LARGEST)
@@ -232,24 +236,24 @@ def _decompressed(text: str, column: str) -> str:
 
 
 def _plain(tests: Any) -> list[dict[str, Any]]:
-    found = []
+    checked = []
     for number, test in enumerate(_listed(tests, "tests")):
         place = f"tests[{number}]"
         if isinstance(test, dict) and test.get("code") is None:
-            found.append(_pair(test, place))
+            checked.append(_pair(test, place))
             continue
         code = test["code"] if isinstance(test, dict) else test
         if not isinstance(code, str) or not code.strip():
             raise DataError(f"{place} is {_short(test)}; it should be an assert, or hold input and output, or code")
         try:
-            found.append(_checked(code))
+            checked.append(_checked(code))
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-            raise DataError(f"{place} is no Python ({error}); mend it") from None
-    return _some(found, "tests")
+            raise DataError(f"{place} is no Python ({error}); correct it") from None
+    return _some(checked, "tests")
 
 
 def _checked(code: str) -> dict[str, Any]:
-    """Code that asserts, as a test: what is compared with a literal is compared outside of the sandbox."""
+    """An assert as a test. A comparison with a literal becomes a comparison outside the sandbox."""
     body = ast.parse(code).body
     if len(body) != 1 or not isinstance(body[0], ast.Assert):
         return {"code": code}
@@ -265,7 +269,7 @@ def _checked(code: str) -> dict[str, Any]:
 
 
 def _published(row: dict[str, Any], folder: Path) -> Path:
-    """Where OJBench's tests of a row are."""
+    """The folder of the tests of a row of OJBench."""
     own = f"loj-{row['id']}" if isinstance(row["id"], int) else str(row["id"])
     return _below(folder, os.path.join(str(row["dataset"]), own))
 
@@ -278,7 +282,7 @@ def _below(folder: Path, path: str) -> Path:
 
 
 def _folder(folder: Path) -> list[dict[str, Any]]:
-    """The tests that a folder's init.yml names."""
+    """Reads the tests that a folder's init.yml names."""
     file = folder / "init.yml"
     try:
         about = yaml.safe_load(file.read_bytes())
@@ -289,24 +293,25 @@ def _folder(folder: Path) -> list[dict[str, Any]]:
     other = next((key for key in OTHERS if key in about), None)
     if other is not None:
         raise DataError(f"{file} has {other}, which is not supported; unpack an archive, and leave out other problems")
-    found = []
+    tests = []
     for case in about["test_cases"]:
-        for one in case.get("batched", [case]) if isinstance(case, dict) else [case]:
-            if not isinstance(one, dict) or not all(isinstance(one.get(key), str) for key in ("in", "out")):
-                raise DataError(f"{file} has a test {_short(one)}; it should name its files, in and out")
-            checker = _checker(one.get("checker", case.get("checker", about.get("checker"))), file)
+        for entry in case.get("batched", [case]) if isinstance(case, dict) else [case]:
+            if not isinstance(entry, dict) or not all(isinstance(entry.get(key), str) for key in ("in", "out")):
+                raise DataError(f"{file} has a test {_short(entry)}; it should name its files, in and out")
+            checker = _checker(entry.get("checker", case.get("checker", about.get("checker"))), file)
             test = {"checker": checker}
             for key, column in (("in", "input_file"), ("out", "output_file")):
-                place = (folder / one[key]).resolve()
+                place = (folder / entry[key]).resolve()
                 if not place.is_relative_to(folder.resolve()) or not place.is_file():
-                    raise DataError(f"{file} names {one[key]!r}, which is no file in its folder; download the tests again")
+                    raise DataError(f"{file} names {entry[key]!r}, which is no file in its folder; download the tests again")
                 test[column] = str(place)
-            found.append(test)
-    return _some(found, f"{file}: test_cases")
+            tests.append(test)
+    return _some(tests, f"{file}: test_cases")
 
 
-def _checker(said: Any, file: Path) -> str:
-    name, arguments = (said.get("name"), said.get("args") or {}) if isinstance(said, dict) else (said or "standard", {})
+def _checker(value: Any, file: Path) -> str:
+    is_dict = isinstance(value, dict)
+    name, arguments = (value.get("name"), value.get("args") or {}) if is_dict else (value or "standard", {})
     rest = dict(arguments) if isinstance(arguments, dict) else {"": arguments}
     if name in ERRORS.values():
         digits = rest.pop("precision", 6)
@@ -316,7 +321,7 @@ def _checker(said: Any, file: Path) -> str:
     elif name in ("standard", "identical") and not rest:
         return str(name)
     raise DataError(
-        f"{file} has the checker {said!r}; only {CHECKERS} are supported, the last three with precision (0 to 15) "
+        f"{file} has the checker {value!r}; only {CHECKERS} are supported, the last three with precision (0 to 15) "
         "and floats with error_mode: leave this problem out"
     )
 
@@ -342,10 +347,10 @@ def _listed(value: Any, column: str) -> list[Any]:
     return listed
 
 
-def _some(found: list[dict[str, Any]], column: str) -> list[dict[str, Any]]:
-    if not found:
+def _some(tests: list[dict[str, Any]], column: str) -> list[dict[str, Any]]:
+    if not tests:
         raise DataError(f"has no tests: {column} is empty; every program would be right")
-    return found
+    return tests
 
 
 def _json(text: Any, place: str) -> Any:

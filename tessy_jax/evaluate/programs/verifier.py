@@ -1,4 +1,4 @@
-"""Runs the program in an answer on a problem's tests, and compares outside of the sandbox what it gives."""
+"""Runs the program of an answer on a problem's tests, and compares its outputs outside the sandbox."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tessy_jax.evaluate.tasks import Problem, TaskKind, Verdict
 
 MIB = 1 << 20
 LONGER = 16
-"""Times as long as the expected output, and a MiB, is what more than that cannot be right."""
+"""Limit of the output: this multiple of the expected size, plus 1 MiB. A longer output cannot be right."""
 COMPILING = Limits(cpu=30.0, wall=91.0, memory=2048 * MIB, output=64 * MIB, files=256 * MIB)
 COMPILER = "g++"
 BUILD = """
@@ -42,14 +42,14 @@ NEVER: dict[str, bool] = {"strict": False, "compat": False}
 
 
 class ProgramVerifier:
-    """Judges programs; a context manager. unsafe: whether plain processes will do where there is nothing stronger.
+    """Verifies programs; a context manager. unsafe: allows plain processes if no stronger level is available.
 
-    A program passes a test if it ends by itself, within its limits and with exit code 0, and gives what it should. It is
-    right if it passes all; at the first that neither grader lets pass, the rest is left out.
+    A program passes a test if it exits with code 0 within its limits and its output is right. It is right if it passes all
+    tests. After the first test that it fails by both graders, the remaining tests are skipped.
 
     Raises:
-        ConfigError: there is no sandbox.
-        TessyError: while judging, the sandbox itself does not do its work.
+        ConfigError: no sandbox is available.
+        TessyError: the sandbox itself fails during verification.
     """
 
     def __init__(self, settings: Programs, *, unsafe: bool = False, level: str | None = None) -> None:
@@ -65,7 +65,7 @@ class ProgramVerifier:
 
     @property
     def describes(self) -> str:
-        """How programs are kept apart here, and judged."""
+        """The sandbox in use, and the grader that decides."""
         return f"programs run in the sandbox {self.sandbox.describes}; the grader {self.settings.grader} decides"
 
     def verify(self, problem: Problem, answer: str) -> Verdict:
@@ -83,8 +83,8 @@ class ProgramVerifier:
             return self._verified(suite, source, partial(self.sandbox.run, built.output, native=True))
         except ServerError as error:
             raise TessyError(
-                f"{problem.id}: the sandbox {self.sandbox.level.name} failed ({error}); see that the machine has memory and "
-                "processes to spare, and give the same command again: it goes on from there"
+                f"{problem.id}: the sandbox {self.sandbox.level.name} failed ({error}); make sure that the machine has free "
+                "memory and processes, and run the same command again: it resumes"
             ) from error
 
     def _verified(self, suite: Suite, source: str, run: Callable[..., Outcome]) -> Verdict:
@@ -99,13 +99,13 @@ class ProgramVerifier:
             token = secrets.token_hex(16)
             outcome = run(_given(test), limits, task=_task(test, token))
             if outcome.ended != "exited":
-                said, reason = NEVER, WHYS[outcome.ended]
+                passes, reason = NEVER, WHYS[outcome.ended]
             elif outcome.code:
-                said, reason = NEVER, "runtime_error"
+                passes, reason = NEVER, "runtime_error"
             else:
-                said, reason = _compared(test, outcome.output, token), "wrong_answer"
-            passed = {name: passed[name] and said[name] for name in passed}
-            if first is None and not said[self.settings.grader]:
+                passes, reason = _compare(test, outcome.output, token), "wrong_answer"
+            passed = {name: passed[name] and passes[name] for name in passed}
+            if first is None and not passes[self.settings.grader]:
                 why, first = reason, number
             if not any(passed.values()):
                 break
@@ -118,22 +118,22 @@ class ProgramVerifier:
 
 
 def task_kind(*, unsafe: bool = False) -> TaskKind:
-    """That of programs. unsafe: see `ProgramVerifier`."""
+    """The task kind of programs. unsafe: see `ProgramVerifier`."""
 
-    def opened(how: Programs) -> ProgramVerifier:
-        return ProgramVerifier(how, unsafe=unsafe)
+    def verifier(settings: Programs) -> ProgramVerifier:
+        return ProgramVerifier(settings, unsafe=unsafe)
 
     def problems(task: Task) -> list[Problem]:
-        found = program_problems(task)
-        with opened(task.running):  # whoever lacks a sandbox learns it before any work is done
+        own = program_problems(task)
+        with verifier(task.running):  # a missing sandbox is reported before any work
             pass
         if shutil.which(COMPILER, path=ENVIRONMENT["PATH"]) is None:
-            cpp = next((problem.id for problem in found if Suite.of(problem).language == "cpp"), None)
+            cpp = next((problem.id for problem in own if Suite.of(problem).language == "cpp"), None)
             if cpp is not None:
-                raise ConfigError(f"{cpp} asks for C++, and there is no {COMPILER} here; install it (apt-get install g++)")
-        return found
+                raise ConfigError(f"{cpp} asks for C++, and {COMPILER} is not installed; install it (apt-get install g++)")
+        return own
 
-    return TaskKind(problems, opened, ground_truth, COLUMNS)
+    return TaskKind(problems, verifier, ground_truth, COLUMNS)
 
 
 def _bytes(text: str) -> bytes:
@@ -141,7 +141,7 @@ def _bytes(text: str) -> bytes:
 
 
 def _wall(seconds: float) -> float:
-    """By the clock: on a busy machine a program waits, too."""
+    """The wall-clock limit for a limit of processor time: on a busy machine a program also waits."""
     return 3 * seconds + 1
 
 
@@ -152,7 +152,7 @@ def _given(test: dict[str, Any]) -> bytes:
 
 
 def _expected(test: dict[str, Any]) -> int:
-    """Bytes, about."""
+    """Approximate size of the expected output, in bytes."""
     return os.path.getsize(test["output_file"]) if "output_file" in test else len(json.dumps(test.get("output")))
 
 
@@ -164,8 +164,8 @@ def _task(test: dict[str, Any], token: str) -> dict[str, Any]:
     return {"code": test["code"], "token": token} if "code" in test else {}
 
 
-def _compared(test: dict[str, Any], output: bytes, token: str) -> dict[str, bool]:
-    """What both graders say of what a program gave."""
+def _compare(test: dict[str, Any], output: bytes, token: str) -> dict[str, bool]:
+    """The verdicts of both graders on the output of a program."""
     text = output.decode("utf-8", "replace")
     if "code" in test:
         return dict.fromkeys(NEVER, text == token)
@@ -175,7 +175,13 @@ def _compared(test: dict[str, Any], output: bytes, token: str) -> dict[str, bool
             if "expression" in test:
                 return dict.fromkeys(NEVER, bool(value == _value(test["output"])))
             return {"strict": strict_value(value, test["output"]), "compat": compat_value(value, test["output"])}
-        except (ValueError, TypeError, LookupError, ArithmeticError, RecursionError):  # it is not what the runner writes
+        except (
+            ValueError,
+            TypeError,
+            LookupError,
+            ArithmeticError,
+            RecursionError,
+        ):  # not the format that the runner writes
             return NEVER
     file = test.get("output_file")
     expected = test["output"] if file is None else Path(file).read_bytes().decode("utf-8", "replace")
@@ -183,7 +189,7 @@ def _compared(test: dict[str, Any], output: bytes, token: str) -> dict[str, bool
 
 
 def _value(plain: Any) -> Any:
-    """What `box.runner.plain` made plain."""
+    """The inverse of `box.runner.plain`."""
     if not isinstance(plain, list):
         return plain
     kind, parts = plain

@@ -1,4 +1,4 @@
-// Moves a predictor's threshold: its numbers and marks follow. Without this the page shows the threshold in use.
+// Updates metrics and token marks when the threshold slider moves. Without this script the page shows the threshold in use.
 const speakers = JSON.parse(document.getElementById("data").textContent);
 document.querySelectorAll(".dial").forEach((dial, n) => {
   const { points, probabilities } = speakers[n];

@@ -1,12 +1,12 @@
-// Says of the span that is pointed at, tapped, or reached by the arrow keys what its title says. Without this, the title does.
+// Shows the title of a span as a tooltip on hover, tap or arrow keys. Without this script the browser shows the title.
 const tip = document.createElement("div");
 tip.className = "tip";
 tip.setAttribute("role", "status");
 tip.hidden = true;
 document.body.append(tip);
 const hints = new WeakMap();
-let current = null; // the span that is spoken of
-let pointed = 0; // where on the line
+let current = null; // the span whose tooltip is shown
+let pointed = 0; // horizontal position of the pointer
 
 function hide() {
   if (current) current.classList.remove("current");

@@ -171,7 +171,7 @@ def test_cpp_without_a_compiler_is_refused_before_any_work(monkeypatch, tmp_path
     file = tmp_path / "rows.jsonl"
     file.write_text(json.dumps(ROW | {"language": "cpp"}) + "\n")
     monkeypatch.setattr(verifier, "COMPILER", "no-such-compiler")
-    with pytest.raises(ConfigError, match=r"asks for C\+\+, and there is no no-such-compiler here; install it"):
+    with pytest.raises(ConfigError, match=r"asks for C\+\+, and no-such-compiler is not installed; install it"):
         task_kind(unsafe=True).problems(Task(name="t", path=str(file), verifier="programs"))
 
 

@@ -1,0 +1,92 @@
+"""The recipes (method, section 5) as plain data: which models write, who thinks, who answers, and what precedes.
+
+A new recipe is a new entry of `RECIPES`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+Writer = Literal["student", "teacher"]
+
+
+@dataclass(frozen=True)
+class Roles:
+    """The writers of one response.
+
+    thinkers: the writers of the thinking; the first one begins.
+    answerer: the writer of the final answer; None stands for `synthesis.final_answer`.
+    """
+
+    thinkers: tuple[Writer, ...]
+    answerer: Writer | None = None
+
+
+@dataclass(frozen=True)
+class FirstPass:
+    """A synthesis whose responses the recipe builds on.
+
+    recipe: the recipe of the first pass.
+    folder: its run folder, within that of the second pass.
+    candidates: it writes `synthesis.candidates` responses for each response of the second pass, instead of one.
+    verified: `synthesis.verification` applies to its responses.
+    """
+
+    recipe: str
+    folder: str
+    candidates: bool = False
+    verified: bool = False
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How the responses of a synthesis come about.
+
+    writers: the models that write.
+    roles: response number n has roles[n % len(roles)]; n is uniform over 32 bits.
+    interleaved: the writers alternate within the thinking, which takes a boundary predictor for each.
+    first_pass: the pass before this one, if any.
+    scorer: the model that chooses one of the candidates of the first pass; None if this pass writes responses itself.
+    reference: the writer of the first pass whose response the prompts show, as far as `synthesis.reference` says; None if
+        prompts show no reference.
+    """
+
+    writers: tuple[Writer, ...]
+    roles: tuple[Roles, ...]
+    interleaved: bool = False
+    first_pass: FirstPass | None = None
+    scorer: Writer | None = None
+    reference: Writer | None = None
+
+    @property
+    def requirements(self) -> tuple[str, ...]:
+        """The dotted keys that a configuration with this recipe must set."""
+        models = {*self.writers, self.scorer, self.reference}
+        predictors = self.writers if self.interleaved else ()
+        return (
+            *(name for name in get_args(Writer) if name in models),
+            *(f"boundary.{name}" for name in predictors),
+        )
+
+
+STUDENT, TEACHER = Roles(("student",), "student"), Roles(("teacher",), "teacher")
+BOTH: tuple[Writer, ...] = ("student", "teacher")
+
+RECIPES: dict[str, Recipe] = {
+    "tessy": Recipe(BOTH, (Roles(BOTH),), interleaved=True),
+    "teacher_only": Recipe(("teacher",), (TEACHER,)),
+    "student_only": Recipe(("student",), (STUDENT,)),
+    "teacher_think": Recipe(BOTH, (Roles(("teacher",), "student"),)),
+    "teacher_answer": Recipe(BOTH, (Roles(("student",), "teacher"),)),
+    "teacher_mix": Recipe(BOTH, (STUDENT, TEACHER)),
+    "teacher_score": Recipe(
+        ("student",),
+        (STUDENT,),
+        first_pass=FirstPass("student_only", "candidates", candidates=True, verified=True),
+        scorer="teacher",
+    ),
+    "teacher_reference": Recipe(
+        ("student",), (STUDENT,), first_pass=FirstPass("teacher_only", "references"), reference="teacher"
+    ),
+}

@@ -1,0 +1,123 @@
+"""Which tests run where, in addition to the markers in the test files.
+
+The default suite holds one test per claim. `SLOW` adds the marker `slow` to variants of such a test, which CI runs in its
+long part. `BY_HAND` adds the marker `by_hand` to slow variants that CI leaves out: `bash scripts/test.sh -m slow` runs them.
+An entry is a test's path and name, with the beginning of its parameters where only some of them are meant.
+"""
+
+from __future__ import annotations
+
+SLOW = (
+    "tests/analyze/test_charts.py::test_a_chart_is_the_same_bytes_each_time",
+    "tests/boundary/test_commands.py::test_an_interrupted_training_of_a_predictor_ends_as_one_that_was_not",
+    "tests/decode/test_generate.py::test_a_continuation_does_not_depend_on_batch_order_or_devices",
+    "tests/decode/test_loop.py::test_a_response_does_not_depend_on_the_number_of_devices",
+    "tests/decode/test_loop.py::test_labels_are_turned_round_where_the_plain_method_turns_them",
+    "tests/decode/test_loop.py::test_nothing_is_thrown_away_with_one_vocabulary_online_and_no_word_rule",
+    "tests/decode/test_loop.py::test_the_caches_are_updated_in_place",
+    "tests/decode/test_sampling.py::test_filters_keep_the_tokens_and_shares_that_transformers_keeps[filters1",
+    "tests/decode/test_sampling.py::test_filters_keep_the_tokens_and_shares_that_transformers_keeps[filters3",
+    "tests/decode/test_sampling.py::test_filters_keep_the_tokens_and_shares_that_transformers_keeps[filters4",
+    "tests/models/test_parity.py::test_a_token_classifier_gives_the_scores_of_transformers_whole_in_chunks_and_by_token[gpt_oss",
+    "tests/models/test_parity.py::test_a_token_classifier_gives_the_scores_of_transformers_whole_in_chunks_and_by_token[qwen",
+    "tests/models/test_parity.py::test_chunks_of_any_length_per_lane_and_single_tokens_give_the_logits_of_transformers"
+    "[deepseek_v3-untied",
+    "tests/models/test_parity.py::test_chunks_of_any_length_per_lane_and_single_tokens_give_the_logits_of_transformers"
+    "[gpt_oss-tied",
+    "tests/models/test_parity.py::test_chunks_of_any_length_per_lane_and_single_tokens_give_the_logits_of_transformers"
+    "[llama-untied",
+    "tests/models/test_parity.py::test_chunks_of_any_length_per_lane_and_single_tokens_give_the_logits_of_transformers"
+    "[qwen2-untied",
+    "tests/models/test_parity.py::test_chunks_of_any_length_per_lane_and_single_tokens_give_the_logits_of_transformers"
+    "[qwen3-untied",
+    "tests/models/test_parity.py::test_chunks_of_any_length_per_lane_and_single_tokens_give_the_logits_of_transformers"
+    "[qwen3_moe-untied",
+    "tests/models/test_parity.py::test_long_whole_sequences_run_in_query_blocks_with_equal_results_and_gradients",
+    "tests/models/test_parity.py::test_the_first_layers_of_a_model_are_those_of_transformers_also_after_an_export[gpt_oss",
+    "tests/models/test_parity.py::test_whole_sequences_give_the_logits_of_transformers[deepseek_v3-untied",
+    "tests/models/test_parity.py::test_whole_sequences_give_the_logits_of_transformers[gpt_oss-untied",
+    "tests/models/test_parity.py::test_whole_sequences_give_the_logits_of_transformers[qwen",
+    "tests/models/test_restack.py::test_arrays_go_from_one_form_to_the_other_and_back_unchanged_and_stay_on_the_mesh"
+    "[deepseek_v3",
+    "tests/models/test_restack.py::test_arrays_go_from_one_form_to_the_other_and_back_unchanged_and_stay_on_the_mesh[gpt_oss",
+    "tests/synthesis/test_recipes.py::test_a_recipe_says_who_thinks_and_who_answers",
+    "tests/synthesis/test_recipes.py::test_of_all_candidates_the_one_that_the_teacher_finds_most_probable_is_kept",
+    "tests/synthesis/test_recipes.py::test_what_is_rewritten_is_shown_and_not_saved",
+    "tests/train/test_job.py::test_a_continued_training_holds_no_more_than_one_that_was_not",
+    "tests/train/test_step.py::test_the_gradient_in_bfloat16_is_near_that_which_jax_derives_for_every_family[qwen3_moe",
+)
+
+BY_HAND = (
+    "tests/boundary/test_commands.py::test_a_predictor_trained_from_scratch_knows_the_boundaries_of_the_grammar[teacher",
+    "tests/decode/test_generate.py::test_generation_equals_a_plain_loop_over_whole_sequences[gpt_oss-untied-0.0",
+    "tests/decode/test_generate.py::test_generation_equals_a_plain_loop_over_whole_sequences[deepseek_v3-untied-0.9",
+    "tests/decode/test_generate.py::test_generation_equals_a_plain_loop_over_whole_sequences[qwen3_moe",
+    "tests/decode/test_loop.py::test_a_response_does_not_depend_on_the_boundary_mode[two vocabularies, extend",
+    "tests/decode/test_loop.py::test_a_response_does_not_depend_on_the_number_of_lanes[1",
+    "tests/decode/test_loop.py::test_labels_are_turned_round_where_the_plain_method_turns_them[False",
+    "tests/decode/test_loop.py::test_the_engine_and_the_plain_method_agree_token_for_token[one vocabulary, discard",
+    "tests/decode/test_loop.py::test_the_engine_and_the_plain_method_agree_token_for_token[one vocabulary, extend",
+    "tests/decode/test_loop.py::test_the_engine_and_the_plain_method_agree_token_for_token[one vocabulary, none, online",
+    "tests/decode/test_loop.py::test_the_engine_and_the_plain_method_agree_token_for_token"
+    "[two vocabularies, discard, rollback",
+    "tests/decode/test_loop.py::test_the_engine_and_the_plain_method_agree_token_for_token[two vocabularies, extend, online",
+    "tests/mini/test_build.py::test_a_shipped_model_passes_its_gate_again[student-1",
+    "tests/mini/test_build.py::test_a_shipped_model_passes_its_gate_again[student-2",
+    "tests/models/test_parity.py::test_a_token_classifier_gives_the_scores_of_transformers_whole_in_chunks_and_by_token"
+    "[deepseek_v3-untied",
+    "tests/models/test_parity.py::test_a_token_classifier_gives_the_scores_of_transformers_whole_in_chunks_and_by_token"
+    "[gpt_oss-untied",
+    "tests/models/test_parity.py::test_a_token_classifier_gives_the_scores_of_transformers_whole_in_chunks_and_by_token"
+    "[qwen3_moe-untied",
+    "tests/models/test_parity.py::test_chunks_of_any_length_per_lane_and_single_tokens_give_the_logits_of_transformers"
+    "[deepseek_v3-untied-1",
+    "tests/models/test_parity.py::test_chunks_of_any_length_per_lane_and_single_tokens_give_the_logits_of_transformers"
+    "[gpt_oss-untied-1",
+    "tests/models/test_parity.py::test_chunks_of_any_length_per_lane_and_single_tokens_give_the_logits_of_transformers"
+    "[qwen3_moe-untied-1",
+    "tests/models/test_parity.py::test_an_exported_model_gives_the_same_logits_in_transformers[deepseek_v3-tied-stacked",
+    "tests/models/test_parity.py::test_an_exported_model_gives_the_same_logits_in_transformers[gpt_oss-untied-unrolled",
+    "tests/models/test_parity.py::test_an_exported_model_gives_the_same_logits_in_transformers[qwen3_moe",
+    "tests/models/test_parity.py::test_whole_sequences_give_the_logits_of_transformers[deepseek_v3-tied-stacked-1",
+    "tests/models/test_parity.py::test_whole_sequences_give_the_logits_of_transformers[deepseek_v3-tied-unrolled-8",
+    "tests/models/test_parity.py::test_whole_sequences_give_the_logits_of_transformers[deepseek_v3-untied-stacked-1",
+    "tests/models/test_parity.py::test_whole_sequences_give_the_logits_of_transformers[deepseek_v3-untied-unrolled",
+    "tests/models/test_parity.py::test_whole_sequences_give_the_logits_of_transformers[gpt_oss-tied-stacked-1",
+    "tests/models/test_parity.py::test_whole_sequences_give_the_logits_of_transformers[gpt_oss-tied-unrolled-8",
+    "tests/models/test_parity.py::test_whole_sequences_give_the_logits_of_transformers[gpt_oss-untied-stacked-1",
+    "tests/models/test_parity.py::test_whole_sequences_give_the_logits_of_transformers[gpt_oss-untied-unrolled",
+    "tests/models/test_parity.py::test_whole_sequences_give_the_logits_of_transformers[qwen3_moe-tied-stacked-1",
+    "tests/models/test_parity.py::test_whole_sequences_give_the_logits_of_transformers[qwen3_moe-tied-unrolled-8",
+    "tests/models/test_parity.py::test_whole_sequences_give_the_logits_of_transformers[qwen3_moe-untied-stacked-1",
+    "tests/models/test_parity.py::test_whole_sequences_give_the_logits_of_transformers[qwen3_moe-untied-unrolled",
+    "tests/models/test_restack.py::test_arrays_go_from_one_form_to_the_other_and_back_unchanged_and_stay_on_the_mesh"
+    "[gpt_oss-tied-8",
+    "tests/models/test_restack.py::test_arrays_go_from_one_form_to_the_other_and_back_unchanged_and_stay_on_the_mesh"
+    "[llama-untied-8",
+    "tests/synthesis/test_job.py::test_one_model_alone_writes_through_the_same_engine[student_only",
+    "tests/synthesis/test_processes.py::test_two_processes_do_both_passes_of_a_recipe_as_one_does[teacher_reference",
+    "tests/synthesis/test_recipes.py::test_a_message_that_isolates_is_saved_and_seen_by_no_writer[teacher_score",
+    "tests/synthesis/test_recipes.py::test_a_recipe_says_who_thinks_and_who_answers[student_only",
+    "tests/synthesis/test_recipes.py::test_a_recipe_says_who_thinks_and_who_answers[teacher_only",
+    "tests/synthesis/test_recipes.py::test_a_recipe_says_who_thinks_and_who_answers[teacher_think",
+    "tests/synthesis/test_recipes.py::test_a_recipe_says_who_thinks_and_who_answers[tessy",
+    "tests/synthesis/test_recipes.py::test_both_passes_go_on_where_they_were[teacher_reference",
+    "tests/synthesis/test_small_pair.py::test_every_other_recipe_says_who_thinks_and_who_answers[student_only",
+    "tests/synthesis/test_small_pair.py::test_every_other_recipe_says_who_thinks_and_who_answers[teacher_answer",
+    "tests/synthesis/test_small_pair.py::test_every_other_recipe_says_who_thinks_and_who_answers[teacher_mix",
+    "tests/synthesis/test_small_pair.py::test_every_other_recipe_says_who_thinks_and_who_answers[teacher_only",
+    "tests/synthesis/test_small_pair.py::test_every_other_recipe_says_who_thinks_and_who_answers[teacher_score",
+    "tests/synthesis/test_small_pair.py::test_every_other_recipe_says_who_thinks_and_who_answers[teacher_think",
+    "tests/synthesis/test_verification.py::test_two_processes_resample_as_one_does",
+    "tests/test_fused.py::test_the_students_arrays_go_from_synthesis_to_training_and_back_without_touching_disk[mesh0",
+    "tests/test_real_models.py::test_a_real_model_continues_the_shared_prompts_as_transformers_does[qwen-coder",
+    "tests/test_sharding.py::test_gradients_on_8_devices_equal_those_on_one[qwen3_moe",
+    "tests/text/test_bridge.py::test_the_device_agrees_with_the_library_on_real_tokenizers[deepseek-v3-100000",
+    "tests/text/test_bridge.py::test_the_device_agrees_with_the_library_on_real_tokenizers[gpt-oss-100000",
+    "tests/train/test_step.py::test_the_gradient_in_bfloat16_is_near_that_which_jax_derives_for_every_family[gpt_oss-untied-8",
+)
+
+
+def stale(node_ids: list[str]) -> list[str]:
+    """The entries that name none of these tests."""
+    return [entry for entry in (*SLOW, *BY_HAND) if not any(node.startswith(entry) for node in node_ids)]
