@@ -1,4 +1,4 @@
-"""Several processes that run one job on one mesh: what one of them does for all, and what all have to know alike."""
+"""Helpers for several processes that run one job on one mesh. Process 0 is the primary: it alone writes files."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ T = TypeVar("T")
 
 
 def initialize() -> None:
-    """Makes this process one of several, before it touches a device (`jax.distributed`).
+    """Initializes `jax.distributed`. Call it before any use of a device.
 
-    The launcher says who the others are: Cloud TPU, GKE, SLURM and Open MPI do; anywhere else the variables
-    JAX_COORDINATOR_ADDRESS (host:port of the first), JAX_NUM_PROCESSES and JAX_PROCESS_ID.
+    Cloud TPU, GKE, SLURM and Open MPI describe the other processes. Any other launcher must set JAX_COORDINATOR_ADDRESS
+    (host:port of process 0), JAX_NUM_PROCESSES and JAX_PROCESS_ID.
 
     Raises:
-        ConfigError: nobody says, or the others cannot be reached.
+        ConfigError: the other processes are unknown or cannot be reached.
     """
     count, number = (os.environ.get(name) for name in ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID"))
     try:
@@ -39,47 +39,47 @@ def initialize() -> None:
 
 
 def devices() -> list[str]:
-    """What a run is on, as summaries say it: the first device, and how many there are."""
+    """The devices of a run for its summary: the first device, and the number of devices."""
     return [*(str(device) for device in jax.devices()[:1]), f"{jax.device_count()} in all"]
 
 
 def is_primary() -> bool:
-    """Whether this process is the one that writes files and tells the user."""
+    """Whether this process is process 0, which writes files and messages."""
     return jax.process_index() == 0
 
 
 def on_primary(work: Callable[[], T]) -> T:
-    """What `work` gives in the first process, in all of them; it runs there alone. Its result is JSON.
+    """Runs `work` on process 0 and returns its result, which must be JSON, in every process.
 
     Raises:
-        TessyError: in all processes, what it raises in the first; an error of any other kind comes as a RuntimeError.
+        TessyError: in every process, if `work` raises one; any other error becomes a RuntimeError in the other processes.
     """
     if jax.process_count() == 1:
         return work()
-    said = b"{}"
+    message = b"{}"
     failed: Exception | None = None
     if is_primary():
         try:
-            said = json.dumps({"result": work()}).encode()
-        except Exception as error:  # the others wait to hear of it
-            failed, said = error, json.dumps({"error": type(error).__name__, "text": str(error)}).encode()
-    found = json.loads(_broadcast(said))
+            message = json.dumps({"result": work()}).encode()
+        except Exception as error:  # the other processes wait for the broadcast
+            failed, message = error, json.dumps({"error": type(error).__name__, "text": str(error)}).encode()
+    answer = json.loads(_broadcast(message))
     if failed is not None:
         raise failed
-    if "error" in found:
-        kind: Any = getattr(errors, found["error"], None)
+    if "error" in answer:
+        kind: Any = getattr(errors, answer["error"], None)
         if isinstance(kind, type) and issubclass(kind, TessyError):
-            raise kind(found["text"])
-        raise RuntimeError(f"process 0: {found['error']}: {found['text']}")
-    result: T = found["result"]
+            raise kind(answer["text"])
+        raise RuntimeError(f"process 0: {answer['error']}: {answer['text']}")
+    result: T = answer["result"]
     return result
 
 
 def all_or_raise(work: Callable[[], T]) -> T:
-    """What `work` gives in this process, where it goes well in all of them; each does its own.
+    """Runs `work` in every process and returns the result of this one if all succeed.
 
     Raises:
-        Exception: what it raises here; a RuntimeError where it goes wrong elsewhere only.
+        Exception: the error of this process; a RuntimeError if only another process failed.
     """
     if jax.process_count() == 1:
         return work()
@@ -88,19 +88,19 @@ def all_or_raise(work: Callable[[], T]) -> T:
         result = work()
     except Exception as error:
         failed = error
-    well = np.asarray(multihost_utils.process_allgather(np.int32(failed is None))).reshape(-1)
+    succeeded = np.asarray(multihost_utils.process_allgather(np.int32(failed is None))).reshape(-1)
     if failed is not None:
         raise failed
-    if not well.all():
-        raise RuntimeError(f"process {int(np.argmin(well))} has failed; see what it says")
+    if not succeeded.all():
+        raise RuntimeError(f"process {int(np.argmin(succeeded))} failed; see its messages")
     return result
 
 
 def check_same(value: Any, name: str) -> None:
-    """Sees that a value, something that JSON knows, is the same in all processes.
+    """Checks that a JSON value is the same in every process. name: what the error calls it.
 
     Raises:
-        DataError: in all processes, that it is not; says what it is by its name.
+        DataError: in every process, if the value differs.
     """
     if jax.process_count() == 1:
         return
@@ -109,12 +109,12 @@ def check_same(value: Any, name: str) -> None:
     other = (digests != digests[0]).any(axis=1)
     if other.any():
         raise DataError(
-            f"{name}: process {int(np.argmax(other))} reads something else than process 0; let all read the same files"
+            f"{name}: process {int(np.argmax(other))} reads other data than process 0; give all processes the same files"
         )
 
 
 def gather(x: jax.Array) -> np.ndarray:
-    """An array that is cut over devices, on every host; all processes ask for it together."""
+    """Gathers a sharded array on every host. Every process must call it."""
     if x.is_fully_addressable or x.is_fully_replicated:
         return np.asarray(x)
     return np.asarray(multihost_utils.process_allgather(x, tiled=True))

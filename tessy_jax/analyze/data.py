@@ -41,7 +41,7 @@ class DataSet:
     right: dict[str, tuple[int, int]] = field(default_factory=dict)
 
 
-def read(source: Source, first: int, judge: AnswerCheck | None) -> DataSet:
+def read(source: Source, first: int, check: AnswerCheck | None) -> DataSet:
     """Reads a finished data set. first: the number of responses kept in full, at least one. check: None skips verification.
 
     Raises:
@@ -49,7 +49,7 @@ def read(source: Source, first: int, judge: AnswerCheck | None) -> DataSet:
     """
     assert source.data is not None
     found = DataSet(source)
-    found.first = heapq.nsmallest(first, _counted(source.data.rows(), found, judge), key=lambda row: row.place)
+    found.first = heapq.nsmallest(first, _counted(source.data.rows(), found, check), key=lambda row: row.place)
     found.failures = sum(1 for _ in source.data.failures())
     summary = source.data.summary() or {}
     for use in ("discarded", "failed", "generated"):
@@ -58,7 +58,7 @@ def read(source: Source, first: int, judge: AnswerCheck | None) -> DataSet:
     return found
 
 
-def _counted(rows: Iterable[Row], found: DataSet, judge: AnswerCheck | None) -> Iterator[Row]:
+def _counted(rows: Iterable[Row], found: DataSet, check: AnswerCheck | None) -> Iterator[Row]:
     for row in rows:
         found.responses += 1
         tokens = {name: int(row.meta.get(f"tokens_{name}") or 0) for name in WRITERS}
@@ -66,9 +66,9 @@ def _counted(rows: Iterable[Row], found: DataSet, judge: AnswerCheck | None) -> 
         found.lengths["tokens"].append(sum(tokens.values()))
         written = (" " if span.source == "template" else row.content[span.start : span.end] for span in row.spans)
         found.lengths["words"].append(len("".join(written).split()))
-        if judge is not None:
+        if check is not None:
             right, samples = found.right.get(row.prompt_id, (0, 0))
-            found.right[row.prompt_id] = right + judge(row), samples + 1
+            found.right[row.prompt_id] = right + check(row), samples + 1
         yield row
 
 

@@ -39,7 +39,7 @@ def open_verifiers(quality: Quality, task_kinds: Mapping[str, TaskKind]) -> Iter
         def of(source: Source) -> AnswerCheck:
             known = {} if quality.verifier == "mini" else _problems(source, quality, task_kinds[quality.verifier])
 
-            def judge(row: Row) -> bool:
+            def check(row: Row) -> bool:
                 problem = _item(source, row) if quality.verifier == "mini" else known.get(row.prompt_id)
                 if problem is None:
                     raise DataError(
@@ -48,7 +48,7 @@ def open_verifiers(quality: Quality, task_kinds: Mapping[str, TaskKind]) -> Iter
                     )
                 return verdict(verifier, problem, row).right
 
-            return judge
+            return check
 
         yield of
 

@@ -160,10 +160,10 @@ def train_predictor(
             "dtype": training.dtype,
             "partitioner": partitioner,
         }
-        judge = SegmentScorer(graph, found.validation, window=config.predictor.window, **shared)
+        scorer = SegmentScorer(graph, found.validation, window=config.predictor.window, **shared)
 
         def measured(params: Any) -> dict[str, float]:
-            said = judge(params, frozen).classes(config.predictor.threshold)
+            said = scorer(params, frozen).classes(config.predictor.threshold)
             return {
                 "style_f1": said["style"]["f1"],
                 "capability_f1": said["capability"]["f1"],
@@ -188,7 +188,7 @@ def train_predictor(
             partitioner=partitioner,
             plan=BatchPlan(data, training.max_seq_len, training.batch_size, config.seed),
             weights=[0.0, *weights],
-            evaluation=judge.plan,
+            evaluation=scorer.plan,
             checkpoints=checkpoints,
             write=lambda lines: on_primary(lambda: stores[0].save_metrics(lines)),
             on_step=told,
@@ -261,7 +261,7 @@ def score_validation(config: Predictors, speaker: Writer, *, skip_invalid: bool 
     graph, params = nnx.split(
         hf.load(folder, dtype=config.predictor.dtype, partitioner=partitioner, stacked=True, classes=CLASSES)
     )
-    judge = SegmentScorer(
+    scorer = SegmentScorer(
         graph,
         found.validation,
         window=config.predictor.window,
@@ -270,4 +270,4 @@ def score_validation(config: Predictors, speaker: Writer, *, skip_invalid: bool 
         dtype=config.predictor.dtype,
         partitioner=partitioner,
     )
-    return judge(params)
+    return scorer(params)

@@ -9,7 +9,8 @@ from tessy_jax.decode.state import DecodeParams, LoopConfig, TextTables
 
 
 class LoopGraphs(NamedTuple):
-    """What is compiled for: the graphs of the writing models and of their predictors (`nnx.split`), and the rules."""
+    """What is compiled for: the graphs of the writing models and of their predictors (`nnx.split`), and the loop's
+    configuration."""
 
     writers: tuple[Any, ...]
     predictors: tuple[Any, ...]
@@ -17,7 +18,7 @@ class LoopGraphs(NamedTuple):
 
 
 class LoopWeights(NamedTuple):
-    """The parameters to `Program`'s graphs."""
+    """The parameters of the graphs in `LoopGraphs`."""
 
     writers: tuple[Any, ...]
     predictors: tuple[Any, ...]
@@ -25,7 +26,7 @@ class LoopWeights(NamedTuple):
 
 @dataclass(frozen=True)
 class LoopContext:
-    """All of it together, inside a traced function."""
+    """Graphs, weights, tables and parameters of the loop inside a traced function."""
 
     graphs: LoopGraphs
     weights: LoopWeights

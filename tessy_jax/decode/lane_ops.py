@@ -1,5 +1,5 @@
-"""What the host does between two runs of the loop, as programs: lanes may be cut over devices of several processes, where
-nothing can be read or changed outside of one."""
+"""Operations of the host on lanes between two dispatches of the loop. They are compiled programs, because lanes may be
+sharded over several processes."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ NUMBERS = (
     "switches_B",
     "status_B",
 )
-"""What `taken` gives of a lane besides text and tokens."""
+"""The scalars of a lane that `extract` returns."""
 
 
 def without_caches(lanes: Lanes) -> Lanes:
-    """The lanes without what caches hold: a few arrays instead of several per layer."""
+    """The lanes without cache contents: a few arrays instead of several per layer."""
     sides = tuple(replace(side, cache=KVCache((), side.cache.lengths_B)) for side in lanes.sides)
     return replace(lanes, sides=sides, predictors=(None,) * len(lanes.predictors))
 
 
 def insert(lanes: Lanes, lane: jax.Array, rows: dict[str, Any]) -> Lanes:
-    """The lanes with a response in one of them, and nothing in its caches."""
+    """Inserts a response into a lane, with empty caches."""
 
     def row(old: jax.Array, new: jax.Array) -> jax.Array:
         return old.at[lane].set(new)
@@ -64,20 +64,20 @@ def insert(lanes: Lanes, lane: jax.Array, rows: dict[str, Any]) -> Lanes:
 
 
 def free(status_B: jax.Array, lane: jax.Array) -> jax.Array:
-    """The lanes' status with one of them empty."""
+    """Marks a lane as empty."""
     return status_B.at[lane].set(EMPTY)
 
 
 def report(lanes: Lanes) -> tuple[jax.Array, Counts, jax.Array]:
-    """What the host has to know after a run: the lanes' status [B], the counts, and the tokens of the longest lane that is
-    about to be written."""
+    """The report to the host after a dispatch: the lanes' status [B], the counts, and the tokens of the longest lane that
+    continues."""
     longest = jnp.stack([lanes.longest(m) for m in range(len(lanes.sides))]).max()
     return lanes.status_B, lanes.counts, longest
 
 
 def extract(lanes: Lanes, index_N: jax.Array) -> tuple[dict[str, jax.Array], jax.Array, jax.Array, list[Any]]:
-    """Of some lanes: their `NUMBERS`, text, who wrote it, and per side tokens, their ends, and how many of them are the
-    prompt's and known."""
+    """Extracts lanes: `NUMBERS`, text, its sources, and per side the tokens, their byte ends, and the numbers of prompt and
+    known tokens."""
     numbers = {name: getattr(lanes, name) for name in NUMBERS}
     sides = [(side.tokens_BS, side.ends_BS, side.prompt_B, side.known_B) for side in lanes.sides]
     return jax.tree.map(lambda x: x[index_N], (numbers, lanes.text_BY, lanes.source_BY, sides))

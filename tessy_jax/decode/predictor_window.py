@@ -53,7 +53,7 @@ class WindowLayerKV:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class WindowCache:
-    """What a predictor's forward pass sees of a `Judge`."""
+    """The view of a `PredictorState` in a predictor's forward pass."""
 
     layers: tuple[WindowLayerKV, ...]
     lengths_B: jax.Array

@@ -9,7 +9,8 @@ from tessy_jax.decode.state import ANSWER, RUNNING
 
 @dataclass(frozen=True)
 class TokenizedView:
-    """One side of an `Entry`: the tokens of prompt and response, how many are the prompt's, and the response's byte ends."""
+    """One side of a `ResponseState`: tokens of prompt and response, the number of prompt tokens, and the response's byte
+    ends."""
 
     tokens: list[int]
     prompt: int
@@ -18,9 +19,9 @@ class TokenizedView:
 
 @dataclass(frozen=True)
 class ResponseState:
-    """A response at a commit, outside of the device: all that is needed to go on with it, or to read it once it has ended.
+    """A response as of its last commit: enough to resume it, or to read it once it has ended.
 
-    text, sources: bytes, and who wrote each. thought: bytes of the thinking if it has closed, else -1. status: why it ended.
+    text, sources: bytes, and the writer of each. thinking_bytes: bytes of closed thinking, else -1. status: why it ended.
     """
 
     views: tuple[TokenizedView, ...]
@@ -40,5 +41,5 @@ class ResponseState:
 
     @property
     def closed(self) -> bool:
-        """Whether it is in its answer, or past it."""
+        """Whether the thinking has closed."""
         return self.phase == ANSWER

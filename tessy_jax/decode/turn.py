@@ -1,6 +1,6 @@
-"""One side's turn: it catches up on what the other wrote, then samples token by token.
+"""One side's turn: it catches up on the other side's text, then samples token by token.
 
-A model that listens does not run. When its turn comes, the text it has not seen is put into its tokens (`absorb`). Every
+A listening model does not run. At its turn, the unseen text is tokenized (`bridge_text`). Every
 `step` is one forward pass: a lane takes in what is not in its cache, a chunk at most, and samples its next token once that
 was all, so that what the other wrote costs no pass of its own. A turn ends when no lane of that role can go on, when most of
 them have handed over, or after as many steps as a proposal has tokens; who is not done goes on in the next round.

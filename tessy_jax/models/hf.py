@@ -112,7 +112,7 @@ def load(
     layers: int | None = None,
     seed: int = 0,
 ) -> Decoder:
-    """A decoder with the weights of a Hugging Face folder or hub name, cast to dtype and placed on the layout's mesh.
+    """A decoder with the weights of a Hugging Face folder or hub name, cast to dtype and placed on the partitioner's mesh.
 
     classes: a causal LM gets a new token-classification head of these in place of its own, drawn from seed; a token
     classifier must have as many. layers: how many to take, the first (None: all). Everything is checked before the first

@@ -17,8 +17,8 @@ from tessy_jax.sharding import Partitioner
 
 
 def restack(model: Decoder, *, stacked: bool, dtype: Any = None, partitioner: Partitioner | None = None) -> Decoder:
-    """The same weights, with equal layers stacked or each on its own, cast to dtype and put on a layout's mesh (default: as
-    they are).
+    """The same weights, with equal layers stacked or each on its own, cast to dtype and put on a partitioner's mesh
+    (default: as they are).
 
     The given model is used up: its arrays are freed one by one, so that both forms are never held whole. In the form it has
     already, it comes back as it is, cast.

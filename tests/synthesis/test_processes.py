@@ -227,5 +227,5 @@ def test_what_the_first_process_refuses_and_what_they_read_differently_stops_all
     other = write_prompts(tmp_path / "other" / "prompts.jsonl", 7)
     codes, said = ended(tessy("synthesize", file, each=((), ("--set", f"data.path={other}"))))
     assert codes == [2, 2], said
-    assert all("process 1 reads something else than process 0" in error for _, error in said)
+    assert all("process 1 reads other data than process 0" in error for _, error in said)
     assert CLOSE not in said[0][1], "it was not found out before the work"
