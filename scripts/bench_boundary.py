@@ -66,12 +66,12 @@ def train_ours(args):
     from tessy_jax.train.step import State, train_step
 
     data = examples(tokens(args), 200)
-    size = PredictorTraining().tokens
+    size = PredictorTraining().max_seq_len
     rows = len(pack(data.lengths, size, seed=0, epoch=0))
-    plan = BatchPlan(data, size, rows, seed=0, labels=True)
-    plan = plan.epoch(0)[0]
-    batch = jax.tree.map(lambda x: jnp.asarray(x)[None], plan.assembled(plan))
-    count = int(data.lengths[[i for row in plan for i in row]].sum())
+    plan = BatchPlan(data, size, rows, seed=0)
+    rows_of_batch = plan.epoch(0)[0]
+    batch = jax.tree.map(lambda x: jnp.asarray(x)[None], plan.assembled(rows_of_batch))
+    count = int(data.lengths[[i for row in rows_of_batch for i in row]].sum())
     model = hf.load(args.models / "smollm2", dtype=jnp.float32, stacked=True, classes=CLASSES)
     graph, params, frozen = nnx.split(model, nnx.Param, ...)
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(RATE, weight_decay=0.01))

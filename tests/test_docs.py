@@ -63,6 +63,8 @@ DOCUMENTS = [
     "scripts/README.md",
     "scripts/RESULTS.md",
     "tessy_jax/GUIDE.md",
+    "tessy_jax/METHOD.md",
+    "tessy_jax/README.md",
 ]
 
 
