@@ -20,17 +20,17 @@ FUSED = """
 import json, sys
 from tessy_jax.config import Evaluate, Synthesize, Train
 from tessy_jax.evaluate.job import evaluate
-from tessy_jax.processes import first, join
+from tessy_jax.processes import initialize, is_primary
 from tessy_jax.synthesis.job import synthesize
 from tessy_jax.train.job import train
 
 if sys.argv[2:]:
-    join()
+    initialize()
 raw = json.loads(open(sys.argv[1]).read())
 written = synthesize(Synthesize.model_validate(raw["synthesize"]), progress=False)
 trained = train(Train.model_validate(raw["train"]), written.student)
 evaluated = evaluate(Evaluate.model_validate(raw["evaluate"]), trained.student, progress=False)
-if first():
+if is_primary():
     print(json.dumps([trained.summary["loss"], evaluated.summary["tasks"], evaluated.student is not None]))
 """
 
