@@ -55,8 +55,8 @@ class Engine:
     """Lanes on a mesh, with the writers and their boundary predictors.
 
     writers: student and teacher, or one of them alone. predictors: their boundary predictors, or None. tokens: the most of
-    prompt and response in one vocabulary. capacity: tokens per lane that the caches hold at first; they grow. Of the rules,
-    capacity and packed are set here.
+    prompt and response in one vocabulary. capacity: tokens per lane that the caches hold at first; they grow. The
+    engine sets `capacity` and `packed_tokens` of the configuration.
 
     Raises:
         ShardingError: lanes that the mesh does not divide.
@@ -151,7 +151,7 @@ class Engine:
         )
 
     def insert(self, lane: int, state: ResponseState) -> None:
-        """Puts a response, begun or not, into a lane, and its known tokens into the caches."""
+        """Inserts a new or unfinished response into a lane, and its known tokens into the caches."""
         longest = max(len(view.tokens) for view in state.views)
         self._reserve(longest + self.margin)
         rows = {
@@ -202,11 +202,11 @@ class Engine:
         }
 
     def _share(self, m: int, lane: int, view: TokenizedView) -> int:
-        """Copies what another lane holds of these tokens, such as the prompt that rollouts have in common; says how many.
+        """Copies cache entries of these tokens from another lane, such as the prompt that rollouts have in common.
 
-        They are what reading them would give, to the last bit: in whole chunks, or all there are, so that what is left is
-        cut into the same chunks. A sliding layer forgets the beginning of its lane, which therefore shares all, before it
-        has written anything, or nothing.
+        Returns the number of tokens copied. The copy is bitwise equal to a prefill: it covers full chunks or all tokens, so
+        that the remaining tokens are prefilled in the same chunks. A sliding layer overwrites the beginning of its lane, so
+        such a lane shares all of its tokens, before it has written anything, or none.
         """
         if self.partitioner.num_shards("lanes") > 1:
             return 0
@@ -222,7 +222,7 @@ class Engine:
             same = same if same == len(wanted) else same // PREFILL_CHUNK * PREFILL_CHUNK
             if same > best:
                 best, source = same, other
-        # of a response that goes on, only the prompt stays as it was read
+        # of an unfinished response, only the prompt stays in the cache unchanged
         held[lane] = wanted[: view.prompt - 1]
         if best:
             side = self.lanes.sides[m]
@@ -247,7 +247,7 @@ class Engine:
         self.lanes = replace(self.lanes, status_B=status)
 
     def run(self, *, harvest: int = 1) -> np.ndarray:
-        """Writes until `harvest` lanes have ended, or the rounds between two visits are used up; the lanes' status [B]."""
+        """Runs until `harvest` lanes have ended or the rounds of a dispatch are used up. Returns the lanes' status [B]."""
         self._unwritten.clear()
         while True:
             params = replace(self.params, harvest=self._replicated(np.int32(harvest)))
@@ -309,8 +309,8 @@ class Engine:
         return states
 
     def release(self, m: int) -> Decoder:
-        """Model m, with its weights where they are; what else the engine holds, caches and the other models, is freed. The
-        engine is used up."""
+        """Returns model m with its weights in place, and frees the caches and the other models. The engine cannot be used
+        afterwards."""
         kept = {id(x) for x in jax.tree.leaves(self.weights.writers[m])}
         for x in jax.tree.leaves((self.weights, self.lanes)):
             if id(x) not in kept and not x.is_deleted():
@@ -318,7 +318,7 @@ class Engine:
         return self.writers[m]
 
     def _reserve(self, tokens: int) -> None:
-        """Caches for so many tokens per lane."""
+        """Grows the caches to at least `tokens` tokens per lane."""
         if tokens <= self._capacity:
             return
         self._capacity = bucket(tokens)
@@ -337,8 +337,8 @@ class Engine:
         donate: int | None = None,
         like: int | None = None,
     ) -> Any:
-        """function(*static, *args), compiled once. donate: the argument that the result overwrites; like: that which it is
-        placed as, donate unless given. Without either, every host gets to see it whole."""
+        """Calls function(*static, *args), compiled once. donate: index of the argument that the result overwrites. like:
+        index of the argument whose sharding the result takes (default: donate). Without either the result is replicated."""
         leaves, structure = jax.tree.flatten(args)
         shapes = tuple((np.shape(x), np.dtype(x.dtype), getattr(x, "sharding", None)) for x in leaves)
         key = (function, static, structure, shapes)

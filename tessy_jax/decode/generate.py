@@ -128,15 +128,15 @@ def generate(
 
 
 def bucket(tokens: int) -> int:
-    """The smallest cache that holds so many tokens, of 64, 96, 128, 192, 256, …: powers of two and one size between each
-    two, since every step attends to the whole bucket, and a step is run far more often than compiled."""
+    """The smallest bucket of at least `tokens` tokens: 64, 96, 128, 192, 256, …: powers of two and one size between each
+    two, since every step attends to the full bucket, and a step is run far more often than compiled."""
     power = max(SMALLEST_BUCKET, 1 << (tokens - 1).bit_length())
     between = 3 * power // 4
     return between if between > SMALLEST_BUCKET and tokens <= between else power
 
 
 def buckets(tokens: int) -> list[int]:
-    """All of them up to the one that holds so many tokens."""
+    """All buckets up to `bucket(tokens)`."""
     found = [SMALLEST_BUCKET]
     while found[-1] < tokens:
         found.append(bucket(found[-1] + 1))

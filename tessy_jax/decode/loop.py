@@ -18,7 +18,7 @@ PREFILL_CHUNK = 128  # tokens per chunk when a prompt enters the cache
 
 
 def run_rounds(graphs: LoopGraphs, weights: LoopWeights, tables: TextTables, params: DecodeParams, lanes: Lanes) -> Lanes:
-    """Rounds, until enough lanes have ended, one needs a larger cache, the rounds are used up, or none is left running."""
+    """Runs rounds until enough lanes have ended, a lane needs a larger cache, the rounds are used up, or no lane runs."""
     ctx = LoopContext(graphs, weights, tables, params)
     sides = range(len(lanes.sides))
 
@@ -37,15 +37,15 @@ def run_rounds(graphs: LoopGraphs, weights: LoopWeights, tables: TextTables, par
 
 
 def zero_counts(sides: int) -> Counts:
-    def zeros() -> tuple[jax.Array, ...]:  # arrays of their own: a buffer is donated once
+    def zeros() -> tuple[jax.Array, ...]:  # distinct arrays, since a buffer can be donated only once
         return tuple(jnp.zeros((), jnp.float32) for _ in range(sides))
 
     return Counts(zeros(), zeros(), zeros(), zeros(), zeros(), zeros(), jnp.zeros((), jnp.float32))
 
 
 def prefill_lane(graph: Any, params: Any, side: Side, lane: jax.Array) -> Side:
-    """All known tokens of one lane but the last enter its cache, as far as they are not in it; it is cut out, filled and
-    put back: the other lanes cost nothing. For caches that are not sharded over lanes."""
+    """Fills the cache of one lane with its known tokens except the last. The lane is sliced out, filled and written back, so
+    that the other lanes cost nothing. For caches that are not sharded over lanes."""
 
     def part(x: jax.Array) -> jax.Array:
         return jax.lax.dynamic_slice_in_dim(x, lane, 1, axis=0)
@@ -62,7 +62,7 @@ def prefill_lane(graph: Any, params: Any, side: Side, lane: jax.Array) -> Side:
 
 
 def copy_prefix(side: Side, source: jax.Array, lane: jax.Array, count: jax.Array) -> Side:
-    """The first `count` tokens in the cache of lane `source` are those of `lane`, too: its whole row is copied."""
+    """Copies the cache row of lane `source` to `lane`, of which the first `count` tokens are valid."""
 
     def copied(x: jax.Array) -> jax.Array:
         row = jax.lax.dynamic_slice_in_dim(x, source, 1, axis=0)
@@ -73,7 +73,7 @@ def copy_prefix(side: Side, source: jax.Array, lane: jax.Array, count: jax.Array
 
 
 def prefill_lanes(graph: Any, params: Any, side: Side) -> Side:
-    """The same for all lanes at once."""
+    """Fills the caches of all lanes with their known tokens except the last."""
     model = nnx.merge(graph, params)
     last = side.tokens_BS.shape[1] - 1
 

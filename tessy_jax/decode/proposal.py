@@ -1,4 +1,4 @@
-"""A proposal: what the speaker has written since the last commit, where it turns to the other kind, and its commit."""
+"""A proposal, i.e. the text that the speaker has written since the last commit: the flip of its label, and its commit."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ class ReadableTokens(NamedTuple):
 
 
 def find_close_marker(ctx: LoopContext, lanes: Lanes, moved_B: jax.Array) -> tuple[Lanes, jax.Array]:
-    """Looks for a marker at the end of the thinking and cuts the text there.
+    """Searches the end of the thinking for a marker and cuts the text there.
 
-    Returns the lanes and the bytes [B] that are text for certain: what may be the beginning of a marker is not.
+    Returns the lanes, and the number of bytes [B] before anything that may be the beginning of a marker.
     """
     markers, lengths = ctx.tables.markers_ML, ctx.tables.marker_lengths_M
     longest = markers.shape[1]
@@ -85,9 +85,8 @@ def find_close_marker(ctx: LoopContext, lanes: Lanes, moved_B: jax.Array) -> tup
 def predictor_view(
     ctx: LoopContext, m: int, lanes: Lanes, who_B: jax.Array, over_B: jax.Array, certain_B: jax.Array
 ) -> tuple[Lanes, ReadableTokens]:
-    """What the predictor of side m may read of the text as it stands, in lanes who_B. Where it reads the other side's
-    tokens, the text that those do not cover yet is put into tokens behind the known ones, where they are not known but
-    can be read.
+    """The tokens of the current text that the predictor of side m may read, in lanes who_B. If it reads the other side's
+    tokens, the text that they do not cover yet is tokenized and appended after the known tokens; `known_B` stays.
     """
     v = ctx.config.predictor_reads[m]
     assert v is not None
@@ -113,7 +112,7 @@ def predictor_view(
 
 
 def append_tokens(side: Side, known_B: jax.Array, ids_BQ: jax.Array, ends_BQ: jax.Array, counts_B: jax.Array) -> Side:
-    """The side with the first counts_B tokens put behind its first known_B ones; known_B itself stays."""
+    """Writes the first counts_B tokens after the first known_B ones; `side.known_B` stays."""
     S = side.tokens_BS.shape[1]
     at_Q = jnp.arange(ids_BQ.shape[1])
     slots_BQ = jnp.where(at_Q < counts_B[:, None], known_B[:, None] + at_Q, S + at_Q)
@@ -126,10 +125,10 @@ def append_tokens(side: Side, known_B: jax.Array, ids_BQ: jax.Array, ends_BQ: ja
 
 
 def run_predictor(ctx: LoopContext, m: int, lanes: Lanes, target_B: jax.Array, known_B: jax.Array, size: int) -> Lanes:
-    """The predictor of side m reads tokens of the response up to target_B, at most `size` at once, and stops where the text
-    turns: at the first token of the proposal, from the minimum on, behind which the other kind of text follows.
+    """Runs the predictor of side m over tokens of the response up to target_B, at most `size` at once, until the flip: the
+    first token of the proposal, from number `min_span_tokens` on, after which the other kind of text follows.
 
-    known_B: tokens, prompt and all, that may be read.
+    known_B: tokens that may be read, the prompt included.
     """
     v = ctx.config.predictor_reads[m]
     predictor = lanes.predictors[m]
@@ -170,8 +169,8 @@ def run_predictor(ctx: LoopContext, m: int, lanes: Lanes, target_B: jax.Array, k
 
 
 def label_flips_BT(ctx: LoopContext, m: int, lanes: Lanes, tokens_BT: jax.Array) -> jax.Array:
-    """Whether the labels that the predictor of side m has for tokens of the response [B, T], numbered from 0, are turned
-    round. Whether they are belongs to the place, as what is sampled there does: positions below 0 are these draws'."""
+    """Whether the labels of side m's predictor for tokens of the response [B, T], numbered from 0, are inverted. The draw
+    depends on the position, as sampling does; negative positions are reserved for these draws."""
 
     def drawn() -> jax.Array:
         def one(places_B: jax.Array) -> jax.Array:
@@ -184,7 +183,7 @@ def label_flips_BT(ctx: LoopContext, m: int, lanes: Lanes, tokens_BT: jax.Array)
 
 
 def resolve_proposal(ctx: LoopContext, m: int, lanes: Lanes, moved_B: jax.Array) -> Lanes:
-    """After a new token in lanes moved_B: looks whether their proposals turn or are over, and commits what is decided."""
+    """Checks after a new token in lanes moved_B whether their proposals flip or are over, and commits those decided."""
     config, params = ctx.config, ctx.params
     lanes, certain_B = find_close_marker(ctx, lanes, moved_B)
     side = lanes.sides[m]
@@ -241,14 +240,14 @@ def resolve_proposal(ctx: LoopContext, m: int, lanes: Lanes, moved_B: jax.Array)
 def commit(
     ctx: LoopContext, m: int, lanes: Lanes, commits_B: jax.Array, cut_B: jax.Array, reading: ReadableTokens | None
 ) -> Lanes:
-    """The text of lanes commits_B up to cut_B joins the response; the lane goes on, hands over, answers, or ends."""
+    """The text of lanes commits_B up to cut_B joins the response; the lane continues, hands over, answers, or ends."""
     config, params = ctx.config, ctx.params
     side = lanes.sides[m]
     turned_B = commits_B & (lanes.flip_B >= 0)
     over_B = jnp.where(commits_B & ~turned_B, lanes.stop_B, CONTINUES)
     kept_B = side.up_to(cut_B)
     aligned_B = jnp.take_along_axis(side.ends_BS, jnp.maximum(kept_B - 1, 0)[:, None], axis=1)[:, 0] == cut_B
-    # what is left of a proposal that goes on would be sampled again, the same: it begins the next proposal instead
+    # the rest of a proposal without a flip would be sampled again with the same result: it begins the next proposal
     carries_B = commits_B & ~turned_B & (over_B == CONTINUES) & aligned_B
     known_B = jnp.where(commits_B & ~carries_B, kept_B, side.known_B)
     dropped_B = jnp.where(commits_B & (over_B != CLOSED), side.known_B - known_B, 0)
@@ -296,8 +295,8 @@ def commit(
 
 
 def close_thinking(ctx: LoopContext, lanes: Lanes, closes_B: jax.Array) -> Lanes:
-    """In lanes closes_B the thinking ends at the committed text, less white space; the template's text follows, and then the
-    answer. The answering side takes its own tokens of that text when its turn comes."""
+    """Ends the thinking of lanes closes_B at the committed text without trailing white space. The template's text follows,
+    then the answer. The answering side appends its own tokens of that text at its turn (`start_answers`)."""
     tail_BW = text_window(lanes.text_BY, lanes.committed_B - MAX_STRIPPED_BYTES, MAX_STRIPPED_BYTES)
     at_W = jnp.arange(MAX_STRIPPED_BYTES)
     inside_BW = lanes.committed_B[:, None] - MAX_STRIPPED_BYTES + at_W >= 0
@@ -334,7 +333,7 @@ def is_repetitive(side: Side, known_B: jax.Array, period: int, repeats_in: int) 
 
 
 def trim_caches(lanes: Lanes) -> Lanes:
-    """No cache ahead of what is known: the last known token always has to be fed again, for its logits."""
+    """Rolls each cache back to all known tokens except the last, which has to be fed again for its logits."""
     sides = tuple(
         replace(side, cache=side.cache.rollback(jnp.minimum(side.cache.lengths_B, side.known_B - 1))) for side in lanes.sides
     )
@@ -342,8 +341,8 @@ def trim_caches(lanes: Lanes) -> Lanes:
 
 
 def _adopt_bridged(ctx: LoopContext, v: int, lanes: Lanes, commits_B: jax.Array, reading: ReadableTokens) -> Lanes:
-    """Of the tokens that side v was shown, those become known that no further text can change; all, where the rest of a word
-    has been waiting for too long. (Where the text turned, side v is next and makes its tokens from the text alone.)"""
+    """Adds to the known tokens of side v those of `predictor_view` that no further text can change; all of them if more than
+    `max_pending_bytes` of an unfinished word wait. (After a flip, side v speaks next and tokenizes the text itself.)"""
     side = lanes.sides[v]
     final_B = jnp.minimum(reading.final_B, lanes.committed_B)
     waits_B = lanes.committed_B - final_B > ctx.config.max_pending_bytes

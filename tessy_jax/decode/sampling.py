@@ -1,7 +1,7 @@
 """Choosing the next token, in float32, with randomness that belongs to a position.
 
 A token's noise depends on the seed, the sample, the attempt and the position, and on nothing else: a response is the same
-in every lane, beside any neighbours, on any number of devices. Each draw uses one uniform number per lane and inverts the
+in every lane, with any neighbours, on any number of devices. Each draw uses one uniform number per lane and inverts the
 cumulative distribution, so that nothing as large as the vocabulary has to be random.
 """
 
@@ -105,7 +105,7 @@ def _largest(logits_BV: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
 
 
 def _edge(weights_BV: jax.Array, mass_BV: jax.Array, wanted: jax.Array) -> jax.Array:
-    """The largest weight [B, 1] such that the tokens of at least that weight hold the wanted mass; bisection over the bits
+    """The largest weight [B, 1] such that the tokens of at least that weight hold that mass; bisection over the bits
     of the float, whose order is that of non-negative numbers, needs no sort."""
     bits_BV = jax.lax.bitcast_convert_type(weights_BV, jnp.int32)
 

@@ -29,7 +29,7 @@ INTERLEAVED = 3
 """Thinkers: bit 0 is the student, bit 1 the teacher."""
 EMPTY, RUNNING, DONE, LENGTH, REPETITION, EARLY_END, CONTROL, UNENCODABLE = range(8)
 """Status: from DONE on, the lane has ended. LENGTH: a token or byte budget is spent. REPETITION: the text repeats itself.
-EARLY_END: the turn ended inside the thinking. CONTROL: a control token was sampled in place of text. UNSPELLED: the other
+EARLY_END: the turn ended inside the thinking. CONTROL: a control token was sampled in place of text. UNENCODABLE: the other
 vocabulary has no tokens for the text."""
 CONTINUES, CLOSED, ENDED, CONTROL_TOKEN = range(4)
 """Why a proposal stops before its full length: the thinking closed, the turn ended, or a control token was sampled."""
@@ -66,33 +66,37 @@ class Bridge(Protocol):
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class VocabTables:
-    """Text of one vocabulary's tokens, and the tokens that are not text.
-
-    data_N, offsets_V1: the bytes of token v are data[offsets[v]:offsets[v + 1]]. control_V: control tokens.
-    closing_N: tokens that close the thinking. ends_N: tokens that end the turn. answer_N: tokens forced in front of the
-    answer. (-1 fills closing_N and ends_N.)
-    """
+    """The text of one vocabulary's tokens, and the tokens that are not text."""
 
     data_N: jax.Array
+    """Bytes of all tokens: those of token v are data_N[offsets_V1[v]:offsets_V1[v + 1]]."""
     offsets_V1: jax.Array
+    """Where the bytes of each token begin in data_N."""
     control_V: jax.Array
+    """Whether a token is a control token."""
     closing_N: jax.Array
+    """Tokens that close the thinking, filled up with -1."""
     ends_N: jax.Array
+    """Tokens that end the turn, filled up with -1."""
     answer_N: jax.Array
+    """Tokens forced in front of the answer."""
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class TextTables:
-    """Constant arrays of a run. vocabs, bridges: the student's and the teacher's (one model: one entry; one vocabulary: the
-    same entry twice). markers_ML, marker_lengths_M: text that closes the thinking. close_N: the text between thinking
-    and answer."""
+    """Constant arrays of a run."""
 
     vocabs: tuple[VocabTables, ...]
+    """The student's and the teacher's; one entry for one model, the same entry twice for one vocabulary."""
     bridges: tuple[Any, ...]
+    """A `Bridge` into each vocabulary; entries as in `vocabs`."""
     markers_ML: jax.Array
+    """Bytes of the texts that close the thinking."""
     marker_lengths_M: jax.Array
+    """Bytes of each marker."""
     close_N: jax.Array
+    """Bytes of the text between thinking and answer."""
 
 
 @jax.tree_util.register_dataclass
@@ -164,11 +168,16 @@ class LoopConfig(NamedTuple):
 class Side:
     """One model's view of all lanes."""
 
-    tokens_BS: jax.Array  # prompt and response
-    ends_BS: jax.Array  # bytes of the response up to the end of each token; 0 in the prompt
-    prompt_B: jax.Array  # tokens of the prompt
-    known_B: jax.Array  # tokens in all, the speaker's proposal among them
+    tokens_BS: jax.Array
+    """Tokens of prompt and response."""
+    ends_BS: jax.Array
+    """Bytes of the response up to the end of each token; 0 in the prompt."""
+    prompt_B: jax.Array
+    """Number of prompt tokens."""
+    known_B: jax.Array
+    """Number of all tokens, the speaker's proposal included."""
     cache: KVCache
+    """The model's cache; it holds a prefix of the tokens."""
 
     @property
     def encoded_B(self) -> jax.Array:
@@ -181,7 +190,7 @@ class Side:
         return self.known_B - self.prompt_B
 
     def up_to(self, bytes_B: jax.Array, known_B: jax.Array | None = None) -> jax.Array:
-        """How many of the first known_B tokens [B] (default: all known) lie wholly within so many bytes of the response."""
+        """The number [B] of the first known_B tokens (default: all) that end within the response's first bytes_B bytes."""
         known_B = self.known_B if known_B is None else known_B
         index_S = jnp.arange(self.tokens_BS.shape[1])
         held = (self.ends_BS <= bytes_B[:, None]) & (index_S < known_B[:, None])
@@ -191,57 +200,82 @@ class Side:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class PredictorState:
-    """A boundary predictor's cache: two windows per lane (see `window`), and how many tokens of the response it has read."""
+    """The state of one boundary predictor: two windows per lane, see `predictor_window`."""
 
-    layers: tuple[LayerKV, ...]  # [2 B, K, R, H]
+    layers: tuple[LayerKV, ...]
+    """Keys and values [2 B, K, R, H]."""
     read_B: jax.Array
+    """Tokens of the response that the predictor has read."""
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Counts:
-    """Work done since the program was entered: float32 scalars, one per side.
-
-    passes: forward passes. sampled: lanes that sampled a token in them. chunked_passes: passes in which a lane read more
-    than one token. caught_up: tokens read without sampling from them. predictor_passes: forward passes of predictors.
-    bridged: tokens made from text.
-    """
+    """Work since the start of the dispatch, as float32 scalars; tuples hold one per side."""
 
     passes: tuple[jax.Array, ...]
+    """Forward passes."""
     sampled: tuple[jax.Array, ...]
+    """Tokens sampled in these passes, over all lanes."""
     chunked_passes: tuple[jax.Array, ...]
+    """Passes in which a lane read more than one token."""
     caught_up: tuple[jax.Array, ...]
+    """Tokens read without sampling from them."""
     predictor_passes: tuple[jax.Array, ...]
+    """Forward passes of the side's predictor."""
     bridged: tuple[jax.Array, ...]
+    """Tokens that the bridge made from text."""
     rounds: jax.Array
+    """Rounds of the loop."""
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Lanes:
-    """All lanes. The response: text_BY, of which source_BY says who wrote each committed byte."""
+    """The state of all lanes."""
 
-    text_BY: jax.Array  # uint8
-    source_BY: jax.Array  # uint8
-    committed_B: jax.Array  # bytes
-    written_B: jax.Array  # bytes
-    proposed_B: jax.Array  # tokens in the proposal
-    stop_B: jax.Array  # GOES_ON … BROKEN
-    flip_B: jax.Array  # bytes up to the flip of the label; -1 without a flip
-    thinking_bytes_B: jax.Array  # bytes of the thinking once it has closed; -1 before
+    text_BY: jax.Array
+    """Bytes of the response, uint8."""
+    source_BY: jax.Array
+    """Writer of each committed byte, uint8: STUDENT, TEACHER or TEMPLATE."""
+    committed_B: jax.Array
+    """Bytes committed."""
+    written_B: jax.Array
+    """Bytes committed or proposed."""
+    proposed_B: jax.Array
+    """Tokens of the proposal."""
+    stop_B: jax.Array
+    """Why the proposal stops: CONTINUES, CLOSED, ENDED or CONTROL_TOKEN."""
+    flip_B: jax.Array
+    """Bytes up to the flip of the predictor's label; -1 without a flip."""
+    thinking_bytes_B: jax.Array
+    """Bytes of the thinking once it has closed; -1 before."""
     speaker_B: jax.Array
+    """Side that writes: STUDENT or TEACHER."""
     phase_B: jax.Array
+    """THINK or ANSWER."""
     status_B: jax.Array
+    """EMPTY, RUNNING, or the reason for the end."""
     thinkers_B: jax.Array
+    """Sides that think, as bits; INTERLEAVED for both."""
     answerer_B: jax.Array
-    samples_B: jax.Array  # with seed and attempt, decides the lane's randomness
+    """Side that answers."""
+    samples_B: jax.Array
+    """Sample numbers, uint32; seed, sample and attempt decide the lane's randomness."""
     attempts_B: jax.Array
-    generated_B2: jax.Array  # tokens sampled, per side
-    discarded_B2: jax.Array  # tokens sampled and not kept, per side
+    """Attempt numbers."""
+    generated_B2: jax.Array
+    """Tokens sampled, per side."""
+    discarded_B2: jax.Array
+    """Tokens sampled and not kept, per side."""
     switches_B: jax.Array
+    """Hand-overs after a flip."""
     sides: tuple[Side, ...]
+    """The state of each side."""
     predictors: tuple[PredictorState | None, ...]
+    """The state of each side's boundary predictor; None without one."""
     counts: Counts
+    """Work since the start of the dispatch."""
 
     @property
     def running_B(self) -> jax.Array:
@@ -253,7 +287,7 @@ class Lanes:
 
     @property
     def interleaves_B(self) -> jax.Array:
-        """Whether the lane is in thinking that both models write in turns."""
+        """Whether the lane is thinking and both models write the thinking in turns."""
         return (self.phase_B == THINK) & (self.thinkers_B == INTERLEAVED)
 
     def speaks_B(self, m: int) -> jax.Array:

@@ -1,4 +1,4 @@
-"""What an engine counts of its own work, for the summary of a job."""
+"""Counts of an engine's work, for the summary of a job."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import numpy as np
 
 
 class Compilation(NamedTuple):
-    """One program that the engine used: what for, for how many tokens per lane, seconds to trace and compile (0 where this
-    process had it), and the bytes it holds beside its arguments."""
+    """A compiled program of the engine: its purpose, the tokens per lane, the seconds to trace and compile (0 if the process
+    had compiled it before), and its temporary bytes in addition to its arguments."""
 
     name: str
     capacity: int

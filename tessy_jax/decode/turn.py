@@ -1,9 +1,9 @@
 """One side's turn: it catches up on the other side's text, then samples token by token.
 
-A listening model does not run. At its turn, the unseen text is tokenized (`bridge_text`). Every
-`step` is one forward pass: a lane takes in what is not in its cache, a chunk at most, and samples its next token once that
-was all, so that what the other wrote costs no pass of its own. A turn ends when no lane of that role can go on, when most of
-them have handed over, or after as many steps as a proposal has tokens; who is not done goes on in the next round.
+A listening model does not run. At its turn, `bridge_text` tokenizes the text that the model has not read. Every `step` is
+one forward pass. A lane reads the tokens that are not in its cache, one chunk at most, and samples its next token when none
+are left, so that catch-up needs no passes of its own. A turn ends when no lane of the side can continue, when most of them
+have handed over, or after as many steps as a proposal has tokens. The remaining lanes continue in the next round.
 """
 
 from __future__ import annotations
@@ -56,19 +56,19 @@ def turn(ctx: LoopContext, m: int, lanes: Lanes) -> Lanes:
 
 
 def bridge_target_B(lanes: Lanes) -> jax.Array:
-    """Bytes up to which text has to be put into tokens: to the thinking's end where it has ended, since what follows is
-    tokens already."""
+    """Bytes [B] up to which the text has to be tokenized: to the end of the thinking once it has closed, since the text
+    after it has tokens already."""
     return jnp.where(lanes.thinking_bytes_B >= 0, lanes.thinking_bytes_B, lanes.committed_B)
 
 
 def needs_bridge_B(lanes: Lanes, m: int) -> jax.Array:
-    """Whether side m is to speak and its tokens do not cover the text."""
+    """Whether side m is the speaker and its tokens do not cover the text yet [B]."""
     return lanes.speaks_B(m) & (lanes.sides[m].encoded_B < bridge_target_B(lanes))
 
 
 def bridge_text(ctx: LoopContext, m: int, lanes: Lanes) -> Lanes:
-    """Puts the next piece of unseen text into side m's tokens: all that is left if it fits into one view, else as much as no
-    following text can change."""
+    """Tokenizes the next piece of text that side m has not read: all of it if it fits into `window_bytes`, else as much as
+    no following text can change."""
     size = ctx.config.window_bytes
     side = lanes.sides[m]
     who_B = needs_bridge_B(lanes, m)
@@ -97,7 +97,7 @@ def bridge_text(ctx: LoopContext, m: int, lanes: Lanes) -> Lanes:
 
 
 def start_answers(ctx: LoopContext, m: int, lanes: Lanes) -> Lanes:
-    """Side m's own tokens between thinking and answer, in lanes whose thinking has closed since."""
+    """Appends side m's own tokens between thinking and answer in lanes whose thinking has closed."""
     side = lanes.sides[m]
     ids_N = ctx.tables.vocabs[m].answer_N
     # the text between them is not empty, so tokens that end where the thinking does are those of the thinking
@@ -110,7 +110,7 @@ def start_answers(ctx: LoopContext, m: int, lanes: Lanes) -> Lanes:
 
 
 def step(ctx: LoopContext, m: int, lanes: Lanes) -> Lanes:
-    """One forward pass of side m for every lane that it may write; those that have then taken in all their tokens sample."""
+    """Runs one forward pass of side m over the lanes it may write. Lanes that have read all their tokens sample the next."""
     params = ctx.params
     side = lanes.sides[m]
     left_B = jnp.where(lanes.ready_B(m), side.known_B - side.cache.lengths_B, 0)
@@ -123,7 +123,7 @@ def step(ctx: LoopContext, m: int, lanes: Lanes) -> Lanes:
         side.cache,
     )
     samples_B = (left_B > 0) & (counts_B == left_B)
-    # the two sides count their own tokens: twice the position, plus the side, is a position of its own for each
+    # each side counts its own tokens; twice the position plus the side is distinct for both
     keys_B = position_keys(params.seed, lanes.samples_B, lanes.attempts_B, 2 * side.response_B + m)
     token_B = sample(model.logits(hidden_B1D)[:, 0], keys_B, params.samplings[m])
     lanes = replace(lanes, sides=replace_at(lanes.sides, m, replace(side, cache=cache)))
@@ -140,14 +140,14 @@ def step(ctx: LoopContext, m: int, lanes: Lanes) -> Lanes:
 
 
 ForwardResult = tuple[jax.Array, Any, jax.Array]
-"""Hidden states [B, 1, D] behind each lane's last token that was taken in, the cache, and how many were [B]."""
+"""Hidden states [B, 1, D] after the last token that each lane read, the cache, and the number of tokens read [B]."""
 
 
 def cond_in_place(
     which: jax.Array, first: Callable[[KVCache], ForwardResult], second: Callable[[KVCache], ForwardResult], cache: KVCache
 ) -> ForwardResult:
-    """One of two passes over the cache: `lax.cond`, whose branches would copy it, as two loops of at most one turn, which
-    leave it in place."""
+    """Runs `first` if `which` is true, else `second`. `lax.cond` would copy the cache in its branches; two loops of at most
+    one iteration update it in place."""
     hidden, _, counts = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(second, cache))
     state = (jnp.bool_(True), (hidden, cache, counts))
     state = jax.lax.while_loop(lambda x: x[0] & which, lambda x: (jnp.bool_(False), first(x[1][1])), state)
@@ -155,7 +155,7 @@ def cond_in_place(
 
 
 def decode_step(model: Decoder, side: Side, cache: KVCache, left_B: jax.Array) -> ForwardResult:
-    """The pass where no lane lacks more than its last token."""
+    """The forward pass when every lane lacks at most its last token."""
     counts_B = jnp.minimum(left_B, 1)
     last_B1 = jnp.take_along_axis(side.tokens_BS, side.known_B[:, None] - 1, axis=1)
     hidden_B1D, new = model(last_B1, cache=cache, counts_B=counts_B)
@@ -163,7 +163,8 @@ def decode_step(model: Decoder, side: Side, cache: KVCache, left_B: jax.Array) -
 
 
 def mixed_step(config: LoopConfig, model: Decoder, side: Side, cache: KVCache, left_B: jax.Array) -> ForwardResult:
-    """The pass where some do. Packed, it is one row of all lanes' tokens, as many as there is room for."""
+    """The forward pass when a lane lacks more than its last token. If packed, it is one row of at most `packed_tokens`
+    tokens of all lanes."""
     T, N = config.chunk, config.packed_tokens
     index_BT = jnp.minimum(cache.lengths_B[:, None] + jnp.arange(T), side.tokens_BS.shape[1] - 1)
     tokens_BT = jnp.take_along_axis(side.tokens_BS, index_BT, axis=1)
@@ -182,7 +183,7 @@ def mixed_step(config: LoopConfig, model: Decoder, side: Side, cache: KVCache, l
 
 
 def append_sampled(ctx: LoopContext, m: int, lanes: Lanes, token_B: jax.Array, ready_B: jax.Array) -> Lanes:
-    """Puts a sampled token behind the proposal, or, if it is no text, ends the proposal with it."""
+    """Appends a sampled token to the proposal; a token that is not text ends the proposal."""
     vocab, size = ctx.tables.vocabs[m], ctx.config.max_token_bytes
     ends_B = (token_B[:, None] == vocab.ends_N).any(axis=1)
     closes_B = (token_B[:, None] == vocab.closing_N).any(axis=1) & (lanes.phase_B == THINK)
@@ -214,7 +215,7 @@ def append_sampled(ctx: LoopContext, m: int, lanes: Lanes, token_B: jax.Array, r
 def turn_continues(ctx: LoopContext, m: int, steps: jax.Array, lanes: Lanes) -> jax.Array:
     """Whether side m takes another step before the other side's turn.
 
-    Lanes that answer are no reason to go on while the other side has lanes waiting, nor to stop.
+    Lanes that answer do not count for or against another step while lanes of the other side wait.
     """
     ready_B = lanes.ready_B(m)
     thinking = (ready_B & (lanes.phase_B == THINK)).sum()
