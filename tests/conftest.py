@@ -36,21 +36,16 @@ def compiling() -> str:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Marks tests as `tests/tiers.py` says, and starts the longest first, so that no process waits for it at the end."""
     for item in items:
-        name = _full_name(item)
-        if name.startswith(tiers.SLOW):
+        by_hand = item.nodeid.startswith(tiers.BY_HAND)
+        if by_hand or item.nodeid.startswith(tiers.SLOW):
             item.add_marker("slow")
-        if name.startswith(tiers.BY_HAND):
-            item.add_marker("slow")
+        if by_hand:
             item.add_marker("by_hand")
     if config.args == config.getini("testpaths"):
-        stale = tiers.stale([_full_name(item) for item in items])
+        stale = tiers.stale([item.nodeid for item in items])
         if stale:
             raise pytest.UsageError(f"tests/tiers.py names tests that do not exist: {', '.join(stale)}; mend the entries")
     items.sort(key=lambda item: item.path.name not in LONGEST)
-
-
-def _full_name(item: pytest.Item) -> str:
-    return f"{item.path.relative_to(ROOT).as_posix()}::{item.nodeid.partition('::')[2]}"
 
 
 def _skip(reason: str) -> None:

@@ -93,9 +93,8 @@ def reconcile(config: D, earlier: str | None, *, but: Collection[str] = ()) -> D
         try:
             before = type(config).model_validate(yaml.safe_load(earlier))
         except ValidationError as error:
-            unknown = (_dotted(fault) for fault in error.errors(include_url=False))
-            old = [f"{key} is now {new_name(key)}" for key in unknown if new_name(key)]
-            kind = f"a run of an earlier version ({', '.join(old)})" if old else "another kind of run"
+            renamed = ", ".join(f"{_dotted(fault)} is now {new}" for fault, new in _renamed(error))
+            kind = f"a run of an earlier version ({renamed})" if renamed else "another kind of run"
             raise ConfigError(f"{config.output}: holds {kind}; name another output") from None
         changed = [key for key in differences(before, config) if key.partition(".")[0] not in but]
         if changed:
@@ -164,13 +163,12 @@ def _explain(kind: type[Section], error: ValidationError, source: str, set_keys:
     """The first fault in one line: source, dotted key, value, remedy."""
     faults = error.errors(include_url=False)
     # a renamed key comes first, because its value is then missing under the new name
-    fault = next((f for f in faults if f["type"] == "extra_forbidden" and new_name(_dotted(f))), faults[0])
+    fault, renamed = next(_renamed(error), (faults[0], None))
     key, got, message = _dotted(fault), fault["input"], fault["msg"]
     known = dict(keys(kind))
     if any(f"{key}.".startswith(f"{overridden}.") for overridden in set_keys):
         source = "--set"
     if fault["type"] == "extra_forbidden":
-        renamed = new_name(key)
         problem = f"is unknown{_suggestion(key, known)}" if renamed is None else f"is now called {renamed}; rename it"
     elif fault["type"] == "missing":
         problem = f"is missing; set it ({known.get(key) or 'a section'})"
@@ -188,6 +186,14 @@ def _explain(kind: type[Section], error: ValidationError, source: str, set_keys:
 def _dotted(fault: Mapping[str, Any]) -> str:
     """The dotted key of a pydantic fault."""
     return ".".join(map(str, fault["loc"]))
+
+
+def _renamed(error: ValidationError) -> Iterator[tuple[Any, str]]:
+    """The faults that are keys of an earlier version, each with the dotted key that replaces it."""
+    for fault in error.errors(include_url=False):
+        new = new_name(_dotted(fault))
+        if fault["type"] == "extra_forbidden" and new is not None:
+            yield fault, new
 
 
 def keys(kind: type[Section], prefix: str = "") -> Iterator[tuple[str, str]]:

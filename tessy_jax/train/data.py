@@ -143,8 +143,7 @@ def _write(file: Any, parts: list[bytes]) -> None:
 def _no_room(error: OSError) -> DataError:
     return DataError(
         f"{tempfile.gettempdir()}: cannot hold the tokenized examples, five to nine bytes a token ({error.strerror}); "
-        f"make room, or "
-        "name another folder in TMPDIR"
+        "make room, or name another folder in TMPDIR"
     )
 
 
@@ -163,9 +162,8 @@ def read(section: Examples, chat: Chat, size: int, vocab: int) -> TokenizedDatas
                 yield item
             elif section.on_overlength == "refuse":
                 raise DataError(
-                    f"{where}: row {name!r} has {len(item.tokens)} tokens, "
-                    f"training.max_seq_len is {size}; raise it, or set "
-                    "data.on_overlength to skip or cut"
+                    f"{where}: row {name!r} has {len(item.tokens)} tokens, training.max_seq_len is {size}; raise it, or "
+                    "set data.on_overlength to skip or cut"
                 )
             elif section.on_overlength == "skip" or not (item.kinds[:size] != NO_TARGET).any():
                 skipped.append(name)
