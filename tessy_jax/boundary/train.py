@@ -111,7 +111,7 @@ def train_predictor(
     """Trains a speaker's predictor on the annotations of the run folder, or goes on with it; returns the summary. It has a
     run folder inside, `training/<speaker>`, in which `model` is the predictor of the best evaluation.
 
-    skip_invalid: lines that are no annotation are told and left out. tell: gets what there is to learn. on_step: gets each
+    skip_invalid: log and skip invalid annotation lines. log: receives a description of the data. on_step: gets each
     step's metrics, and the number of steps; progress: so does the user.
 
     Raises:

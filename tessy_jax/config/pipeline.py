@@ -92,7 +92,7 @@ class Pipeline(Dated):
         if self.missing and self.predictors is not None and self.predictors.predictor.window != self.boundary.window:
             raise ValueError(
                 f"boundary.window is {self.boundary.window} and predictors.predictor.window "
-                f"{self.predictors.predictor.window}; a predictor is used as it was trained: set both alike"
+                f"{self.predictors.predictor.window}; a predictor is used as it was trained: set both to the same value"
             )
         longest = synthesis.max_prompt_tokens + synthesis.max_response_tokens + MARGIN
         if self.on_overlength == "refuse" and training.max_seq_len < longest:

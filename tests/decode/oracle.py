@@ -38,7 +38,7 @@ def _draw(logits_1V, seed, sample_id, attempt, position, sampling):
 
 
 @dataclass
-class Voice:
+class OracleSide:
     """One side: its model, its vocabulary as functions, its prompt, and its tokens of the response."""
 
     model: object

@@ -17,7 +17,7 @@ from tessy_jax.models.config import ModelConfig, Rope
 from tessy_jax.models.transformer import Decoder
 from tessy_jax.sharding import Partitioner
 from tessy_jax.text.bridge import device_bridge
-from tests.decode.oracle import Oracle, Settings, Voice
+from tests.decode.oracle import Oracle, OracleSide, Settings
 
 QWEN = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 TEXT = (
@@ -320,7 +320,7 @@ def by_engine(world: World, jobs: list, lanes: int = 3, built=None, restart_ever
 def by_oracle(world: World, job: Job) -> tuple:
     writers, predictors = parts(world.kinds, world.reads)
     writers = [
-        Voice(
+        OracleSide(
             model=writers[m],
             sampling=Sampling.of(*world.sampling),
             step=world.steps[m],
