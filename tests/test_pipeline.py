@@ -132,7 +132,7 @@ def test_another_student_may_write_and_the_trained_one_is_asked_after_every_epoc
     changes = {
         "writer": writer,
         "synthesis": {"isolation": told},
-        "evaluation": {"every": 1, "system": told, "tasks": [asked]},
+        "evaluation": {"every_epochs": 1, "system": told, "tasks": [asked]},
         "training": {"batch_size": 2, "steps": 8, "save_every": 100},
     }
     assert tessy(job(tmp_path, "crossed", **changes)) == 0

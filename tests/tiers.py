@@ -96,6 +96,7 @@ BY_HAND = (
     "[llama-untied-8",
     "tests/synthesis/test_job.py::test_one_model_alone_writes_through_the_same_engine[student_only",
     "tests/synthesis/test_processes.py::test_two_processes_do_both_passes_of_a_recipe_as_one_does[teacher_reference",
+    "tests/synthesis/test_processes.py::test_two_processes_pass_the_students_arrays_on_as_one_does",
     "tests/synthesis/test_recipes.py::test_a_message_that_isolates_is_saved_and_seen_by_no_writer[teacher_score",
     "tests/synthesis/test_recipes.py::test_a_recipe_says_who_thinks_and_who_answers[student_only",
     "tests/synthesis/test_recipes.py::test_a_recipe_says_who_thinks_and_who_answers[teacher_only",
