@@ -15,7 +15,6 @@ from tests.synthesis.test_recipes import WHO, writers
 
 pytestmark = [pytest.mark.slow, pytest.mark.heavy]
 OPEN, CLOSE = "```python\n", "\n```\n\n"
-ROLLOUTS = 4
 
 
 def synthesized(folder, shared, real_models, capsys, *changes):
@@ -36,9 +35,10 @@ def synthesized(folder, shared, real_models, capsys, *changes):
     return [json.loads(line)["prompt"] for line in data.read_text().splitlines()], rows, summary
 
 
-def test_the_real_small_pair_writes_twenty_responses_to_the_shared_prompts(shared, real_models, tmp_path, capsys):
-    prompts, rows, summary = synthesized(tmp_path, shared, real_models, capsys, f"data.rollouts={ROLLOUTS}")
-    assert Counter(row.messages[0]["content"] for row in rows) == dict.fromkeys(prompts, ROLLOUTS), summary["run"]
+@pytest.mark.parametrize("rollouts", [1, 4])
+def test_the_real_small_pair_writes_responses_to_all_shared_prompts(rollouts, shared, real_models, tmp_path, capsys):
+    prompts, rows, summary = synthesized(tmp_path, shared, real_models, capsys, f"data.rollouts={rollouts}")
+    assert Counter(row.messages[0]["content"] for row in rows) == dict.fromkeys(prompts, rollouts), summary["run"]
     wrote = Counter()
     for row in rows:
         validate(row)
@@ -53,8 +53,8 @@ def test_the_real_small_pair_writes_twenty_responses_to_the_shared_prompts(share
         assert {span.source for span in row.spans if span.phase == "answer"} <= {"student", "template"}
         assert row.meta["tokens_student"] + row.meta["tokens_teacher"] <= 300 + 300
         wrote.update((span.source, span.phase) for span in row.spans)
-    assert wrote["student", "think"] > ROLLOUTS
-    assert wrote["teacher", "think"] > ROLLOUTS
+    assert wrote["student", "think"] > rollouts
+    assert wrote["teacher", "think"] > rollouts
     assert summary["host_syncs_per_kept_token"] > 0
     assert summary["discarded_share"] <= 0.15
 

@@ -17,7 +17,7 @@ from tessy_jax.train.job import examples
 from tessy_jax.train.pack import NO_TARGET
 
 pytestmark = [pytest.mark.slow, pytest.mark.heavy]
-STEPS, RATE, DECAY = 20, 2e-5, 0.01
+RATE, DECAY = 2e-5, 0.01
 
 
 def answer(prompt):
@@ -25,7 +25,8 @@ def answer(prompt):
     return f"Let me restate that. {' '.join(words[:20])} … and so on; {len(words)} words in all."
 
 
-def test_the_first_20_losses_of_smollm2_are_those_of_torch(shared, real_models, tmp_path):
+@pytest.mark.parametrize("steps", [5, 20])
+def test_the_first_losses_of_smollm2_are_those_of_torch(steps, shared, real_models, tmp_path):
     prompts = [json.loads(line)["prompt"] for line in (shared / "data" / "ojbench-examples.jsonl").read_text().splitlines()]
     pieces = [" ".join(p.split()[i : i + 25]) for p in prompts for i in range(0, len(p.split()), 25)]
     rows = [{"prompt": f"Restate: {piece}", "completion": answer(piece)} for piece in pieces]
@@ -37,7 +38,7 @@ def test_the_first_20_losses_of_smollm2_are_those_of_torch(shared, real_models, 
         "data": {"path": str(tmp_path / "rows.jsonl")},
         "optimizer": {"learning_rate": RATE, "schedule": "constant", "warmup": 0, "options": {"weight_decay": DECAY}},
         "training": {
-            "steps": STEPS,
+            "steps": steps,
             "max_seq_len": 256,
             "batch_size": 2,
             "micro_batch_size": 1,
@@ -55,7 +56,7 @@ def test_the_first_20_losses_of_smollm2_are_those_of_torch(shared, real_models, 
     model = AutoModelForCausalLM.from_pretrained(real_models / "smollm2", dtype=torch.float32).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=DECAY, eps=1e-8)
     theirs = []
-    for rows_of_step in islice((batch for epoch in range(9) for batch in plan.epoch(epoch)), STEPS):
+    for rows_of_step in islice((batch for epoch in range(9) for batch in plan.epoch(epoch)), steps):
         found = [data[i] for row in rows_of_step for i in row]
         count = sum(int((example.kinds[1:] != NO_TARGET).sum()) for example in found)
         optimizer.zero_grad()
@@ -72,6 +73,6 @@ def test_the_first_20_losses_of_smollm2_are_those_of_torch(shared, real_models, 
 
     assert main(["train", str(file)]) == 0
     ours = [json.loads(line)["loss"] for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    assert len(ours) == STEPS
+    assert len(ours) == steps
     assert max(abs(a - b) for a, b in zip(ours, theirs, strict=True)) < 1e-3, list(zip(ours, theirs, strict=True))
     assert ours[-1] < ours[0] - 0.1
