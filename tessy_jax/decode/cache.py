@@ -121,7 +121,7 @@ def new_cache(
     return KVCache(layers, jnp.zeros(lanes, jnp.int32, device=partitioner.sharding(("lanes",))))
 
 
-def grow(cache: KVCache, config: ModelConfig, capacity: int, *, slack: int) -> KVCache:
+def grow(config: ModelConfig, capacity: int, slack: int, cache: KVCache) -> KVCache:
     """The same tokens in a larger bucket. A sliding layer that is not full-sized yet has not wrapped, so its slots stay."""
 
     def wider(old: jax.Array, window: int | None) -> jax.Array:

@@ -14,25 +14,25 @@ import jax
 import numpy as np
 from flax import nnx
 
-from tessy_jax.decode.cache import new_cache
+from tessy_jax.decode.cache import grow, new_cache
 from tessy_jax.decode.context import LoopGraphs, LoopWeights
 from tessy_jax.decode.generate import MIN_LANES, bucket
-from tessy_jax.decode.lane_ops import extract, free, grow, insert, report, without_caches
+from tessy_jax.decode.lane_ops import extract, free, insert, report, without_caches
 from tessy_jax.decode.loop import PREFILL_CHUNK, copy_prefix, prefill_lane, prefill_lanes, run_rounds, zero_counts
 from tessy_jax.decode.predictor_window import first_token_needed, new_predictor_state
-from tessy_jax.decode.proposal import replace_at
 from tessy_jax.decode.response_state import ResponseState, TokenizedView
 from tessy_jax.decode.state import (
     CONTINUES,
     DONE,
-    EMPTY,
     RUNNING,
     DecodeParams,
     Lanes,
+    LaneScalars,
     LoopConfig,
     PredictorState,
     Side,
     TextTables,
+    replace_at,
 )
 from tessy_jax.decode.totals import Compilation, Totals
 from tessy_jax.models.transformer import Decoder
@@ -134,17 +134,7 @@ class Engine:
             proposed_B=numbers(),
             stop_B=numbers(CONTINUES),
             flip_B=numbers(-1),
-            thinking_bytes_B=numbers(-1),
-            speaker_B=numbers(),
-            phase_B=numbers(),
-            status_B=numbers(EMPTY),
-            thinkers_B=numbers(),
-            answerer_B=numbers(),
-            samples_B=numbers(dtype=np.uint32),
-            attempts_B=numbers(),
-            generated_B2=numbers(0, (B, 2)),
-            discarded_B2=numbers(0, (B, 2)),
-            switches_B=numbers(),
+            scalars=jax.tree.map(lambda value: numbers(int(value), dtype=value.dtype), LaneScalars().arrays()),
             sides=tuple(sides),
             predictors=tuple(windows),
             counts=jax.tree.map(self._replicated, zero_counts(len(sides))),
@@ -165,10 +155,8 @@ class Engine:
                 np.int32(0 if v is None else first_token_needed(len(state.views[v].ends), self.graphs.config.half_window))
                 for v in self.graphs.config.predictor_reads
             ],
-            "numbers": {
-                name: np.asarray(value, np.uint32 if name == "samples_B" else np.int32)
-                for name, value in self._numbers_of(state).items()
-            },
+            "committed": np.int32(len(state.text)),
+            "scalars": state.scalars.arrays(),
         }
         self.lanes = self._call("insert", insert, (), (self.lanes, np.int32(lane), rows), donate=0)
         self._unwritten.discard(lane)
@@ -179,27 +167,6 @@ class Engine:
             self.totals.prefilled[m] += len(view.tokens) - 1 - shared
         if not state.text:
             self._unwritten.add(lane)
-
-    @staticmethod
-    def _numbers_of(state: ResponseState) -> dict[str, Any]:
-        return {
-            "committed_B": len(state.text),
-            "written_B": len(state.text),
-            "proposed_B": 0,
-            "stop_B": CONTINUES,
-            "flip_B": -1,
-            "thinking_bytes_B": state.thinking_bytes,
-            "speaker_B": state.speaker,
-            "phase_B": state.phase,
-            "status_B": RUNNING,
-            "thinkers_B": state.thinkers,
-            "answerer_B": state.answerer,
-            "attempts_B": state.attempt,
-            "switches_B": state.switches,
-            "samples_B": state.sample,
-            "generated_B2": state.generated,
-            "discarded_B2": state.discarded,
-        }
 
     def _share(self, m: int, lane: int, view: TokenizedView) -> int:
         """Copies cache entries of these tokens from another lane, such as the prompt that rollouts have in common.
@@ -239,12 +206,12 @@ class Engine:
         self._set_side(m, side)
 
     def _set_side(self, m: int, side: Side) -> None:
-        self.lanes = replace(self.lanes, sides=replace_at(self.lanes.sides, m, side))
+        self.lanes = self.lanes.with_side(m, side)
 
     def free(self, lane: int) -> None:
         """Leaves a lane empty."""
-        status = self._call("free", free, (), (self.lanes.status_B, np.int32(lane)), donate=0)
-        self.lanes = replace(self.lanes, status_B=status)
+        status = self._call("free", free, (), (self.lanes.scalars.status, np.int32(lane)), donate=0)
+        self.lanes = self.lanes.with_scalars(status=status)
 
     def run(self, *, harvest: int = 1) -> np.ndarray:
         """Runs until `harvest` lanes have ended or the rounds of a dispatch are used up. Returns the lanes' status [B]."""
@@ -274,38 +241,23 @@ class Engine:
             return []
         size = 1 << (len(lanes) - 1).bit_length()  # so that few sizes are compiled for
         index = np.pad(np.array(lanes, np.int32), (0, size - len(lanes)), mode="edge")
-        found = self._call(f"extract {size}", extract, (), (without_caches(self.lanes), index))
-        small, text, sources, sides = jax.device_get(found)
+        extracted = self._call(f"extract {size}", extract, (), (without_caches(self.lanes), index))
+        scalars_N, committed_N, text, sources, sides = jax.device_get(extracted)
         self.totals.host_syncs += 1
         states = []
         for row in range(len(lanes)):
-            committed = int(small["committed_B"][row])
-            generated = [int(n) for n in small["generated_B2"][row]]
+            committed = int(committed_N[row])
+            scalars = _scalars_of(scalars_N, row)
             views = []
             for m, (tokens, ends, prompt, known) in enumerate(sides):
                 kept = int((ends[row, : known[row]] <= committed).sum())
-                if m == int(small["speaker_B"][row]) and small["status_B"][row] == RUNNING:
-                    generated[m] -= int(known[row]) - kept  # the proposal will be sampled again
+                if m == scalars.speaker and scalars.status == RUNNING:  # the proposal will be sampled again
+                    again = int(known[row]) - kept
+                    scalars = replace(scalars, generated=replace_at(scalars.generated, m, scalars.generated[m] - again))
                 first = int(prompt[row])
                 views.append(TokenizedView(tokens[row, :kept].tolist(), first, ends[row, first:kept].tolist()))
-            states.append(
-                ResponseState(
-                    views=tuple(views),
-                    thinkers=int(small["thinkers_B"][row]),
-                    answerer=int(small["answerer_B"][row]),
-                    sample=int(small["samples_B"][row]),
-                    attempt=int(small["attempts_B"][row]),
-                    speaker=int(small["speaker_B"][row]),
-                    phase=int(small["phase_B"][row]),
-                    thinking_bytes=int(small["thinking_bytes_B"][row]),
-                    text=text[row, :committed].tobytes(),
-                    sources=sources[row, :committed].tobytes(),
-                    generated=(generated[0], generated[1]),
-                    discarded=(int(small["discarded_B2"][row, 0]), int(small["discarded_B2"][row, 1])),
-                    switches=int(small["switches_B"][row]),
-                    status=int(small["status_B"][row]),
-                )
-            )
+            written = text[row, :committed].tobytes(), sources[row, :committed].tobytes()
+            states.append(ResponseState(tuple(views), scalars, *written))
         return states
 
     def release(self, m: int) -> Decoder:
@@ -363,3 +315,8 @@ class Engine:
 
 def _padded(x: np.ndarray, size: int) -> np.ndarray:
     return np.pad(x, (0, size - len(x)))
+
+
+def _scalars_of(scalars: LaneScalars, row: int) -> LaneScalars:
+    numbers: LaneScalars = jax.tree.map(lambda x: int(x[row]), scalars)
+    return numbers

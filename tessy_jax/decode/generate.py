@@ -174,4 +174,4 @@ def _start(model: Decoder, prompts: Sequence[Sequence[int]], samples: Sequence[i
 def _grow(lanes: Lanes, config: ModelConfig) -> Lanes:
     capacity = bucket(lanes.tokens_BS.shape[1] + 1)
     tokens_BS = jnp.pad(lanes.tokens_BS, ((0, 0), (0, capacity - lanes.tokens_BS.shape[1])))
-    return replace(lanes, tokens_BS=tokens_BS, cache=grow(lanes.cache, config, capacity, slack=CHUNK))
+    return replace(lanes, tokens_BS=tokens_BS, cache=grow(config, capacity, CHUNK, lanes.cache))

@@ -9,26 +9,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from tessy_jax.decode import cache as caches
 from tessy_jax.decode.cache import KVCache
-from tessy_jax.decode.state import EMPTY, Counts, Lanes
-from tessy_jax.models.config import ModelConfig
-
-NUMBERS = (
-    "committed_B",
-    "speaker_B",
-    "phase_B",
-    "thinking_bytes_B",
-    "thinkers_B",
-    "answerer_B",
-    "samples_B",
-    "attempts_B",
-    "generated_B2",
-    "discarded_B2",
-    "switches_B",
-    "status_B",
-)
-"""The scalars of a lane that `extract` returns."""
+from tessy_jax.decode.state import CONTINUES, EMPTY, RUNNING, Counts, Lanes, LaneScalars
 
 
 def without_caches(lanes: Lanes) -> Lanes:
@@ -58,9 +40,19 @@ def insert(lanes: Lanes, lane: jax.Array, rows: dict[str, Any]) -> Lanes:
         None if predictor is None else replace(predictor, read_B=row(predictor.read_B, rows["read"][m]))
         for m, predictor in enumerate(lanes.predictors)
     )
-    numbers: dict[str, Any] = {name: row(getattr(lanes, name), value) for name, value in rows["numbers"].items()}
-    text, source = row(lanes.text_BY, rows["text"]), row(lanes.source_BY, rows["source"])
-    return replace(lanes, text_BY=text, source_BY=source, sides=sides, predictors=predictors, **numbers)
+    return replace(
+        lanes,
+        text_BY=row(lanes.text_BY, rows["text"]),
+        source_BY=row(lanes.source_BY, rows["source"]),
+        committed_B=row(lanes.committed_B, rows["committed"]),
+        written_B=row(lanes.written_B, rows["committed"]),
+        proposed_B=row(lanes.proposed_B, jnp.int32(0)),
+        stop_B=row(lanes.stop_B, jnp.int32(CONTINUES)),
+        flip_B=row(lanes.flip_B, jnp.int32(-1)),
+        scalars=jax.tree.map(row, lanes.scalars, replace(rows["scalars"], status=jnp.int32(RUNNING))),
+        sides=sides,
+        predictors=predictors,
+    )
 
 
 def free(status_B: jax.Array, lane: jax.Array) -> jax.Array:
@@ -72,17 +64,11 @@ def report(lanes: Lanes) -> tuple[jax.Array, Counts, jax.Array]:
     """The report to the host after a dispatch: the lanes' status [B], the counts, and the tokens of the longest lane that
     continues."""
     longest = jnp.stack([lanes.longest(m) for m in range(len(lanes.sides))]).max()
-    return lanes.status_B, lanes.counts, longest
+    return lanes.scalars.status, lanes.counts, longest
 
 
-def extract(lanes: Lanes, index_N: jax.Array) -> tuple[dict[str, jax.Array], jax.Array, jax.Array, list[Any]]:
-    """Extracts lanes: `NUMBERS`, text, its sources, and per side the tokens, their byte ends, and the numbers of prompt and
-    known tokens."""
-    numbers = {name: getattr(lanes, name) for name in NUMBERS}
+def extract(lanes: Lanes, index_N: jax.Array) -> tuple[LaneScalars, jax.Array, jax.Array, jax.Array, list[Any]]:
+    """Extracts lanes: their scalars, committed bytes, text, its sources, and per side the tokens, their byte ends, and the
+    numbers of prompt and known tokens."""
     sides = [(side.tokens_BS, side.ends_BS, side.prompt_B, side.known_B) for side in lanes.sides]
-    return jax.tree.map(lambda x: x[index_N], (numbers, lanes.text_BY, lanes.source_BY, sides))
-
-
-def grow(config: ModelConfig, capacity: int, slack: int, cache: KVCache) -> KVCache:
-    """See `cache.grow`."""
-    return caches.grow(cache, config, capacity, slack=slack)
+    return jax.tree.map(lambda x: x[index_N], (lanes.scalars, lanes.committed_B, lanes.text_BY, lanes.source_BY, sides))

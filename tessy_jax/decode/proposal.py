@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,9 +30,9 @@ from tessy_jax.decode.state import (
     Lanes,
     PredictorState,
     Side,
+    replace_at,
 )
 
-T = TypeVar("T")
 MAX_STRIPPED_BYTES = 64  # bytes of white space that are taken off the end of the thinking at most
 
 
@@ -70,7 +70,7 @@ def find_close_marker(ctx: LoopContext, lanes: Lanes, moved_B: jax.Array) -> tup
     certain_B = start_B + jnp.where(begun_BW, at_W, size).min(axis=1)
 
     first_B = jnp.where(found_BW, at_W, size).min(axis=1)
-    hit_B = moved_B & (lanes.phase_B == THINK) & (lanes.stop_B == CONTINUES) & (first_B < size)
+    hit_B = moved_B & (lanes.scalars.phase == THINK) & (lanes.stop_B == CONTINUES) & (first_B < size)
     written_B = jnp.where(hit_B, start_B + first_B, lanes.written_B)
     lanes = replace(
         lanes,
@@ -105,10 +105,9 @@ def predictor_view(
     valid_BP = at_P < seen.tokens_B[:, None]
     stable_B = side.response_B + (valid_BP & (ends_BP <= readable_B[:, None])).sum(axis=1, dtype=jnp.int32)
     scratch = append_tokens(side, side.known_B, seen.ids_BP, ends_BP, seen.tokens_B)
-    sides = tuple(scratch if i == v else other for i, other in enumerate(lanes.sides))
     # the predictor reads a stopped proposal to its end, although its last word may continue in the next one
     final_B = start_B + jnp.where(seen.starts_BP & (at_P <= seen.final_B[:, None]), at_P, 0).max(axis=1)
-    return replace(lanes, sides=sides), ReadableTokens(side.response_B + seen.tokens_B, stable_B, final_B)
+    return lanes.with_side(v, scratch), ReadableTokens(side.response_B + seen.tokens_B, stable_B, final_B)
 
 
 def append_tokens(side: Side, known_B: jax.Array, ids_BQ: jax.Array, ends_BQ: jax.Array, counts_B: jax.Array) -> Side:
@@ -163,9 +162,8 @@ def run_predictor(ctx: LoopContext, m: int, lanes: Lanes, target_B: jax.Array, k
         body,
         (predictor, lanes.flip_B, lanes.counts.predictor_passes[m]),
     )
-    predictors = tuple(predictor if i == m else other for i, other in enumerate(lanes.predictors))
     counts = replace(lanes.counts, predictor_passes=replace_at(lanes.counts.predictor_passes, m, passes))
-    return replace(lanes, predictors=predictors, flip_B=flip_B, counts=counts)
+    return replace(lanes.with_predictor(m, predictor), flip_B=flip_B, counts=counts)
 
 
 def label_flips_BT(ctx: LoopContext, m: int, lanes: Lanes, tokens_BT: jax.Array) -> jax.Array:
@@ -174,7 +172,7 @@ def label_flips_BT(ctx: LoopContext, m: int, lanes: Lanes, tokens_BT: jax.Array)
 
     def drawn() -> jax.Array:
         def one(places_B: jax.Array) -> jax.Array:
-            keys_B = position_keys(ctx.params.seed, lanes.samples_B, lanes.attempts_B, -1 - (2 * places_B + m))
+            keys_B = position_keys(ctx.params.seed, lanes.scalars.sample, lanes.scalars.attempt, -1 - (2 * places_B + m))
             return jax.vmap(jax.random.uniform)(keys_B) < ctx.params.label_flip_prob
 
         return jax.vmap(one, in_axes=1, out_axes=1)(tokens_BT)
@@ -264,10 +262,12 @@ def commit(
         proposed_B=jnp.where(commits_B, known_B - kept_B, lanes.proposed_B),
         stop_B=jnp.where(commits_B, CONTINUES, lanes.stop_B),
         flip_B=jnp.where(commits_B, -1, lanes.flip_B),
-        discarded_B2=lanes.discarded_B2.at[:, m].add(dropped_B),
-        switches_B=lanes.switches_B + turned_B,
-        speaker_B=jnp.where(turned_B, 1 - m, lanes.speaker_B),
-        sides=replace_at(lanes.sides, m, replace(side, known_B=known_B)),
+    ).with_side(m, replace(side, known_B=known_B))
+    scalars = lanes.scalars
+    lanes = lanes.with_scalars(
+        discarded=replace_at(scalars.discarded, m, scalars.discarded[m] + dropped_B),
+        switches=scalars.switches + turned_B,
+        speaker=jnp.where(turned_B, 1 - m, scalars.speaker),
     )
     v = config.predictor_reads[m]
     if v is not None and v != m:
@@ -277,21 +277,21 @@ def commit(
         predictor = lanes.predictors[m]
         assert predictor is not None
         read_B = jnp.where(commits_B, jnp.minimum(predictor.read_B, lanes.sides[v].response_B), predictor.read_B)
-        lanes = replace(lanes, predictors=replace_at(lanes.predictors, m, replace(predictor, read_B=read_B)))
+        lanes = lanes.with_predictor(m, replace(predictor, read_B=read_B))
 
     repeats_B = commits_B & is_repetitive(lanes.sides[m], kept_B, config.repetition_period, config.repetition_window)
     lanes = close_thinking(ctx, lanes, over_B == CLOSED)
     spent_B = (kept_B - side.prompt_B >= params.max_response_tokens) | (cut_B >= params.max_response_bytes)
-    status_B = lanes.status_B
+    status_B = lanes.scalars.status
     for condition_B, status in (
         (repeats_B & (over_B != CLOSED), REPETITION),
         (commits_B & spent_B & (over_B != CLOSED), LENGTH),
-        ((over_B == ENDED) & (lanes.phase_B == THINK), EARLY_END),
-        ((over_B == ENDED) & (lanes.phase_B == ANSWER), DONE),
+        ((over_B == ENDED) & (lanes.scalars.phase == THINK), EARLY_END),
+        ((over_B == ENDED) & (lanes.scalars.phase == ANSWER), DONE),
         (over_B == CONTROL_TOKEN, CONTROL),
     ):
         status_B = jnp.where(condition_B, status, status_B)
-    return trim_caches(replace(lanes, status_B=status_B))
+    return trim_caches(lanes.with_scalars(status=status_B))
 
 
 def close_thinking(ctx: LoopContext, lanes: Lanes, closes_B: jax.Array) -> Lanes:
@@ -303,7 +303,7 @@ def close_thinking(ctx: LoopContext, lanes: Lanes, closes_B: jax.Array) -> Lanes
     blank_BW = (tail_BW == 0x20) | ((tail_BW >= 0x09) & (tail_BW <= 0x0D))
     last_B = jnp.where(inside_BW & ~blank_BW, at_W + 1, 0).max(axis=1)
     thought_B = jnp.maximum(lanes.committed_B - MAX_STRIPPED_BYTES + last_B, 0)
-    close_N = ctx.tables.close_N
+    close_N, scalars = ctx.tables.close_N, lanes.scalars
     size = close_N.shape[0]
     slots_BN = jnp.where(closes_B[:, None], thought_B[:, None], lanes.text_BY.shape[1]) + jnp.arange(size)
     lanes_B1 = jnp.arange(thought_B.shape[0])[:, None]
@@ -314,10 +314,11 @@ def close_thinking(ctx: LoopContext, lanes: Lanes, closes_B: jax.Array) -> Lanes
         source_BY=_fill_bytes(lanes.source_BY, thought_B, jnp.where(closes_B, size, 0), TEMPLATE, size),
         committed_B=jnp.where(closes_B, end_B, lanes.committed_B),
         written_B=jnp.where(closes_B, end_B, lanes.written_B),
-        thinking_bytes_B=jnp.where(closes_B, thought_B, lanes.thinking_bytes_B),
-        phase_B=jnp.where(closes_B, ANSWER, lanes.phase_B),
-        speaker_B=jnp.where(closes_B, lanes.answerer_B, lanes.speaker_B),
         sides=tuple(_truncate_tokens(side, closes_B, thought_B) for side in lanes.sides),
+    ).with_scalars(
+        thinking_bytes=jnp.where(closes_B, thought_B, scalars.thinking_bytes),
+        phase=jnp.where(closes_B, ANSWER, scalars.phase),
+        speaker=jnp.where(closes_B, scalars.answerer, scalars.speaker),
     )
 
 
@@ -353,12 +354,9 @@ def _adopt_bridged(ctx: LoopContext, v: int, lanes: Lanes, commits_B: jax.Array,
     bridged = counts.bridged[v] + (known_B - side.known_B).sum().astype(jnp.float32)
     at_S = jnp.arange(side.tokens_BS.shape[1])
     unspelled_B = ((side.tokens_BS < 0) & (at_S >= side.known_B[:, None]) & (at_S < known_B[:, None])).any(axis=1)
-    lanes = replace(
-        lanes,
-        counts=replace(counts, bridged=replace_at(counts.bridged, v, bridged)),
-        status_B=jnp.where(unspelled_B, UNENCODABLE, lanes.status_B),
-    )
-    return replace(lanes, sides=replace_at(lanes.sides, v, replace(side, known_B=known_B)))
+    lanes = replace(lanes, counts=replace(counts, bridged=replace_at(counts.bridged, v, bridged)))
+    lanes = lanes.with_scalars(status=jnp.where(unspelled_B, UNENCODABLE, lanes.scalars.status))
+    return lanes.with_side(v, replace(side, known_B=known_B))
 
 
 def _truncate_tokens(side: Side, where_B: jax.Array, bytes_B: jax.Array) -> Side:
@@ -370,8 +368,3 @@ def _fill_bytes(old_BY: jax.Array, start_B: jax.Array, counts_B: jax.Array, valu
     slots_BP = jnp.where(at_P < counts_B[:, None], start_B[:, None] + at_P, old_BY.shape[1] + at_P)
     lanes_B1 = jnp.arange(old_BY.shape[0])[:, None]
     return old_BY.at[lanes_B1, slots_BP].set(jnp.uint8(value), mode="drop", unique_indices=True)
-
-
-def replace_at(items: tuple[T, ...], index: int, item: T) -> tuple[T, ...]:
-    """The tuple with one item replaced."""
-    return (*items[:index], item, *items[index + 1 :])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tessy_jax.decode.state import ANSWER, RUNNING
+from tessy_jax.decode.state import LaneScalars
 
 
 @dataclass(frozen=True)
@@ -21,25 +21,10 @@ class TokenizedView:
 class ResponseState:
     """A response as of its last commit: enough to resume it, or to read it once it has ended.
 
-    text, sources: bytes, and the writer of each. thinking_bytes: bytes of closed thinking, else -1. status: why it ended.
+    scalars: its numbers, as integers. text, sources: bytes, and the writer of each.
     """
 
     views: tuple[TokenizedView, ...]
-    thinkers: int
-    answerer: int
-    sample: int
-    attempt: int
-    speaker: int
-    phase: int = 0
-    thinking_bytes: int = -1
+    scalars: LaneScalars
     text: bytes = b""
     sources: bytes = b""
-    generated: tuple[int, int] = (0, 0)
-    discarded: tuple[int, int] = (0, 0)
-    switches: int = 0
-    status: int = RUNNING
-
-    @property
-    def closed(self) -> bool:
-        """Whether the thinking has closed."""
-        return self.phase == ANSWER

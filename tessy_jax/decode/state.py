@@ -11,14 +11,17 @@ listener. A cache holds a prefix of its side's tokens.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from tessy_jax.decode.cache import KVCache, LayerKV
 from tessy_jax.decode.sampling import Sampling
+
+T = TypeVar("T")
 
 STUDENT, TEACHER, TEMPLATE = 0, 1, 2
 """Writers, as `source_BY` has them; the first two number the sides, too."""
@@ -231,6 +234,41 @@ class Counts:
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
+class LaneScalars:
+    """The numbers of a response that are inserted, extracted and stored in snapshots: arrays [B] for all lanes on a device,
+    integers for one response on the host. Tuples hold one per side, always two. The defaults are those of an empty lane."""
+
+    thinkers: Any = 0
+    """Sides that think, as bits; INTERLEAVED for both."""
+    answerer: Any = 0
+    """Side that answers."""
+    sample: Any = 0
+    """Sample number, uint32; seed, sample and attempt decide the lane's randomness."""
+    attempt: Any = 0
+    """Attempt number."""
+    speaker: Any = STUDENT
+    """Side that writes: STUDENT or TEACHER."""
+    phase: Any = THINK
+    """THINK or ANSWER."""
+    thinking_bytes: Any = -1
+    """Bytes of the thinking once it has closed; -1 before."""
+    generated: tuple[Any, Any] = (0, 0)
+    """Tokens sampled."""
+    discarded: tuple[Any, Any] = (0, 0)
+    """Tokens sampled and not kept."""
+    switches: Any = 0
+    """Hand-overs after a flip."""
+    status: Any = EMPTY
+    """EMPTY, RUNNING, or the reason for the end. Insertion sets RUNNING."""
+
+    def arrays(self) -> LaneScalars:
+        """The numbers of one response as NumPy scalars: uint32 for `sample`, int32 for the others."""
+        scalars: LaneScalars = jax.tree.map(np.int32, replace(self, sample=0))
+        return replace(scalars, sample=np.uint32(self.sample))
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
 class Lanes:
     """The state of all lanes."""
 
@@ -248,28 +286,8 @@ class Lanes:
     """Why the proposal stops: CONTINUES, CLOSED, ENDED or CONTROL_TOKEN."""
     flip_B: jax.Array
     """Bytes up to the flip of the predictor's label; -1 without a flip."""
-    thinking_bytes_B: jax.Array
-    """Bytes of the thinking once it has closed; -1 before."""
-    speaker_B: jax.Array
-    """Side that writes: STUDENT or TEACHER."""
-    phase_B: jax.Array
-    """THINK or ANSWER."""
-    status_B: jax.Array
-    """EMPTY, RUNNING, or the reason for the end."""
-    thinkers_B: jax.Array
-    """Sides that think, as bits; INTERLEAVED for both."""
-    answerer_B: jax.Array
-    """Side that answers."""
-    samples_B: jax.Array
-    """Sample numbers, uint32; seed, sample and attempt decide the lane's randomness."""
-    attempts_B: jax.Array
-    """Attempt numbers."""
-    generated_B2: jax.Array
-    """Tokens sampled, per side."""
-    discarded_B2: jax.Array
-    """Tokens sampled and not kept, per side."""
-    switches_B: jax.Array
-    """Hand-overs after a flip."""
+    scalars: LaneScalars
+    """The numbers that a response keeps outside its lane, as arrays [B]."""
     sides: tuple[Side, ...]
     """The state of each side."""
     predictors: tuple[PredictorState | None, ...]
@@ -279,19 +297,29 @@ class Lanes:
 
     @property
     def running_B(self) -> jax.Array:
-        return self.status_B == RUNNING
+        return self.scalars.status == RUNNING
 
     @property
     def ended_B(self) -> jax.Array:
-        return self.status_B >= DONE
+        return self.scalars.status >= DONE
 
     @property
     def interleaves_B(self) -> jax.Array:
         """Whether the lane is thinking and both models write the thinking in turns."""
-        return (self.phase_B == THINK) & (self.thinkers_B == INTERLEAVED)
+        return (self.scalars.phase == THINK) & (self.scalars.thinkers == INTERLEAVED)
+
+    def with_side(self, m: int, side: Side) -> Lanes:
+        return replace(self, sides=replace_at(self.sides, m, side))
+
+    def with_predictor(self, m: int, predictor: PredictorState) -> Lanes:
+        return replace(self, predictors=replace_at(self.predictors, m, predictor))
+
+    def with_scalars(self, **values: Any) -> Lanes:
+        """The lanes with other values of these fields of `LaneScalars`."""
+        return replace(self, scalars=replace(self.scalars, **values))
 
     def speaks_B(self, m: int) -> jax.Array:
-        return self.running_B & (self.speaker_B == m)
+        return self.running_B & (self.scalars.speaker == m)
 
     def ready_B(self, m: int) -> jax.Array:
         """Whether side m may write the lane's next token: it is its turn, and its tokens cover the text."""
@@ -300,3 +328,8 @@ class Lanes:
     def longest(self, m: int) -> jax.Array:
         """Tokens of the longest lane that side m is about to write."""
         return jnp.where(self.speaks_B(m), self.sides[m].known_B, 0).max()
+
+
+def replace_at(items: tuple[T, ...], index: int, item: T) -> tuple[T, ...]:
+    """The tuple with one item replaced."""
+    return (*items[:index], item, *items[index + 1 :])

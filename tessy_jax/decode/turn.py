@@ -19,7 +19,7 @@ from flax import nnx
 from tessy_jax.decode.cache import KVCache
 from tessy_jax.decode.context import LoopContext
 from tessy_jax.decode.cut import complete_chars, text_window
-from tessy_jax.decode.proposal import append_tokens, replace_at, resolve_proposal, run_predictor, trim_caches
+from tessy_jax.decode.proposal import append_tokens, resolve_proposal, run_predictor, trim_caches
 from tessy_jax.decode.sampling import position_keys, sample
 from tessy_jax.decode.state import (
     ANSWER,
@@ -33,6 +33,7 @@ from tessy_jax.decode.state import (
     Lanes,
     LoopConfig,
     Side,
+    replace_at,
 )
 from tessy_jax.models.attention import Packing
 from tessy_jax.models.transformer import Decoder
@@ -58,7 +59,7 @@ def turn(ctx: LoopContext, m: int, lanes: Lanes) -> Lanes:
 def bridge_target_B(lanes: Lanes) -> jax.Array:
     """Bytes [B] up to which the text has to be tokenized: to the end of the thinking once it has closed, since the text
     after it has tokens already."""
-    return jnp.where(lanes.thinking_bytes_B >= 0, lanes.thinking_bytes_B, lanes.committed_B)
+    return jnp.where(lanes.scalars.thinking_bytes >= 0, lanes.scalars.thinking_bytes, lanes.committed_B)
 
 
 def needs_bridge_B(lanes: Lanes, m: int) -> jax.Array:
@@ -85,15 +86,11 @@ def bridge_text(ctx: LoopContext, m: int, lanes: Lanes) -> Lanes:
     side = append_tokens(side, side.known_B, seen.ids_BP, start_B[:, None] + seen.ends_BP, taken_B)
     side = replace(side, known_B=side.known_B + taken_B)
     unspelled_B = ((seen.ids_BP < 0) & (at_P < taken_B[:, None])).any(axis=1)
-    status_B = jnp.where(who_B & (side.response_B > ctx.params.max_response_tokens), LENGTH, lanes.status_B)
+    status_B = jnp.where(who_B & (side.response_B > ctx.params.max_response_tokens), LENGTH, lanes.scalars.status)
     counts = lanes.counts
     bridged = counts.bridged[m] + taken_B.sum().astype(jnp.float32)
-    return replace(
-        lanes,
-        sides=replace_at(lanes.sides, m, side),
-        status_B=jnp.where(who_B & unspelled_B, UNENCODABLE, status_B),
-        counts=replace(counts, bridged=replace_at(counts.bridged, m, bridged)),
-    )
+    lanes = replace(lanes.with_side(m, side), counts=replace(counts, bridged=replace_at(counts.bridged, m, bridged)))
+    return lanes.with_scalars(status=jnp.where(who_B & unspelled_B, UNENCODABLE, status_B))
 
 
 def start_answers(ctx: LoopContext, m: int, lanes: Lanes) -> Lanes:
@@ -101,12 +98,12 @@ def start_answers(ctx: LoopContext, m: int, lanes: Lanes) -> Lanes:
     side = lanes.sides[m]
     ids_N = ctx.tables.vocabs[m].answer_N
     # the text between them is not empty, so tokens that end where the thinking does are those of the thinking
-    starts_B = lanes.speaks_B(m) & (lanes.phase_B == ANSWER) & (side.encoded_B == lanes.thinking_bytes_B)
+    starts_B = lanes.speaks_B(m) & (lanes.scalars.phase == ANSWER) & (side.encoded_B == lanes.scalars.thinking_bytes)
     ids_BN = jnp.broadcast_to(ids_N, (starts_B.shape[0], ids_N.shape[0]))
-    ends_BN = jnp.broadcast_to((lanes.thinking_bytes_B + ctx.tables.close_N.shape[0])[:, None], ids_BN.shape)
+    ends_BN = jnp.broadcast_to((lanes.scalars.thinking_bytes + ctx.tables.close_N.shape[0])[:, None], ids_BN.shape)
     counts_B = jnp.where(starts_B, ids_N.shape[0], 0)
     side = append_tokens(side, side.known_B, ids_BN, ends_BN, counts_B)
-    return replace(lanes, sides=replace_at(lanes.sides, m, replace(side, known_B=side.known_B + counts_B)))
+    return lanes.with_side(m, replace(side, known_B=side.known_B + counts_B))
 
 
 def step(ctx: LoopContext, m: int, lanes: Lanes) -> Lanes:
@@ -124,9 +121,9 @@ def step(ctx: LoopContext, m: int, lanes: Lanes) -> Lanes:
     )
     samples_B = (left_B > 0) & (counts_B == left_B)
     # each side counts its own tokens; twice the position plus the side is distinct for both
-    keys_B = position_keys(params.seed, lanes.samples_B, lanes.attempts_B, 2 * side.response_B + m)
+    keys_B = position_keys(params.seed, lanes.scalars.sample, lanes.scalars.attempt, 2 * side.response_B + m)
     token_B = sample(model.logits(hidden_B1D)[:, 0], keys_B, params.samplings[m])
-    lanes = replace(lanes, sides=replace_at(lanes.sides, m, replace(side, cache=cache)))
+    lanes = lanes.with_side(m, replace(side, cache=cache))
     lanes = append_sampled(ctx, m, lanes, token_B, samples_B)
     counts, sampled = lanes.counts, samples_B.sum().astype(jnp.float32)
     counts = replace(
@@ -186,7 +183,7 @@ def append_sampled(ctx: LoopContext, m: int, lanes: Lanes, token_B: jax.Array, r
     """Appends a sampled token to the proposal; a token that is not text ends the proposal."""
     vocab, size = ctx.tables.vocabs[m], ctx.config.max_token_bytes
     ends_B = (token_B[:, None] == vocab.ends_N).any(axis=1)
-    closes_B = (token_B[:, None] == vocab.closing_N).any(axis=1) & (lanes.phase_B == THINK)
+    closes_B = (token_B[:, None] == vocab.closing_N).any(axis=1) & (lanes.scalars.phase == THINK)
     broken_B = vocab.control_V[token_B]
     over_B = jnp.where(ends_B, ENDED, jnp.where(closes_B, CLOSED, jnp.where(broken_B, CONTROL_TOKEN, CONTINUES)))
     text_B = ready_B & (over_B == CONTINUES)
@@ -201,15 +198,15 @@ def append_sampled(ctx: LoopContext, m: int, lanes: Lanes, token_B: jax.Array, r
     written_B = lanes.written_B + length_B
     one_B = text_B.astype(jnp.int32)
     side = append_tokens(lanes.sides[m], lanes.sides[m].known_B, token_B[:, None], written_B[:, None], one_B)
-    return replace(
+    generated = lanes.scalars.generated
+    lanes = replace(
         lanes,
         text_BY=lanes.text_BY.at[lanes_B1, slots_BL].set(bytes_BL, mode="drop", unique_indices=True),
         written_B=written_B,
         proposed_B=lanes.proposed_B + one_B,
         stop_B=jnp.where(ready_B, over_B, lanes.stop_B),
-        generated_B2=lanes.generated_B2.at[:, m].add(ready_B.astype(jnp.int32)),
-        sides=replace_at(lanes.sides, m, replace(side, known_B=side.known_B + one_B)),
-    )
+    ).with_side(m, replace(side, known_B=side.known_B + one_B))
+    return lanes.with_scalars(generated=replace_at(generated, m, generated[m] + ready_B))
 
 
 def turn_continues(ctx: LoopContext, m: int, steps: jax.Array, lanes: Lanes) -> jax.Array:
@@ -218,7 +215,7 @@ def turn_continues(ctx: LoopContext, m: int, steps: jax.Array, lanes: Lanes) -> 
     Lanes that answer do not count for or against another step while lanes of the other side wait.
     """
     ready_B = lanes.ready_B(m)
-    thinking = (ready_B & (lanes.phase_B == THINK)).sum()
+    thinking = (ready_B & (lanes.scalars.phase == THINK)).sum()
     waiting = (lanes.running_B & ~ready_B).sum()
     few = thinking < (1 - ctx.params.handover) * (thinking + waiting)
     keeps = (steps == 0) | (waiting == 0) | ((thinking > 0) & ~few)

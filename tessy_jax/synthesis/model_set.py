@@ -22,7 +22,7 @@ from tessy_jax.config import RECIPES, Recipe, Roles, Writer
 from tessy_jax.decode.engine import Engine
 from tessy_jax.decode.response_state import ResponseState, TokenizedView
 from tessy_jax.decode.sampling import Sampling
-from tessy_jax.decode.state import DecodeParams, LoopConfig, TextTables, VocabTables
+from tessy_jax.decode.state import DecodeParams, LaneScalars, LoopConfig, TextTables, VocabTables
 from tessy_jax.errors import ConfigError, TokenizerError
 from tessy_jax.models import hf
 from tessy_jax.models.config import ModelConfig
@@ -269,11 +269,13 @@ class ModelSet:
         sides = [self.names.index(name) for name in roles.thinkers]
         return ResponseState(
             views=tuple(TokenizedView(ids, len(ids), []) for ids in prompts),
-            thinkers=sum(1 << side for side in sides),
-            answerer=self.names.index(cast(Writer, roles.answerer)),
-            sample=number,
-            attempt=attempt,
-            speaker=sides[0],
+            scalars=LaneScalars(
+                thinkers=sum(1 << side for side in sides),
+                answerer=self.names.index(cast(Writer, roles.answerer)),
+                sample=number,
+                attempt=attempt,
+                speaker=sides[0],
+            ),
         )
 
 

@@ -131,9 +131,9 @@ class Scheduler:
         states = self.engine.extract(lanes)
         now = time.perf_counter()
         running = [
-            InFlight(self.active[lane].key, state.attempt, state, now - self.active[lane].started)
+            InFlight(self.active[lane].key, state.scalars.attempt, state, now - self.active[lane].started)
             for lane, state in zip(lanes, states, strict=True)
-            if state.status == RUNNING
+            if state.scalars.status == RUNNING
         ]
         retried = [InFlight(t.key, t.attempt, t.state, t.seconds) for t in self.waiting if t.attempt or t.state]
         return running + retried
@@ -173,11 +173,11 @@ class Scheduler:
         rows, failures = [], []
         ended = [self._ended(lane, state) for lane, state in zip(lanes, self.engine.extract(lanes), strict=True)]
         for task, state, reason, row, retry in self._verified(ended):
-            kept = np.array(state.generated) - np.array(state.discarded)
+            kept = np.array(state.scalars.generated) - np.array(state.scalars.discarded)
             if row is not None:
                 rows.append(row)
                 self.tally.kept += kept
-                self.tally.switches += state.switches
+                self.tally.switches += state.scalars.switches
                 self.tally.responses += 1
                 continue
             assert reason is not None
@@ -196,9 +196,9 @@ class Scheduler:
         task = self.active.pop(lane)
         self.engine.free(lane)
         task.seconds = time.perf_counter() - task.started
-        self.tally.generated += np.array(state.generated)
-        self.tally.discarded += np.array(state.discarded)
-        reason = REASONS.get(state.status)
+        self.tally.generated += np.array(state.scalars.generated)
+        self.tally.discarded += np.array(state.scalars.discarded)
+        reason = REASONS.get(state.scalars.status)
         row = None
         if reason is None or (self.unfinished and reason in TRUNCATED and state.text.strip()):
             try:
@@ -237,9 +237,10 @@ class Scheduler:
         names = [*models.names, *(["template"] if len(models.names) == 2 else ["", "template"])]
         codes = np.array([code(names[s], "think") if names[s] else 0 for s in range(3)], np.uint8)  # type: ignore[arg-type]
         text = state.text
-        if state.status in REASONS:  # the last character may be incomplete
+        if state.scalars.status in REASONS:  # the last character may be incomplete
             text = text.decode("utf-8", "ignore").encode()
-        answers = np.arange(len(text)) >= (state.thinking_bytes + len(closing) if state.thinking_bytes >= 0 else len(text))
+        thinking_bytes = state.scalars.thinking_bytes
+        answers = np.arange(len(text)) >= (thinking_bytes + len(closing) if thinking_bytes >= 0 else len(text))
         byte_codes = codes[np.frombuffer(state.sources, np.uint8)[: len(text)]] | (PHASE_BIT * answers).astype(np.uint8)
         byte_codes = np.concatenate([np.full(len(opening), code("template", "think"), np.uint8), byte_codes])
         content, spans = spans_from_bytes(opening + text, byte_codes)
@@ -249,7 +250,7 @@ class Scheduler:
 
     def _meta(self, task: Task, state: ResponseState) -> dict[str, Value]:
         models, config = self.models, self.models.config
-        kept = {name: state.generated[m] - state.discarded[m] for m, name in enumerate(models.names)}
+        kept = {name: state.scalars.generated[m] - state.scalars.discarded[m] for m, name in enumerate(models.names)}
         steps = dict(zip(models.names, models.steps, strict=True))
         meta: dict[str, Value] = {}
         for name in ("student", "teacher"):
@@ -262,10 +263,10 @@ class Scheduler:
             "preset": config.synthesis.preset,
             "word_rule": config.synthesis.word_rule,
             "seed": config.seed,
-            "attempt": state.attempt,
-            "finish_reason": REASONS.get(state.status, "stop"),
-            "tokens_discarded": sum(state.discarded),
-            "switches": state.switches,
+            "attempt": state.scalars.attempt,
+            "finish_reason": REASONS.get(state.scalars.status, "stop"),
+            "tokens_discarded": sum(state.scalars.discarded),
+            "switches": state.scalars.switches,
             "seconds": round(task.seconds, 3),
             "version": __version__,
         }

@@ -5,21 +5,20 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
 
 from tessy_jax.decode.response_state import ResponseState, TokenizedView
+from tessy_jax.decode.state import LaneScalars
 from tessy_jax.records import Key
-
-NUMBERS = ("thinkers", "answerer", "sample", "attempt", "speaker", "phase", "thinking_bytes", "switches", "status")
 
 
 @dataclass(frozen=True)
 class InFlight:
-    """A response that was begun: which one, the attempt it is in, what there is of it (None: nothing), and for how long it
-    has been written."""
+    """An unfinished response: its key, its attempt, its state (None before the first insertion), and its time in lanes in
+    seconds."""
 
     key: Key
     attempt: int
@@ -27,16 +26,22 @@ class InFlight:
     seconds: float
 
 
-def pack(begun: Sequence[InFlight]) -> bytes:
-    """The blob."""
+SCALARS = frozenset(field.name for field in fields(LaneScalars))
+
+
+def pack(unfinished: Sequence[InFlight]) -> bytes:
+    """The blob of these responses."""
     index: list[dict[str, Any]] = []
     arrays: dict[str, Any] = {}
-    for i, one in enumerate(begun):
-        item: dict[str, Any] = {"key": list(one.key), "attempt": one.attempt, "seconds": one.seconds, "entry": None}
-        if one.state is not None:
-            state = one.state
-            item["entry"] = {name: getattr(state, name) for name in NUMBERS}
-            item["entry"] |= {"generated": state.generated, "discarded": state.discarded}
+    for i, response in enumerate(unfinished):
+        item: dict[str, Any] = {
+            "key": list(response.key),
+            "attempt": response.attempt,
+            "seconds": response.seconds,
+            "entry": None,
+        }
+        if (state := response.state) is not None:
+            item["entry"] = asdict(state.scalars)
             item["prompts"] = [view.prompt for view in state.views]
             arrays[f"text{i}"] = np.frombuffer(state.text, np.uint8)
             arrays[f"sources{i}"] = np.frombuffer(state.sources, np.uint8)
@@ -50,7 +55,7 @@ def pack(begun: Sequence[InFlight]) -> bytes:
 
 
 def unpack(blob: bytes) -> list[InFlight]:
-    """What `pack` was given."""
+    """The responses of a blob. A scalar that an older version did not store has its default."""
     with np.load(io.BytesIO(blob), allow_pickle=False) as data:
         result = []
         for i, item in enumerate(json.loads(data["index"].tobytes())):
@@ -60,9 +65,10 @@ def unpack(blob: bytes) -> list[InFlight]:
                     TokenizedView(data[f"tokens{i}.{m}"].tolist(), prompt, data[f"ends{i}.{m}"].tolist())
                     for m, prompt in enumerate(item["prompts"])
                 )
-                values: dict[str, Any] = {name: item["entry"][name] for name in NUMBERS}
-                values |= {name: tuple(item["entry"][name]) for name in ("generated", "discarded")}
-                values |= {name: data[f"{name}{i}"].tobytes() for name in ("text", "sources")}
-                state = ResponseState(views=views, **values)
+                scalars = {
+                    name: tuple(x) if isinstance(x, list) else x for name, x in item["entry"].items() if name in SCALARS
+                }
+                text, sources = data[f"text{i}"].tobytes(), data[f"sources{i}"].tobytes()
+                state = ResponseState(views, LaneScalars(**scalars), text, sources)
             result.append(InFlight((item["key"][0], item["key"][1]), item["attempt"], state, item["seconds"]))
         return result

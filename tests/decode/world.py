@@ -12,7 +12,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 from tessy_jax.decode.engine import Engine
 from tessy_jax.decode.response_state import ResponseState, TokenizedView
 from tessy_jax.decode.sampling import Sampling
-from tessy_jax.decode.state import DONE, DecodeParams, LoopConfig, TextTables, VocabTables
+from tessy_jax.decode.state import DONE, DecodeParams, LaneScalars, LoopConfig, TextTables, VocabTables
 from tessy_jax.models.config import ModelConfig, Rope
 from tessy_jax.models.transformer import Decoder
 from tessy_jax.sharding import Partitioner
@@ -282,11 +282,13 @@ class Job:
     def state(self, world: World) -> ResponseState:
         return ResponseState(
             views=tuple(TokenizedView(prompt, len(prompt), []) for prompt in self.prompts(world)),
-            thinkers=self.thinkers,
-            answerer=self.answerer,
-            sample=self.sample,
-            attempt=self.attempt,
-            speaker=1 if self.thinkers == 2 else 0,
+            scalars=LaneScalars(
+                thinkers=self.thinkers,
+                answerer=self.answerer,
+                sample=self.sample,
+                attempt=self.attempt,
+                speaker=1 if self.thinkers == 2 else 0,
+            ),
         )
 
 
@@ -307,7 +309,8 @@ def by_engine(world: World, jobs: list, lanes: int = 3, built=None, restart_ever
         visits += 1
         ended = [lane for lane in seated if status[lane] >= DONE]
         for lane, state in zip(ended, machine.extract(ended), strict=True):
-            results[state.sample] = (state.text, state.sources, state.thinking_bytes, STATUS[state.status], state.switches)
+            scalars, status_name = state.scalars, STATUS[state.scalars.status]
+            results[scalars.sample] = (state.text, state.sources, scalars.thinking_bytes, status_name, scalars.switches)
             machine.free(lane)
             del seated[lane]
         if restart_every and visits % restart_every == 0 and seated:

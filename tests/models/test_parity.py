@@ -107,7 +107,7 @@ def test_chunks_of_any_length_per_lane_and_single_tokens_give_the_logits_of_tran
         counts = np.minimum(rng.integers(0, 65, LANES), LENGTH - 12 - lengths)
         while lengths.max() + 64 > capacity:
             capacity *= 2
-            cache = grow(cache, model.config, capacity, slack=64)
+            cache = grow(model.config, capacity, 64, cache)
         feed(64, counts)
     for _ in range(12):
         feed(1, np.ones(LANES, int))
