@@ -85,7 +85,7 @@ class Engine:
         graphs = tuple(None if p is None else p[0] for p in predictor_split)
         self.graphs = LoopGraphs(tuple(g for g, _ in split), graphs, config)
         self.totals = Totals()
-        self._held: list[dict[int, np.ndarray]] = [{} for _ in writers]  # per lane, the prompt as it was read
+        self._read_tokens: list[dict[int, np.ndarray]] = [{} for _ in writers]  # per lane, the prompt as it was read
         self._unwritten: set[int] = set()  # lanes with a prompt and nothing else
         self.compilations: list[Compilation] = []
         self.slack = max(PREFILL_CHUNK, MAX_ROLLBACK)
@@ -177,20 +177,20 @@ class Engine:
         """
         if self.partitioner.num_shards("lanes") > 1:
             return 0
-        held, wanted = self._held[m], np.array(view.tokens[:-1], np.int32)
+        read_tokens, new_tokens = self._read_tokens[m], np.array(view.tokens[:-1], np.int32)
         sliding = any(window is not None for window in self.writers[m].config.windows)
         best, source = 0, lane
-        for other, tokens in held.items():
-            if sliding and not (other in self._unwritten and np.array_equal(tokens, wanted)):
+        for other, tokens in read_tokens.items():
+            if sliding and not (other in self._unwritten and np.array_equal(tokens, new_tokens)):
                 continue
-            size = min(len(tokens), len(wanted))
-            differs = np.flatnonzero(tokens[:size] != wanted[:size])
+            size = min(len(tokens), len(new_tokens))
+            differs = np.flatnonzero(tokens[:size] != new_tokens[:size])
             same = int(differs[0]) if len(differs) else size
-            same = same if same == len(wanted) else same // PREFILL_CHUNK * PREFILL_CHUNK
+            same = same if same == len(new_tokens) else same // PREFILL_CHUNK * PREFILL_CHUNK
             if same > best:
                 best, source = same, other
         # of an unfinished response, only the prompt stays in the cache unchanged
-        held[lane] = wanted[: view.prompt - 1]
+        read_tokens[lane] = new_tokens[: view.prompt - 1]
         if best:
             side = self.lanes.sides[m]
             args = (side, np.int32(source), np.int32(lane), np.int32(best))

@@ -137,10 +137,10 @@ def bucket(tokens: int) -> int:
 
 def buckets(tokens: int) -> list[int]:
     """All buckets up to `bucket(tokens)`."""
-    found = [SMALLEST_BUCKET]
-    while found[-1] < tokens:
-        found.append(bucket(found[-1] + 1))
-    return found
+    sizes = [SMALLEST_BUCKET]
+    while sizes[-1] < tokens:
+        sizes.append(bucket(sizes[-1] + 1))
+    return sizes
 
 
 def _start(model: Decoder, prompts: Sequence[Sequence[int]], samples: Sequence[int], max_new_tokens: int) -> Lanes:

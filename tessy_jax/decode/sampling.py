@@ -104,16 +104,16 @@ def _largest(logits_BV: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
     return values_BF, jnp.take_along_axis(best_BF, index_BF // GROUP, axis=1) * GROUP + index_BF % GROUP
 
 
-def _edge(weights_BV: jax.Array, mass_BV: jax.Array, wanted: jax.Array) -> jax.Array:
-    """The largest weight [B, 1] such that the tokens of at least that weight hold that mass; bisection over the bits
+def _edge(weights_BV: jax.Array, mass_BV: jax.Array, target_mass: jax.Array) -> jax.Array:
+    """The largest weight [B, 1] such that the tokens of at least that weight hold the target mass; bisection over the bits
     of the float, whose order is that of non-negative numbers, needs no sort."""
     bits_BV = jax.lax.bitcast_convert_type(weights_BV, jnp.int32)
 
     def halve(_: int, bounds: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         low, high = bounds
         middle = low + (high - low) // 2
-        held = jnp.where(bits_BV >= middle, mass_BV, 0.0).sum(axis=-1, keepdims=True)
-        enough = held >= wanted
+        kept_mass = jnp.where(bits_BV >= middle, mass_BV, 0.0).sum(axis=-1, keepdims=True)
+        enough = kept_mass >= target_mass
         return jnp.where(enough, middle, low), jnp.where(enough, high, middle)
 
     low = jnp.zeros((weights_BV.shape[0], 1), jnp.int32)

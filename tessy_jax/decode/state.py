@@ -196,8 +196,8 @@ class Side:
         """The number [B] of the first known_B tokens (default: all) that end within the response's first bytes_B bytes."""
         known_B = self.known_B if known_B is None else known_B
         index_S = jnp.arange(self.tokens_BS.shape[1])
-        held = (self.ends_BS <= bytes_B[:, None]) & (index_S < known_B[:, None])
-        return held.sum(axis=1, dtype=jnp.int32)
+        covered_BS = (self.ends_BS <= bytes_B[:, None]) & (index_S < known_B[:, None])
+        return covered_BS.sum(axis=1, dtype=jnp.int32)
 
 
 @jax.tree_util.register_dataclass

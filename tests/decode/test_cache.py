@@ -41,9 +41,9 @@ def test_every_position_a_later_query_may_see_holds_its_token_after_any_appends_
         positions = np.asarray(slots.positions(lengths))
         stored_keys, stored_values = (np.asarray(x, np.float32) for x in slots.read())
         for lane in range(LANES):
-            held = {int(p): s for s, p in enumerate(positions[lane]) if p >= 0}
+            slot_of = {int(p): s for s, p in enumerate(positions[lane]) if p >= 0}
             oldest = max(0, len(known[lane]) - (WINDOW - 1)) if windowed else 0
-            assert max(held, default=-1) == len(known[lane]) - 1
+            assert max(slot_of, default=-1) == len(known[lane]) - 1
             for position in range(oldest, len(known[lane])):
-                assert stored_keys[lane, 0, held[position], 0] == known[lane][position]
-                assert stored_values[lane, 0, held[position], 0] == known[lane][position] + 1
+                assert stored_keys[lane, 0, slot_of[position], 0] == known[lane][position]
+                assert stored_values[lane, 0, slot_of[position], 0] == known[lane][position] + 1

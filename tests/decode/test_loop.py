@@ -45,7 +45,7 @@ def test_the_engine_and_the_plain_method_agree_token_for_token(name):
 
 
 @pytest.mark.parametrize("online", [True, pytest.param(False, marks=pytest.mark.slow)])
-def test_labels_are_turned_round_where_the_plain_method_turns_them(online):
+def test_labels_are_inverted_where_the_oracle_inverts_them(online):
     world = World(noise=0.2, online=online)
     results = by_engine(world, JOBS[:4])
     assert results == {job.sample: by_oracle(world, job) for job in JOBS[:4]}
@@ -120,7 +120,7 @@ def test_a_layer_that_forgets_its_beginning_shares_a_prompt_only_before_anything
         assert by_engine(World(), [job], writers=writers)[job.sample] == together[job.sample]
 
 
-def test_a_response_that_is_taken_out_and_seated_again_goes_on_as_if_nothing_had_been(alone):
+def test_a_response_continues_unchanged_after_extract_and_insert(alone):
     assert by_engine(World(rounds=1), JOBS, lanes=3, restart_every=2) == alone
 
 
@@ -150,7 +150,7 @@ def test_a_response_does_not_depend_on_the_number_of_devices(alone):
     assert by_engine(World(), JOBS, lanes=4, **options) == alone
 
 
-def test_nothing_is_thrown_away_with_one_vocabulary_online_and_no_word_rule():
+def test_no_token_is_discarded_with_one_vocabulary_online_and_no_word_rule():
     machine = engine(World(ONE, "none", reads=(0, 1)), 3)
     by_engine(World(ONE, "none", reads=(0, 1)), JOBS, built=machine)
     for lane in range(3):

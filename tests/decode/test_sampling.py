@@ -55,13 +55,13 @@ def kept_by_hugging_face(logits, temperature, top_p, top_k, min_p):
 def test_filters_keep_the_tokens_and_shares_that_transformers_keeps(filters):
     V = GROUP * (FEW + 2)
     logits = 2.5 * jax.random.normal(jax.random.key(3), (V,))
-    wanted = kept_by_hugging_face(logits, *filters)
+    expected = kept_by_hugging_face(logits, *filters)
     count = 10_000
     draw = jax.jit(lambda k: sample(jnp.broadcast_to(logits, (500, V)), k, Sampling.of(*filters)))
     drawn = np.concatenate([np.asarray(draw(keys(500, sample_id=i))) for i in range(count // 500)])
     frequencies = np.bincount(drawn, minlength=V) / count
-    clearly_out = jax.nn.softmax(logits / filters[0]) < 0.98 * jax.nn.softmax(logits / filters[0])[wanted > 0].min()
+    clearly_out = jax.nn.softmax(logits / filters[0]) < 0.98 * jax.nn.softmax(logits / filters[0])[expected > 0].min()
     assert clearly_out.any()
     assert not frequencies[clearly_out].any()
-    likely = wanted > 0.002
-    np.testing.assert_allclose(frequencies[likely], wanted[likely], atol=4 * np.sqrt(wanted[likely].max() / count))
+    likely = expected > 0.002
+    np.testing.assert_allclose(frequencies[likely], expected[likely], atol=4 * np.sqrt(expected[likely].max() / count))

@@ -82,8 +82,8 @@ def spelled(kind: str) -> list:
 
 def encode(kind: str, data: bytes) -> list:
     built, table = tokenizer(kind), byte_of()
-    found = built.encode(data.decode(), add_special_tokens=False)
-    pieces = [(i, bytes(table[c] for c in t)) for i, t in zip(found.ids, found.tokens, strict=True)]
+    encoding = built.encode(data.decode(), add_special_tokens=False)
+    pieces = [(i, bytes(table[c] for c in t)) for i, t in zip(encoding.ids, encoding.tokens, strict=True)]
     assert b"".join(text for _, text in pieces) == data
     return pieces
 
@@ -298,24 +298,24 @@ STATUS = {2: "done", 3: "length", 4: "repetition", 5: "early end", 6: "control"}
 def by_engine(world: World, jobs: list, lanes: int = 3, built=None, restart_every: int = 0, **options) -> dict:
     """Every response by the engine, lanes refilled as they end; {sample: (text, sources, thought, status, switches)}."""
     machine = built or engine(world, lanes, **options)
-    queue, seated, results, visits = list(jobs), {}, {}, 0
-    while queue or seated:
+    queue, active, results, visits = list(jobs), {}, {}, 0
+    while queue or active:
         for lane in range(lanes):
-            if lane not in seated and queue:
+            if lane not in active and queue:
                 job = queue.pop(0)
                 machine.insert(lane, job if isinstance(job, ResponseState) else job.state(world))
-                seated[lane] = job
+                active[lane] = job
         status = machine.run(harvest=1)
         visits += 1
-        ended = [lane for lane in seated if status[lane] >= DONE]
+        ended = [lane for lane in active if status[lane] >= DONE]
         for lane, state in zip(ended, machine.extract(ended), strict=True):
             scalars, status_name = state.scalars, STATUS[state.scalars.status]
             results[scalars.sample] = (state.text, state.sources, scalars.thinking_bytes, status_name, scalars.switches)
             machine.free(lane)
-            del seated[lane]
-        if restart_every and visits % restart_every == 0 and seated:
-            queue = [*machine.extract(list(seated)), *queue]
-            seated = {}
+            del active[lane]
+        if restart_every and visits % restart_every == 0 and active:
+            queue = [*machine.extract(list(active)), *queue]
+            active = {}
             machine = engine(world, lanes, **options)
     return results
 
