@@ -199,7 +199,7 @@ def test_an_override_changes_one_of_two_sections_that_share_a_yaml_alias(small):
         (["boundary.mode=onlin"], ["boundary.mode is 'onlin'", "'online' or 'rollback'"]),
         (["student.sampling={temperature: .inf}"], ["student.sampling.temperature is inf", "finite"]),
         (["student.dtype=float16"], ["student.dtype is 'float16'", "'float32' or 'bfloat16'"]),
-        (["student.thinking.open=<think>"], ["student.thinking: open and close belong together"]),
+        (["student.thinking.open=<think>"], ["student.thinking: open is set without close, or close without open"]),
         (["synthesis.repetition.period=150"], ["synthesis.repetition: window is 200", "at least 300"]),
         (["synthesis.recipe=tesy"], ["synthesis.recipe is 'tesy'", "the recipes are tessy, teacher_only, student_only"]),
         (["boundary.teacher=null", "teacher=null"], ["'tessy' needs teacher and boundary.teacher", "student_only"]),

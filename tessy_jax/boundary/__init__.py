@@ -1,1 +1,1 @@
-"""Boundary predictors: segments of thinking, who annotates them, labels of tokens, and what a predictor is worth."""
+"""Boundary predictors: segments of thinking, annotators, labels of tokens, training and metrics."""

@@ -4,7 +4,7 @@ Outcomes are committed in parts, `annotations/<speaker>/part-<number>.jsonl`. Wh
 files that a person can read: `annotations/<speaker>.jsonl`, the annotations in the order of the segments, and
 `annotations/<speaker>-dropped.jsonl`, the segments that have none, and why; then the parts are deleted. From then on the
 first file belongs to whoever corrects it: its lines are never changed or removed. Segments that failed (there was no reply)
-are tried again by the next start, and what comes of it is appended.
+are tried again by the next start, which appends the outcomes.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ PART = re.compile(r"part-([0-9]{5,})\.jsonl")
 
 
 class AnnotatorLike(Protocol):
-    """Says which words of segments are style. name: what annotations say of their origin. at_once: segments that it likes to
+    """Says which words of segments are style. name: the origin that annotations record. at_once: segments that it likes to
     get together, and so the most that are annotated twice when the process is killed."""
 
     name: str
@@ -92,12 +92,12 @@ class LocalModel:
         section = self._section
         prompts = [self._prompt(segment.text) for segment in segments]
         order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-        found: dict[int, Outcome] = {
+        outcomes: dict[int, Outcome] = {
             i: Dropped(segments[i], "failed", f"{len(prompts[i])} tokens and the reply exceed the model's {self._positions}")
             for i in order
             if len(prompts[i]) + section.max_new_tokens > self._positions
         }
-        order = [i for i in order if i not in found]
+        order = [i for i in order if i not in outcomes]
         for first in range(0, len(order), section.batch):
             batch = order[first : first + section.batch]
             replies = generate(
@@ -110,15 +110,15 @@ class LocalModel:
                 samples=[_sample(segments[i].id) for i in batch],
             )
             for i, reply in zip(batch, replies, strict=True):
-                found[i] = parse_reply_spans(segments[i], self._tokenizer.decode(reply.token_ids), self.name)
-        return [found[i] for i in range(len(segments))]
+                outcomes[i] = parse_reply_spans(segments[i], self._tokenizer.decode(reply.token_ids), self.name)
+        return [outcomes[i] for i in range(len(segments))]
 
     def _prompt(self, text: str) -> list[int]:
         messages = [*self._system, {"role": "user", "content": INSTRUCTION.format(text=text)}]
         tokenizer = self._tokenizer.hf
         try:
             rendered = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False, **self._variables)
-        except Exception as error:  # templates are programs: they raise what they like
+        except Exception as error:  # templates are programs: they raise anything
             raise TokenizerError(f"{self._tokenizer.folder}: the chat template fails on an instruction ({error})") from error
         return list(tokenizer(rendered, add_special_tokens=False)["input_ids"])
 
@@ -127,7 +127,7 @@ def make_annotator(config: Predictors) -> AnnotatorLike:
     """The annotator that a configuration names.
 
     Raises:
-        TessyError: what it needs is missing or cannot be used.
+        TessyError: the annotator is unavailable or its settings cannot be used.
     """
     section = config.annotator
     if section.kind == "rules":
@@ -169,10 +169,10 @@ def annotate(
     else:
         annotations, dropped = finished
         ids = {annotation.segment.id for annotation in annotations}  # a kill may have left some of them among the dropped
-        settled = [d for d in dropped if d.outcome != "failed" and d.segment.id not in ids]
+        final = [d for d in dropped if d.outcome != "failed" and d.segment.id not in ids]
         failed = [d.segment for d in dropped if d.outcome == "failed" and d.segment.id not in ids]
-        there = {a.segment.trace for a in annotations} | {d.segment.trace for d in dropped}
-        late = {segment.trace for segment in cuts.segments} - there
+        annotated_traces = {a.segment.trace for a in annotations} | {d.segment.trace for d in dropped}
+        late = {segment.trace for segment in cuts.segments} - annotated_traces
         if late:
             log(
                 f"{speaker}: {len(late)} traces have no segment among the annotations, which are finished; delete "
@@ -180,7 +180,7 @@ def annotate(
             )
         again = _outcomes(config, speaker, failed, cuts.endings, work, log, annotator)
         work.append(again)
-        outcomes = [*annotations, *settled, *again]
+        outcomes = [*annotations, *final, *again]
         work.save_dropped(outcomes)
     work.clear()
     counts = {"traces": cuts.traces, "without_thinking": cuts.without, "segments": len(outcomes), **_counts(outcomes)}
@@ -192,48 +192,48 @@ def annotate(
 def _outcomes(
     config: Predictors,
     speaker: str,
-    wanted: Sequence[Segment],
+    segments: Sequence[Segment],
     endings: Collection[str],
     work: _Work,
     log: Callable[[str], None],
     annotator: Callable[[Predictors], AnnotatorLike],
 ) -> list[Outcome]:
-    """What comes of each segment: what the parts say, and else what the annotator does."""
-    known = work.committed(wanted)
-    todo = [segment for segment in wanted if not _settled(known.get(segment.id))]
+    """The outcome of each segment: from the committed parts, else from the annotator."""
+    known = work.committed(segments)
+    todo = [segment for segment in segments if not _is_final(known.get(segment.id))]
     if todo:
         chosen = annotator(config)
         log(f"{speaker}: {len(todo)} segments to annotate by {chosen.name}")
         for first in range(0, len(todo), chosen.at_once):
             outcomes = with_endings(chosen, todo[first : first + chosen.at_once], endings)
-            work.commit(outcomes)  # what is told has been saved
+            work.commit(outcomes)  # saved before progress is logged
             known |= {outcome.segment.id: outcome for outcome in outcomes}
             done = len(todo[: first + chosen.at_once])
             log(f"{speaker}: {done} of {len(todo)} segments; {_described(known.values())}")
             _check_answers(outcomes, chosen.at_once, known.values())
-    return [known[segment.id] for segment in wanted]
+    return [known[segment.id] for segment in segments]
 
 
-def with_endings(annotator: AnnotatorLike, wanted: Sequence[Segment], endings: Collection[str]) -> list[Outcome]:
-    """What an annotator says of segments without what closes the thinking, which it does not get to see; that is style: the
-    student is to write on there, and the teacher to hand over."""
+def with_endings(annotator: AnnotatorLike, segments: Sequence[Segment], endings: Collection[str]) -> list[Outcome]:
+    """Annotates segments without the marker that closes the thinking. The marker is style: there the student writes
+    on and the teacher hands over."""
     bare = [
         replace(segment, text=segment.text.removesuffix(max(filter(segment.text.endswith, endings), key=len, default="")))
-        for segment in wanted
+        for segment in segments
     ]
-    found: list[Outcome] = []
-    for segment, short, outcome in zip(wanted, bare, annotator.annotate(bare), strict=True):
+    outcomes: list[Outcome] = []
+    for segment, short, outcome in zip(segments, bare, annotator.annotate(bare), strict=True):
         if isinstance(outcome, Annotation) and segment != short:
             spans, at = list(outcome.spans), len(short.text)
             start = spans.pop().start if spans and spans[-1].end == at else at
-            found.append(replace(outcome, segment=segment, spans=(*spans, Range(start, len(segment.text)))))
+            outcomes.append(replace(outcome, segment=segment, spans=(*spans, Range(start, len(segment.text)))))
         else:
-            found.append(replace(outcome, segment=segment))
-    return found
+            outcomes.append(replace(outcome, segment=segment))
+    return outcomes
 
 
 def cuts_of(config: Predictors, speaker: Writer, rows: Iterable[Row]) -> Cuts:
-    """The segments of a speaker's traces, as the configuration wants them."""
+    """The segments of a speaker's traces, cut as the configuration sets."""
     model = config.student if speaker == "student" else config.teacher
     marks = model.thinking if model else None
     return segments(
@@ -257,7 +257,7 @@ class _Work:
         self._next = 1 + max((int(PART.fullmatch(name)[1]) for name in self._parts()), default=-1)  # type: ignore[index]
 
     def finished(self) -> tuple[list[Annotation], list[Dropped]] | None:
-        """What the finished files hold."""
+        """The annotations and the dropped segments of the finished files; None before they exist."""
         data = self._get(self._name)
         if data is None:
             return None
@@ -272,19 +272,19 @@ class _Work:
                 raise DataError(f"{self.dropped_name}:{number}: {error}") from None
         return annotations, dropped
 
-    def committed(self, wanted: Sequence[Segment]) -> dict[str, Outcome]:
-        """The last outcome in the parts of each segment that is wanted.
+    def committed(self, segments: Sequence[Segment]) -> dict[str, Outcome]:
+        """The last outcome of each segment in the committed parts.
 
         Raises:
             DataError: the parts are of other segments.
         """
-        by_id = {segment.id: segment for segment in wanted}
-        found: dict[str, Outcome] = {}
+        by_id = {segment.id: segment for segment in segments}
+        outcomes: dict[str, Outcome] = {}
         for name in sorted(self._parts(), key=lambda name: (len(name), name)):
             for number, parsed in json_lines(self._get(f"{self._folder}/{name}") or b""):
                 try:
                     outcome = _outcome(parsed)
-                except DataError as error:  # of a commit that never returned, so nothing that was told
+                except DataError as error:  # of a commit that never returned, so never reported
                     logger.warning("%s/%s/%s:%d: is left out: %s", self._output, self._folder, name, number, error)
                     continue
                 segment = by_id.get(outcome.segment.id)
@@ -295,15 +295,15 @@ class _Work:
                         f"{self._output}/{self._folder}/{name}:{number}: the segment {segment.id!r} is another one by now; "
                         f"the traces have changed: delete {self._folder} to annotate all again, or name another output"
                     )
-                found[segment.id] = outcome
-        return found
+                outcomes[segment.id] = outcome
+        return outcomes
 
     def commit(self, outcomes: Sequence[Outcome]) -> None:
         self._files.put(f"{self._folder}/part-{self._next:05}.jsonl", _lines(outcomes), new=True)
         self._next += 1
 
     def append(self, outcomes: Sequence[Outcome]) -> None:
-        """Puts annotations behind those that are there, which stay as they are, to the byte."""
+        """Appends annotations. The bytes before them do not change."""
         new = [o for o in outcomes if isinstance(o, Annotation)]
         if new:
             before = self._get(self._name) or b""
@@ -340,18 +340,18 @@ def _outcome(parsed: Any) -> Outcome:
     return (Dropped if isinstance(parsed, dict) and "outcome" in parsed else Annotation).from_json(parsed)
 
 
-def _settled(outcome: Outcome | None) -> bool:
+def _is_final(outcome: Outcome | None) -> bool:
     return outcome is not None and not (isinstance(outcome, Dropped) and outcome.outcome == "failed")
 
 
 def _sample(segment_id: str) -> int:
-    """What decides the randomness of its reply: no other segments, and no order."""
+    """The key of the randomness of a reply. It depends on the segment id alone."""
     return int.from_bytes(hashlib.sha256(segment_id.encode()).digest()[:4], "big") >> 1
 
 
 def _counts(outcomes: Iterable[Outcome]) -> dict[str, int]:
-    found = Counter("kept" if isinstance(o, Annotation) else o.outcome for o in outcomes)
-    return {name: found[name] for name in ("kept", *REASONS)}
+    counts = Counter("kept" if isinstance(o, Annotation) else o.outcome for o in outcomes)
+    return {name: counts[name] for name in ("kept", *REASONS)}
 
 
 def _described(outcomes: Iterable[Outcome]) -> str:
@@ -368,12 +368,12 @@ def _check_thinking(cuts: Cuts, speaker: str, share: float) -> None:
 
 
 def _check_answers(batch: Sequence[Outcome], at_once: int, known: Iterable[Outcome]) -> None:
-    """Stops where nobody answers: each request to a server that is down takes all its retries."""
+    """Stops if every segment of a batch failed: each request to a server that is down takes all its retries."""
     failed = [o for o in batch if isinstance(o, Dropped) and o.outcome == "failed"]
     if len(failed) == at_once:
         raise DataError(
             f"all {len(failed)} segments of a batch failed ({failed[-1].detail}); so far {_described(known)}. Mend that and "
-            "start again: what was annotated is kept"
+            "start again: finished annotations are kept"
         )
 
 

@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 BACKOFF = 1.0
 """Seconds before the first retry. Each further one waits twice as long; chance takes off up to half, so that requests that
-failed together do not come back together."""
+failed at the same time do not retry at the same time."""
 LONGEST = 60.0
 """Seconds before any retry, at most, unless the server asks for more."""
 PATIENCE = 600.0
@@ -68,10 +68,10 @@ class Endpoint:
             httpx2.AsyncClient(headers=headers, timeout=section.timeout, limits=limits) as client,
             asyncio.TaskGroup() as group,  # the first refusal ends all others
         ):
-            tasks = [group.create_task(self._one(client, free, segment)) for segment in segments]
+            tasks = [group.create_task(self._annotate_one(client, free, segment)) for segment in segments]
         return [task.result() for task in tasks]
 
-    async def _one(self, client: httpx2.AsyncClient, free: asyncio.Semaphore, segment: Segment) -> Outcome:
+    async def _annotate_one(self, client: httpx2.AsyncClient, free: asyncio.Semaphore, segment: Segment) -> Outcome:
         section = self._section
         fields = {
             "model": section.name,
@@ -83,7 +83,7 @@ class Endpoint:
         body = {name: value for name, value in fields.items() if value is not None}
         async with free:  # also while it waits for a retry: a server in trouble gets fewer requests
             for attempt in range(section.retries + 1):
-                wanted = 0.0
+                retry_delay = 0.0
                 try:
                     response = await client.post(self.url, json=body)
                 except httpx2.InvalidURL as error:
@@ -92,7 +92,7 @@ class Endpoint:
                     problem = f"{type(error).__name__}: {error}".rstrip(": ")
                 else:
                     if response.status_code == 200:
-                        return self._judged(segment, response)
+                        return self._parsed(segment, response)
                     problem = f"{response.status_code}: {response.text.strip()[:200]}"
                     if response.status_code in REFUSED:
                         raise ConfigError(
@@ -101,14 +101,14 @@ class Endpoint:
                         )
                     if response.status_code not in AGAIN:
                         break
-                    wanted = retry_after(response.headers.get("retry-after"), time.time())
-                if attempt == section.retries or wanted > PATIENCE:
+                    retry_delay = retry_after(response.headers.get("retry-after"), time.time())
+                if attempt == section.retries or retry_delay > PATIENCE:
                     break
                 logger.info("%s: %s; trying again", segment.id, problem)
-                await asyncio.sleep(max(wanted, min(LONGEST, BACKOFF * 2**attempt) * random.uniform(0.5, 1)))
+                await asyncio.sleep(max(retry_delay, min(LONGEST, BACKOFF * 2**attempt) * random.uniform(0.5, 1)))
         return Dropped(segment, "failed", problem)
 
-    def _judged(self, segment: Segment, response: httpx2.Response) -> Outcome:
+    def _parsed(self, segment: Segment, response: httpx2.Response) -> Outcome:
         try:
             content: Any = response.json()["choices"][0]["message"]["content"]
         except (ValueError, LookupError, TypeError):

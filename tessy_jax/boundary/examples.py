@@ -1,4 +1,4 @@
-"""Annotated segments as what a predictor reads and says: tokens, labels, and the windows of inference."""
+"""Annotated segments as predictors read them: tokens, labels, and the windows of inference."""
 
 from __future__ import annotations
 
@@ -47,15 +47,15 @@ def reader(folder: Path) -> Any:
 
 def tokens_of(annotation: Annotation, tokenizer: Any) -> Tokens:
     """The tokens of a segment."""
-    found = tokenizer.encode(annotation.segment.text, add_special_tokens=False)
-    offsets = np.array(found.offsets, np.int64).reshape(-1, 2)
-    return Tokens(annotation, np.array(found.ids, np.int32), offsets, shifted(token_labels(offsets, annotation.spans)))
+    encoding = tokenizer.encode(annotation.segment.text, add_special_tokens=False)
+    offsets = np.array(encoding.offsets, np.int64).reshape(-1, 2)
+    return Tokens(annotation, np.array(encoding.ids, np.int32), offsets, shifted(token_labels(offsets, annotation.spans)))
 
 
 def examples(segments: Sequence[Tokens], window: int) -> TokenizedDataset:
-    """What is learnt: every decision once, in the window in which inference makes it.
+    """The training examples: every decision once, in the window in which inference makes it.
 
-    A window's example holds one token more, the kind of which is its last target.
+    The example of a window holds one more token, whose kind is the last target.
     """
     return to_memmap((example for tokens in segments for example in _windows(tokens, window)), NAMES, labelled=True)
 
@@ -73,14 +73,14 @@ def _windows(tokens: Tokens, window: int) -> Iterator[Example]:
 
 
 def gathered(segments: Sequence[Tokens], window: int, decisions: Sequence[NDArray[np.floating]]) -> list[NDArray[Any]]:
-    """Per segment, what was decided after each of its tokens; NaN after the last. decisions: per example, after each of its
+    """Per segment, the decision after each of its tokens; NaN after the last. decisions: per example, one after each of its
     tokens."""
-    found, at = [], 0
+    values_of_segments, at = [], 0
     for tokens in segments:
         values = np.full(len(tokens.ids), np.nan)
         for crop in crops(len(tokens.ids), window):
             end = min(crop.end, len(tokens.ids) - 1)
             values[crop.first : end] = decisions[at][crop.first - crop.start : end - crop.start]
             at += 1
-        found.append(values)
-    return found
+        values_of_segments.append(values)
+    return values_of_segments

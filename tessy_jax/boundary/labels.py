@@ -1,7 +1,7 @@
 """Style spans as labels of tokens, and the windows in which a predictor reads them (method, sections 2 and 3).
 
 A label is 1 for style and 0 for capability. A token is style if the character with which it begins lies in a style span, or
-if a span begins inside it. A predictor judges the next token, so that its targets are the labels, one place to the left.
+if a span begins inside it. A predictor classifies the next token, so that its targets are the labels, one place to the left.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 CAPABILITY, STYLE, UNKNOWN = 0, 1, -1
-"""Labels, and what stands where there is none."""
+"""Labels, and the value of a token without one."""
 
 
 class Crop(NamedTuple):
@@ -34,10 +34,10 @@ def token_labels(offsets: NDArray[np.integer], spans: Sequence[tuple[int, int]])
     offsets = np.asarray(offsets, np.int64).reshape(-1, 2)
     edges = np.asarray(spans, np.int64).reshape(-1, 2)
     starts, ends = offsets.T
-    begun = np.searchsorted(edges[:, 0], starts, side="right")  # spans that begin at or before the token's first character
+    opened = np.searchsorted(edges[:, 0], starts, side="right")  # spans that begin at or before the token's first character
     closed = np.searchsorted(edges[:, 1], starts, side="right")  # spans that end before it
-    begun_within = np.searchsorted(edges[:, 0], ends, side="left")
-    return ((begun > closed) | (begun_within > begun)).astype(np.int8)
+    opened_by_end = np.searchsorted(edges[:, 0], ends, side="left")
+    return ((opened > closed) | (opened_by_end > opened)).astype(np.int8)
 
 
 def shifted(labels: NDArray[np.int8]) -> NDArray[np.int8]:
@@ -52,5 +52,5 @@ def crops(tokens: int, window: int) -> list[Crop]:
     two blocks of h tokens are one window, and each further block is the second half of one.
     """
     half = window // 2
-    found = [Crop(0, min(window, tokens), 0)] if tokens else []
-    return found + [Crop(at - half, min(at + half, tokens), at) for at in range(window, tokens, half)]
+    first_window = [Crop(0, min(window, tokens), 0)] if tokens else []
+    return first_window + [Crop(at - half, min(at + half, tokens), at) for at in range(window, tokens, half)]

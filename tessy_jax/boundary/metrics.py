@@ -1,8 +1,8 @@
-"""What a predictor is worth: its classes, where it would cut, how much its probabilities mean, and where it errs.
+"""Metrics of a predictor: classes, cuts, calibration, and errors by type of token.
 
 All measures read the same arrays over the tokens of all segments, one segment after another: probabilities [N] that the next
 token is style, labels [N] of the next token (1 style, 0 capability, −1 none: at the last token of a segment, and where
-nothing is to be judged), and lengths [S] of the segments in tokens. As in the decode, for both speakers, the next token is
+nothing is classified), and lengths [S] of the segments in tokens. As in the decode, for both speakers, the next token is
 taken for style if its probability exceeds the threshold.
 """
 
@@ -72,13 +72,13 @@ def measure(
     threshold: float,
     texts: Sequence[str] | None = None,
 ) -> dict[str, Any]:
-    """Everything below as one JSON object. texts [N]: what each token spells, for the confusion by type of token.
+    """Everything below as one JSON object. texts [N]: the text of each token, for the confusion by type of token.
 
     Raises:
         DataError: the arrays do not fit each other, or nothing is labelled.
     """
     check(probabilities, labels, lengths)
-    found = {
+    measures = {
         "threshold": threshold,
         **classes(probabilities, labels, threshold=threshold),
         "cuts": cuts(probabilities, labels, lengths, speaker, threshold=threshold).to_json(),
@@ -86,12 +86,12 @@ def measure(
         "operating_points": operating_points(probabilities, labels, lengths, speaker),
     }
     if texts is not None:
-        found["by_token_type"] = by_token_type(probabilities, labels, texts, threshold=threshold)
-    return found
+        measures["by_token_type"] = by_token_type(probabilities, labels, texts, threshold=threshold)
+    return measures
 
 
 def check(probabilities: Floats, labels: Labels, lengths: Labels) -> None:
-    """That the arrays fit each other.
+    """Checks that the arrays fit each other.
 
     Raises:
         DataError: they do not, or nothing is labelled.
@@ -106,7 +106,7 @@ def check(probabilities: Floats, labels: Labels, lengths: Labels) -> None:
 
 
 def classes(probabilities: Floats, labels: Labels, *, threshold: float) -> dict[str, Any]:
-    """Accuracy, and per class precision, recall, F1 and how many tokens are of it. What is divided by 0 is 0."""
+    """Accuracy, and per class precision, recall, F1 and number of tokens. A ratio with denominator 0 is 0."""
     known = labels != UNKNOWN
     truth, style = labels[known] == STYLE, probabilities[known] > threshold
     return {
@@ -117,8 +117,8 @@ def classes(probabilities: Floats, labels: Labels, *, threshold: float) -> dict[
     }
 
 
-def _one_class(truth: NDArray[np.bool_], said: NDArray[np.bool_]) -> dict[str, Any]:
-    hits, claimed, support = int((truth & said).sum()), int(said.sum()), int(truth.sum())
+def _one_class(truth: NDArray[np.bool_], predicted: NDArray[np.bool_]) -> dict[str, Any]:
+    hits, claimed, support = int((truth & predicted).sum()), int(predicted.sum()), int(truth.sum())
     return {
         "precision": hits / max(1, claimed),
         "recall": hits / max(1, support),
@@ -140,15 +140,15 @@ def cuts(probabilities: Floats, labels: Labels, lengths: Labels, speaker: Writer
     # the decision at j is about token j + 1, with which the turn begins; the next one is the first that can end it
     first = np.flatnonzero(mine & ~goes_on) + 1
     true_end = _next(inside & (labels != own))[first]
-    said_end = _next(inside & (style != (own == STYLE)))[first]
-    ends, said = true_end < limit[first - 1], said_end < limit[first - 1]
-    both = ends & said
-    distances = (said_end - true_end)[both]
+    predicted_end = _next(inside & (style != (own == STYLE)))[first]
+    ends, predicted = true_end < limit[first - 1], predicted_end < limit[first - 1]
+    both = ends & predicted
+    distances = (predicted_end - true_end)[both]
     return Cuts(
-        early=int((distances < 0).sum() + (said & ~ends).sum()),
+        early=int((distances < 0).sum() + (predicted & ~ends).sum()),
         exact=int((distances == 0).sum()),
-        late=int((distances > 0).sum() + (ends & ~said).sum()),
-        none=int((~ends & ~said).sum()),
+        late=int((distances > 0).sum() + (ends & ~predicted).sum()),
+        none=int((~ends & ~predicted).sum()),
         distances=distances.astype(np.int64),
     )
 
@@ -157,16 +157,16 @@ def calibration(probabilities: Floats, labels: Labels, bins: int = 10) -> dict[s
     """Brier score, expected calibration error, and per bin of probability its lower edge, its tokens, their mean probability
     and the share of them that is style. Bins are equally wide; empty ones are left out."""
     known = labels != UNKNOWN
-    said, truth = probabilities[known].astype(np.float64), labels[known] == STYLE
-    which = np.minimum((said * bins).astype(np.int64), bins - 1)
+    predicted, truth = probabilities[known].astype(np.float64), labels[known] == STYLE
+    which = np.minimum((predicted * bins).astype(np.int64), bins - 1)
     counts = np.bincount(which, minlength=bins).astype(np.float64)
-    mean_said = np.bincount(which, said, minlength=bins) / np.maximum(1, counts)
+    mean_predicted = np.bincount(which, predicted, minlength=bins) / np.maximum(1, counts)
     share = np.bincount(which, truth, minlength=bins) / np.maximum(1, counts)
     return {
-        "brier": float(np.mean((said - truth) ** 2)),
-        "expected_error": float((counts * np.abs(mean_said - share)).sum() / counts.sum()),
+        "brier": float(np.mean((predicted - truth) ** 2)),
+        "expected_error": float((counts * np.abs(mean_predicted - share)).sum() / counts.sum()),
         "bins": [
-            {"from": b / bins, "tokens": int(counts[b]), "probability": float(mean_said[b]), "style": float(share[b])}
+            {"from": b / bins, "tokens": int(counts[b]), "probability": float(mean_predicted[b]), "style": float(share[b])}
             for b in range(bins)
             if counts[b]
         ],
@@ -180,7 +180,7 @@ def operating_points(
     speaker: Writer,
     thresholds: Sequence[float] = THRESHOLDS,
 ) -> list[dict[str, float]]:
-    """What each threshold would give: F1 of both classes, accuracy, and shares of early, exact and late cuts."""
+    """Per threshold: F1 of both classes, accuracy, and shares of early, exact and late cuts."""
     points = []
     for threshold in thresholds:
         by_class = classes(probabilities, labels, threshold=threshold)
@@ -200,17 +200,17 @@ def operating_points(
 def by_token_type(
     probabilities: Floats, labels: Labels, texts: Sequence[str], *, threshold: float
 ) -> dict[str, dict[str, int]]:
-    """By type of the token that is judged, the next one: how many are style and said to be (`style_as_style`) etc."""
-    judged = np.flatnonzero(labels != UNKNOWN)
-    types = np.array([TYPES.index(token_type(texts[j + 1])) for j in judged.tolist()], np.int64)
-    truth, style = labels[judged] == STYLE, probabilities[judged] > threshold
+    """Confusion counts (`style_as_style` etc.: truth, then prediction) by type of the classified token, the next one."""
+    labelled = np.flatnonzero(labels != UNKNOWN)
+    types = np.array([TYPES.index(token_type(texts[j + 1])) for j in labelled.tolist()], np.int64)
+    truth, style = labels[labelled] == STYLE, probabilities[labelled] > threshold
     counts = np.bincount(types * 4 + truth * 2 + style, minlength=4 * len(TYPES)).reshape(-1, 4).tolist()
     names = [f"{a}_as_{b}" for a in ("capability", "style") for b in ("capability", "style")]
     return {name: dict(zip(names, row, strict=True)) for name, row in zip(TYPES, counts, strict=True) if sum(row)}
 
 
 def token_type(text: str) -> str:
-    """One of TYPES: what a token is made of, white space around it aside."""
+    """One of TYPES: the kind of a token's characters, without surrounding white space."""
     bare = text.strip()
     if not bare:
         return "white space"
@@ -240,8 +240,8 @@ def _limits(labels: Labels, lengths: Labels) -> NDArray[np.int64]:
 def _next(holds: NDArray[np.bool_]) -> NDArray[np.int64]:
     """[N + 1]: at each position the first one at or after it where it holds, N where there is none."""
     size = len(holds)
-    found = np.append(np.where(holds, np.arange(size), size), size)
-    return np.minimum.accumulate(found[::-1])[::-1]
+    positions = np.append(np.where(holds, np.arange(size), size), size)
+    return np.minimum.accumulate(positions[::-1])[::-1]
 
 
 def _mean(values: NDArray[np.int64]) -> float:

@@ -38,7 +38,7 @@ class Rules:
         """lexicon: a JSON file; None: the package's own.
 
         Raises:
-            ConfigError: it cannot be read or is malformed; says what is wrong.
+            ConfigError: it cannot be read or is malformed.
         """
         phrases = read_lexicon(lexicon)
         # longest first: of alternatives, a regular expression takes the first that fits
@@ -73,8 +73,8 @@ def read_lexicon(path: str | None) -> dict[str, list[str]]:
         reason = getattr(error, "strerror", None) or error
         raise ConfigError(f"{name}: cannot be read as JSON ({reason}); give a file of phrases in UTF-8") from None
     if not isinstance(content, dict) or not set(content) <= {*CLASSES, "about"}:
-        found = ", ".join(content) if isinstance(content, dict) else f"a {type(content).__name__}"
-        raise ConfigError(f"{name}: holds {found}; it should hold {' and '.join(CLASSES)}, and nothing else but about")
+        keys = ", ".join(content) if isinstance(content, dict) else f"a {type(content).__name__}"
+        raise ConfigError(f"{name}: holds {keys}; it should hold {' and '.join(CLASSES)}, and nothing else but about")
     phrases: dict[str, list[str]] = {kind: [] for kind in CLASSES}
     places: dict[str, str] = {}
     for kind in CLASSES:
@@ -107,7 +107,7 @@ def _pattern(phrase: str) -> str:
 
 def _marked(text: str) -> str:
     """The text, character for character, with "\\n" only in front of what begins a sentence or a line, and otherwise " " for
-    white space. So a look back at one character tells what begins."""
+    white space. So the character before a phrase shows where it begins."""
     plain = re.sub(r"\s", " ", text.replace("’", "'"))
     ends = [match.end() - 1 for match in BEGINS.finditer(text)]
     parts, at = [], 0

@@ -1,4 +1,4 @@
-"""What a predictor says of segments, and how good that is."""
+"""The probabilities of a predictor on segments, and their metrics."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tessy_jax.train.step import computed_in
 
 @dataclass(frozen=True)
 class SegmentScores:
-    """Segments and what was decided about them: per segment, the probability that the next token is style, after each token;
+    """Segments and decisions: per segment, the probability that the next token is style, after each token;
     NaN after the last."""
 
     segments: Sequence[Tokens]
@@ -79,12 +79,12 @@ class SegmentScorer:
         for rows in self.plan.epoch(0):
             batch = self.plan.assembled(rows)
             tokens, segments = (put(x, self.partitioner, ("lanes", None)) for x in (batch.tokens_BT, batch.segments_BT))
-            found = np.asarray(self._style(state, tokens, segments))
+            style_probabilities = np.asarray(self._style(state, tokens, segments))
             for row, numbers in enumerate(rows):
                 at = 0
                 for number in numbers:
                     length = int(lengths[number])
-                    decisions[number] = found[row, at : at + length]
+                    decisions[number] = style_probabilities[row, at : at + length]
                     at += length
         return SegmentScores(self.segments, gathered(self.segments, self.window, decisions))
 

@@ -83,12 +83,18 @@ def cut(row_id: str, text: str, split: Split, *, words: int, per_trace: int, see
 
     They begin at different words, drawn by seed and row id alone. A text that is no longer than a segment gives one.
     """
-    found = [match.span() for match in WORD.finditer(text)]
-    if not found:
+    word_spans = [match.span() for match in WORD.finditer(text)]
+    if not word_spans:
         return []
-    starts = max(1, len(found) - words + 1)
+    starts = max(1, len(word_spans) - words + 1)
     return [
-        Segment(f"{row_id}#{n}", row_id, split, found[at][0], text[found[at][0] : found[min(at + words, len(found)) - 1][1]])
+        Segment(
+            f"{row_id}#{n}",
+            row_id,
+            split,
+            word_spans[at][0],
+            text[word_spans[at][0] : word_spans[min(at + words, len(word_spans)) - 1][1]],
+        )
         for n, at in enumerate(_draw(starts, min(per_trace, starts), random.Random(_digest(seed, "starts", row_id))))
     ]
 
@@ -101,7 +107,7 @@ def segments(rows: Iterable[Row], section: Segments, *, seed: int, open_text: st
     Raises:
         DataError: two rows have one id.
     """
-    found: list[Segment] = []
+    segments_of_rows: list[Segment] = []
     ids: set[str] = set()
     endings: set[str] = set()
     without = 0
@@ -116,11 +122,11 @@ def segments(rows: Iterable[Row], section: Segments, *, seed: int, open_text: st
         split = split_of(row.prompt_id, section.validation, seed)
         closing, end = ending(row, text, close_text), len(text.rstrip())
         endings |= {closing} - {""}
-        found += [
+        segments_of_rows += [
             replace(segment, text=segment.text + closing) if segment.start + len(segment.text) == end else segment
             for segment in cut(row.id, text, split, words=section.words, per_trace=section.per_trace, seed=seed)
         ]
-    return Cuts(found, len(ids), without, frozenset(endings))
+    return Cuts(segments_of_rows, len(ids), without, frozenset(endings))
 
 
 def _digest(seed: int, purpose: str, name: str) -> int:

@@ -52,7 +52,7 @@ class Range(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Annotation:
-    """A segment and what of it is style. annotator: who said so."""
+    """A segment and its spans of style. annotator: the name of the annotator."""
 
     segment: Segment
     spans: tuple[Range, ...]
@@ -77,10 +77,10 @@ class Annotation:
         segment = segment_from(given)
         _check(isinstance(annotator, str), f"annotator is a {type(annotator).__name__}; it should be a string")
         _check(isinstance(spans, list), f"spans is a {type(spans).__name__}; it should be a list")
-        found: list[Range] = []
+        ranges: list[Range] = []
         for i, span in enumerate(spans):
-            found.append(_span(span, segment.text, found[-1].end if found else 0, f"spans[{i}]"))
-        return cls(segment, tuple(found), annotator)
+            ranges.append(_span(span, segment.text, ranges[-1].end if ranges else 0, f"spans[{i}]"))
+        return cls(segment, tuple(ranges), annotator)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,13 +92,13 @@ class Dropped:
     detail: str
 
     def to_json(self) -> dict[str, Any]:
-        """What was dropped as a JSON object."""
+        """The dropped segment as a JSON object."""
         detail = self.detail.encode("utf-8", "replace").decode("utf-8")  # a reply may hold halves of surrogate pairs
         return {**asdict(self.segment), "outcome": self.outcome, "detail": detail}
 
     @classmethod
     def from_json(cls, data: Any) -> Self:
-        """What was dropped, of a JSON object.
+        """A dropped segment, from a JSON object.
 
         Raises:
             DataError: it is no such object.
@@ -115,7 +115,7 @@ Outcome = Annotation | Dropped
 
 @dataclass(frozen=True)
 class Annotations:
-    """What a file holds. skipped: where (file:line) and why, for each line that is no annotation."""
+    """The annotations of a file. skipped: place (file:line) and reason of each line that is not an annotation."""
 
     kept: list[Annotation]
     skipped: list[tuple[str, str]] = field(default_factory=list)
@@ -125,9 +125,9 @@ def read_annotations(data: bytes, name: str, *, skip_invalid: bool = False) -> A
     """The annotations of a JSONL file. name: of the file, for errors. skip_invalid: bad lines are recorded, not refused.
 
     Raises:
-        DataError: naming file and line of what is no annotation, or has the id of an earlier one.
+        DataError: a line is not an annotation or repeats an id; names file and line.
     """
-    found = Annotations([])
+    annotations = Annotations([])
     lines: dict[str, int] = {}
     for number, parsed in json_lines(data):
         try:
@@ -139,14 +139,14 @@ def read_annotations(data: bytes, name: str, *, skip_invalid: bool = False) -> A
         except DataError as error:
             if not skip_invalid:
                 raise DataError(f"{name}:{number}: {error}") from None
-            found.skipped.append((f"{name}:{number}", str(error)))
+            annotations.skipped.append((f"{name}:{number}", str(error)))
         else:
-            found.kept.append(annotation)
-    return found
+            annotations.kept.append(annotation)
+    return annotations
 
 
 def json_lines(data: bytes) -> Iterator[tuple[int, Any]]:
-    """Number and object of every line that is not blank; a DataError in the place of what is no JSON."""
+    """Number and object of every line that is not blank; a DataError in place of the object if the line is not JSON."""
     for number, line in enumerate(data.removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):  # U+2028 may stand in a string
         if line.strip():
             try:
@@ -156,20 +156,20 @@ def json_lines(data: bytes) -> Iterator[tuple[int, Any]]:
 
 
 def locate(text: str, phrases: Sequence[str]) -> tuple[tuple[Range, ...], str | None]:
-    """Where phrases stand, each searched on from the end of the one before it; and the first that is not found, or None.
+    """The ranges of phrases, each searched from the end of the previous one; and the first phrase not found, or None.
 
     White space at the ends of a phrase is no part of it, and a blank one is never found.
     """
-    found: list[Range] = []
+    ranges: list[Range] = []
     at = 0
     for phrase in phrases:
         bare = phrase.strip()
         start = text.find(bare, at) if bare else -1
         if start < 0:
-            return tuple(found), phrase
+            return tuple(ranges), phrase
         at = start + len(bare)
-        found.append(Range(start, at))
-    return tuple(found), None
+        ranges.append(Range(start, at))
+    return tuple(ranges), None
 
 
 def parse_reply(reply: str) -> list[str] | None:
@@ -180,7 +180,7 @@ def parse_reply(reply: str) -> list[str] | None:
     """
     reply = spoken(reply)
     decoder = json.JSONDecoder(strict=False)  # a line break inside a string is clear enough
-    found: list[str] | None = None
+    phrases: list[str] | None = None
     at = reply.find("[")
     while at >= 0:
         try:
@@ -191,20 +191,20 @@ def parse_reply(reply: str) -> list[str] | None:
             break
         else:
             if all(isinstance(item, str) for item in value):
-                found = value
+                phrases = value
         at = reply.find("[", end)
-    return found
+    return phrases
 
 
 def spoken(reply: str) -> str:
-    """A reply without what the model thought before it; nothing where the thinking never closes."""
+    """A reply without the thinking before it; empty if the thinking never closes."""
     reply = THOUGHT.sub("", reply)
     reply = reply.rpartition("</think>")[2]
     return reply.partition("<think>")[0].strip()
 
 
 def parse_reply_spans(segment: Segment, reply: str, annotator: str) -> Outcome:
-    """What a model's reply about a segment comes to.
+    """The outcome of a model's reply about a segment.
 
     An empty array counts as empty, like no reply at all, and is not kept: hardly any 60 words of thinking are without a
     word that sets the tone, while models that did not understand, or did not bother, answer just that. Learnt from, it
@@ -233,8 +233,8 @@ def segment_from(given: dict[str, Any]) -> Segment:
     for key in ("id", "trace", "text"):
         value = given[key]
         _check(isinstance(value, str) and bool(value), f"{key} is {_short(value)}; it should be a string that is not empty")
-        whole = value.encode("utf-8", "replace").decode("utf-8") == value
-        _check(whole, f"{key} holds half of a surrogate pair, which is no text; remove it")
+        encodable = value.encode("utf-8", "replace").decode("utf-8") == value
+        _check(encodable, f"{key} holds half of a surrogate pair, which is no text; remove it")
     split, start = given["split"], given["start"]
     _check(split in get_args(Split), f"split is {_short(split)}; it should be one of {', '.join(get_args(Split))}")
     _check(type(start) is int and start >= 0, f"start is {_short(start)}; it should be a whole number from 0")

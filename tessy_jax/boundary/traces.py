@@ -1,4 +1,4 @@
-"""`tessy boundary sample`: what each speaker thinks when it writes alone, and the traces that predictors are made from."""
+"""`tessy boundary sample`: traces of each speaker alone, from which predictors are made."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ LATER = ("predictor", "optimizer", "training", "weights", "patience")
 """Sections that only the training of a predictor depends on; it has a run folder of its own."""
 
 
-def speakers_of(config: Predictors, wanted: Writer | None) -> list[Writer]:
-    """The speakers that a command is for: the one that is wanted, or all that the configuration has.
+def speakers_of(config: Predictors, only: Writer | None) -> list[Writer]:
+    """The speakers of a command: `only` that one, or all that the configuration has.
 
     Raises:
-        ConfigError: the one that is wanted is not in it.
+        ConfigError: the configuration does not have it.
     """
-    there: list[Writer] = [name for name in SPEAKERS if getattr(config, name) or getattr(config.traces, name)]
-    if wanted is None:
-        return there
-    if wanted not in there:
-        raise ConfigError(f"--speaker {wanted}: the configuration has neither {wanted} nor traces.{wanted}; set one of them")
-    return [wanted]
+    speakers: list[Writer] = [name for name in SPEAKERS if getattr(config, name) or getattr(config.traces, name)]
+    if only is None:
+        return speakers
+    if only not in speakers:
+        raise ConfigError(f"--speaker {only}: the configuration has neither {only} nor traces.{only}; set one of them")
+    return [only]
 
 
 def opened(config: Predictors, but: Collection[str]) -> tuple[RunStore, Predictors]:
@@ -62,22 +62,22 @@ def place(config: Predictors, speaker: Writer) -> str:
 
 def sample(
     config: Predictors,
-    wanted: Writer | None = None,
+    only: Writer | None = None,
     *,
     questions: Sequence[Question] = (),
     progress: bool = True,
     log: Callable[[str], None] = logger.info,
 ) -> dict[str, Any]:
-    """Samples traces of the speakers that have none, each alone, or goes on with it; returns a summary per speaker. A trace
-    need not come to an end. questions: as for `synthesize`.
+    """Samples traces of the speakers that have none, each alone, or continues; returns a summary per speaker. A trace may be
+    unfinished. questions: as for `synthesize`.
 
     Raises:
-        TessyError: what is wrong with configuration, prompts, models or output.
+        TessyError: configuration, prompts, models or output are wrong.
     """
     store, config = opened(config, LATER)
     store.close()
-    found: dict[str, Any] = {}
-    for speaker in speakers_of(config, wanted):
+    summaries: dict[str, Any] = {}
+    for speaker in speakers_of(config, only):
         if getattr(config.traces, speaker):
             log(f"{speaker}: traces are given ({place(config, speaker)})")
             continue
@@ -92,8 +92,8 @@ def sample(
                 "synthesis": config.synthesis.model_copy(update={"recipe": f"{speaker}_only"}),
             }
         )
-        found[speaker] = synthesize(run, unfinished=True, questions=questions, progress=progress, log=log).summary
-    return found
+        summaries[speaker] = synthesize(run, unfinished=True, questions=questions, progress=progress, log=log).summary
+    return summaries
 
 
 def rows(config: Predictors, speaker: Writer) -> Iterator[Row]:

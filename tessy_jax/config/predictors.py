@@ -78,7 +78,7 @@ class Annotator(Section):
         if self.url is not None and not self.url.startswith(("http://", "https://")):
             raise ValueError(f"url is {self.url!r}; it should begin with http:// or https://")
         if self.model is not None and self.model.sampling is not None:
-            raise ValueError("model.sampling is not for an annotator; set temperature beside model instead")
+            raise ValueError("model.sampling is not for an annotator; set annotator.temperature instead")
         return self
 
 

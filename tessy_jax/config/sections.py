@@ -116,7 +116,7 @@ class Thinking(Section):
     @model_validator(mode="after")
     def _both(self) -> Self:
         if (self.open is None) != (self.close is None):
-            raise ValueError("open and close belong together: set both, or leave both to the tokenizer")
+            raise ValueError("open is set without close, or close without open; set both, or leave both to the tokenizer")
         return self
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints of a training run, by Orbax: written in the background, whole or not at all, for any mesh."""
+"""Checkpoints of a training run, by Orbax: written in the background, atomically, for any mesh."""
 
 from __future__ import annotations
 
@@ -61,11 +61,11 @@ class Checkpoints:
         self.close()
 
     def latest(self) -> int | None:
-        """The step of the newest whole checkpoint."""
+        """The step of the newest complete checkpoint."""
         return self._manager.latest_step()
 
     def steps(self) -> list[int]:
-        """The steps that have a whole checkpoint."""
+        """The steps that have a complete checkpoint."""
         return sorted(self._manager.all_steps())
 
     def path(self, step: int) -> str:
@@ -73,7 +73,7 @@ class Checkpoints:
         return os.path.join(self.folder, str(step))
 
     def save(self, step: int, arrays: Any, notes: dict[str, Any], score: float | None) -> None:
-        """Begins to write; what the arrays hold now is what is saved. score: the lower, the better; None: not known.
+        """Begins to write the present values of the arrays. score: the lower, the better; None: not known.
 
         Raises:
             CheckpointError: it cannot be written, or an earlier one could not.
@@ -84,18 +84,18 @@ class Checkpoints:
             self._manager.save(step, args=args, metrics=metrics, force=True)
 
     def notes(self, step: int) -> dict[str, Any]:
-        """What was noted with the arrays.
+        """The notes saved with the arrays.
 
         Raises:
             CheckpointError: the checkpoint cannot be read.
         """
         try:
-            found: dict[str, Any] = self._manager.restore(step, args=ocp.args.Composite(notes=ocp.args.JsonRestore()))[
+            notes: dict[str, Any] = self._manager.restore(step, args=ocp.args.Composite(notes=ocp.args.JsonRestore()))[
                 "notes"
             ]
         except Exception as error:
             raise self._unreadable(step, error) from error
-        return found
+        return notes
 
     def restore(self, step: int, like: Any) -> Any:
         """The arrays, placed as those of `like` are, which may be abstract.
@@ -116,11 +116,11 @@ class Checkpoints:
         Raises:
             CheckpointError: as `restore`.
         """
-        wanted = {"params": jax.tree.map(ocp.utils.to_shape_dtype_struct, like)}
-        places = ocp.checkpoint_utils.construct_restore_args(wanted)
+        target = {"params": jax.tree.map(ocp.utils.to_shape_dtype_struct, like)}
+        places = ocp.checkpoint_utils.construct_restore_args(target)
         try:
             with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-                args = ocp.args.PyTreeRestore(wanted, restore_args=places, partial_restore=True)
+                args = ocp.args.PyTreeRestore(target, restore_args=places, partial_restore=True)
                 return reader.restore(f"{self.path(step)}/arrays", args=args)["params"]
         except Exception as error:
             raise self._unreadable(step, error) from error
@@ -133,22 +133,22 @@ class Checkpoints:
         """
         steps = self.steps()
         if not steps or step not in (None, *steps):
-            there = f"the steps {', '.join(map(str, steps))}" if steps else "no checkpoint"
-            wanted = "" if step is None else f", not {step}"
-            raise CheckpointError(f"{self.folder}: has {there}{wanted}; train first, or name one that is there")
+            available = f"the steps {', '.join(map(str, steps))}" if steps else "no checkpoint"
+            mismatch = "" if step is None else f", not {step}"
+            raise CheckpointError(f"{self.folder}: has {available}{mismatch}; train first, or name one that is there")
         return steps[-1] if step is None else step
 
     def wait(self) -> None:
-        """Until everything is written.
+        """Waits until everything is written.
 
         Raises:
-            CheckpointError: something cannot be.
+            CheckpointError: something cannot be written.
         """
         with self._writing():
             self._manager.wait_until_finished()
 
     def close(self) -> None:
-        """Waits, and lets go.
+        """Waits until everything is written, then closes the manager.
 
         Raises:
             CheckpointError: something cannot be written.
@@ -162,8 +162,8 @@ class Checkpoints:
             yield
         except Exception as error:  # Orbax raises anything from OSError to XlaRuntimeError, and late
             raise CheckpointError(
-                f"{self.folder}: a checkpoint cannot be written ({_reason(error)}); free some space or mend what else is "
-                "wrong, then run again: the checkpoints that are whole are kept"
+                f"{self.folder}: a checkpoint cannot be written ({_reason(error)}); free space or mend the "
+                "cause, then run again: complete checkpoints are kept"
             ) from error
 
     def _unreadable(self, step: int, error: Exception) -> CheckpointError:

@@ -1,4 +1,4 @@
-"""`tessy export`: what a training is made of and what it has made, for other programs."""
+"""`tessy export`: the data and the results of a training, for other programs."""
 
 from __future__ import annotations
 

@@ -31,12 +31,12 @@ def add_lora(model: Decoder, config: Lora, seed: int) -> None:
     Raises:
         ConfigError: a target is no linear map of the model.
     """
-    found = set()
+    matched = set()
     for path, linear, names in _linears(model):
         target = names[0].removesuffix(".weight").rpartition(".")[2]
         if target not in config.targets:
             continue
-        found.add(target)
+        matched.add(target)
         axes = linear.kernel.get_metadata()["axes"]
         *stack, fan_in, fan_out = linear.kernel.shape
         key = jax.random.fold_in(jax.random.key(seed), zlib.crc32(".".join(map(str, path)).encode()))
@@ -47,7 +47,7 @@ def add_lora(model: Decoder, config: Lora, seed: int) -> None:
         linear.lora_a = nnx.data(LoraParam(put(a, model.partitioner, a_axes), axes=a_axes))
         linear.lora_b = nnx.data(LoraParam(put(b, model.partitioner, b_axes), axes=b_axes))
         linear.lora_scale = config.alpha / config.rank
-    missing = sorted(set(config.targets) - found)
+    missing = sorted(set(config.targets) - matched)
     if missing:
         known = sorted({names[0].removesuffix(".weight").rpartition(".")[2] for _, _, names in _linears(model)})
         raise ConfigError(f"lora.targets: the model has no {', '.join(missing)}; it has {', '.join(known)}")
@@ -67,7 +67,7 @@ def merge_lora(model: Decoder) -> Decoder:
 def export_lora(model: Decoder, config: Lora, folder: Path, *, base: str) -> None:
     """Writes the adapters as PEFT reads them. base: the model that they belong to, a folder or hub name.
 
-    The folder appears whole. Several processes call it together, and the first writes.
+    The folder appears atomically. All processes call it; the primary one writes.
 
     Raises:
         CheckpointError: the folder exists and is not empty, or cannot be written.
@@ -95,9 +95,9 @@ def export_lora(model: Decoder, config: Lora, folder: Path, *, base: str) -> Non
         "bias": "none",
         "inference_mode": True,
     }
-    with whole_folder(folder, CheckpointError) as beside:
-        save_file(tensors, beside / "adapter_model.safetensors", metadata={"format": "pt"})
-        (beside / "adapter_config.json").write_text(json.dumps(settings, indent=2) + "\n", "utf-8")
+    with whole_folder(folder, CheckpointError) as temporary:
+        save_file(tensors, temporary / "adapter_model.safetensors", metadata={"format": "pt"})
+        (temporary / "adapter_config.json").write_text(json.dumps(settings, indent=2) + "\n", "utf-8")
 
 
 def _linears(model: Decoder) -> Iterator[tuple[tuple[Any, ...], Linear, list[str]]]:

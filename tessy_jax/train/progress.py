@@ -1,4 +1,4 @@
-"""What a person sees while a model trains, and where metrics go besides metrics.jsonl."""
+"""The progress line of a training, and sinks of metrics besides metrics.jsonl."""
 
 from __future__ import annotations
 
@@ -55,14 +55,14 @@ class Bar:
 
 
 class Sink(NamedTuple):
-    """Another place for metrics. write: gets each step's. close: makes sure that they have arrived."""
+    """Another place for metrics. write: takes those of each step. close: flushes them."""
 
     write: Callable[[Line], None]
     close: Callable[[], None]
 
 
-def tensorboard(folder: str, begun: int) -> Sink:
-    """Writes steps after `begun` for TensorBoard; what an interrupted start wrote of them is dropped.
+def tensorboard(folder: str, last_step: int) -> Sink:
+    """Writes the steps after `last_step` for TensorBoard; steps that an interrupted start wrote after it are dropped.
 
     Raises:
         ConfigError: the package for it is missing.
@@ -72,7 +72,7 @@ def tensorboard(folder: str, begun: int) -> Sink:
     except ImportError as error:
         raise ConfigError(f"training.tensorboard: {error}; pip install 'tessy_jax[tensorboard]', or set it false") from None
     logging.getLogger("tensorboardX").setLevel(logging.ERROR)
-    writer = SummaryWriter(logdir=folder, purge_step=begun + 1 if begun else None, flush_secs=10)
+    writer = SummaryWriter(logdir=folder, purge_step=last_step + 1 if last_step else None, flush_secs=10)
 
     def write(line: Line) -> None:
         for name in SINGLE:
@@ -83,7 +83,7 @@ def tensorboard(folder: str, begun: int) -> Sink:
 
 
 def wandb(project: str, output: str, config: dict[str, Any]) -> Sink:
-    """Sends steps to a project of Weights & Biases; a run goes by its folder, so that it is continued and not begun again.
+    """Sends steps to a project of Weights & Biases; the folder identifies the run, so that a restart continues it.
 
     Raises:
         ConfigError: the package for it is missing, or it refuses.

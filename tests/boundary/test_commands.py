@@ -178,10 +178,10 @@ def test_a_decision_on_a_long_trace_is_that_on_its_bounded_window_and_that_of_th
     assert count > 8 * WINDOW
 
     predictor = hf.load(folder, partitioner=partitioner, stacked=True, classes=CLASSES, seed=3)
-    judge = SegmentScorer(
+    scorer = SegmentScorer(
         *[nnx.split(predictor)[0], [tokens]], window=WINDOW, size=64, rows=4, dtype="float32", partitioner=partitioner
     )
-    (found,) = judge(nnx.state(predictor)).probabilities
+    (found,) = scorer(nnx.state(predictor)).probabilities
     assert np.isnan(found[-1])
 
     alone = hf.load(folder, classes=CLASSES, seed=3)

@@ -162,7 +162,7 @@ def test_tokens_are_of_one_type(text, kind):
     assert token_type(text) == kind
 
 
-def test_errors_are_counted_by_the_type_of_the_token_that_is_judged():
+def test_errors_are_counted_by_the_type_of_the_classified_token():
     texts, labels = ["Wait", ",", " x", " =", " 3"], np.array([1, 0, 0, 0, -1])
     found = by_token_type(np.array([0.9, 0.9, 0.1, 0.1, 0.9]), labels, texts, threshold=0.5)
     none = {f"{a}_as_{b}": 0 for a in ("capability", "style") for b in ("capability", "style")}

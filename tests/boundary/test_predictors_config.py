@@ -52,7 +52,7 @@ def test_a_speaker_needs_a_model_and_prompts_or_traces_that_are_there(tmp_path):
         (SMALL | {"annotator": {"kind": "endpoint"}}, "needs url and name; set it, .*rules, spans, model"),
         (SMALL | {"annotator": {"url": "localhost:80"}}, "should begin with http:// or https://"),
         (SMALL | {"annotator": {"kind": "llm"}}, "annotator.kind is 'llm'; "),
-        (SMALL | {"annotator": {"model": {"model": "m", "sampling": {"top_k": 3}}}}, "set temperature beside model"),
+        (SMALL | {"annotator": {"model": {"model": "m", "sampling": {"top_k": 3}}}}, "set annotator.temperature"),
         (SMALL | {"predictor": {"window": 201}}, "predictor.window is 201"),
         (SMALL | {"segments": {"validation": 1.0}}, "segments.validation is 1.0"),
         (SMALL | {"segments": {"word": 3}}, "did you mean segments.words"),

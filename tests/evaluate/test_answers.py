@@ -118,9 +118,9 @@ def test_a_decimal_is_read_back_exactly(value):
 
 @given(hostile, hostile)
 def test_the_exact_verifier_gives_a_verdict_on_any_text(answer, reference):
-    found = Exact().verify(problem(reference), answer)
-    assert (found.why == "right") == found.right
-    assert (found.answer is None) == (found.why == "no_answer")
+    verdict = Exact().verify(problem(reference), answer)
+    assert (verdict.why == "right") == verdict.right
+    assert (verdict.answer is None) == (verdict.why == "no_answer")
     assert same(answer, answer)
     number(normalised(answer))
 
@@ -147,11 +147,11 @@ def test_a_long_answer_is_read_in_a_moment():
 
 @given(hostile, st.sampled_from(["A", "Ah", "B", "C"]))
 def test_the_miniature_s_verifier_gives_a_verdict_on_any_text(answer, family):
-    found = item(family, "test", 0, 3)
-    own = Problem(f"t/{found.id}", "t", family, [], found.answer)
+    example = item(family, "test", 0, 3)
+    own = Problem(f"t/{example.id}", "t", family, [], example.answer)
     assert MiniVerifier().verify(own, answer).right in (True, False)
-    assert MiniVerifier().verify(own, f"the answer is {found.answer} .").right
-    assert not MiniVerifier().verify(own, f"{answer}</think>the answer is {found.answer} .").right
+    assert MiniVerifier().verify(own, f"the answer is {example.answer} .").right
+    assert not MiniVerifier().verify(own, f"{answer}</think>the answer is {example.answer} .").right
 
 
 @pytest.mark.parametrize(
@@ -170,38 +170,38 @@ def test_the_miniature_s_verifier_gives_a_verdict_on_any_text(answer, family):
     ],
 )
 def test_boxed_mathematics_is_compared_as_mathematics(mathematics, answer, reference, expected):
-    found = mathematics.verify(problem(reference), answer)
-    assert (found.why, found.right) == (expected, expected == "right")
+    verdict = mathematics.verify(problem(reference), answer)
+    assert (verdict.why, verdict.right) == (expected, expected == "right")
 
 
 @settings(max_examples=40, deadline=None)
 @given(hostile)
 def test_the_boxed_verifier_gives_a_verdict_on_any_text(mathematics, text):
-    found = mathematics.verify(problem("\\frac{1}{2}"), "\\boxed{" + text + "}")
-    assert isinstance(found, Verdict)
-    json.dumps(found.why)
+    verdict = mathematics.verify(problem("\\frac{1}{2}"), "\\boxed{" + text + "}")
+    assert isinstance(verdict, Verdict)
+    json.dumps(verdict.why)
 
 
 @pytest.mark.parametrize(
     "text", ["9^{9^{9^{9^9}}}", "(" * 3000 + "x" + ")" * 3000, "\\frac{" * 2000, "10^{10^{10}}!", "\\" * 99]
 )
-def test_a_pathological_answer_is_wrong_after_its_time_and_the_next_is_judged_as_ever(text):
+def test_a_pathological_answer_is_wrong_after_its_time_and_the_next_is_verified(text):
     with Boxed(seconds=1.0) as verifier:
         started = time.perf_counter()
-        found = verifier.verify(problem("7"), f"\\boxed{{{text}}}")
-        assert not found.right
-        assert found.why in ("timeout", "unreadable", "wrong_answer", "no_answer")
+        verdict = verifier.verify(problem("7"), f"\\boxed{{{text}}}")
+        assert not verdict.right
+        assert verdict.why in ("timeout", "unreadable", "wrong_answer", "no_answer")
         assert verifier.verify(problem("x^2-1"), "\\boxed{(x-1)(x+1)}").right
         assert time.perf_counter() - started < 60
 
 
 def test_arithmetic_that_never_ends_is_ended_also_outside_the_main_thread():
-    found = []
+    verdicts = []
     with Boxed(seconds=0.5) as verifier:
-        thread = threading.Thread(target=lambda: found.append(verifier.verify(problem("7"), "\\boxed{9^{9^{9^{9^9}}}}")))
+        thread = threading.Thread(target=lambda: verdicts.append(verifier.verify(problem("7"), "\\boxed{9^{9^{9^{9^9}}}}")))
         thread.start()
         thread.join(60)
-    assert [verdict.right for verdict in found] == [False]
+    assert [verdict.right for verdict in verdicts] == [False]
 
 
 def test_a_worker_that_is_killed_costs_one_answer_and_the_last_one_ends_with_the_verifier():

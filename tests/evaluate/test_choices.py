@@ -93,8 +93,8 @@ def table(tmp_path, verifier, *rows, **options):
 )
 def test_the_choice_is_the_one_that_the_rules_say(answer, expected):
     assert chosen(answer, ANIMALS) == expected
-    found = Choice().verify(problem("C", ANIMALS), answer)
-    assert found.why == ("no_answer" if expected is None else "right" if expected == "C" else "wrong_answer")
+    verdict = Choice().verify(problem("C", ANIMALS), answer)
+    assert verdict.why == ("no_answer" if expected is None else "right" if expected == "C" else "wrong_answer")
 
 
 @pytest.mark.parametrize(
@@ -144,9 +144,9 @@ def test_zeros_in_front_do_not_count(value, width, form):
 @given(hostile, st.sampled_from([(), ANIMALS]))
 def test_a_verdict_is_given_on_any_text(text, texts):
     for verifier, reference in ((Choice(), "C"), (Integer(), "45")):
-        found = verifier.verify(problem(reference, texts), text)
-        assert (found.why == "right") == found.right
-        assert (found.answer is None) == (found.why == "no_answer")
+        verdict = verifier.verify(problem(reference, texts), text)
+        assert (verdict.why == "right") == verdict.right
+        assert (verdict.answer is None) == (verdict.why == "no_answer")
     assert Choice().verify(problem("C", texts), text.replace("\\", "") + "\n\\boxed{C}").right
     assert Integer().verify(problem("45"), text.replace("\\", "") + "\n\\boxed{045}").right
 
@@ -204,17 +204,17 @@ def test_a_long_answer_is_read_in_a_moment():
     ],
 )
 def test_the_right_choice_is_a_letter_a_number_or_a_text(tmp_path, own, reference):
-    (found,) = table(tmp_path, "choice", {"prompt": "Which?", "id": 1, **own})
-    assert (found.reference, found.messages[0]["content"]) == (reference, "Which?")
+    (question,) = table(tmp_path, "choice", {"prompt": "Which?", "id": 1, **own})
+    assert (question.reference, question.messages[0]["content"]) == (reference, "Which?")
     given_texts = own.get("choices", own.get("options", []))
-    assert list(found.choices) == (given_texts["text"] if isinstance(given_texts, dict) else given_texts)
-    assert found.to_json().get("choices", []) == list(found.choices)
+    assert list(question.choices) == (given_texts["text"] if isinstance(given_texts, dict) else given_texts)
+    assert question.to_json().get("choices", []) == list(question.choices)
 
 
 def test_a_question_with_choices_becomes_a_prompt_that_shows_them_in_their_order(tmp_path):
-    (found,) = table(tmp_path, "choice", {"question": "Which?", "choices": list(ANIMALS), "answer": 3, "subject": "law"})
-    assert found.messages[0]["content"] == f"Which?\n\nA) red fox\nB) blue whale\nC) 1/2\nD) an ant\n\n{ASKED}"
-    assert (found.reference, found.family, found.choices) == ("D", "law", ANIMALS)
+    (question,) = table(tmp_path, "choice", {"question": "Which?", "choices": list(ANIMALS), "answer": 3, "subject": "law"})
+    assert question.messages[0]["content"] == f"Which?\n\nA) red fox\nB) blue whale\nC) 1/2\nD) an ant\n\n{ASKED}"
+    assert (question.reference, question.family, question.choices) == ("D", "law", ANIMALS)
 
 
 def test_rows_as_gpqa_has_them_are_shuffled_by_their_ids_alone(tmp_path):
@@ -227,16 +227,16 @@ def test_rows_as_gpqa_has_them_are_shuffled_by_their_ids_alone(tmp_path):
         }
         for i in range(40)
     ]
-    found = table(tmp_path, "choice", *rows)
-    turned = table(tmp_path, "choice", *rows[::-1])
-    assert {p.id: p for p in found} == {p.id: p for p in turned}
-    assert [p.own_id for p in found] == [row["Record ID"] for row in rows]
-    assert {p.reference for p in found} == set("ABCD")
-    for one in found:
-        assert sorted(one.choices) == ["right", "wrong 1", "wrong 2", "wrong 3"]
-        listed = dict(re.findall(r"^([A-D])\) (.*)$", one.messages[0]["content"], re.MULTILINE))
-        assert listed[one.reference] == "right"
-        assert tuple(listed.values()) == one.choices
+    questions = table(tmp_path, "choice", *rows)
+    of_reversed_rows = table(tmp_path, "choice", *rows[::-1])
+    assert {p.id: p for p in questions} == {p.id: p for p in of_reversed_rows}
+    assert [p.own_id for p in questions] == [row["Record ID"] for row in rows]
+    assert {p.reference for p in questions} == set("ABCD")
+    for question in questions:
+        assert sorted(question.choices) == ["right", "wrong 1", "wrong 2", "wrong 3"]
+        listed = dict(re.findall(r"^([A-D])\) (.*)$", question.messages[0]["content"], re.MULTILINE))
+        assert listed[question.reference] == "right"
+        assert tuple(listed.values()) == question.choices
     (other,) = table(tmp_path, "choice", {"question": "q", "correct_answer": "x", "incorrect_answers": ["y", "z"], "id": 1})
     assert other.choices[ascii_uppercase.index(other.reference)] == "x"
 
@@ -286,9 +286,9 @@ def test_tables_as_the_aime_and_math_have_them_are_read_by_the_names_of_their_co
     }
     with Boxed() as verifier:
         for column in ("solution", "answer"):
-            (found,) = table(tmp_path, "boxed", row, prompt="problem", answer=column)
-            assert (found.messages[0]["content"], found.family) == (row["problem"], "Algebra")
-            assert verifier.verify(found, "Thus \\boxed{\\frac{1}{\\sqrt 2}}.").right
-            assert verifier.verify(found, "Thus \\boxed{\\sqrt 2}.").why == "wrong_answer"
+            (exercise,) = table(tmp_path, "boxed", row, prompt="problem", answer=column)
+            assert (exercise.messages[0]["content"], exercise.family) == (row["problem"], "Algebra")
+            assert verifier.verify(exercise, "Thus \\boxed{\\frac{1}{\\sqrt 2}}.").right
+            assert verifier.verify(exercise, "Thus \\boxed{\\sqrt 2}.").why == "wrong_answer"
     with pytest.raises(DataError, match=r"has no `question`, which should hold the prompt; it holds `answer`"):
         table(tmp_path, "boxed", row, prompt="question")

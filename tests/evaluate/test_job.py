@@ -1,4 +1,4 @@
-"""An evaluation judges every response once and counts it as it should, whatever happens to it on the way."""
+"""An evaluation verifies and counts every response once, also after interruptions and failures."""
 
 import json
 import os
@@ -57,12 +57,12 @@ def pair(tmp_path_factory):
 
 def answers_of(run):
     """Per own id of a problem of `sums`: what its first response that says anything says."""
-    found = {}
+    answers = {}
     for line in (run / "verdicts.jsonl").read_text().splitlines():
         row = json.loads(line)
         if row["task"] == "sums" and row["answer"] is not None:
-            found.setdefault(row["prompt_id"].removeprefix("sums/"), row["answer"])
-    return found
+            answers.setdefault(row["prompt_id"].removeprefix("sums/"), row["answer"])
+    return answers
 
 
 @pytest.fixture(scope="module")
@@ -100,9 +100,9 @@ def test_every_response_has_one_verdict_in_the_order_of_tasks_problems_and_rollo
             assert row["reason"] == failures[row["id"]].reason
             assert failures[row["id"]].attempts == 1, "a response was retried"
         elif row["task"] == "sums":
-            _, closed, said = responses[row["id"]].content.partition(CLOSE)
+            _, closed, answer_text = responses[row["id"]].content.partition(CLOSE)
             assert closed
-            assert row["right"] == Exact().verify(Problem("", "", None, [], row["reference"]), said).right
+            assert row["right"] == Exact().verify(Problem("", "", None, [], row["reference"]), answer_text).right
 
 
 def test_the_figures_are_those_of_a_plain_count(finished):
@@ -120,11 +120,11 @@ def test_the_figures_are_those_of_a_plain_count(finished):
         assert figures["problems"] == len(shares)
         assert figures["samples"] == len(own)
         assert figures["right"] == sum(row["right"] for row in own)
-        mean = sum(sum(found) / len(found) for found in shares.values()) / len(shares)
+        mean = sum(sum(verdicts_of_prompt) / len(verdicts_of_prompt) for verdicts_of_prompt in shares.values()) / len(shares)
         assert figures["pass@1"] == pytest.approx(mean, abs=1e-6)
         assert figures["interval"][0] <= mean <= figures["interval"][1]
         assert figures["pass@k"]["1"] == pytest.approx(mean, abs=1e-6)
-        if {len(found) for found in shares.values()} == {4}:
+        if {len(verdicts_of_prompt) for verdicts_of_prompt in shares.values()} == {4}:
             assert figures["pass@k"]["4"] == pytest.approx(sum(map(any, shares.values())) / len(shares), abs=1e-6)
         lengths = [tokens[row["id"]] for row in own if row["id"] in tokens]
         assert figures["mean_tokens"] == pytest.approx(sum(lengths) / len(lengths), abs=0.01)
@@ -166,7 +166,7 @@ def hidden(model):
     return Hidden()
 
 
-def test_a_finished_evaluation_is_only_read_and_one_without_its_verdicts_is_only_judged(pair, finished):
+def test_a_finished_evaluation_is_only_read_and_one_without_its_verdicts_is_only_verified(pair, finished):
     config, folder, evaluated = finished
     run = folder / "run"
     names = [file for file in run.rglob("*") if file.is_file() and file.suffix in (".json", ".jsonl")]
@@ -178,9 +178,9 @@ def test_a_finished_evaluation_is_only_read_and_one_without_its_verdicts_is_only
         kept = (run / "verdicts.jsonl").read_bytes()
         (run / "summary.json").unlink()
         (run / "verdicts.jsonl").unlink()
-        judged = evaluate(config, task_kinds=ALL, progress=False, log=quiet)
+        verified_again = evaluate(config, task_kinds=ALL, progress=False, log=quiet)
     assert (run / "verdicts.jsonl").read_bytes() == kept
-    assert {**judged.summary, "seconds": 0} == {**evaluated.summary, "seconds": 0}
+    assert {**verified_again.summary, "seconds": 0} == {**evaluated.summary, "seconds": 0}
 
 
 def test_other_settings_or_other_problems_are_refused_in_its_folder(pair, finished):
@@ -243,7 +243,7 @@ def test_an_evaluation_that_is_interrupted_while_it_judges_goes_on_to_the_same_v
 
 @pytest.mark.slow
 def test_kill_9_changes_nothing(pair, finished, tmp_path):
-    """The process is ended 4 times: while it starts, writes, and judges."""
+    """The process is ended 4 times: while it starts, writes, and verifies."""
     config, folder, _ = finished
     own = config.model_copy(update={"output": str(tmp_path / "run")})
     (tmp_path / "config.json").write_text(own.model_dump_json())
@@ -254,13 +254,13 @@ def test_kill_9_changes_nothing(pair, finished, tmp_path):
     )
     command = [sys.executable, "-c", code, str(tmp_path / "config.json")]
     run = tmp_path / "run"
-    begun = [
+    stages = [
         (run / "config.yaml").exists,
         lambda: list(run.glob("*/snapshots/*.bin")),
         lambda: list(run.glob("*/responses/*.jsonl")),
         (run / "rollouts" / "summary.json").exists,
     ]
-    for ready in begun:
+    for ready in stages:
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         while not ready() and process.poll() is None:
             time.sleep(0.001)
@@ -273,7 +273,7 @@ def test_kill_9_changes_nothing(pair, finished, tmp_path):
 def test_only_what_stands_behind_the_thinking_counts():
     problem = Problem("t/1", "t", None, [{"role": "user", "content": "?"}], "7")
 
-    def judged(thought, answer):
+    def verified(thought, answer):
         parts = [("template", "think", "<think>\n"), ("student", "think", thought), ("template", "think", CLOSE)]
         spans, content = [], ""
         for source, phase, text in [*parts, *([("student", "answer", answer)] if answer else [])]:
@@ -282,10 +282,10 @@ def test_only_what_stands_behind_the_thinking_counts():
         messages = ({"role": "user", "content": "?"}, {"role": "assistant", "content": content})
         return verdict(Exact(), problem, Row("t/1/0", "t/1", 0, messages, tuple(spans), {}))
 
-    assert judged("the answer is 8", "the answer is 7").right
-    assert judged("the answer is 7", "the answer is 8").why == "wrong_answer"
-    assert judged("the answer is 7", "").why == "no_answer"
-    assert judged("\\boxed{7}", "\n").why == "no_answer"
+    assert verified("the answer is 8", "the answer is 7").right
+    assert verified("the answer is 7", "the answer is 8").why == "wrong_answer"
+    assert verified("the answer is 7", "").why == "no_answer"
+    assert verified("\\boxed{7}", "\n").why == "no_answer"
     for reason in ("early_end", "length", "repetition"):
-        found = verdict(Exact(), problem, Failure("t/1/0", "t/1", 0, reason, 1, "the answer is 7"))
-        assert (found.right, found.answer, found.why) == (False, None, reason)
+        failed = verdict(Exact(), problem, Failure("t/1/0", "t/1", 0, reason, 1, "the answer is 7"))
+        assert (failed.right, failed.answer, failed.why) == (False, None, reason)

@@ -41,17 +41,17 @@ def test_more_draws_and_more_right_samples_never_lower_pass_at_k(count):
 
 
 @given(many, st.floats(0.5, 0.999))
-def test_the_interval_holds_the_mean_stays_within_0_and_1_and_is_never_empty(found, confidence):
-    estimate = pass_at_1(found, confidence)
-    assert estimate.mean == pytest.approx(sum(c.right / c.samples for c in found) / len(found))
+def test_the_interval_holds_the_mean_stays_within_0_and_1_and_is_never_empty(counts, confidence):
+    estimate = pass_at_1(counts, confidence)
+    assert estimate.mean == pytest.approx(sum(c.right / c.samples for c in counts) / len(counts))
     assert 0 <= estimate.low <= estimate.mean <= estimate.high <= 1
     assert estimate.high - estimate.low > 0
-    assert estimate.mean == pytest.approx(mean_pass_at(1, found))
+    assert estimate.mean == pytest.approx(mean_pass_at(1, counts))
 
 
 @given(many)
-def test_an_interval_of_more_confidence_is_wider(found):
-    narrow, wide = pass_at_1(found, 0.8), pass_at_1(found, 0.95)
+def test_an_interval_of_more_confidence_is_wider(counts):
+    narrow, wide = pass_at_1(counts, 0.8), pass_at_1(counts, 0.95)
     assert wide.low <= narrow.low
     assert narrow.high <= wide.high
 
@@ -62,8 +62,8 @@ def test_with_one_sample_of_each_problem_it_is_wilsons_interval(right):
     p = right / n
     middle = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * (p * (1 - p) / n + z * z / (4 * n * n)) ** 0.5
-    found = pass_at_1([Count(1, int(i < right)) for i in range(n)])
-    assert found == pytest.approx((p, max(0, middle - half), min(1, middle + half)), abs=1e-12)
+    estimate = pass_at_1([Count(1, int(i < right)) for i in range(n)])
+    assert estimate == pytest.approx((p, max(0, middle - half), min(1, middle + half)), abs=1e-12)
 
 
 def test_samples_that_always_agree_count_as_one_and_independent_ones_for_themselves():
@@ -71,19 +71,19 @@ def test_samples_that_always_agree_count_as_one_and_independent_ones_for_themsel
     once = pass_at_1([Count(1, i % 2) for i in range(100)])
     assert pass_at_1(agreeing).low == pytest.approx(once.low, abs=0.002)  # t instead of the normal quantile
     rng = random.Random(1)
-    alike = [Count(50, sum(rng.random() < 0.5 for _ in range(50))) for _ in range(100)]
+    independent = [Count(50, sum(rng.random() < 0.5 for _ in range(50))) for _ in range(100)]
     width = wilson(0.5, 5000, 1.96)[1] - wilson(0.5, 5000, 1.96)[0]
-    found = pass_at_1(alike)
-    assert found.high - found.low == pytest.approx(width, rel=0.25)
+    estimate = pass_at_1(independent)
+    assert estimate.high - estimate.low == pytest.approx(width, rel=0.25)
 
 
 @pytest.mark.parametrize("samples", [1, 16])
 def test_all_right_does_not_mean_that_all_ever_will_be(samples):
-    found = pass_at_1([Count(samples, samples)] * 20)
-    assert (found.mean, found.high) == (1, 1)
-    assert found.low == pytest.approx(wilson(1, 20, NormalDist().inv_cdf(0.975))[0])
-    assert 0.8 < found.low < 0.9
-    assert pass_at_1([Count(samples, 0)] * 20) == pytest.approx((0, 0, 1 - found.low))
+    estimate = pass_at_1([Count(samples, samples)] * 20)
+    assert (estimate.mean, estimate.high) == (1, 1)
+    assert estimate.low == pytest.approx(wilson(1, 20, NormalDist().inv_cdf(0.975))[0])
+    assert 0.8 < estimate.low < 0.9
+    assert pass_at_1([Count(samples, 0)] * 20) == pytest.approx((0, 0, 1 - estimate.low))
 
 
 @pytest.mark.parametrize(
@@ -95,8 +95,8 @@ def test_intervals_hold_the_truth_as_often_as_they_say(problems, samples, a, b):
     for _ in range(trials):
         difficulty = [rng.betavariate(a, b) for _ in range(problems)]
         drawn = [Count(samples, sum(rng.random() < p for _ in range(samples))) for p in difficulty]
-        found = pass_at_1(drawn, 0.9)
-        hits += found.low <= a / (a + b) <= found.high
+        estimate = pass_at_1(drawn, 0.9)
+        hits += estimate.low <= a / (a + b) <= estimate.high
     assert 0.85 <= hits / trials <= 0.98
 
 

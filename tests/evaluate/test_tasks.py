@@ -123,14 +123,14 @@ def test_a_row_that_is_no_problem_is_named_with_its_place(tmp_path, row, message
 
 def test_the_miniature_gives_so_many_items_of_each_family_out_of_its_split():
     config = Evaluate.model_validate({**SMALL, "tasks": [MINI]})
-    found = problems_of(config.tasks, {**TASK_KINDS, **mini.TASK_KINDS})["m"]
-    assert [problem.family for problem in found] == ["Ae"] * 20 + ["B"] * 20
-    for problem in found:
+    problems = problems_of(config.tasks, {**TASK_KINDS, **mini.TASK_KINDS})["m"]
+    assert [problem.family for problem in problems] == ["Ae"] * 20 + ["B"] * 20
+    for problem in problems:
         item = item_of(problem.own_id)
         assert (item.answer, item.prompt) == (problem.reference, problem.messages[0]["content"])
         assert split_of(item.prompt) == "test"
     others = Task.model_validate({**MINI, "mini": {**MINI["mini"], "seed": 1}})
-    assert {p.id for p in mini.problems(others)}.isdisjoint(p.id for p in found)
+    assert {p.id for p in mini.problems(others)}.isdisjoint(p.id for p in problems)
 
 
 def test_families_and_verifiers_that_are_not_there_are_refused():

@@ -15,14 +15,14 @@ from tests.train.test_job import config, lines, student, train, weights  # noqa:
 MESH = "mesh={data: 2, fsdp: 2, tensor: 2}"
 
 
-def start(file, *options, **how):
+def start(file, *options, **keywords):
     """So many processes of one training."""
-    return tessy("train", file, "--set", MESH, *options, **how)
+    return tessy("train", file, "--set", MESH, *options, **keywords)
 
 
-def summary(said):
+def summary(outputs):
     """The last line; the transport between CPUs prints, too."""
-    return json.loads(said[0].splitlines()[-1])
+    return json.loads(outputs[0].splitlines()[-1])
 
 
 ended = partial(several.ended, timeout=240)
@@ -32,10 +32,10 @@ ended = partial(several.ended, timeout=240)
 def test_two_processes_give_the_losses_and_the_model_of_one(config, tmp_path, capsys):  # noqa: F811
     evaluation = {"evaluation": {"path": str(tmp_path / "rows.jsonl")}}
     assert train(capsys, config("one", **evaluation), "--set", MESH)[0] == 0
-    codes, said = ended(start(config("two", **evaluation)))
-    assert codes == [0, 0], said
-    assert summary(said[0])["processes"] == 2
-    assert "{" not in said[1][0], "the second process has nothing to tell"
+    codes, outputs = ended(start(config("two", **evaluation)))
+    assert codes == [0, 0], outputs
+    assert summary(outputs[0])["processes"] == 2
+    assert "{" not in outputs[1][0], "the second process prints no summary"
     for a, b in zip(lines(tmp_path / "one"), lines(tmp_path / "two"), strict=True):
         np.testing.assert_allclose(a["loss"], b["loss"], rtol=1e-5)
         assert a.get("evaluation_loss", 0) == pytest.approx(b.get("evaluation_loss", 0), rel=1e-5)
@@ -45,7 +45,7 @@ def test_two_processes_give_the_losses_and_the_model_of_one(config, tmp_path, ca
 
 
 @pytest.mark.slow
-def test_two_processes_stop_together_on_sigterm_and_go_on(config, tmp_path, capsys):  # noqa: F811
+def test_two_processes_stop_at_the_same_step_on_sigterm_and_continue(config, tmp_path, capsys):  # noqa: F811
     file = config("two", training={"steps": 400, "save_every": 1000, "max_seq_len": 128, "batch_size": 8})
     running = start(file)
     folder = tmp_path / "two" / "config.yaml"
@@ -53,9 +53,9 @@ def test_two_processes_stop_together_on_sigterm_and_go_on(config, tmp_path, caps
         time.sleep(0.05)
     time.sleep(8)
     running[1].send_signal(signal.SIGTERM)
-    codes, said = ended(running)
-    assert codes == [0, 0], said
-    stopped = summary(said[0])
+    codes, outputs = ended(running)
+    assert codes == [0, 0], outputs
+    stopped = summary(outputs[0])
     assert not stopped["finished"]
     assert [int(p.name) for p in (tmp_path / "two" / "checkpoints").iterdir()] == [stopped["steps"]]
     code, after = train(capsys, file, "--set", "training.steps=400")
@@ -65,12 +65,12 @@ def test_two_processes_stop_together_on_sigterm_and_go_on(config, tmp_path, caps
 
 def test_what_the_first_process_refuses_all_do(config, tmp_path, capsys):  # noqa: F811
     assert train(capsys, config("two"))[0] == 0
-    codes, said = ended(start(config("two", seed=5)))
+    codes, outputs = ended(start(config("two", seed=5)))
     assert codes == [2, 2]
-    assert all("other settings (seed)" in err for _, err in said)
+    assert all("other settings (seed)" in err for _, err in outputs)
 
 
 def test_a_mesh_that_leaves_out_devices_of_several_processes_is_refused_by_all(config):  # noqa: F811
-    codes, said = ended(start(config("two"), "--set", "mesh={}"))
-    assert codes == [2, 2], said
-    assert all("make the product of its axes 8" in err for _, err in said)
+    codes, outputs = ended(start(config("two"), "--set", "mesh={}"))
+    assert codes == [2, 2], outputs
+    assert all("make the product of its axes 8" in err for _, err in outputs)

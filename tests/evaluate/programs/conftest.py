@@ -64,8 +64,8 @@ def nothing_left(sandbox):
 
 
 @pytest.fixture(scope="session")
-def judge(tmp_path_factory):
-    """Judges one program on one row, at the strongest level there is: its verdict."""
+def verify(tmp_path_factory):
+    """Verifies a program on a row, at the strongest available level; returns the verdict."""
     folder = tmp_path_factory.mktemp("rows")
     settings = Programs(seconds=0.25, seconds_in_all=2.0, memory=256, output=1)
     with ProgramVerifier(settings, unsafe=True) as verifier:

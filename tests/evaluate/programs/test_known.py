@@ -35,8 +35,8 @@ READING = {
 
 
 @pytest.mark.parametrize("name", READING)
-def test_whatever_way_a_right_program_reads_and_writes_it_is_right(judge, name):
-    verdict = judge(DOUBLE, READING[name])
+def test_whatever_way_a_right_program_reads_and_writes_it_is_right(verify, name):
+    verdict = verify(DOUBLE, READING[name])
     assert (verdict.why, verdict.graders) == ("right", {"strict": True, "compat": True})
 
 
@@ -62,8 +62,8 @@ def test_whatever_way_a_right_program_reads_and_writes_it_is_right(judge, name):
         ("import os\nos.write(1, b'\\xff\\xfe')", "wrong_answer", 0),
     ],
 )
-def test_a_wrong_program_is_wrong_for_its_reason_and_names_its_first_test(judge, program, why, test):
-    verdict = judge(DOUBLE, program)
+def test_a_wrong_program_is_wrong_for_its_reason_and_names_its_first_test(verify, program, why, test):
+    verdict = verify(DOUBLE, program)
     assert (verdict.why, verdict.test, verdict.right) == (why, test, why == "right")
 
 
@@ -78,7 +78,7 @@ def test_floats_and_spaces_part_the_graders_and_the_chosen_one_decides(tmp_path)
         assert verdict.test == (None if right else 0)
 
 
-def test_an_answer_without_a_block_has_no_program(tmp_path, judge):
+def test_an_answer_without_a_block_has_no_program(tmp_path, verify):
     with ProgramVerifier(Programs(), unsafe=True) as verifier:
         verdict = verifier.verify(problem_of(DOUBLE, tmp_path), "print(4)")
     assert (verdict.right, verdict.answer, verdict.why) == (False, None, "no_program")
@@ -91,8 +91,8 @@ def functional(function, *cases):
     return {**about, "public_test_cases": json.dumps(tests), "private_test_cases": "[]"}
 
 
-def test_a_whole_number_beyond_all_fractions_is_a_wrong_answer(judge):
-    assert judge(functional("f", ("1", "0.5")), "def f(x):\n    return 10**400").why == "wrong_answer"
+def test_a_whole_number_beyond_all_fractions_is_a_wrong_answer(verify):
+    assert verify(functional("f", ("1", "0.5")), "def f(x):\n    return 10**400").why == "wrong_answer"
 
 
 CALLED = functional("twice", ("[1, 2]", "[1, 2, 1, 2]"), ("[]", "[]"))
@@ -113,8 +113,8 @@ CALLED = functional("twice", ("[1, 2]", "[1, 2, 1, 2]"), ("[]", "[]"))
         ("print([1, 2, 1, 2])\nexit(0)", "wrong_answer"),
     ],
 )
-def test_what_calls_a_function_is_judged_by_what_it_gives(judge, program, why):
-    assert judge(CALLED, program).why == why
+def test_what_calls_a_function_is_judged_by_what_it_gives(verify, program, why):
+    assert verify(CALLED, program).why == why
 
 
 @pytest.mark.parametrize(
@@ -128,19 +128,19 @@ def test_what_calls_a_function_is_judged_by_what_it_gives(judge, program, why):
         ("def f(x):\n    return (x, {1, 2})", "wrong_answer"),
     ],
 )
-def test_asserts_are_judged_by_the_value(judge, program, why):
+def test_asserts_are_judged_by_the_value(verify, program, why):
     asserts = ["assert f(1) == (1, {1})", "assert f(2)[0] == 2", {"code": "value = f(3)\nassert value == (3, {3})"}]
-    assert judge({"prompt": "p", "tests": asserts}, program).why == why
+    assert verify({"prompt": "p", "tests": asserts}, program).why == why
 
 
-def test_the_files_of_a_folder_of_tests_are_what_programs_get(tmp_path, judge):
+def test_the_files_of_a_folder_of_tests_are_what_programs_get(tmp_path, verify):
     for name, content in {"1.in": "2\n", "1.out": "4\n", "2.in": "0.1 0.2\n", "2.out": "0.3\n"}.items():
         (tmp_path / name).write_text(content)
     cases = "test_cases: [{in: 1.in, out: 1.out}, {in: 2.in, out: 2.out}]"
     program = "x = list(map(float, input().split()))\nprint(sum(x) * (2 if len(x) == 1 else 1))"
     for checker, test in (("", 0), ("\nchecker: floats", None), ("\nchecker: identical", 0)):
         (tmp_path / "init.yml").write_text(cases + checker)
-        verdict = judge({"prompt": "p", "tests": str(tmp_path)}, program)
+        verdict = verify({"prompt": "p", "tests": str(tmp_path)}, program)
         assert (verdict.test, verdict.right) == (test, test is None)
         assert not verdict.graders["compat"], "0.30000000000000004 is not 0.3"
 
@@ -174,8 +174,8 @@ def test_cpp_is_compiled_and_judged(tmp_path, before, body, why):
     assert verdict.why == why
 
 
-def test_more_tests_do_not_wait_once_both_graders_have_failed(tmp_path, judge):
+def test_more_tests_do_not_wait_once_both_graders_have_failed(tmp_path, verify):
     row = {"prompt": "p", "tests": [{"input": "", "output": "x"}] * 1000}
     started = time.monotonic()
-    assert judge(row, "print('y')").test == 0
+    assert verify(row, "print('y')").test == 0
     assert time.monotonic() - started < 10
