@@ -42,7 +42,7 @@ SLOW = (
     "tests/models/test_restack.py::test_arrays_go_from_one_form_to_the_other_and_back_unchanged_and_stay_on_the_mesh[gpt_oss",
     "tests/synthesis/test_recipes.py::test_a_recipe_says_who_thinks_and_who_answers",
     "tests/synthesis/test_recipes.py::test_of_all_candidates_the_one_that_the_teacher_finds_most_probable_is_kept",
-    "tests/synthesis/test_recipes.py::test_what_is_rewritten_is_shown_and_not_saved",
+    "tests/synthesis/test_recipes.py::test_rewritten_prompts_are_printed_and_not_saved",
     "tests/train/test_job.py::test_a_continued_training_holds_no_more_than_one_that_was_not",
     "tests/train/test_step.py::test_the_gradient_in_bfloat16_is_near_that_which_jax_derives_for_every_family[qwen3_moe",
 )

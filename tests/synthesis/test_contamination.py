@@ -241,7 +241,7 @@ def test_a_whole_job_compares_with_its_own_evaluation_unless_told_otherwise(tmp_
         assert not asked or (asked[3].name, asked[3].messages[0]["content"]) == ("table/x", "1 + 1")
 
 
-def test_what_a_job_cannot_compare_with_is_said_before_any_stage(tmp_path, capsys):
+def test_an_unreadable_contamination_source_is_reported_before_any_stage(tmp_path, capsys):
     file = job(tmp_path)
     assert main(["run", str(file), "--set", "data.decontaminate={against: [nowhere.jsonl]}"]) == 2
     assert "nowhere.jsonl" in capsys.readouterr().err

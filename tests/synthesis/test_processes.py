@@ -105,7 +105,7 @@ def test_two_processes_of_four_devices_write_the_responses_of_one_of_eight(pair,
             continue
         codes, said = ended(tessy("synthesize", file))
         assert codes == [0, 0], said
-        assert "{" not in said[1][0], "the second process has nothing to tell"
+        assert "{" not in said[1][0], "the second process prints no report"
         assert "first prompt" not in said[1][1]
         found.append(last(said))
     one, two = found
@@ -171,7 +171,7 @@ def test_two_processes_evaluate_as_one_on_a_mesh_that_cuts_no_lanes(pair, tmp_pa
     for again in (False, True):  # the second only reads
         codes, said = ended(tessy("evaluate", two, devices=1))
         assert codes == [0, 0], said
-        assert "{" not in said[1][0], "the second process has nothing to tell"
+        assert "{" not in said[1][0], "the second process prints no report"
         assert {**last(said), "seconds": 0} == {**alone, "seconds": 0}, again
     verdicts = [(tmp_path / name / "verdicts.jsonl").read_text() for name in ("one", "two")]
     assert verdicts[0] == verdicts[1]

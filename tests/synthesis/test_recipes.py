@@ -117,7 +117,7 @@ def _means_of_transformers(folder, rows):
     return found
 
 
-def test_what_is_rewritten_is_shown_and_not_saved(tmp_path, capsys):
+def test_rewritten_prompts_are_printed_and_not_saved(tmp_path, capsys):
     file = config_of(tmp_path, "teacher_reference", max_prompt_tokens=250, rewrite="{prompt} {reference}")
     _, _, summary = written(file)
     said = capsys.readouterr().err

@@ -91,8 +91,8 @@ def test_scored_tokens_tile_the_thinking_and_the_answer(pair):
 
 def test_neighbours_and_padding_change_nothing(pair):
     scorers = scorers_of(pair)
-    together = score(ROWS, scorers, **TEXTS)
-    for line, row in zip(together, ROWS, strict=True):
+    scored_at_once = score(ROWS, scorers, **TEXTS)
+    for line, row in zip(scored_at_once, ROWS, strict=True):
         (alone,) = score([row], scorers, **TEXTS)
         for name in ("student", "teacher"):
             np.testing.assert_allclose(np.array(alone[name]), np.array(line[name]), atol=2e-4)

@@ -1,4 +1,4 @@
-"""Two real models with two vocabularies write together, as the shipped configuration says."""
+"""Two real models with two vocabularies write one response, as the shipped configuration says."""
 
 import json
 import subprocess

@@ -115,7 +115,7 @@ def test_what_is_dropped_is_recorded_and_what_is_right_stays_as_it_is(folder):
     assert "wrong_answer" not in summary["retries"]
 
 
-def test_what_is_resampled_becomes_right_or_fails_after_its_attempts(folder, capsys):
+def test_a_resampled_response_becomes_right_or_fails_after_its_attempts(folder, capsys):
     kept, _ = told(folder / "keep")
     rows, failures = told(folder / "resample")
     assert len(rows) + len(failures) == len(kept) + len(told(folder / "keep")[1])
@@ -204,7 +204,7 @@ def test_a_verifier_that_nobody_gives_is_refused_before_any_work(tmp_path):
         )
 
 
-def test_what_cannot_be_verified_is_refused_with_the_remedy(tmp_path):
+def test_unverifiable_rows_are_refused_with_the_remedy(tmp_path):
     with pytest.raises(ConfigError, match=r"max_attempts 1, which leaves no second attempt; set max_attempts to 2"):
         read(Synthesize, written(tmp_path, "run", {"verifier": "mini"}), ["synthesis.max_attempts=1"])
     with pytest.raises(ConfigError, match=r"synthesis.verification.verifier is 'maths'"):
