@@ -204,7 +204,7 @@ def test_a_verifier_that_nobody_gives_is_refused_before_any_work(tmp_path):
         )
 
 
-def test_unverifiable_rows_are_refused_with_the_remedy(tmp_path):
+def test_unusable_verification_settings_are_refused_with_the_remedy(tmp_path):
     with pytest.raises(ConfigError, match=r"max_attempts 1, which leaves no second attempt; set max_attempts to 2"):
         read(Synthesize, written(tmp_path, "run", {"verifier": "mini"}), ["synthesis.max_attempts=1"])
     with pytest.raises(ConfigError, match=r"synthesis.verification.verifier is 'maths'"):
