@@ -15,13 +15,14 @@ from typing import Any
 from tessy_jax import __version__
 from tessy_jax.config import Cell, Comparison
 from tessy_jax.config.comparison import UNTOUCHED
-from tessy_jax.config.pipeline import BEFORE, DATA, EVALUATION, TRAINING
+from tessy_jax.config.pipeline import DATA, TRAINING
 from tessy_jax.evaluate.job import TASK_KINDS
 from tessy_jax.evaluate.tasks import TaskKind
-from tessy_jax.pipeline import check, round_folder, run
+from tessy_jax.pipeline import check, run
 from tessy_jax.processes import is_primary, on_primary
 from tessy_jax.store import RunReader
 from tessy_jax.store.files import within
+from tessy_jax.store.job_folder import BEFORE_STAGE, JobFolder, Stage, read_stages
 from tessy_jax.store.opening import open_run
 
 logger = logging.getLogger(__name__)
@@ -181,47 +182,49 @@ def _cell(measure: Mapping[str, Any] | None) -> str:
 
 
 def _of_cell(output: str, cell: Cell) -> dict[str, Any]:
-    place = within(output, cell.place)
-    folders = [round_folder(place, number) for number in range(1, cell.config.rounds + 1)]
-    rounds = [RunReader(within(folder, DATA)).summary() or {} for folder in folders]
+    job = JobFolder(within(output, cell.place))
+    folders = [job.round(number) for number in range(1, cell.config.rounds + 1)]
+    rounds = [RunReader(folder.synthesis).summary() or {} for folder in folders]
     folder, data = folders[-1], rounds[-1]
-    training = RunReader(within(folder, TRAINING)).summary() or {}
-    stages = {stage["name"]: stage["seconds"] for stage in (RunReader(place).summary() or {}).get("stages", [])}
+    training = RunReader(folder.training).summary() or {}
+    stages = read_stages(RunReader(job.output).summary() or {}, job.output)
     kept = {name: data["run"][f"tokens_{name}"] for name in ("student", "teacher")}
     return {
         "variant": cell.variant,
         "student": cell.student,
         "seed": cell.seed,
         "measures": {
-            **_pass_at_1(within(folder, EVALUATION)),
+            **_pass_at_1(folder.evaluation),
             "teacher's tokens": kept["teacher"] / max(1, sum(kept.values())),
         },
         "responses": data["run"]["responses"],
         "discarded_share": data["discarded_share"],
         "cost": cost_of(rounds, stages),
         "loss": training["loss"],
-        "seconds": stages,
+        "seconds": {stage.name: seconds for stage, seconds in stages.items()},
     }
 
 
-def cost_of(rounds: Sequence[Mapping[str, Any]], stages: Mapping[str, float]) -> dict[str, Any]:
+def cost_of(rounds: Sequence[Mapping[str, Any]], stages: Mapping[Stage, float]) -> dict[str, Any]:
     """The cost of a job over all rounds and passes: generated tokens by writer, discarded tokens, tokens of failed attempts,
     and seconds. Of an interrupted synthesis, only the last start counts.
 
-    rounds: summaries of each round's synthesis. stages: seconds by name; all variants share the evaluation `before`,
-    which does not count."""
+    rounds: summaries of each round's synthesis. stages: seconds by stage; all variants share the evaluation
+    of the untouched student, which does not count."""
     parts = [*rounds]
     # a summary of chosen responses already has the measures of its first pass
     parts += [data["first_pass"] for data in rounds if "first_pass" in data and not data.get("chosen")]
 
+    own = {stage: value for stage, value in stages.items() if stage != BEFORE_STAGE}
+
     def seconds(kind: str) -> float:
-        return sum(value for name, value in stages.items() if name.endswith(kind) and name != BEFORE)
+        return sum(value for stage, value in own.items() if stage.kind == kind)
 
     return {
         "generated": {name: sum(part["generated_tokens"].get(name, 0) for part in parts) for name in ("student", "teacher")},
         "discarded": sum(sum(part["discarded_tokens"].values()) for part in parts),
         "failed": sum(sum(part["failed_tokens"].values()) for part in parts),
-        "seconds": {"data": seconds(": synthesis"), "training": seconds(": training"), "all": seconds("")},
+        "seconds": {"data": seconds(DATA), "training": seconds(TRAINING), "all": sum(own.values())},
     }
 
 

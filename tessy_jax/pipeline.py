@@ -23,10 +23,11 @@ from typing import Any
 import jax
 
 from tessy_jax import __version__
+from tessy_jax.boundary.predictor_eval import evaluate_predictors
 from tessy_jax.boundary.traces import sample
 from tessy_jax.boundary.train import annotate_traces, backbone_of, train_predictor, training_folder
 from tessy_jax.config import Boundary, Data, Evaluate, Model, Pipeline, Predictors, Synthesize, Train
-from tessy_jax.config.pipeline import BEFORE, DATA, EPOCHS, EVALUATION, MADE, TRAINING, round_name
+from tessy_jax.config.pipeline import DATA, EVALUATION, MADE, TRAINING
 from tessy_jax.errors import ConfigError
 from tessy_jax.evaluate.job import TASK_KINDS, evaluate
 from tessy_jax.evaluate.tasks import TaskKind, problems_of
@@ -34,10 +35,19 @@ from tessy_jax.evaluate.verification import response_verifiers
 from tessy_jax.models.transformer import Decoder
 from tessy_jax.processes import devices, is_primary, on_primary
 from tessy_jax.report.load_run import run_page
-from tessy_jax.report.predictors import evaluate_predictors
+from tessy_jax.report.predictor_page import predictor_page
 from tessy_jax.sharding import Partitioner
 from tessy_jax.store import RunReader, RunStore
 from tessy_jax.store.files import local, within
+from tessy_jax.store.job_folder import (
+    BEFORE_STAGE,
+    JobFolder,
+    RoundFolder,
+    Stage,
+    dump_stages,
+    finished_training,
+    read_stages,
+)
 from tessy_jax.store.opening import finished, open_run, reader_of
 from tessy_jax.synthesis import passes
 from tessy_jax.synthesis.contamination import Question, questions
@@ -78,7 +88,7 @@ def run(
         job = _Job(config, task_kinds, progress, log, stores, on_primary(lambda: stores[0].summary() or {}))
         check(config, task_kinds)
         on_primary(lambda: stores[0].save_config(text))
-        job.run(before or within(config.output, BEFORE))
+        job.run(before or JobFolder(config.output).before)
         summary = job.summary()
         if job.finished and page:
             on_primary(lambda: stores[0].save_page("report.html", run_page(config.output)))
@@ -132,7 +142,7 @@ def _check_writer(config: Pipeline, writer: Model) -> None:
 
 
 class _Job:
-    """A running job. stages: seconds of the finished stages by name."""
+    """A running job. stages: seconds of the finished stages."""
 
     def __init__(
         self,
@@ -146,7 +156,7 @@ class _Job:
         self.config, self.task_kinds, self.stores = config, task_kinds, stores
         self.options: dict[str, Any] = {"progress": progress, "log": log}
         self.log = log if is_primary() else lambda text: None
-        self.stages: dict[str, float] = {stage["name"]: stage["seconds"] for stage in earlier.get("stages", [])}
+        self.stages = read_stages(earlier, config.output)
         self.peak: int = earlier.get("peak_memory", {}).get("host_bytes", 0)
         self.finished = False
         self.student: Decoder | None = None
@@ -155,14 +165,14 @@ class _Job:
         """Runs every unfinished stage. before: folder of the untouched student's evaluation."""
         config = self.config
         boundary = config.boundary.model_copy(update=self._predictors()) if config.missing else config.boundary
-        self._evaluation(BEFORE, before, config.student.model)
+        self._evaluation(BEFORE_STAGE, before, config.student.model)
         model = config.student.model
         for number in range(1, config.rounds + 1):
-            folder = round_folder(config.output, number)
+            folder = JobFolder(config.output).round(number)
             training = self._training(number, folder, model)
             if not _is_trained(training.output):
                 data = _synthesis(config, number, self._student(model), boundary)
-                with self._stage(f"round {number}: synthesis"):
+                with self._stage(Stage(DATA, number)):
                     if not _is_finished(data.output):
                         options = {
                             "verifiers": response_verifiers(self.task_kinds),
@@ -171,14 +181,14 @@ class _Job:
                         }
                         written = synthesize(data, None if config.writer else self.student, **options)
                         self.student = self.student if config.writer else written.student or self.student
-                with self._stage(f"round {number}: training"):
+                with self._stage(Stage(TRAINING, number)):
                     trained = train(training, self.student, **self.options)
                     self.student = trained.student
                 if not trained.summary["finished"]:
                     self.log(f"round {number}: training was asked to stop; the same command resumes it")
                     return
             model = within(training.output, FOLDER)
-            self._evaluation(f"round {number}: evaluation", within(folder, EVALUATION), model)
+            self._evaluation(Stage(EVALUATION, number), folder.evaluation, model)
             self._evaluate_epochs(number, folder, training.output)
         self.student = None
         self.finished = True
@@ -191,7 +201,7 @@ class _Job:
         summary = {
             "rounds": self.config.rounds,
             "finished": self.finished,
-            "stages": [{"name": name, "seconds": round(seconds, 3)} for name, seconds in self.stages.items()],
+            "stages": dump_stages(self.stages),
             "peak_memory": {"host_bytes": self.peak, "device_bytes": memory.get("peak_bytes_in_use")},
             "devices": devices(),
             "processes": jax.process_count(),
@@ -201,13 +211,13 @@ class _Job:
         return summary
 
     @contextmanager
-    def _stage(self, name: str) -> Iterator[None]:
+    def _stage(self, stage: Stage) -> Iterator[None]:
         """Times a stage; of several starts, the longest counts."""
         started = time.perf_counter()
-        self.log(f"=== {name}")
+        self.log(f"=== {stage.name}")
         yield
         seconds = time.perf_counter() - started
-        self.stages[name] = max(seconds, self.stages.get(name, 0.0))
+        self.stages[stage] = max(seconds, self.stages.get(stage, 0.0))
         self.summary()
 
     def _student(self, model: str) -> Model:
@@ -219,18 +229,20 @@ class _Job:
         """Makes the missing predictors and returns their folders by speaker."""
         config, making = self.config, self.config.predictors
         assert making is not None
-        made = making.model_dump() | _shared(config, within(config.output, MADE), config.seed)
+        made = making.model_dump() | _shared(config, JobFolder(config.output).predictors, config.seed)
         speakers = {"student": config.writer or config.student, "teacher": config.teacher}
         made |= {"data": making.data or config.data} | {speaker: speakers[speaker] for speaker in config.missing}
         predictors = Predictors.model_validate(made)
-        with self._stage(MADE):
+        with self._stage(Stage(MADE)):
             if not _holds(predictors.output, "evaluation.json"):
                 assert predictors.data is not None
                 sample(predictors, questions=self._questions(predictors.data), **self.options)
                 annotate_traces(predictors, log=self.options["log"])
                 for speaker in config.missing:
                     train_predictor(predictors, speaker, **self.options)
-                evaluate_predictors(predictors, log=self.options["log"])
+                evaluations = evaluate_predictors(predictors, log=self.options["log"])
+                with RunStore(predictors.output) as store:
+                    store.save_page("report.html", predictor_page(predictors.output, evaluations))
         return {speaker: within(training_folder(predictors, speaker), FOLDER) for speaker in config.missing}
 
     def _questions(self, data: Data) -> list[Question]:
@@ -240,46 +252,45 @@ class _Job:
         by_task = problems_of(self.config.evaluation.tasks, self.task_kinds)
         return [Question(problem.id, problem.messages) for problems in by_task.values() for problem in problems]
 
-    def _evaluate_epochs(self, number: int, folder: str, trained: str) -> None:
+    def _evaluate_epochs(self, number: int, folder: RoundFolder, trained: str) -> None:
         """Evaluates the checkpoints of a training's epochs."""
         if not self.config.evaluation.every_epochs:
             return
         summary = on_primary(lambda: RunReader(trained).summary() or {})
         for epoch, step in summary.get("epoch_ends", {}).items():
             if step < summary["steps"]:
-                self._evaluate_checkpoint(
-                    f"round {number}: evaluation after epoch {epoch}", folder, trained, int(epoch), step
-                )
+                stage = Stage(EVALUATION, number, int(epoch))
+                self._evaluate_checkpoint(stage, folder.epoch(int(epoch)), trained, step)
 
-    def _evaluate_checkpoint(self, name: str, folder: str, trained: str, epoch: int, step: int) -> None:
+    def _evaluate_checkpoint(self, stage: Stage, place: str, trained: str, step: int) -> None:
         """Evaluates one checkpoint, exported into the training's folder for the time of the evaluation."""
-        place, copy = within(folder, f"{EPOCHS}/{epoch:03}"), Path(within(trained, f"epoch-{epoch:03}"))
+        copy = Path(within(trained, f"epoch-{stage.epoch:03}"))
         if not _is_finished(place):
             self.student = None
             if on_primary(lambda: not copy.exists()):
                 export_model(trained, copy, step)
-            self._evaluation(name, place, str(copy))
+            self._evaluation(stage, place, str(copy))
             self.student = None
         on_primary(lambda: shutil.rmtree(copy, ignore_errors=True))
 
-    def _training(self, number: int, folder: str, model: str) -> Train:
+    def _training(self, number: int, folder: RoundFolder, model: str) -> Train:
         config = self.config
         every = {"keep_epochs": config.evaluation.every_epochs} if config.evaluation.every_epochs else {}
         return Train.model_validate(
             {
-                **_shared(config, within(folder, TRAINING), config.seed + number - 1),
+                **_shared(config, folder.training, config.seed + number - 1),
                 "student": self._student(model),
-                "data": {"path": within(folder, DATA), "on_overlength": config.on_overlength},
+                "data": {"path": folder.synthesis, "on_overlength": config.on_overlength},
                 **{name: getattr(config, name) for name in ("weights", "optimizer", "lora")},
                 "training": config.training.model_copy(update=every),
             }
         )
 
-    def _evaluation(self, name: str, place: str, model: str) -> None:
+    def _evaluation(self, stage: Stage, place: str, model: str) -> None:
         """Evaluates the student. Every evaluation is alike, except for the system message of isolated data."""
         config, asked = self.config, self.config.evaluation
         changes: dict[str, Any] = {"sampling": asked.sampling or config.student.sampling}
-        if asked.system is not None and name != BEFORE:
+        if asked.system is not None and stage != BEFORE_STAGE:
             changes["system"] = asked.system
         evaluation = Evaluate.model_validate(
             {
@@ -290,7 +301,7 @@ class _Job:
                 "confidence": asked.confidence,
             }
         )
-        with self._stage(name):
+        with self._stage(stage):
             if not _is_finished(evaluation.output):
                 self.student = evaluate(evaluation, self.student, task_kinds=self.task_kinds, **self.options).student
 
@@ -304,7 +315,7 @@ def _synthesis(config: Pipeline, number: int, student: Model, boundary: Boundary
     """The synthesis of a round."""
     return Synthesize.model_validate(
         {
-            **_shared(config, within(round_folder(config.output, number), DATA), config.seed + number - 1),
+            **_shared(config, JobFolder(config.output).round(number).synthesis, config.seed + number - 1),
             "data": config.data,
             "student": config.writer or student,
             "teacher": config.teacher,
@@ -312,11 +323,6 @@ def _synthesis(config: Pipeline, number: int, student: Model, boundary: Boundary
             "synthesis": config.synthesis,
         }
     )
-
-
-def round_folder(output: str, number: int) -> str:
-    """The folder of a round's stages; rounds count from 1."""
-    return within(output, round_name(number))
 
 
 def _is_finished(output: str) -> bool:
@@ -331,4 +337,4 @@ def _holds(output: str, name: str) -> bool:
 
 def _is_trained(output: str) -> bool:
     """Whether a training is finished."""
-    return on_primary(lambda: (reader := reader_of(output)) is not None and bool((reader.summary() or {}).get("finished")))
+    return on_primary(lambda: finished_training(output) is not None)

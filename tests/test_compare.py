@@ -10,6 +10,7 @@ from tessy_jax import cli
 from tessy_jax.compare import cost_of, differences, table, tables
 from tessy_jax.config import Comparison, read
 from tessy_jax.errors import ConfigError
+from tessy_jax.store.job_folder import Stage
 from tests import several
 from tests.conftest import ROOT
 from tests.small_job import job
@@ -130,8 +131,8 @@ def test_what_data_cost_is_that_of_all_passes_and_of_what_was_only_chosen_that_o
         "failed_tokens": {"student": 1},
     }
     data = {**first, "first_pass": first, "chosen": True} if chosen else {**own, "first_pass": first}
-    stages = {"before": 5.0, "round 1: synthesis": 2.0, "round 1: training": 3.0, "round 1: evaluation": 4.0}
-    stages["round 2: synthesis"] = 1.0
+    stages = {Stage("evaluation"): 5.0, Stage("synthesis", 1): 2.0, Stage("training", 1): 3.0, Stage("evaluation", 1): 4.0}
+    stages[Stage("synthesis", 2)] = 1.0
     found = cost_of([data], stages)
     assert found["generated"] == {"student": 0 if chosen else 30, "teacher": 50}
     assert (found["discarded"], found["failed"]) == ((0, 7) if chosen else (2, 8))

@@ -64,6 +64,8 @@ def test_a_job_leaves_its_stages_a_summary_and_a_report(whole):
     found = summary(whole)
     assert found["finished"]
     assert [stage["name"] for stage in found["stages"]] == STAGES
+    kinds = [("evaluation", None), ("synthesis", 1), ("training", 1), ("evaluation", 1)]
+    assert [(stage["kind"], stage["round"]) for stage in found["stages"]] == kinds
     assert all(stage["seconds"] > 0 for stage in found["stages"])
     assert found["peak_memory"]["host_bytes"] > 1e8
     everything = results(whole)

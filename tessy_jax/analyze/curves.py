@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean, stdev
 from typing import Any
 
-from tessy_jax.analyze.sources import Job, objects
+from tessy_jax.analyze.sources import Job
 from tessy_jax.report.run_page import LOSSES
 from tessy_jax.report.view import reduced
+from tessy_jax.store.job_folder import json_lines
 
 DIGITS = 6
 
@@ -26,7 +27,7 @@ def losses(jobs: Mapping[str, Sequence[Job]]) -> dict[str, Any]:
     """
     lines = {
         name: [
-            [line for one in job.rounds if one.training for line in objects(one.training, "metrics.jsonl")] for job in own
+            [line for one in job.rounds if one.training for line in json_lines(one.training, "metrics.jsonl")] for job in own
         ]
         for name, own in jobs.items()
     }

@@ -7,7 +7,7 @@ from typing import Any
 
 from tessy_jax.analyze.charts import Chart, Curve, Dots, Look, boxes, curves, dots, looks, matrix, scatter, stacks
 from tessy_jax.report.figures import Colour
-from tessy_jax.report.page import Beside, Figure, Page, Section, Table, count, percent, render
+from tessy_jax.report.page import Figure, Page, Section, SideBySide, Table, count, percent, render
 from tessy_jax.report.results import DOMAINS
 
 Numbers = Mapping[str, Any]
@@ -50,7 +50,7 @@ def page(numbers: Numbers, *, title: str, version: str) -> str:
         figures = [Figure(name, chart.inline(), note) for chart, name, note in parts(numbers)]
         told = " ".join([lead, *gaps]) if figures else " ".join(gaps)
         rows = [figures[i : i + 2] for i in range(0, len(figures), 2)]  # three would be small
-        pieces: list[Beside | Table] = [*map(Beside, rows), *_tables(topic, numbers)]
+        pieces: list[SideBySide | Table] = [*map(SideBySide, rows), *_tables(topic, numbers)]
         if told or pieces:
             sections.append(Section(heading, told, pieces))
     variants = len(numbers["variants"])

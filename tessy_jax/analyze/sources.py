@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import yaml
 from pydantic import ValidationError
 
 from tessy_jax.config import Analyze, Comparison, Data, Model, Synthesize, reconcile
-from tessy_jax.config.pipeline import DATA, EPOCHS, EVALUATION, TRAINING, round_name
 from tessy_jax.errors import ConfigError
 from tessy_jax.store import RunReader
-from tessy_jax.store.files import open_files, within
+from tessy_jax.store.files import within
+from tessy_jax.store.job_folder import JobFolder, RoundFolder, finished_training
 from tessy_jax.store.opening import finished, reader_of
 
-EPOCH = re.compile(r"[0-9]{3,}")
 SHOWN = 6
 """Maximum number of folders named in a message."""
 
@@ -88,12 +84,12 @@ def of_comparison(config: Comparison) -> tuple[list[Source], list[Job]]:
     config = reconcile(config, reader.config())
     sources, jobs = [], []
     for cell in config.cells():
-        place, student = within(config.output, cell.place), cell.config.student
-        rounds = [within(place, round_name(number)) for number in range(1, cell.config.rounds + 1)]
+        job, student = JobFolder(within(config.output, cell.place)), cell.config.student
+        rounds = [job.round(number) for number in range(1, cell.config.rounds + 1)]
         training = cell.config.training
         epochs = training.epochs if training.steps is None else None
         sources.append(
-            Source(cell.variant, cell.place, finished(within(rounds[-1], DATA)), cell.config.data, student, config.date)
+            Source(cell.variant, cell.place, finished(rounds[-1].synthesis), cell.config.data, student, config.date)
         )
         jobs.append(
             Job(cell.variant, cell.place, finished(within(config.output, cell.before)), [_round(r, epochs) for r in rounds])
@@ -120,18 +116,9 @@ def of_runs(config: Analyze) -> list[Source]:
     return found
 
 
-def objects(reader: RunReader, name: str) -> Iterator[dict[str, Any]]:
-    """Returns the objects of a JSONL file of a run folder; empty if the file is missing."""
-    return (json.loads(line) for line in (reader.file(name) or b"").split(b"\n") if line.strip())
-
-
-def _round(folder: str, epochs: float | None) -> Round:
-    training = finished(within(folder, TRAINING))
-    if training is not None and not (training.summary() or {}).get("finished"):
-        training = None
-    place = within(folder, EPOCHS)
-    after = {
-        int(name): finished(within(place, name)) for name in sorted(open_files(place).sizes("")) if EPOCH.fullmatch(name)
-    }
-    over = {number: reader for number, reader in after.items() if reader is not None}
-    return Round(epochs, training, over, finished(within(folder, EVALUATION)), len(over) < len(after))
+def _round(folder: RoundFolder, epochs: float | None) -> Round:
+    started = folder.epochs()
+    readers = {number: finished(folder.epoch(number)) for number in started}
+    after = {number: reader for number, reader in readers.items() if reader is not None}
+    training = finished_training(folder.training)
+    return Round(epochs, training, after, finished(folder.evaluation), len(after) < len(started))

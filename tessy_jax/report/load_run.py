@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import heapq
-import io
 import json
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from itertools import count
 from statistics import median
 from typing import Any
 
 import yaml
 
 from tessy_jax import __version__
-from tessy_jax.config.pipeline import BEFORE, DATA, EPOCHS, EVALUATION, MADE, TRAINING, round_name
+from tessy_jax.config.pipeline import BEFORE
 from tessy_jax.records import Key, Row
 from tessy_jax.report.results import as_text
 from tessy_jax.report.run_page import LOSSES, run_report
@@ -35,6 +33,7 @@ from tessy_jax.report.view import (
 )
 from tessy_jax.store import RunReader
 from tessy_jax.store.files import within
+from tessy_jax.store.job_folder import JobFolder, RoundFolder, json_lines
 from tessy_jax.store.opening import finished, reader_of
 
 RESPONSES = 8
@@ -65,7 +64,7 @@ def run_page(output: str) -> str:
         rounds=list(_rounds(output)),
         changes=changes,
         compared=compared,
-        predictors=_predictors(within(output, MADE)),
+        predictors=_predictors(JobFolder(output).predictors),
     )
     title = f"Run: {output.rstrip('/').rpartition('/')[2]}"
     return run_report(view, title=title, version=__version__)
@@ -80,27 +79,10 @@ def run_table(output: str) -> str:
     return as_text([Evaluation(name, evaluation.summary() or {}) for name, evaluation in _evaluations(output)])
 
 
-def _lines(reader: RunReader, name: str) -> Iterator[dict[str, Any]]:
-    """Yields the objects of a JSONL file; yields nothing if the file is missing."""
-    for line in io.BytesIO(reader.file(name) or b""):
-        if line.strip():
-            yield json.loads(line)
-
-
-def _parts(output: str) -> Iterator[tuple[int, dict[str, RunReader | None]]]:
-    """Yields the number and the run folders, by stage, of each started round."""
-    for number in count(1):
-        folder = within(output, round_name(number))
-        stages = {name: reader_of(within(folder, name)) for name in (DATA, TRAINING, EVALUATION)}
-        if not any(stages.values()):
-            return
-        yield number, stages
-
-
 def _evaluations(output: str) -> list[tuple[str, RunReader]]:
     """Returns the finished evaluations as (name, reader), in chronological order."""
-    places = {BEFORE: within(output, BEFORE)}
-    places |= {f"after round {n}": within(within(output, round_name(n)), EVALUATION) for n, _ in _parts(output)}
+    job = JobFolder(output)
+    places = {BEFORE: job.before} | {f"after round {n}": folder.evaluation for n, folder in job.started_rounds()}
     readers = [(name, finished(place)) for name, place in places.items()]
     return [(name, reader) for name, reader in readers if reader is not None]
 
@@ -113,12 +95,12 @@ def _predictors(place: str) -> dict[str, Any]:
 
 
 def _rounds(output: str) -> Iterator[Round]:
-    before = finished(within(output, BEFORE))
-    for number, parts in _parts(output):
-        synthesis, training = parts[DATA], parts[TRAINING]
+    job = JobFolder(output)
+    before = finished(job.before)
+    for number, folder in job.started_rounds():
+        synthesis, training = reader_of(folder.synthesis), reader_of(folder.training)
         trained = None if training is None else _training(training)
-        folder = within(output, round_name(number))
-        after = finished(within(folder, EVALUATION))
+        after = finished(folder.evaluation)
         accuracy = {} if trained is None else _accuracy(folder, trained.summary, before, after)
         before = after
         if synthesis is None:
@@ -139,11 +121,11 @@ def _rounds(output: str) -> Iterator[Round]:
 
 
 def _accuracy(
-    folder: str, training: Mapping[str, Any], before: RunReader | None, after: RunReader | None
+    folder: RoundFolder, training: Mapping[str, Any], before: RunReader | None, after: RunReader | None
 ) -> dict[str, list[tuple[int, float]]]:
     """Returns (step, pass@1) by domain: at the start of a round, after its evaluated epochs, and at its end."""
     ends = training.get("epoch_ends", {})
-    readers = {step: finished(within(folder, f"{EPOCHS}/{int(epoch):03}")) for epoch, step in ends.items()}
+    readers = {step: finished(folder.epoch(int(epoch))) for epoch, step in ends.items()}
     if not any(readers.values()):
         return {}
     accuracy: dict[str, list[tuple[int, float]]] = {}
@@ -164,7 +146,7 @@ def _scores(reader: RunReader, ids: Collection[str]) -> dict[str, dict[str, list
     """Returns the scores of the given rows, by row and model. Rows without scores are left out."""
     return {
         line["id"]: {name: [(start, end, value) for start, end, value in line[name]] for name in line if name != "id"}
-        for line in _lines(reader, "scores.jsonl")
+        for line in json_lines(reader, "scores.jsonl")
         if line["id"] in ids
     }
 
@@ -174,13 +156,13 @@ def _training(reader: RunReader) -> Training:
     evaluations: list[tuple[int, float]] = []
     rates: list[float] = []
     peaks: list[float] = []
-    for line in _lines(reader, "metrics.jsonl"):
+    for line in json_lines(reader, "metrics.jsonl"):
         steps += 1
         if line.get("evaluation_loss") is not None:
             evaluations.append((line["step"], line["evaluation_loss"]))
         rates += [line["tokens_per_second"]] if line.get("tokens_per_second") is not None else []
         peaks += [line["mfu"]] if line.get("mfu") is not None else []
-    steps_per_point, points = reduced(_lines(reader, "metrics.jsonl"), LOSSES, steps)
+    steps_per_point, points = reduced(json_lines(reader, "metrics.jsonl"), LOSSES, steps)
     rate, peak = (median(values) if values else None for values in (rates, peaks))
     return Training(reader.summary() or {}, points, evaluations, steps_per_point, rate, peak)
 
@@ -191,11 +173,11 @@ def _compared(
     """Returns the counts of verdict changes by domain, and a sample of problems with the answers of every evaluation."""
     if len(places) < 2:
         return {}, []
-    before = {line["id"]: line["right"] for line in _lines(places[0][1], "verdicts.jsonl")}
+    before = {line["id"]: line["right"] for line in json_lines(places[0][1], "verdicts.jsonl")}
     domains = {name: task["domain"] for name, task in evaluations[-1].summary["tasks"].items()}
     changes: defaultdict[str, Counter[Kind]] = defaultdict(Counter)
     drawn: defaultdict[tuple[str, Kind], list[tuple[int, str]]] = defaultdict(list)
-    for line in _lines(places[-1][1], "verdicts.jsonl"):
+    for line in json_lines(places[-1][1], "verdicts.jsonl"):
         if line["id"] in before:
             domain, kind = domains[line["task"]], kind_of(before[line["id"]], line["right"])
             changes[domain][kind] += 1
@@ -207,7 +189,7 @@ def _compared(
     ordered = sorted(chosen, key=lambda name: (chosen[name][0], list(SHOWN).index(chosen[name][1]), _draw(name)))
     answers = [_answers(name, reader, chosen) for name, reader in places]
     asked = {verdict["prompt_id"] for _, verdict in answers[-1].values()}
-    prompts = {line["id"]: line for line in _lines(places[-1][1], "prompts.jsonl") if line["id"] in asked}
+    prompts = {line["id"]: line for line in json_lines(places[-1][1], "prompts.jsonl") if line["id"] in asked}
     items = []
     for name in ordered:
         domain, kind = chosen[name]
@@ -227,7 +209,7 @@ def _draw(name: str) -> int:
 
 def _answers(name: str, reader: RunReader, ids: Collection[str]) -> dict[str, tuple[Answer, Verdict]]:
     """Returns the answers and verdicts of one evaluation for the given responses, by response."""
-    verdicts = {line["id"]: line for line in _lines(reader, "verdicts.jsonl") if line["id"] in ids}
+    verdicts = {line["id"]: line for line in json_lines(reader, "verdicts.jsonl") if line["id"] in ids}
     keys: dict[Key, str] = {(line["prompt_id"], line["rollout"]): response_id for response_id, line in verdicts.items()}
     rows: dict[str, Row] = {}
     rollouts = reader_of(within(reader.output, "rollouts"))

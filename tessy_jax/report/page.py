@@ -50,7 +50,7 @@ class Figure:
 
 
 @dataclass(frozen=True)
-class Beside:
+class SideBySide:
     """Pieces in a row that wraps to the page width."""
 
     pieces: Sequence[Table | Figure | Markup]
@@ -62,7 +62,7 @@ class Section:
 
     heading: str
     lead: str = ""
-    pieces: Sequence[Table | Figure | Beside | Markup] = ()
+    pieces: Sequence[Table | Figure | SideBySide | Markup] = ()
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def render(page: Page) -> str:
     """
     for section in page.sections:
         for piece in section.pieces:
-            for table in piece.pieces if isinstance(piece, Beside) else [piece]:
+            for table in piece.pieces if isinstance(piece, SideBySide) else [piece]:
                 if isinstance(table, Table):
                     _check(table)
     digest = base64.b64encode(hashlib.sha256(page.script.encode()).digest()).decode()
@@ -156,7 +156,7 @@ def _templates() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.tests.update({kind.__name__.lower(): _is(kind) for kind in (Table, Figure, Beside)})
+    environment.tests.update({kind.__name__.lower(): _is(kind) for kind in (Table, Figure, SideBySide)})
     environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
     return environment
 

@@ -11,17 +11,20 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
+from tessy_jax import __version__
 from tessy_jax.boundary.labels import CAPABILITY, STYLE, UNKNOWN, shifted, token_labels
 from tessy_jax.boundary.metrics import FARTHEST, OWN
+from tessy_jax.boundary.predictor_eval import PredictorEvaluation
+from tessy_jax.boundary.segment_scorer import SegmentScores
 from tessy_jax.config.recipes import Writer
 from tessy_jax.errors import DataError
 from tessy_jax.report.figures import Bars, Colour, Series, bar_chart, line_chart
 from tessy_jax.report.page import (
     PLACES,
-    Beside,
     Figure,
     Page,
     Section,
+    SideBySide,
     Table,
     asset,
     count,
@@ -44,6 +47,8 @@ DIAL = {
 }
 """Metrics that depend on the threshold: key of an operating point, name, and format."""
 SHOWN = {"decimal": decimal, "percent": percent}
+EXAMPLES = 12
+"""Segments shown per predictor."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +84,33 @@ class _Piece:
     marks: str = ""
     hint: str = ""
     probability: float | None = None
+
+
+def predictor_page(output: str, evaluations: Mapping[Writer, PredictorEvaluation]) -> str:
+    """Returns the HTML page of an evaluation of predictors. output: their run folder."""
+    views = {
+        speaker: PredictorView(evaluation.metrics, _examples(evaluation.scores))
+        for speaker, evaluation in evaluations.items()
+    }
+    title = f"Boundary predictors: {output.rstrip('/').rpartition('/')[2]}"
+    return predictor_report(views, title=title, subtitle=f"On held-out traces; tessy_jax {__version__}")
+
+
+def _examples(scores: SegmentScores) -> list[Example]:
+    """Returns evenly spaced segments of the validation data, regardless of their errors."""
+    count = len(scores.segments)
+    return [
+        Example(
+            tokens.annotation.segment.id,
+            tokens.annotation.segment.text,
+            tokens.offsets,
+            tokens.labels,
+            scores.probabilities[i],
+            tokens.annotation.spans,
+        )
+        for i in np.unique(np.linspace(0, count - 1, min(EXAMPLES, count)).astype(int)).tolist()
+        for tokens in [scores.segments[i]]
+    ]
 
 
 def predictor_report(speakers: Mapping[Writer, PredictorView], *, title: str, subtitle: str) -> str:
@@ -133,10 +165,10 @@ def _section(
     own = KINDS[OWN[speaker]]
     other = next(kind for kind in KINDS.values() if kind != own)
     lead = f"The {speaker} writes {own}; a turn ends before the first token that this predictor classifies as {other}."
-    pieces: list[Table | Figure | Beside | Markup] = [_dial(speaker, metrics, points)]
-    pieces.append(Beside([_classes_table(metrics), _cuts_table(metrics)]))
-    pieces.append(Beside([_threshold_chart(speaker, metrics, points), _distance_chart(speaker, metrics)]))
-    pieces.append(Beside([_calibration_chart(speaker, metrics), _calibration_table(metrics)]))
+    pieces: list[Table | Figure | SideBySide | Markup] = [_dial(speaker, metrics, points)]
+    pieces.append(SideBySide([_classes_table(metrics), _cuts_table(metrics)]))
+    pieces.append(SideBySide([_threshold_chart(speaker, metrics, points), _distance_chart(speaker, metrics)]))
+    pieces.append(SideBySide([_calibration_chart(speaker, metrics), _calibration_table(metrics)]))
     if metrics.get("by_token_type"):
         pieces.append(_types_table(metrics))
     if examples:
@@ -285,7 +317,7 @@ def _pieces(example: Example, threshold: float, speaker: Writer) -> list[_Piece]
         first, at = max(start, at), max(end, at)
         kind, probability = truth[i] if labelled[i] else "unlabelled", given[i]
         prediction = "no prediction" if probability is None else f"probability of style {probability:.3f}"
-        marks = ["token", kind, *([] if probability is None else [f"said-{predicted[i]}"])]
+        marks = ["token", kind, *([] if probability is None else [f"predicted-{predicted[i]}"])]
         pieces.append(_Piece(example.text[first:at], " ".join(marks), f"{kind}; {prediction}", probability))
     return [*pieces, _Piece(example.text[at:])]
 

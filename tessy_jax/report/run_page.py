@@ -7,7 +7,7 @@ from typing import Any
 
 from tessy_jax.report.compared import compared
 from tessy_jax.report.figures import Series, line_chart
-from tessy_jax.report.page import Beside, Figure, Page, Section, Table, asset, count, percent, render
+from tessy_jax.report.page import Figure, Page, Section, SideBySide, Table, asset, count, percent, render
 from tessy_jax.report.results import DOMAINS, results
 from tessy_jax.report.span_section import written
 from tessy_jax.report.synthesis_section import NOTHING, lengths, shares, waste
@@ -65,8 +65,8 @@ def _losses(rounds: Sequence[Round]) -> Section:
     charts += [_accuracy(round_) for round_, _ in trained if round_.accuracy]
     numbers = _trainings(trained)
     if len(charts) == 1:
-        return Section(heading, lead, [Beside([*charts, numbers])])
-    return Section(heading, lead, [Beside(charts), numbers])
+        return Section(heading, lead, [SideBySide([*charts, numbers])])
+    return Section(heading, lead, [SideBySide(charts), numbers])
 
 
 def _curves(round_: Round, training: Training) -> Figure:
@@ -166,7 +166,7 @@ def _cost(view: RunView) -> Section:
     if view.predictors:
         named = ", ".join(f"{metrics['style']['f1']:.3f} ({speaker})" for speaker, metrics in view.predictors.items())
         lead = f"The run trained its own boundary predictors. F1 of style: {named}. Their report is in `predictors`."
-    return Section("Time and memory", lead, [Beside(tables)] if tables else [])
+    return Section("Time and memory", lead, [SideBySide(tables)] if tables else [])
 
 
 def _machine(summary: Mapping[str, Any]) -> list[list[str]]:

@@ -11,7 +11,7 @@ from markupsafe import Markup
 from tessy_jax.config.recipes import Writer
 from tessy_jax.records import SOURCES
 from tessy_jax.report.figures import Bars, Colour, bar_chart
-from tessy_jax.report.page import Beside, Figure, Section, Table, count, fragment, percent
+from tessy_jax.report.page import Figure, Section, SideBySide, Table, count, fragment, percent
 from tessy_jax.report.view import Round
 
 WRITERS: dict[Writer, Colour] = {"student": "orange", "teacher": "blue"}
@@ -74,7 +74,7 @@ def waste(rounds: Sequence[Round]) -> Section:
     if interrupted:
         note = f"{' and '.join(interrupted).capitalize()}: counts of the last start of an interrupted synthesis only."
     reasons = _reasons(done)
-    tables = Beside([_measures(done), *([reasons] if reasons else [])])
+    tables = SideBySide([_measures(done), *([reasons] if reasons else [])])
     return Section(heading, lead, [_bars("Generated tokens", bars, note), tables])
 
 
@@ -159,7 +159,7 @@ def lengths(rounds: Sequence[Round]) -> Section:
         "A span is a run of text by one writer. Lengths are in characters; each bar counts the lengths from its label up "
         "to twice that. Only thinking spans are counted, because the answer is a single span."
     )
-    return Section(heading, lead, [Beside(own) for own in figures.values()])
+    return Section(heading, lead, [SideBySide(own) for own in figures.values()])
 
 
 def _place(length: int) -> int:

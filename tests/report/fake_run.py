@@ -14,6 +14,7 @@ from tessy_jax.mini.rows import row as response
 from tessy_jax.mini.tasks import items
 from tessy_jax.records import Failure, Row, Span
 from tessy_jax.store import RunStore
+from tessy_jax.store.job_folder import BEFORE_STAGE, Stage, dump_stages
 
 TASKS = [
     Task(name="sums", mini=Items(families=["Ae", "Ah"]), verifier="mini", domain="in"),
@@ -52,7 +53,7 @@ def build(
     }
     with RunStore(str(output)) as store:
         store.save_config(yaml.safe_dump(config))
-        stages = [{"name": "before", "seconds": 61.24}] if before else []
+        stages = {BEFORE_STAGE: 61.24} if before else {}
         if predictors:
             _predictors(output / "predictors")
         if before:
@@ -65,13 +66,13 @@ def build(
                 evaluation(place / "epochs" / f"{epoch:03}", number, problems, text, epoch)
             evaluation(place / "evaluation", number, problems, text)
             for stage, seconds in (("synthesis", 512.7), ("training", 3721.0), ("evaluation", 59.6)):
-                stages.append({"name": f"round {number}: {stage}", "seconds": seconds})
+                stages[Stage(stage, number)] = seconds
         if summary:
             store.save_summary(
                 {
                     "rounds": rounds,
                     "finished": True,
-                    "stages": stages,
+                    "stages": dump_stages(stages),
                     "peak_memory": {"host_bytes": 3 << 30, "device_bytes": None},
                     "devices": ["cpu:0", "1 in all"],
                     "versions": {"tessy_jax": "0.1.0", "jax": "0.10.0"},

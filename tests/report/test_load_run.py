@@ -58,6 +58,17 @@ def _without_steps(output):
     return run
 
 
+def test_a_run_whose_stages_have_no_kind_gives_the_same_page(tmp_path):
+    run = build(tmp_path / "run", prompts=6, problems=12)
+    page = run_page(run)
+    with RunStore(run) as store:
+        summary = store.summary()
+        store.save_summary(
+            summary | {"stages": [{name: s[name] for name in ("name", "seconds")} for s in summary["stages"]]}
+        )
+    assert run_page(run) == page
+
+
 @pytest.mark.parametrize("part", ["synthesis", "training", "evaluation"])
 def test_the_finished_stages_of_an_unfinished_round_are_shown(tmp_path, part):
     run = build(tmp_path / "run", prompts=6, problems=12, summary=False)

@@ -12,10 +12,10 @@ from markupsafe import Markup
 from tessy_jax.errors import DataError
 from tessy_jax.report.figures import Series, line_chart
 from tessy_jax.report.page import (
-    Beside,
     Figure,
     Page,
     Section,
+    SideBySide,
     Table,
     asset,
     count,
@@ -50,7 +50,7 @@ def page_of(text):
             Section(
                 text, text, [Table(text, [text, text], [[text, text]], text), Figure(text, Markup("<svg></svg>"), text)]
             ),
-            Section(text, pieces=[Beside([Table(text, [text], [[text]])])]),
+            Section(text, pieces=[SideBySide([Table(text, [text], [[text]])])]),
         ],
     )
 
@@ -126,7 +126,7 @@ def test_a_row_with_the_wrong_number_of_cells_is_refused():
     with pytest.raises(
         DataError, match="table 'numbers': a row has 1 cells, but there are 2 columns; give one cell per column"
     ):
-        render(Page("t", "s", [Section("h", pieces=[Beside([Table("numbers", ["", "a"], [["x"]])])])]))
+        render(Page("t", "s", [Section("h", pieces=[SideBySide([Table("numbers", ["", "a"], [["x"]])])])]))
 
 
 def test_a_fragment_escapes_its_values():

@@ -108,17 +108,17 @@ def test_a_token_is_marked_with_its_label_and_its_prediction():
     assert found == [
         ("Hmm", "token style", "style; no prediction"),
         (",", "token style", "style; no prediction"),
-        (" so", "token style said-style", "style; probability of style 0.900"),
-        (" 2", "token capability said-style", "capability; probability of style 0.800"),
-        (" +", "token capability said-capability", "capability; probability of style 0.300"),
-        (" 2", "token capability said-style", "capability; probability of style 0.600"),
+        (" so", "token style predicted-style", "style; probability of style 0.900"),
+        (" 2", "token capability predicted-style", "capability; probability of style 0.800"),
+        (" +", "token capability predicted-capability", "capability; probability of style 0.300"),
+        (" 2", "token capability predicted-style", "capability; probability of style 0.600"),
     ]
 
 
 def test_a_probability_at_the_threshold_is_capability():
     example = example_of("a b c", [(0, 1), (1, 3), (3, 5)], [], [0.3, np.nextafter(np.float32(0.3), np.float32(1)), 0.9])
     html = predictor_report({"student": view_of([example], threshold=0.3)}, **NAMES)
-    assert [token.classes[-1] for token in tokens_of(html)] == ["capability", "said-capability", "said-style"]
+    assert [token.classes[-1] for token in tokens_of(html)] == ["capability", "predicted-capability", "predicted-style"]
     (data,) = json.loads(data_of(html))
     assert [p is not None and p > 0.3 for p in data["probabilities"]] == [False, False, True]
 
@@ -134,7 +134,7 @@ def test_a_token_without_a_label_is_unlabelled():
     labels[2] = -1
     example = Example(made.name, made.text, made.offsets, labels, made.probabilities, made.spans)
     html = predictor_report({"student": view_of([example])}, **NAMES)
-    assert tokens_of(html)[3].classes == ["token", "unlabelled", "said-style"]
+    assert tokens_of(html)[3].classes == ["token", "unlabelled", "predicted-style"]
 
 
 @pytest.mark.parametrize("speaker", ["student", "teacher"])

@@ -14,8 +14,8 @@ document.querySelectorAll(".dial").forEach((dial, n) => {
     });
     tokens.forEach((token, i) => {
       if (probabilities[i] === null) return;
-      token.classList.toggle("said-style", probabilities[i] > at);
-      token.classList.toggle("said-capability", probabilities[i] <= at);
+      token.classList.toggle("predicted-style", probabilities[i] > at);
+      token.classList.toggle("predicted-capability", probabilities[i] <= at);
     });
   });
 });
