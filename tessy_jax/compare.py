@@ -45,14 +45,14 @@ def compare(
         TrainingError: a loss is not finite, or spikes.
     """
     with ExitStack() as stack:
-        stores, config, text = open_run(stack, config)
+        store, config, text = open_run(stack, config)
         cells = list(config.cells())
         checked: set[tuple[str, str]] = set()
         for cell in cells:
             if (cell.variant, cell.student) not in checked:  # the checks do not depend on the seed
                 checked.add((cell.variant, cell.student))
                 check(cell.config, task_kinds)
-        on_primary(lambda: stores[0].save_config(text))
+        store.save_config(text)
         for number, cell in enumerate(cells, 1):
             if is_primary():
                 log(f"##### {number} of {len(cells)}: {cell.place}")
@@ -62,7 +62,7 @@ def compare(
             if not run(cell.config.model_copy(update=place), before=before, page=False, **options)["finished"]:
                 return {"finished": False}
         summary = on_primary(lambda: summarize(config.output, cells, config.baseline))
-        on_primary(lambda: stores[0].save_summary(summary))
+        store.save_summary(summary)
         return summary
 
 

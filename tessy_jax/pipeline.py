@@ -48,7 +48,7 @@ from tessy_jax.store.job_folder import (
     finished_training,
     read_stages,
 )
-from tessy_jax.store.opening import finished, open_run, reader_of
+from tessy_jax.store.opening import PrimaryStore, finished, open_run, reader_of
 from tessy_jax.synthesis import passes
 from tessy_jax.synthesis.contamination import Question, questions
 from tessy_jax.synthesis.job import prompts_of, synthesize
@@ -84,14 +84,14 @@ def run(
             f"{config.output}: the whole job needs a local folder; set output to a path, and copy the folder afterwards"
         )
     with ExitStack() as stack:
-        stores, config, text = open_run(stack, config)
-        job = _Job(config, task_kinds, progress, log, stores, on_primary(lambda: stores[0].summary() or {}))
+        store, config, text = open_run(stack, config)
+        job = _Job(config, task_kinds, progress, log, store)
         check(config, task_kinds)
-        on_primary(lambda: stores[0].save_config(text))
+        store.save_config(text)
         job.run(before or JobFolder(config.output).before)
         summary = job.summary()
         if job.finished and page:
-            on_primary(lambda: stores[0].save_page("report.html", run_page(config.output)))
+            store.run(lambda files: files.save_page("report.html", run_page(config.output)))
         return summary
 
 
@@ -150,12 +150,12 @@ class _Job:
         task_kinds: Mapping[str, TaskKind],
         progress: bool,
         log: Log,
-        stores: list[RunStore],
-        earlier: Mapping[str, Any],
+        store: PrimaryStore,
     ) -> None:
-        self.config, self.task_kinds, self.stores = config, task_kinds, stores
+        self.config, self.task_kinds, self.store = config, task_kinds, store
         self.options: dict[str, Any] = {"progress": progress, "log": log}
         self.log = log if is_primary() else lambda text: None
+        earlier: Mapping[str, Any] = store.run(lambda files: files.summary() or {})
         self.stages = read_stages(earlier, config.output)
         self.peak: int = earlier.get("peak_memory", {}).get("host_bytes", 0)
         self.finished = False
@@ -207,7 +207,7 @@ class _Job:
             "processes": jax.process_count(),
             "versions": {"tessy_jax": __version__, "jax": jax.__version__},
         }
-        on_primary(lambda: self.stores[0].save_summary(summary))
+        self.store.save_summary(summary)
         return summary
 
     @contextmanager

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import jax
 import numpy as np
@@ -16,6 +16,7 @@ from tessy_jax import errors
 from tessy_jax.errors import ConfigError, DataError, TessyError
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 
 def initialize() -> None:
@@ -73,6 +74,27 @@ def on_primary(work: Callable[[], T]) -> T:
         raise RuntimeError(f"process 0: {answer['error']}: {answer['text']}")
     result: T = answer["result"]
     return result
+
+
+class OnPrimary(Generic[T]):
+    """An object that exists on process 0 only, such as an open file. All processes must make it and call `run`."""
+
+    def __init__(self, make: Callable[[], T]) -> None:
+        """Makes the object on process 0.
+
+        Raises:
+            TessyError: see `on_primary`.
+        """
+        self._objects: list[T] = []
+        on_primary(lambda: self._objects.append(make()))
+
+    def run(self, work: Callable[[T], R]) -> R:
+        """Passes the object to `work` on process 0 and returns the result, which must be JSON, in every process.
+
+        Raises:
+            TessyError: see `on_primary`.
+        """
+        return on_primary(lambda: work(self._objects[0]))
 
 
 def all_or_raise(work: Callable[[], T]) -> T:

@@ -9,7 +9,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import yaml
 from flax import nnx
 
@@ -20,7 +19,7 @@ from tessy_jax.boundary.recorded_spans import RecordedSpans
 from tessy_jax.boundary.segment_scorer import SegmentScorer, SegmentScores
 from tessy_jax.boundary.spans import read_annotations
 from tessy_jax.boundary.traces import LATER, opened, rows, speakers_of
-from tessy_jax.config import Predictors, dump, reconcile
+from tessy_jax.config import Predictors
 from tessy_jax.config.predictors import Predictor
 from tessy_jax.config.recipes import Writer
 from tessy_jax.errors import ConfigError, DataError
@@ -28,16 +27,17 @@ from tessy_jax.models import hf
 from tessy_jax.models.export import export
 from tessy_jax.models.hf_config import read_config
 from tessy_jax.models.restack import restack
-from tessy_jax.processes import devices, is_primary, on_primary
+from tessy_jax.processes import is_primary, on_primary
 from tessy_jax.sharding import Partitioner
-from tessy_jax.store import RunReader, RunStore
+from tessy_jax.store import RunReader
 from tessy_jax.store.files import local, within
+from tessy_jax.store.opening import open_run
 from tessy_jax.train.checkpoint import Checkpoints
 from tessy_jax.train.data import BatchPlan
-from tessy_jax.train.job import CHECKPOINTS, check_weights
+from tessy_jax.train.fit import OnStep, check_rows, check_weights, fit, provenance
+from tessy_jax.train.job import CHECKPOINTS
 from tessy_jax.train.job import FOLDER as MODEL
 from tessy_jax.train.loop import Trainer
-from tessy_jax.train.progress import Bar, Line
 
 logger = logging.getLogger(__name__)
 CLASSES = ("capability", "style")
@@ -106,80 +106,49 @@ def train_predictor(
     skip_invalid: bool = False,
     progress: bool = False,
     log: Callable[[str], None] = logger.info,
-    on_step: Callable[[Line, int], None] = lambda line, steps: None,
+    on_step: OnStep = lambda line, steps: None,
 ) -> dict[str, Any]:
-    """Trains a speaker's predictor on the annotations of the run folder, or goes on with it; returns the summary. It has a
-    run folder inside, `training/<speaker>`, in which `model` is the predictor of the best evaluation.
+    """Trains a speaker's predictor on the annotations of the run folder, or resumes its training; returns the summary. The
+    run folder of the training is `training/<speaker>` inside; its `model` is the predictor of the best evaluation.
 
-    skip_invalid: log and skip invalid annotation lines. log: receives a description of the data. on_step: gets each
-    step's metrics, and the number of steps; progress: so does the user.
+    skip_invalid: log and skip invalid annotation lines. log: receives a description of the data. on_step: receives the
+    metrics of each step, and the number of steps. progress: shows a progress bar.
 
     Raises:
-        TessyError: what is wrong with configuration, annotations, backbone or output, before the first step.
-        TrainingError: a loss is no number, or spikes.
+        TessyError: the configuration, the annotations, the backbone or the output is invalid; raised before the first step.
+        TrainingError: a loss is not finite, or spikes.
     """
     started = time.perf_counter()
     folder = backbone_of(config.predictor)
-    found = annotated(config, speaker, folder, skip_invalid=skip_invalid)
-    for where, why in found.skipped:
+    segments = annotated(config, speaker, folder, skip_invalid=skip_invalid)
+    for where, why in segments.skipped:
         log(f"{where}: {why}; left out")
-    training, output = config.training, training_folder(config, speaker)
+    output = training_folder(config, speaker)
     place = local(output)
     if place is None:
         raise ConfigError(f"{output}: predictors are trained into folders only; name a path as output, and copy it")
-    partitioner = Partitioner.of(config.mesh)
-    at_once = training.micro_batch_size or training.batch_size
-    partitioner.check({"lanes": (at_once, "training.micro_batch_size, or training.batch_size,")})
-    data = examples(found.train, config.predictor.window)
+    training, predictor, partitioner = config.training, config.predictor, Partitioner.of(config.mesh)
+    rows = check_rows(partitioner, training)
+    data = examples(segments.train, predictor.window)
     weights = [getattr(config.weights, name) for name in NAMES[1:]]
     check_weights(data, weights)
     if is_primary():
-        log(f"{speaker}: {len(found.train)} segments to learn from, {len(found.validation)} to look at; {data.described()}")
+        counts = f"{len(segments.train)} segments for training, {len(segments.validation)} for validation"
+        log(f"{speaker}: {counts}; {data.described()}")
     with ExitStack() as stack:
-        stores: list[RunStore] = []
-
-        def settled() -> None:
-            stores.append(stack.enter_context(RunStore(output)))
-            own = reconcile(config.model_copy(update={"output": output}), stores[0].config())
-            stores[0].save_config(dump(own))
-
-        on_primary(settled)
-        model = hf.load(
-            folder,
-            dtype=training.weights_dtype,
+        store, config, text = open_run(stack, config.model_copy(update={"output": output}))
+        store.save_config(text)
+        graph, params, frozen = _parts(config, folder, partitioner)
+        scorer = SegmentScorer(
+            graph,
+            segments.validation,
+            window=predictor.window,
+            size=training.max_seq_len,
+            rows=rows,
+            dtype=training.dtype,
             partitioner=partitioner,
-            stacked=True,
-            classes=CLASSES,
-            layers=config.predictor.layers,
-            seed=config.seed,
         )
-        graph, params, frozen = nnx.split(model, nnx.Param, ...)
-        shared: dict[str, Any] = {
-            "size": training.max_seq_len,
-            "rows": at_once,
-            "dtype": training.dtype,
-            "partitioner": partitioner,
-        }
-        scorer = SegmentScorer(graph, found.validation, window=config.predictor.window, **shared)
-
-        def measured(params: Any) -> dict[str, float]:
-            said = scorer(params, frozen).classes(config.predictor.threshold)
-            return {
-                "style_f1": said["style"]["f1"],
-                "capability_f1": said["capability"]["f1"],
-                "accuracy": said["accuracy"],
-                "style_error": 1 - said["style"]["f1"],
-            }
-
-        bar = stack.enter_context(Bar(shown=progress and is_primary()))
-
-        def told(line: Line, steps: int) -> None:
-            bar(line, steps)
-            on_step(line, steps)
-
-        checkpoints = stack.enter_context(
-            Checkpoints(within(output, CHECKPOINTS), last=training.keep_last, best=max(1, training.keep_best))
-        )
+        checkpoints = Checkpoints(within(output, CHECKPOINTS), last=training.keep_last, best=max(1, training.keep_best))
         trainer = Trainer(
             training=training,
             optimizer_config=config.optimizer,
@@ -189,41 +158,60 @@ def train_predictor(
             plan=BatchPlan(data, training.max_seq_len, training.batch_size, config.seed),
             weights=[0.0, *weights],
             evaluation=scorer.plan,
-            checkpoints=checkpoints,
-            write=lambda lines: on_primary(lambda: stores[0].save_metrics(lines)),
-            on_step=told,
-            extra_metrics=measured,
+            checkpoints=stack.enter_context(checkpoints),
+            write=store.save_metrics,
+            extra_metrics=lambda params: _metrics(scorer(params, frozen), predictor.threshold),
             best="style_error",
             patience=config.patience,
         )
-        state = trainer.start(params)
-        begun = int(state.step)
-        state = trainer.run(state)
+        trained = fit(trainer, params, output=output, config=config.model_dump(), progress=progress, on_step=on_step)
         best = trainer.best_step(checkpoints.steps())
-        if trainer.over(int(state.step)) and on_primary(lambda: not (place / MODEL).exists()):
+        if trained.finished and on_primary(lambda: not (place / MODEL).exists()):
             assert best is not None
-            kept = checkpoints.restore_params(best, state.params)
-            export(
-                restack(nnx.merge(graph, kept, frozen), stacked=False, dtype=config.predictor.dtype),
-                place / MODEL,
-                copy_from=folder,
-            )
+            model = nnx.merge(graph, checkpoints.restore_params(best, trained.state.params), frozen)
+            export(restack(model, stacked=False, dtype=predictor.dtype), place / MODEL, copy_from=folder)
         summary = {
             "speaker": speaker,
-            "steps": int(state.step),
-            "steps_wanted": trainer.steps,
-            "steps_of_this_start": int(state.step) - begun,
-            "finished": trainer.over(int(state.step)),
+            **trained.counts(),
             "best_step": best,
             **{name: trainer.at(best, name) for name in ("style_f1", "capability_f1", "accuracy", "evaluation_loss")},
-            "segments": {"train": len(found.train), "validation": len(found.validation), "skipped": len(found.skipped)},
+            "segments": {
+                "train": len(segments.train),
+                "validation": len(segments.validation),
+                "skipped": len(segments.skipped),
+            },
             "targets": data.targets(),
             "seconds": round(time.perf_counter() - started, 3),
-            "devices": devices(),
-            "versions": {"tessy_jax": __version__, "jax": jax.__version__},
+            **provenance(),
         }
-        on_primary(lambda: stores[0].save_summary(summary))
+        store.save_summary(summary)
         return summary
+
+
+def _parts(config: Predictors, folder: Path, partitioner: Partitioner) -> tuple[Any, Any, Any]:
+    """The graph, trained parameters and frozen ones of a new predictor on its backbone."""
+    model = hf.load(
+        folder,
+        dtype=config.training.weights_dtype,
+        partitioner=partitioner,
+        stacked=True,
+        classes=CLASSES,
+        layers=config.predictor.layers,
+        seed=config.seed,
+    )
+    return nnx.split(model, nnx.Param, ...)
+
+
+def _metrics(scores: SegmentScores, threshold: float) -> dict[str, float]:
+    """The metrics of an evaluation; `style_error` is lowest at the best step."""
+    classes = scores.classes(threshold)
+    style = classes["style"]["f1"]
+    return {
+        "style_f1": style,
+        "capability_f1": classes["capability"]["f1"],
+        "accuracy": classes["accuracy"],
+        "style_error": 1 - style,
+    }
 
 
 def backbone_of(predictor: Predictor) -> Path:

@@ -40,7 +40,7 @@ from tessy_jax.evaluate.programs.verifier import task_kind
 from tessy_jax.evaluate.summary import VerifiedResponse, summarize
 from tessy_jax.evaluate.tasks import DescribedVerifier, Problem, TaskKind, Verdict, Verifier, problems_of, table_problems
 from tessy_jax.models.transformer import Decoder
-from tessy_jax.processes import on_primary
+from tessy_jax.processes import OnPrimary
 from tessy_jax.records import Failure, Key, Row
 from tessy_jax.store import RunReader, RunStore
 from tessy_jax.store.opening import reader_of
@@ -92,30 +92,14 @@ def evaluate(
     """
     started = time.perf_counter()
     with ExitStack() as stack:
-        verifications: list[_Verification] = []  # on process 0 only
-
-        def opened() -> dict[str, Any]:
-            problems = problems_of(config.tasks, task_kinds)
-            store = stack.enter_context(RunStore(config.output))
-            reconciled = reconcile(config, store.config())
-            _keep_prompts(store, reconciled, problems)
-            summary = store.summary()
-            if summary is None:
-                verifiers = {
-                    task.name: stack.enter_context(task_kinds[task.verifier].verifier(task.running)) for task in config.tasks
-                }
-                for name, note in _notes(verifiers).items():
-                    log(f"task {name}: {note}")
-                verifications.append(_Verification(reconciled, store, problems, verifiers))
-            return {"config": dump(reconciled), "summary": summary, "written": _are_written(config.output)}
-
-        state = on_primary(opened)
+        verification = OnPrimary(lambda: _open(stack, config, task_kinds, log))
+        state = verification.run(lambda opened: opened.state())
         config = Evaluate.model_validate(yaml.safe_load(state["config"]))
         if state["summary"] is not None:
             return EvaluationResult(state["summary"], student)
         if not state["written"]:
             student = synthesize(_synthesis(config), student, progress=progress, log=log).student
-        return EvaluationResult(on_primary(lambda: verifications[0].run(started)), student)
+        return EvaluationResult(verification.run(lambda opened: opened.run(started)), student)
 
 
 def rollouts(output: str) -> str:
@@ -190,13 +174,36 @@ def _synthesis(config: Evaluate) -> Synthesize:
     )
 
 
+def _open(
+    stack: ExitStack, config: Evaluate, task_kinds: Mapping[str, TaskKind], log: Callable[[str], None]
+) -> _Verification:
+    """Reads the problems and opens the run folder and, if it is unfinished, the verifiers for the lifetime of the stack."""
+    problems = problems_of(config.tasks, task_kinds)
+    store = stack.enter_context(RunStore(config.output))
+    reconciled = reconcile(config, store.config())
+    _keep_prompts(store, reconciled, problems)
+    verifiers: dict[str, Verifier] = {}
+    if store.summary() is None:
+        for task in config.tasks:
+            verifiers[task.name] = stack.enter_context(task_kinds[task.verifier].verifier(task.running))
+    for name, note in _notes(verifiers).items():
+        log(f"task {name}: {note}")
+    return _Verification(reconciled, store, problems, verifiers)
+
+
 class _Verification(NamedTuple):
-    """The data that verification needs. problems, verifiers: by task."""
+    """The data that verification needs, on process 0. problems, verifiers: by task; a finished one has no verifiers."""
 
     config: Evaluate
     store: RunStore
     problems: Mapping[str, Sequence[Problem]]
     verifiers: Mapping[str, Verifier]
+
+    def state(self) -> dict[str, Any]:
+        """The state of the run folder: `config` as YAML, `summary` (None before the end), and whether all responses are
+        `written`."""
+        summary, written = self.store.summary(), _are_written(self.config.output)
+        return {"config": dump(self.config), "summary": summary, "written": written}
 
     def run(self, started: float) -> dict[str, Any]:
         """Verifies all responses; saves the verdicts and the summary. Returns the summary. started: start of the evaluation,

@@ -18,7 +18,7 @@ from tessy_jax.processes import all_or_raise, check_same, is_primary, on_primary
 from tessy_jax.records import Failure, Row, response_id
 from tessy_jax.sharding import Partitioner
 from tessy_jax.store import RunReader, RunStore
-from tessy_jax.store.opening import finished, open_run
+from tessy_jax.store.opening import PrimaryStore, finished, open_run
 from tessy_jax.synthesis.contamination import CONTAMINATED, Question, contaminated
 from tessy_jax.synthesis.model_set import ModelSet
 from tessy_jax.synthesis.passes import choose, chooser, first_pass, with_references
@@ -74,23 +74,24 @@ def synthesize(
         verifier = all_or_raise(lambda: stack.enter_context(open_verification(config.synthesis.verification, verifiers)))
         prompts, all_jobs = _read_jobs(config.data, verifier)
         contamination = on_primary(lambda: contaminated(config.data, prompts.prompts, questions))
-        stores, config, text = open_run(stack, config)
+        store, config, text = open_run(stack, config)
         models, scorer = _read_models(config)
-        on_primary(lambda: stores[0].save_config(text))
+        store.save_config(text)
         first, student = _run_first_pass(config, student, rerun)
         all_jobs, failures = _apply_references(config, first, all_jobs, contamination)
         _log_start(models, [job.prompt for job in all_jobs] or prompts.prompts, log)
         failures = [*_skipped(prompts), *failures]
-        tasks = tasks_left(all_jobs, on_primary(lambda: saved_state(stores[0], failures)))
+        tasks = tasks_left(all_jobs, store.run(lambda files: saved_state(files, failures)))
         if scorer is not None:
             assert first is not None
-            _choose(config, first, scorer, stores, [task.job for task in tasks])
-            return SynthesisResult(on_primary(partial(_conclude_choice, stores, first, started)), student)
+            for rows, failures in choose(config, first, scorer, [task.job for task in tasks]):
+                store.run(lambda files, rows=rows, failures=failures: files.commit(rows, failures))  # type: ignore[misc]
+            return SynthesisResult(store.run(partial(_conclude_choice, first, started)), student)
         engine = all_or_raise(lambda: models.engine(student))
         scheduler = Scheduler(models, engine, tasks, unfinished=unfinished, verifier=verifier)
-        _write(scheduler, stores, total=len(all_jobs), progress=progress)
-        _save_scores(models, engine, stores)
-        summary = on_primary(partial(_conclude, scheduler, stores, first, started))
+        _write(scheduler, store, total=len(all_jobs), progress=progress)
+        _save_scores(models, engine, store)
+        summary = store.run(partial(_conclude, scheduler, first, started))
         side = models.names.index("student") if "student" in models.names else None
         return SynthesisResult(summary, None if side is None else engine.release(side))
 
@@ -144,52 +145,41 @@ def _log_start(models: ModelSet, prompts: Sequence[Prompt], log: Callable[[str],
             logger.warning("%s: the tokenizer runs on the host only, which slows the loop down", writer.folder)
 
 
-def _choose(config: Synthesize, first: Synthesize, scorer: ModelSet, stores: list[RunStore], pending: Sequence[Job]) -> None:
-    """Saves, for each pending job, the candidate of the first pass that the scorer finds most probable."""
-    for rows, failures in choose(config, first, scorer, pending):
-        on_primary(partial(_commit, stores, rows, failures))
-
-
-def _commit(stores: list[RunStore], rows: Sequence[Row], failures: Sequence[Failure]) -> None:
-    stores[0].commit(rows, failures)
-
-
-def _write(scheduler: Scheduler, stores: list[RunStore], *, total: int, progress: bool) -> None:
+def _write(scheduler: Scheduler, store: PrimaryStore, *, total: int, progress: bool) -> None:
     """Writes all responses of the scheduler; saves rows and failures as they end, and snapshots in between."""
     snapshot_seconds = scheduler.models.config.synthesis.snapshot_seconds
     saved = time.perf_counter()
 
-    def save(rows: Sequence[Row], failures: Sequence[Failure]) -> bool:
+    def save(rows: Sequence[Row], failures: Sequence[Failure], files: RunStore) -> bool:
         """Saves rows and failures; returns whether a snapshot is due."""
         if rows or failures:
-            stores[0].commit(rows, failures)
+            files.commit(rows, failures)
         return time.perf_counter() - saved >= snapshot_seconds
 
-    def save_snapshot(in_flight: Sequence[InFlight]) -> None:
-        stores[0].save_snapshot(pack(in_flight))
+    def save_snapshot(in_flight: Sequence[InFlight], files: RunStore) -> None:
+        files.save_snapshot(pack(in_flight))
 
     done = total - len(scheduler.waiting)
     with Progress(total, done, scheduler.models, scheduler, shown=progress and is_primary()) as bar:
         for rows, failures in scheduler.dispatches():
-            due = on_primary(partial(save, rows, failures))
+            due = store.run(partial(save, rows, failures))
             bar.advance(len(rows) + len(failures))  # the bar counts what has been saved
             if due:
                 in_flight = scheduler.in_flight()
-                on_primary(partial(save_snapshot, in_flight))
+                store.run(partial(save_snapshot, in_flight))
                 saved = time.perf_counter()
 
 
-def _save_scores(models: ModelSet, engine: Engine, stores: list[RunStore]) -> None:
+def _save_scores(models: ModelSet, engine: Engine, store: PrimaryStore) -> None:
     """Saves the token log-probabilities of the first responses; evaluations and traces, with one writer, have none."""
     count = models.config.synthesis.scored_responses
     if count and len(models.writers) > 1:
-        lines = score_lines(models, engine.writers, on_primary(lambda: first_rows(stores[0].rows(), count)))
-        on_primary(lambda: stores[0].save_page(SCORES, lines))
+        lines = score_lines(models, engine.writers, store.run(lambda files: first_rows(files.rows(), count)))
+        store.save_page(SCORES, lines)
 
 
-def _conclude(scheduler: Scheduler, stores: list[RunStore], first: Synthesize | None, started: float) -> dict[str, Any]:
+def _conclude(scheduler: Scheduler, first: Synthesize | None, started: float, store: RunStore) -> dict[str, Any]:
     """Compacts the run folder of written responses and saves its summary, on process 0."""
-    (store,) = stores
     store.clear_snapshots()
     store.compact()
     summary = summarize(scheduler.models, scheduler, store, seconds=time.perf_counter() - started)
@@ -199,11 +189,10 @@ def _conclude(scheduler: Scheduler, stores: list[RunStore], first: Synthesize | 
     return summary
 
 
-def _conclude_choice(stores: list[RunStore], first: Synthesize, started: float) -> dict[str, Any]:
+def _conclude_choice(first: Synthesize, started: float, store: RunStore) -> dict[str, Any]:
     """Compacts the run folder of chosen responses and saves its summary, on process 0: counts are of the chosen responses,
     measures are those of writing the candidates."""
     seconds = round(time.perf_counter() - started, 3)
-    (store,) = stores
     store.compact()
     measures = RunReader(first.output).summary() or {}
     summary = {**measures, "run": run_counts(store), "first_pass": measures, "chosen": True, "seconds": seconds}

@@ -17,7 +17,7 @@ from typing import Any
 
 from tessy_jax.config import RECIPES, Synthesize
 from tessy_jax.models import hf
-from tessy_jax.processes import on_primary
+from tessy_jax.processes import OnPrimary
 from tessy_jax.records import Failure, Key, Row, response_id
 from tessy_jax.sharding import Partitioner
 from tessy_jax.store import RunReader
@@ -56,16 +56,11 @@ def with_references(config: Synthesize, references: str, jobs: Sequence[Job]) ->
 
     references: the run folder of the first pass.
     """
-    on_process_0: dict[Key, str] = {}
-
-    def read() -> None:
-        on_process_0.update((row.key, _reference(row, config)) for row in RunReader(references).rows())
-
-    on_primary(read)
+    by_key = OnPrimary(lambda: {row.key: _reference(row, config) for row in RunReader(references).rows()})
     texts: dict[Key, str | None] = {}
     for start in range(0, len(jobs), REFERENCES_PER_MESSAGE):
         keys = [(job.prompt.id, job.rollout) for job in jobs[start : start + REFERENCES_PER_MESSAGE]]
-        texts.update(zip(keys, on_primary(lambda keys=keys: [on_process_0.get(key) for key in keys]), strict=True))  # type: ignore[misc]
+        texts.update(zip(keys, by_key.run(lambda known, keys=keys: [known.get(key) for key in keys]), strict=True))  # type: ignore[misc]
     with_text, failures = [], []
     for prompt, rollout in jobs:
         text = texts[prompt.id, rollout]
@@ -107,8 +102,7 @@ def choose(
             groups[row.prompt_id, row.rollout // count].append(zlib.compress(json.dumps(row.to_json()).encode(), 1))
         return groups
 
-    on_process_0: list[dict[Key, list[bytes]]] = []
-    on_primary(lambda: on_process_0.append(read()))
+    packed = OnPrimary(read)
     writer = models.writers[0]
     folder = hf.resolve(writer.section.model, revision=writer.section.revision)
     scorers = {
@@ -118,10 +112,10 @@ def choose(
     for start in range(0, len(jobs), RESPONSES_PER_COMMIT):
         keys = [(job.prompt.id, job.rollout) for job in jobs[start : start + RESPONSES_PER_COMMIT]]
 
-        def unpack(keys: list[Key] = keys) -> list[list[Any]]:
-            return [[json.loads(zlib.decompress(data)) for data in on_process_0[0].get(key, [])] for key in keys]
+        def unpack(groups: dict[Key, list[bytes]], keys: list[Key] = keys) -> list[list[Any]]:
+            return [[json.loads(zlib.decompress(data)) for data in groups.get(key, [])] for key in keys]
 
-        groups = [sorted(map(Row.from_json, rows), key=lambda row: row.rollout) for rows in on_primary(unpack)]
+        groups = [sorted(map(Row.from_json, rows), key=lambda row: row.rollout) for rows in packed.run(unpack)]
         flat = [row for group in groups for row in group]
         lines = score(flat, scorers, open_text=models.open_text, close_text=models.close_text, limit=limit)
         means = {line["id"]: _mean(line[writer.name]) for line in lines}

@@ -11,13 +11,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 from flax import nnx
 
-from tessy_jax import __version__
 from tessy_jax.config import Model, Train
-from tessy_jax.errors import DataError
 from tessy_jax.models import hf
 from tessy_jax.models.config import ModelConfig
 from tessy_jax.models.export import export
@@ -25,7 +22,7 @@ from tessy_jax.models.hf_config import read_config
 from tessy_jax.models.layers import LoraParam
 from tessy_jax.models.restack import restack
 from tessy_jax.models.transformer import Decoder
-from tessy_jax.processes import all_or_raise, devices, is_primary, on_primary
+from tessy_jax.processes import all_or_raise, is_primary, on_primary
 from tessy_jax.sharding import Partitioner
 from tessy_jax.store.files import local, within
 from tessy_jax.store.opening import open_run
@@ -34,10 +31,10 @@ from tessy_jax.text.tokenizer import Tokenizer
 from tessy_jax.train.checkpoint import Checkpoints
 from tessy_jax.train.data import BatchPlan, TokenizedDataset, read
 from tessy_jax.train.examples import KINDS
+from tessy_jax.train.fit import OnStep, check_rows, check_weights, fit, provenance
 from tessy_jax.train.flops import active_parameters, peak_flops, step_flops
 from tessy_jax.train.loop import Trainer
 from tessy_jax.train.lora import add_lora, export_lora, merge_lora
-from tessy_jax.train.progress import Bar, Line, Sink, tensorboard, wandb
 
 logger = logging.getLogger(__name__)
 FOLDER, ADAPTER, CHECKPOINTS = "model", "adapter", "checkpoints"
@@ -57,7 +54,7 @@ def train(
     *,
     progress: bool = False,
     log: Callable[[str], None] = logger.info,
-    on_step: Callable[[Line, int], None] = lambda line, steps: None,
+    on_step: OnStep = lambda line, steps: None,
 ) -> TrainingResult:
     """Runs or continues the training of a configuration; every process of a job calls it.
 
@@ -73,72 +70,39 @@ def train(
     """
     started = time.perf_counter()
     with ExitStack() as stack:
-        stores, config, text = open_run(stack, config)
-        partitioner = Partitioner.of(config.mesh)
-        training = config.training
-        partitioner.check(
-            {
-                "lanes": (
-                    training.micro_batch_size or training.batch_size,
-                    "training.micro_batch_size, or training.batch_size,",
-                )
-            }
-        )
+        store, config, text = open_run(stack, config)
+        training, partitioner = config.training, Partitioner.of(config.mesh)
+        rows = check_rows(partitioner, training)
         folder = hf.resolve(config.student.model, revision=config.student.revision)
-        shape = read_config(folder)
         data, evaluation = all_or_raise(lambda: examples(config, folder))
         weights = [getattr(config.weights, name) for name in KINDS[1:]]
         check_weights(data, weights)
         for name, dataset in (("data", data), ("evaluation", evaluation)):
             if dataset is not None and is_primary():
                 log(f"{name}: {dataset.described()}")
-        on_primary(lambda: stores[0].save_config(text))
+        store.save_config(text)
         graph, params, frozen = parts(config, folder, partitioner, student)
-        plan = partial(BatchPlan, max_seq_len=training.max_seq_len, seed=config.seed)
-        train_plan = plan(data, batch_size=training.batch_size)
-        ends = train_plan.ends(training.steps or train_plan.steps(training.epochs), training.keep_epochs)
-        listeners: list[Callable[[Line, int], None]] = [on_step]
-
-        def notify(line: Line, steps: int) -> None:
-            for listener in listeners:
-                listener(line, steps)
-
+        batches = partial(BatchPlan, max_seq_len=training.max_seq_len, seed=config.seed)
+        plan = batches(data, batch_size=training.batch_size)
+        ends = plan.ends(training.steps or plan.steps(training.epochs), training.keep_epochs)
         trainer = Trainer(
             training=training,
             optimizer_config=config.optimizer,
             graph=graph,
             frozen=frozen,
             partitioner=partitioner,
-            plan=train_plan,
+            plan=plan,
             weights=[0.0, *weights],
-            evaluation=None
-            if evaluation is None
-            else plan(evaluation, batch_size=training.micro_batch_size or training.batch_size),
+            evaluation=None if evaluation is None else batches(evaluation, batch_size=rows),
             checkpoints=stack.enter_context(checkpoints_of(config, always=list(ends.values()))),
-            write=lambda lines: on_primary(lambda: stores[0].save_metrics(lines)),
-            on_step=notify,
-            ideal_seconds=ideal_step_seconds(shape, config, partitioner),
+            write=store.save_metrics,
+            ideal_seconds=ideal_step_seconds(read_config(folder), config, partitioner),
             always_save=set(ends.values()),
         )
-        state = trainer.start(params)
-        first_step = int(state.step)
-        if is_primary():
-            listeners.append(stack.enter_context(Bar(shown=progress)))
-        metric_sinks: list[Sink] = []
-        on_primary(lambda: metric_sinks.extend(sinks(config, first_step)))
-        for sink in metric_sinks:
-            stack.callback(sink.close)
-            listeners.append(lambda line, steps, write=sink.write: write(line))  # type: ignore[misc]
-        state = trainer.run(state)
-        done = int(state.step)
-        result = None
-        if trainer.over(done):
-            result = finish(config, folder, nnx.merge(graph, state.params, frozen))
+        trained = fit(trainer, params, output=config.output, config=config.model_dump(), progress=progress, on_step=on_step)
+        result = finish(config, folder, nnx.merge(graph, trained.state.params, frozen)) if trained.finished else None
         summary = {
-            "steps": done,
-            "steps_wanted": trainer.steps,
-            "steps_of_this_start": done - first_step,
-            "finished": trainer.over(done),
+            **trained.counts(),
             "examples": len(data),
             "targets": data.targets(),
             "skipped": data.skipped,
@@ -146,13 +110,11 @@ def train(
             "loss": trainer.last("loss"),
             "evaluation_loss": trainer.last("evaluation_loss"),
             "epoch_ends": {str(epoch): step for epoch, step in ends.items()},
-            "packed_share": packed_share(trainer.plan),
+            "packed_share": packed_share(plan),
             "seconds": round(time.perf_counter() - started, 3),
-            "devices": devices(),
-            "processes": jax.process_count(),
-            "versions": {"tessy_jax": __version__, "jax": jax.__version__},
+            **provenance(),
         }
-        on_primary(lambda: stores[0].save_summary(summary))
+        store.save_summary(summary)
         return TrainingResult(summary, result)
 
 
@@ -189,16 +151,6 @@ def restored(config: Train, step: int | None, partitioner: Partitioner) -> tuple
         return nnx.merge(graph, checkpoints.restore_params(step, params), frozen), step
 
 
-def sinks(config: Train, first_step: int) -> list[Sink]:
-    """The configured metric sinks. first_step: the step that this start continues from."""
-    metric_sinks = []
-    if config.training.tensorboard:
-        metric_sinks.append(tensorboard(within(config.output, "tensorboard"), first_step))
-    if config.training.wandb:
-        metric_sinks.append(wandb(config.training.wandb, config.output, config.model_dump()))
-    return metric_sinks
-
-
 def ideal_step_seconds(shape: ModelConfig, config: Train, partitioner: Partitioner) -> Callable[[np.ndarray], float | None]:
     """The seconds that a step over documents of given lengths takes at the devices' peak; None where that is unknown."""
     peak = peak_flops(config.training.dtype, partitioner.size)
@@ -206,20 +158,6 @@ def ideal_step_seconds(shape: ModelConfig, config: Train, partitioner: Partition
         return lambda lengths: None
     active = active_parameters(shape)
     return lambda lengths: step_flops(shape, active, lengths, frozen=config.lora is not None) / peak
-
-
-def check_weights(data: TokenizedDataset, weights: Sequence[float]) -> None:
-    """Checks that some target has a weight. weights: of every kind but NO_TARGET.
-
-    Raises:
-        DataError: all targets have weight 0.
-    """
-    targets = data.targets()
-    if not any(n and weight for n, weight in zip(targets.values(), weights, strict=True)):
-        counts = ", ".join(f"{n} {name}" for name, n in targets.items() if n)
-        raise DataError(
-            f"the targets are {counts}, and `weights` gives them 0, so that nothing is learnt; give some a weight"
-        )
 
 
 def packed_share(plan: BatchPlan) -> float:

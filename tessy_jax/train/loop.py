@@ -45,10 +45,10 @@ class Trainer:
     the same parameters as an uninterrupted one.
 
     plan: the batches of training. weights: the loss weight of each kind of target; the first, of NO_TARGET, is 0.
-    evaluation: the batches of the evaluation loss. write: receives the metrics of all steps so far, as JSON lines. on_step:
-    receives the metrics of each step, and the number of steps. ideal_seconds: the seconds that a step over documents of
-    these lengths takes at the devices' peak; None where the peak is unknown. extra_metrics: further metrics of an
-    evaluation, given the parameters. best: the metric whose lowest value is the best. patience: the number of evaluations
+    evaluation: the batches of the evaluation loss. write: receives the metrics of all steps so far, as JSON lines.
+    listeners: each receives the metrics of a step, and the number of steps. ideal_seconds: the seconds that a step over
+    documents of these lengths takes at the devices' peak; None where the peak is unknown. extra_metrics: further metrics of
+    an evaluation, given the parameters. best: the metric whose lowest value is the best. patience: the number of evaluations
     without an improvement that ends the training (0: never). always_save: steps that are always saved. lines: the metrics
     so far, one JSON object a step. scores: the value of `best` at each evaluated step.
     """
@@ -63,12 +63,12 @@ class Trainer:
     evaluation: BatchPlan | None
     checkpoints: Checkpoints
     write: Callable[[str], None]
-    on_step: Callable[[dict[str, Any], int], None]
     ideal_seconds: Callable[[np.ndarray], float | None] = lambda lengths: None
     extra_metrics: Callable[[Any], dict[str, float]] = lambda params: {}
     best: str = "evaluation_loss"
     patience: int = 0
     always_save: Collection[int] = ()
+    listeners: list[Callable[[dict[str, Any], int], None]] = field(default_factory=list)
     lines: list[str] = field(default_factory=list)
     scores: dict[int, float] = field(default_factory=dict)
 
@@ -146,7 +146,8 @@ class Trainer:
                     line |= self.evaluate(state)
                     self.scores[number] = line[self.best]
                 self.lines.append(json.dumps(line))
-                self.on_step(line, self.steps)
+                for listener in self.listeners:
+                    listener(line, self.steps)
                 done, over = number, self.over(number)
                 stops = stop_requested(number)
                 best = evaluates and training.keep_best and self.best_step() == number
