@@ -127,18 +127,18 @@ def scatter(
     axes_labels: tuple[str, str],
 ) -> Chart:
     """Draws the points of each variant, small and pale, and its centroid, large."""
-    told = looks(list(points))
+    styles = looks(list(points))
 
     def draw(axes: Axes, paint: Paint) -> None:
-        for one, own in points.items():
+        for variant, own in points.items():
             some = own[:: -(-len(own) // DRAWN)]
             across, up = ([point[axis] for point in some] for axis in (0, 1))
-            axes.plot(across, up, told[one].marker, ms=3.2, mew=0, color=paint[told[one].colour], alpha=0.45)
-        for i, (one, (x, y)) in enumerate(centroids.items()):
-            look, edge = told[one], paint["ink"]
+            axes.plot(across, up, styles[variant].marker, ms=3.2, mew=0, color=paint[styles[variant].colour], alpha=0.45)
+        for i, (variant, (x, y)) in enumerate(centroids.items()):
+            look, edge = styles[variant], paint["ink"]
             size = 11 - 4 * i / len(centroids)  # overlapping centroids stay visible
             axes.plot(
-                [x], [y], look.marker, ms=size, mew=1.2, mec=edge, color=paint[look.colour], label=shown(one), ls="none"
+                [x], [y], look.marker, ms=size, mew=1.2, mec=edge, color=paint[look.colour], label=shown(variant), ls="none"
             )
         axes.margins(0.06)
 
@@ -163,8 +163,10 @@ def matrix(name: str, label: str, names: Sequence[str], values: Sequence[Sequenc
                 text = "–" if value is None else f"{value:.2f}"
                 axes.text(j, i, text, ha="center", va="center", color=paint["ink"], size=9 if len(names) < 7 else 7.5)
         axes.set(xlim=(-0.5, len(names) - 0.5), ylim=(len(names) - 0.5, -0.5), aspect="equal", anchor="N")
-        axes.set_yticks(range(len(names)), [shown(one) for one in names], color=paint["ink"])
-        axes.set_xticks(range(len(names)), [shown(one) for one in names], rotation=55, ha="right", rotation_mode="anchor")
+        axes.set_yticks(range(len(names)), [shown(variant) for variant in names], color=paint["ink"])
+        axes.set_xticks(
+            range(len(names)), [shown(variant) for variant in names], rotation=55, ha="right", rotation_mode="anchor"
+        )
         axes.tick_params(axis="x", labelcolor=paint["ink"])
         axes.spines[:].set_visible(False)
 
@@ -173,11 +175,11 @@ def matrix(name: str, label: str, names: Sequence[str], values: Sequence[Sequenc
 
 def boxes(name: str, label: str, x_label: str, rows: Mapping[str, tuple[Sequence[float], float]]) -> Chart:
     """Draws five quantiles of each variant as a box with whiskers, and a marker for the mean."""
-    told = looks(list(rows))
+    styles = looks(list(rows))
 
     def draw(axes: Axes, paint: Paint) -> None:
-        for i, (one, (quantiles, mean)) in enumerate(rows.items()):
-            colour = paint[told[one].colour]
+        for i, (variant, (quantiles, mean)) in enumerate(rows.items()):
+            colour = paint[styles[variant].colour]
             low, left, middle, right, high = quantiles
             axes.plot([low, high], [i, i], color=colour, lw=1.2, solid_capstyle="butt")
             axes.plot(
@@ -185,7 +187,7 @@ def boxes(name: str, label: str, x_label: str, rows: Mapping[str, tuple[Sequence
             )
             axes.barh(i, right - left, 0.5, left, color=colour, alpha=0.4, lw=0)
             axes.plot([middle, middle], [i - 0.25, i + 0.25], color=paint["ink"], lw=1.8, solid_capstyle="butt")
-            axes.plot([mean], [i], told[one].marker, color=colour, ms=5, mec=paint["ink"], mew=0.8)
+            axes.plot([mean], [i], styles[variant].marker, color=colour, ms=5, mec=paint["ink"], mew=0.8)
         axes.set_xlim(left=0)
         _rows(axes, paint, list(rows))
 
@@ -198,7 +200,7 @@ def stacks(name: str, label: str, parts: Mapping[str, Colour], rows: Mapping[str
     def draw(axes: Axes, paint: Paint) -> None:
         left = dict.fromkeys(rows, 0.0)
         for part, colour in parts.items():
-            widths = {one: 100 * own[part] / (sum(own.values()) or 1) for one, own in rows.items()}
+            widths = {variant: 100 * own[part] / (sum(own.values()) or 1) for variant, own in rows.items()}
             axes.barh(
                 range(len(rows)),
                 list(widths.values()),
@@ -209,11 +211,11 @@ def stacks(name: str, label: str, parts: Mapping[str, Colour], rows: Mapping[str
                 lw=0,
                 label=part,
             )
-            for i, (one, width) in enumerate(widths.items()):
+            for i, (variant, width) in enumerate(widths.items()):
                 if width >= 9:
-                    middle = left[one] + width / 2
+                    middle = left[variant] + width / 2
                     axes.text(middle, i, f"{width:.0f} %", ha="center", va="center", size=8.5, color=paint["ink"])
-                left[one] += width
+                left[variant] += width
         axes.set_xlim(0, 100)
         _rows(axes, paint, list(rows))
 
@@ -256,7 +258,7 @@ def curves(
     x_label: str,
     y_label: str,
     lines: Sequence[Curve],
-    told: Mapping[str, Look],
+    styles: Mapping[str, Look],
     *,
     markers: bool = False,
     ticks: Mapping[float, str] | None = None,
@@ -267,7 +269,7 @@ def curves(
         from matplotlib.ticker import MaxNLocator
 
         for line in lines:
-            look = told[line.name]
+            look = styles[line.name]
             y = [math.nan if value is None else value for value in line.y]
             off = [value or 0.0 for value in line.off]
             marker = look.marker if markers or len(y) == 1 else ""
@@ -285,7 +287,7 @@ def curves(
 
 def _rows(axes: Axes, paint: Paint, names: Sequence[str]) -> None:
     """Labels the rows on the left axis, the first row at the top."""
-    axes.set_yticks(range(len(names)), [shown(one) for one in names])
+    axes.set_yticks(range(len(names)), [shown(variant) for variant in names])
     axes.tick_params(axis="y", labelcolor=paint["ink"])
     axes.set_ylim(len(names) - 0.4, -0.6)
 

@@ -27,24 +27,25 @@ def losses(jobs: Mapping[str, Sequence[Job]]) -> dict[str, Any]:
     """
     lines = {
         name: [
-            [line for one in job.rounds if one.training for line in json_lines(one.training, "metrics.jsonl")] for job in own
+            [line for round_ in job.rounds if round_.training for line in json_lines(round_.training, "metrics.jsonl")]
+            for job in own
         ]
         for name, own in jobs.items()
     }
-    longest = max((len(found) for own in lines.values() for found in own), default=0)
+    longest = max((len(records) for own in lines.values() for records in own), default=0)
     curves: dict[str, dict[str, Values]] = {loss: {} for loss in LOSSES}
     steps_per_point = 1
     for name, own in lines.items():
-        for found in own:
-            numbered = [{**line, "step": step} for step, line in enumerate(found, 1)]
+        for records in own:
+            numbered = [{**line, "step": step} for step, line in enumerate(records, 1)]
             steps_per_point, points = reduced(numbered, LOSSES, longest)
             for point in points:
                 for loss in LOSSES:
                     value = point[loss]
                     if value is not None:
                         curves[loss].setdefault(name, defaultdict(list))[point["step"] or 0].append(value)
-    found_curves = {loss: {name: _course(own) for name, own in of.items()} for loss, of in curves.items() if of}
-    return {"steps_per_point": steps_per_point, "curves": found_curves}
+    points_by_loss = {loss: {name: _course(own) for name, own in of.items()} for loss, of in curves.items() if of}
+    return {"steps_per_point": steps_per_point, "curves": points_by_loss}
 
 
 def accuracy(jobs: Mapping[str, Sequence[Job]]) -> dict[str, Any]:
@@ -54,34 +55,34 @@ def accuracy(jobs: Mapping[str, Sequence[Job]]) -> dict[str, Any]:
     evaluations of trainings with an unknown number of epochs, one after the last evaluated epoch. epochs: whether there are
     evaluations after epochs.
     """
-    found: dict[str, dict[str, Values]] = {}
+    by_domain: dict[str, dict[str, Values]] = {}
     ends: set[float] = set()
     between = False
     for name, own in jobs.items():
         for job in own:
             for epoch, domains in _evaluations(job, ends).items():
                 for domain, value in domains.items():
-                    found.setdefault(domain, {}).setdefault(name, defaultdict(list))[epoch].append(value)
-            between |= any(one.after for one in job.rounds)
+                    by_domain.setdefault(domain, {}).setdefault(name, defaultdict(list))[epoch].append(value)
+            between |= any(round_.after for round_ in job.rounds)
     return {
         "epochs": between,
         "ends": sorted(ends),
-        "domains": {domain: {name: _course(own) for name, own in of.items()} for domain, of in sorted(found.items())},
+        "domains": {domain: {name: _course(own) for name, own in of.items()} for domain, of in sorted(by_domain.items())},
     }
 
 
 def _evaluations(job: Job, ends: set[float]) -> dict[float, dict[str, float]]:
     """Returns pass@1 by epoch and domain. Adds to `ends` the positions of evaluations after a training of unknown length."""
     readers = {} if job.before is None else {0.0: job.before}
-    begun = 0.0
-    for one in job.rounds:
-        last = max(one.after, default=0)
-        end = float(last + 1) if one.epochs is None else one.epochs
-        readers |= {begun + number: reader for number, reader in one.after.items()}
-        if one.evaluation is not None and begun + end not in readers:
-            readers[begun + end] = one.evaluation
-            ends |= {begun + end} if one.epochs is None else set()
-        begun += end
+    start = 0.0
+    for round_ in job.rounds:
+        last = max(round_.after, default=0)
+        end = float(last + 1) if round_.epochs is None else round_.epochs
+        readers |= {start + number: reader for number, reader in round_.after.items()}
+        if round_.evaluation is not None and start + end not in readers:
+            readers[start + end] = round_.evaluation
+            ends |= {start + end} if round_.epochs is None else set()
+        start += end
     return {
         epoch: {domain: measures["pass@1"] for domain, measures in (reader.summary() or {})["domains"].items()}
         for epoch, reader in readers.items()

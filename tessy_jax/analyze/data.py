@@ -48,47 +48,47 @@ def read(source: Source, first: int, check: AnswerCheck | None) -> DataSet:
         DataError: the data set cannot be read, or a response cannot be verified.
     """
     assert source.data is not None
-    found = DataSet(source)
-    found.first = heapq.nsmallest(first, _counted(source.data.rows(), found, check), key=lambda row: row.place)
-    found.failures = sum(1 for _ in source.data.failures())
+    data_set = DataSet(source)
+    data_set.first = heapq.nsmallest(first, _counted(source.data.rows(), data_set, check), key=lambda row: row.place)
+    data_set.failures = sum(1 for _ in source.data.failures())
     summary = source.data.summary() or {}
     for use in ("discarded", "failed", "generated"):
-        found.uses[use] = sum((summary.get(f"{use}_tokens") or {}).values())
-    found.uses["kept"] = found.uses.pop("generated") - found.uses["discarded"] - found.uses["failed"]
-    return found
+        data_set.uses[use] = sum((summary.get(f"{use}_tokens") or {}).values())
+    data_set.uses["kept"] = data_set.uses.pop("generated") - data_set.uses["discarded"] - data_set.uses["failed"]
+    return data_set
 
 
-def _counted(rows: Iterable[Row], found: DataSet, check: AnswerCheck | None) -> Iterator[Row]:
+def _counted(rows: Iterable[Row], data_set: DataSet, check: AnswerCheck | None) -> Iterator[Row]:
     for row in rows:
-        found.responses += 1
+        data_set.responses += 1
         tokens = {name: int(row.meta.get(f"tokens_{name}") or 0) for name in WRITERS}
-        found.tokens.update(tokens)
-        found.lengths["tokens"].append(sum(tokens.values()))
+        data_set.tokens.update(tokens)
+        data_set.lengths["tokens"].append(sum(tokens.values()))
         written = (" " if span.source == "template" else row.content[span.start : span.end] for span in row.spans)
-        found.lengths["words"].append(len("".join(written).split()))
+        data_set.lengths["words"].append(len("".join(written).split()))
         if check is not None:
-            right, samples = found.right.get(row.prompt_id, (0, 0))
-            found.right[row.prompt_id] = right + check(row), samples + 1
+            right, samples = data_set.right.get(row.prompt_id, (0, 0))
+            data_set.right[row.prompt_id] = right + check(row), samples + 1
         yield row
 
 
 def lengths(sets: Mapping[str, Sequence[DataSet]]) -> dict[str, Any]:
     """Returns quantiles and means of the response lengths by variant, in tokens and in words (Fig. 12)."""
-    found: dict[str, Any] = {"quantiles": list(QUANTILES), "tokens": {}, "words": {}}
+    result: dict[str, Any] = {"quantiles": list(QUANTILES), "tokens": {}, "words": {}}
     for name, own in sets.items():
         for unit in ("tokens", "words"):
-            values = [length for one in own for length in one.lengths[unit]]
-            found[unit][name] = {
+            values = [length for data_set in own for length in data_set.lengths[unit]]
+            result[unit][name] = {
                 "mean": round(float(np.mean(values)), DIGITS),
                 "quantiles": [round(float(value), DIGITS) for value in np.quantile(values, QUANTILES)],
             }
-    return found
+    return result
 
 
 def shares(sets: Mapping[str, Sequence[DataSet]]) -> dict[str, Any]:
     """Returns the kept tokens by writer (Fig. 17) and the generated tokens by use, by variant."""
-    writers = {name: sum((one.tokens for one in own), Counter[str]()) for name, own in sets.items()}
-    uses = {name: sum((one.uses for one in own), Counter[str]()) for name, own in sets.items()}
+    writers = {name: sum((data_set.tokens for data_set in own), Counter[str]()) for name, own in sets.items()}
+    uses = {name: sum((data_set.uses for data_set in own), Counter[str]()) for name, own in sets.items()}
     return {
         "kept": {name: {writer: own[writer] for writer in WRITERS} for name, own in writers.items()},
         "generated": {name: {use: own[use] for use in USES} for name, own in uses.items()},

@@ -79,19 +79,19 @@ def analyze(
     Raises:
         TessyError: the configuration, the input, a model or the output cannot be used.
     """
-    gaps, told = Gaps(), dict[str, Any]()
+    gaps, origin = Gaps(), dict[str, Any]()
     if isinstance(config, Comparison):
         sources, jobs = of_comparison(config)
         output = output or within(config.output, FOLDER)
-        title, told = config.output, {MARK: config.output}
+        title, origin = config.output, {MARK: config.output}
     else:
         sources, jobs = of_runs(config), []
         output = output or config.output
-        title, told = output, {MARK: dict(config.runs)}
+        title, origin = output, {MARK: dict(config.runs)}
     with RunStore(_ours(output)) as store:
-        store.save_config(yaml.safe_dump({**told, "analysis": config.analysis.model_dump()}, sort_keys=False))
+        store.save_config(yaml.safe_dump({**origin, "analysis": config.analysis.model_dump()}, sort_keys=False))
         numbers = _numbers(config, sources, jobs, gaps, task_kinds)
-        missing = list(dict.fromkeys(text for _, text in gaps.found))
+        missing = list(dict.fromkeys(text for _, text in gaps.entries))
         for text in missing:
             log(text)
         drawn = {name: data for chart in charts(numbers) for name, data in chart.files().items()}
@@ -138,21 +138,21 @@ def _numbers(
     if settings.quality is None:
         gaps.say("quality", "Responses were not verified; set analysis.quality.verifier to mini, exact or boxed.")
     texts = {
-        name: [thinking(row) for one in own for row in one.first[: share(settings.responses, len(own))]]
+        name: [thinking(row) for data_set in own for row in data_set.first[: share(settings.responses, len(own))]]
         for name, own in sets.items()
     }
     space = space_of(texts)
     if space is None:
         gaps.say("texts", "The thinking contains no words.")
-    begun = {name: own for name, own in _by_variant(jobs).items() if name in sets}
+    jobs_by_variant = {name: own for name, own in _by_variant(jobs).items() if name in sets}
     numbers: dict[str, Any] = {
         "version": __version__,
         "variants": list(sets),
         "data": {
             name: {
                 "data_sets": len(own),
-                "responses": sum(one.responses for one in own),
-                "failures": sum(one.failures for one in own),
+                "responses": sum(data_set.responses for data_set in own),
+                "failures": sum(data_set.failures for data_set in own),
                 "sampled": len(texts[name]),
             }
             for name, own in sets.items()
@@ -163,11 +163,11 @@ def _numbers(
         "shares": shares(sets),
         "quality": None if settings.quality is None else summarize(sets, settings.quality.confidence),
         "likelihood": _likelihood(config, sets, gaps),
-        "losses": _losses(jobs, begun, gaps),
-        "accuracy": _accuracy(jobs, begun, gaps),
+        "losses": _losses(jobs, jobs_by_variant, gaps),
+        "accuracy": _accuracy(jobs, jobs_by_variant, gaps),
     }
     numbers["sweeps"] = sweeps(config, jobs, numbers) if isinstance(config, Comparison) else {}
-    return {**numbers, "missing": gaps.found}
+    return {**numbers, "missing": gaps.entries}
 
 
 def _read(
@@ -176,17 +176,17 @@ def _read(
     """Returns the finished data sets with responses, by variant."""
     settings, sets = config.analysis, {}
     with ExitStack() as stack:
-        judge_of: Callable[[Source], AnswerCheck] | None = None
+        check_of: Callable[[Source], AnswerCheck] | None = None
         if settings.quality is not None:
-            judge_of = stack.enter_context(open_verifiers(settings.quality, task_kinds))
+            check_of = stack.enter_context(open_verifiers(settings.quality, task_kinds))
         for name, own in _by_variant(sources).items():
             finished = [source for source in own if source.data is not None]
             first = share(settings.responses, max(len(finished), 1))
             if settings.likelihood is not None:
                 first = max(first, settings.likelihood.responses)
-            found = [read(source, first, judge_of(source) if judge_of else None) for source in finished]
-            if any(one.responses for one in found):
-                sets[name] = [one for one in found if one.responses]
+            data_sets = [read(source, first, check_of(source) if check_of else None) for source in finished]
+            if any(data_set.responses for data_set in data_sets):
+                sets[name] = [data_set for data_set in data_sets if data_set.responses]
     return sets
 
 
@@ -195,41 +195,41 @@ def _likelihood(config: Comparison | Analyze, sets: Mapping[str, Sequence[DataSe
     if settings is None:
         gaps.say("likelihood", "The likelihood of the data was not computed; set analysis.likelihood to compute it.")
         return None
-    places = [one.source for own in sets.values() for one in own]
+    places = [data_set.source for own in sets.values() for data_set in own]
     lacking = [source.place for source in places if source.student is None]
     gaps.among("likelihood", "Data sets without a student to score them", lacking, len(places))
     return likelihoods(sets, settings, config.mesh) or None
 
 
-def _losses(jobs: Sequence[Job], begun: Mapping[str, Sequence[Job]], gaps: Gaps) -> dict[str, Any] | None:
+def _losses(jobs: Sequence[Job], jobs_by_variant: Mapping[str, Sequence[Job]], gaps: Gaps) -> dict[str, Any] | None:
     if not jobs:
         gaps.say("losses", NO_JOBS)
         return None
-    lacking = [job.place for job in jobs if not all(one.training for one in job.rounds)]
+    lacking = [job.place for job in jobs if not all(round_.training for round_ in job.rounds)]
     gaps.among("losses", "Jobs with unfinished training", lacking, len(jobs))
-    found = losses(begun)
-    return found if found["curves"] else None
+    result = losses(jobs_by_variant)
+    return result if result["curves"] else None
 
 
-def _accuracy(jobs: Sequence[Job], begun: Mapping[str, Sequence[Job]], gaps: Gaps) -> dict[str, Any] | None:
+def _accuracy(jobs: Sequence[Job], jobs_by_variant: Mapping[str, Sequence[Job]], gaps: Gaps) -> dict[str, Any] | None:
     if not jobs:
         gaps.say("accuracy", NO_JOBS)
         return None
     lacking = [
         job.place
         for job in jobs
-        if job.before is None or any(one.evaluation is None or one.unfinished for one in job.rounds)
+        if job.before is None or any(round_.evaluation is None or round_.unfinished for round_ in job.rounds)
     ]
     gaps.among("accuracy", "Jobs with unfinished evaluations", lacking, len(jobs))
-    found = accuracy(begun)
-    if found["domains"] and not found["epochs"]:
+    result = accuracy(jobs_by_variant)
+    if result["domains"] and not result["epochs"]:
         gaps.say("accuracy", "There are no evaluations after epochs, only before and after training.")
-    if found["epochs"]:
-        lacking = [job.place for job in jobs if not any(one.after for one in job.rounds)]
+    if result["epochs"]:
+        lacking = [job.place for job in jobs if not any(round_.after for round_ in job.rounds)]
         gaps.among("accuracy", "Jobs without evaluations after epochs", lacking, len(jobs))
-    return found if found["domains"] else None
+    return result if result["domains"] else None
 
 
-def _by_variant(found: Sequence[T]) -> dict[str, list[T]]:
+def _by_variant(items: Sequence[T]) -> dict[str, list[T]]:
     """Groups items by variant, in order of first appearance."""
-    return {name: [one for one in found if one.variant == name] for name in dict.fromkeys(one.variant for one in found)}
+    return {name: [item for item in items if item.variant == name] for name in dict.fromkeys(item.variant for item in items)}

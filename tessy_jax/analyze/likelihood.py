@@ -40,20 +40,20 @@ def likelihoods(sets: Mapping[str, Sequence[DataSet]], settings: Likelihood, mes
     sums: dict[str, Sums] = {name: defaultdict(lambda: [0.0, 0]) for name in sets}
     readers: defaultdict[str, list[tuple[str, Model, DataSet]]] = defaultdict(list)
     for name, own in sets.items():
-        for one in own:
-            if one.source.student is not None:
-                readers[_weights(one.source.student)].append((name, one.source.student, one))
+        for data_set in own:
+            if data_set.source.student is not None:
+                readers[_weights(data_set.source.student)].append((name, data_set.source.student, data_set))
     for group in readers.values():
         _, student, _ = group[0]
         model = hf.load(hf.resolve(student.model, revision=student.revision), dtype=student.dtype, partitioner=partitioner)
         jobs = {name: sum(name == other for other, _, _ in group) for name, _, _ in group}
-        for name, section, one in group:
-            day = datetime.date.fromisoformat(one.source.date or datetime.date.today().isoformat())
+        for name, section, data_set in group:
+            day = datetime.date.fromisoformat(data_set.source.date or datetime.date.today().isoformat())
             chat = writer_spec("student", section, day).chat
-            rows = one.first[: share(settings.responses, jobs[name])]
+            rows = data_set.first[: share(settings.responses, jobs[name])]
             texts = {"open_text": chat.open_text, "close_text": chat.close_text}
-            found = score(rows, {"student": Scorer(model, chat)}, **texts, limit=settings.tokens)
-            add(sums[name], rows, (line["student"] for line in found))
+            lines = score(rows, {"student": Scorer(model, chat)}, **texts, limit=settings.tokens)
+            add(sums[name], rows, (line["student"] for line in lines))
     return {
         name: {"all": _mean(list(own.values()))}
         | {phase: {s: _mean([own[s, p]] if (s, p) in own else []) for s, p in KINDS if p == phase} for phase in PHASES}
@@ -69,9 +69,9 @@ def share(count: int, jobs: int) -> int:
 
 def add(sums: Sums, rows: Iterable[Row], scores: Iterable[Sequence[Score]]) -> None:
     """Adds the log-probabilities of rows to the sums; a token belongs to the span in which it starts."""
-    for row, found in zip(rows, scores, strict=True):
+    for row, spans in zip(rows, scores, strict=True):
         starts = [span.start for span in row.spans]
-        for start, _, value in found:
+        for start, _, value in spans:
             span = row.spans[bisect_right(starts, start) - 1]
             total = sums[span.source, span.phase]
             total[0] += value

@@ -48,11 +48,11 @@ def page(numbers: Numbers, *, title: str, version: str) -> str:
     for topic, (heading, lead, parts) in TOPICS.items():
         gaps = [text for about, text in numbers["missing"] if about == topic]
         figures = [Figure(name, chart.inline(), note) for chart, name, note in parts(numbers)]
-        told = " ".join([lead, *gaps]) if figures else " ".join(gaps)
+        paragraph = " ".join([lead, *gaps]) if figures else " ".join(gaps)
         rows = [figures[i : i + 2] for i in range(0, len(figures), 2)]  # three would be small
         pieces: list[SideBySide | Table] = [*map(SideBySide, rows), *_tables(topic, numbers)]
-        if told or pieces:
-            sections.append(Section(heading, told, pieces))
+        if paragraph or pieces:
+            sections.append(Section(heading, paragraph, pieces))
     variants = len(numbers["variants"])
     subtitle = f"{variants} variant{'s' * (variants != 1)}; figures of the paper in brackets; tessy_jax {version}"
     return render(Page(title, subtitle, sections))
@@ -63,12 +63,12 @@ def _data(numbers: Numbers) -> Section:
     rows = [
         [
             name,
-            count(found["data_sets"]),
-            count(found["responses"]),
-            count(found["failures"]),
-            count(found["sampled"]),
+            count(counts["data_sets"]),
+            count(counts["responses"]),
+            count(counts["failures"]),
+            count(counts["sampled"]),
         ]
-        for name, found in numbers["data"].items()
+        for name, counts in numbers["data"].items()
     ]
     table = Table(
         "Data sets",
@@ -83,8 +83,8 @@ def _data(numbers: Numbers) -> Section:
 
 
 def _tables(topic: str, numbers: Numbers) -> list[Table]:
-    found = numbers[topic]
-    if topic == "quality" and found:
+    analysis = numbers[topic]
+    if topic == "quality" and analysis:
         rows = [
             [
                 name,
@@ -92,11 +92,11 @@ def _tables(topic: str, numbers: Numbers) -> list[Table]:
                 f"{percent(own['interval'][0])} to {percent(own['interval'][1])}",
                 *(count(own[key]) for key in ("prompts", "responses", "right")),
             ]
-            for name, own in found["variants"].items()
+            for name, own in analysis["variants"].items()
         ]
         return [Table("pass@1 of the data", ["", "pass@1", "interval", "prompts", "responses", "right"], rows)]
-    if topic == "likelihood" and found:
-        rows = [[name, *(_nll(_of(own, *kind)) for kind in KINDS)] for name, own in found.items()]
+    if topic == "likelihood" and analysis:
+        rows = [[name, *(_nll(_of(own, *kind)) for kind in KINDS)] for name, own in analysis.items()]
         columns = ["", *(text for text, _ in KINDS.values())]
         return [Table("Negative log-likelihood in nats per token", columns, rows, "In brackets: number of tokens.")]
     return []
@@ -104,8 +104,8 @@ def _tables(topic: str, numbers: Numbers) -> list[Table]:
 
 def _of(likelihood: Mapping[str, Any], phase: str, writer: str) -> Mapping[str, Any] | None:
     """Returns the measure of one kind of tokens; None if there are none. writer: empty for both."""
-    found = likelihood[phase]
-    return found[writer] if writer else found
+    analysis = likelihood[phase]
+    return analysis[writer] if writer else analysis
 
 
 def _nll(measure: Mapping[str, Any] | None) -> str:
@@ -113,9 +113,9 @@ def _nll(measure: Mapping[str, Any] | None) -> str:
 
 
 def _texts(numbers: Numbers) -> list[Part]:
-    found, parts = numbers["texts"], []
-    if found and found["map"]:
-        own = found["map"]
+    analysis, parts = numbers["texts"], []
+    if analysis and analysis["map"]:
+        own = analysis["map"]
         first, second = (
             f"{name} component, {percent(share)}" for name, share in zip(("first", "second"), own["explained"], strict=True)
         )
@@ -123,8 +123,8 @@ def _texts(numbers: Numbers) -> list[Part]:
         chart = scatter("map", label, own["points"], own["centroids"], (first, second))
         note = f"Small markers: responses; large markers: centroids of the variants. {count(own['words'])} distinct words."
         parts.append((chart, "Map of the thinking (Fig. 8)", note))
-    if found and found["similarity"]:
-        own = found["similarity"]
+    if analysis and analysis["similarity"]:
+        own = analysis["similarity"]
         chart = matrix("similarity", "Mean cosine similarity of variants", own["variants"], own["matrix"])
         note = "Mean over all pairs of distinct responses, one of each variant. The diagonal is within a variant."
         parts.append((chart, "Mean cosine similarity (Fig. 14)", note))
@@ -132,22 +132,22 @@ def _texts(numbers: Numbers) -> list[Part]:
 
 
 def _words(numbers: Numbers) -> list[Part]:
-    found = numbers["words"]
-    if not found:
+    analysis = numbers["words"]
+    if not analysis:
         return []
-    told = looks(list(numbers["variants"]))
-    groups = [Dots(name, rates, told[name]) for name, rates in found["per_thousand"].items()]
-    chart = dots("words", "Frequent words by variant", "occurrences per 1000 words", found["words"], groups, row=WORD_ROW)
+    styles = looks(list(numbers["variants"]))
+    groups = [Dots(name, rates, styles[name]) for name, rates in analysis["per_thousand"].items()]
+    chart = dots("words", "Frequent words by variant", "occurrences per 1000 words", analysis["words"], groups, row=WORD_ROW)
     return [(chart, "Frequent words of the thinking (Fig. 16)", "Words that are frequent in at least one variant.")]
 
 
 def _lengths(numbers: Numbers) -> list[Part]:
-    found, parts = numbers["lengths"], []
-    if not found:
+    analysis, parts = numbers["lengths"], []
+    if not analysis:
         return []
-    told = {"tokens": "tokens of the writer's vocabulary", "words": "words separated by white space"}
-    for unit, x_label in told.items():
-        rows = {name: (own["quantiles"], own["mean"]) for name, own in found[unit].items()}
+    units = {"tokens": "tokens of the writer's vocabulary", "words": "words separated by white space"}
+    for unit, x_label in units.items():
+        rows = {name: (own["quantiles"], own["mean"]) for name, own in analysis[unit].items()}
         chart = boxes(f"lengths_{unit}", f"Lengths of responses in {unit}, by variant", x_label, rows)
         note = "Box: quartiles with the median; whiskers: 5 % to 95 %; marker: mean."
         parts.append((chart, f"Lengths in {unit} (Fig. 12)", note))
@@ -155,14 +155,14 @@ def _lengths(numbers: Numbers) -> list[Part]:
 
 
 def _shares(numbers: Numbers) -> list[Part]:
-    found = numbers["shares"]
-    if not found:
+    analysis = numbers["shares"]
+    if not analysis:
         return []
-    kept = stacks("tokens", "Shares of student and teacher in the kept tokens, by variant", WRITERS, found["kept"])
+    kept = stacks("tokens", "Shares of student and teacher in the kept tokens, by variant", WRITERS, analysis["kept"])
     parts: list[Part] = [(kept, "Tokens by writer (Fig. 17)", "Kept tokens, counted in the writer's vocabulary.")]
-    if any(sum(own.values()) for own in found["generated"].values()):
+    if any(sum(own.values()) for own in analysis["generated"].values()):
         label = "Generated tokens by use and variant"
-        chart = stacks("waste", label, USES, found["generated"])
+        chart = stacks("waste", label, USES, analysis["generated"])
         note = (
             "Discarded: a turn was cut before them; failed: their attempt failed. For an interrupted synthesis, the counts "
             "are those of its last start."
@@ -172,60 +172,62 @@ def _shares(numbers: Numbers) -> list[Part]:
 
 
 def _quality(numbers: Numbers) -> list[Part]:
-    found = numbers["quality"]
-    if not found:
+    analysis = numbers["quality"]
+    if not analysis:
         return []
-    own = found["variants"]
-    values = [100 * one["pass@1"] for one in own.values()]
-    ranges = [(100 * one["interval"][0], 100 * one["interval"][1]) for one in own.values()]
+    own = analysis["variants"]
+    values = [100 * measures["pass@1"] for measures in own.values()]
+    ranges = [(100 * measures["interval"][0], 100 * measures["interval"][1]) for measures in own.values()]
     group = Dots("pass@1", values, Look("blue", "o"), ranges)
     label = "pass@1 of the responses of the data, by variant"
     chart = dots("quality", label, "pass@1, %", list(own), [group], legend=False)
-    note = f"Lines: {100 * found['confidence']:g} % confidence intervals. A prompt counts once per job."
+    note = f"Lines: {100 * analysis['confidence']:g} % confidence intervals. A prompt counts once per job."
     return [(chart, "Right answers in the data (Fig. 6)", note)]
 
 
 def _likelihood(numbers: Numbers) -> list[Part]:
-    found = numbers["likelihood"]
-    if not found:
+    analysis = numbers["likelihood"]
+    if not analysis:
         return []
     groups = [
-        Dots(text, [None if one is None else one["nll"] for one in measures], look)
+        Dots(text, [None if measure is None else measure["nll"] for measure in measures], look)
         for kind, (text, look) in KINDS.items()
-        if any(measures := [_of(own, *kind) for own in found.values()])
+        if any(measures := [_of(own, *kind) for own in analysis.values()])
     ]
     label = "Mean negative log-likelihood of tokens under the untouched student, by variant, writer and phase"
-    chart = dots("likelihood", label, "nats per token of the student", list(found), groups)
+    chart = dots("likelihood", label, "nats per token of the student", list(analysis), groups)
     note = "Lower values are more probable under the untouched student."
     return [(chart, "Negative log-likelihood under the untouched student", note)]
 
 
 def _losses(numbers: Numbers) -> list[Part]:
-    found = numbers["losses"]
-    if not found:
+    analysis = numbers["losses"]
+    if not analysis:
         return []
-    told = looks(list(numbers["variants"]))
+    styles = looks(list(numbers["variants"]))
     note = "Lines: means over students and seeds; bands: one standard deviation. Variants without such tokens have no line."
-    note += f" Each point is the mean over {found['steps_per_point']} steps." if found["steps_per_point"] > 1 else ""
+    note += f" Each point is the mean over {analysis['steps_per_point']} steps." if analysis["steps_per_point"] > 1 else ""
     parts = []
-    for loss, own in found["curves"].items():
-        chart = curves(loss, f"{LOSSES[loss]}: loss by step and variant", "step", "loss", _lines(own), told)
+    for loss, own in analysis["curves"].items():
+        chart = curves(loss, f"{LOSSES[loss]}: loss by step and variant", "step", "loss", _lines(own), styles)
         parts.append((chart, f"Loss on {LOSSES[loss]} (Fig. 15)", note))
     return parts
 
 
 def _accuracy(numbers: Numbers) -> list[Part]:
-    found = numbers["accuracy"]
-    if not found:
+    analysis = numbers["accuracy"]
+    if not analysis:
         return []
-    told, parts = looks(list(numbers["variants"])), []
-    for domain, own in found["domains"].items():
+    styles, parts = looks(list(numbers["variants"])), []
+    for domain, own in analysis["domains"].items():
         places = sorted({place for course in own.values() for place, *_ in course})
-        ticks = {place: "end" if place in found["ends"] else f"{place:g}" for place in places} if found["ends"] else None
+        ticks = (
+            {place: "end" if place in analysis["ends"] else f"{place:g}" for place in places} if analysis["ends"] else None
+        )
         name = DOMAINS.get(domain, domain)
         x_label, label = "epoch (0: the untouched student)", f"pass@1 {name} by epoch and variant"
         lines = _lines(own, 100)
-        chart = curves(f"accuracy_{domain}", label, x_label, "pass@1, %", lines, told, markers=True, ticks=ticks)
+        chart = curves(f"accuracy_{domain}", label, x_label, "pass@1, %", lines, styles, markers=True, ticks=ticks)
         note = "Lines: means over students and seeds; bands: one standard deviation."
         parts.append((chart, f"Accuracy {name} (Fig. 11)", note))
     return parts
@@ -235,7 +237,7 @@ def _sweeps(numbers: Numbers) -> list[Part]:
     parts = []
     for number, (key, own) in enumerate(numbers["sweeps"].items()):
         measures = {SWEPT[name][0]: courses for name, courses in own["measures"].items()}
-        told = {text: look for text, look in SWEPT.values() if text in measures}
+        styles = {text: look for text, look in SWEPT.values() if text in measures}
         values = [value for value, *_ in next(iter(measures.values()))]
         ticks = {float(place): f"{value:g}" for place, value in enumerate(values)}
         places = {value: place for place, value in enumerate(values)}
@@ -249,7 +251,7 @@ def _sweeps(numbers: Numbers) -> list[Part]:
             for name, course in measures.items()
         ]
         label = f"Measures of students and data by {key}"
-        chart = curves(f"sweep_{number}", label, key, "%", lines, told, markers=True, ticks=ticks)
+        chart = curves(f"sweep_{number}", label, key, "%", lines, styles, markers=True, ticks=ticks)
         note = "Values are equally spaced. Lines: means over students and seeds; bands: one standard deviation."
         parts.append((chart, key, note))
     return parts

@@ -73,16 +73,16 @@ def _item(source: Source, row: Row) -> Problem:
 def summarize(sets: Mapping[str, Sequence[DataSet]], confidence: float) -> dict[str, Any]:
     """Returns pass@1 with its interval by variant; prompts of all jobs have equal weight. failures: failed responses, which
     are not part of the data."""
-    found = {}
+    variants = {}
     for name, own in sets.items():
-        counts = [Count(samples, right) for one in own for right, samples in one.right.values()]
+        counts = [Count(samples, right) for data_set in own for right, samples in data_set.right.values()]
         mean, low, high = pass_at_1(counts, confidence)
-        found[name] = {
+        variants[name] = {
             "pass@1": round(mean, DIGITS),
             "interval": [round(low, DIGITS), round(high, DIGITS)],
             "prompts": len(counts),
-            "responses": sum(one.responses for one in own),
-            "right": sum(right for one in own for right, _ in one.right.values()),
-            "failures": sum(one.failures for one in own),
+            "responses": sum(data_set.responses for data_set in own),
+            "right": sum(right for data_set in own for right, _ in data_set.right.values()),
+            "failures": sum(data_set.failures for data_set in own),
         }
-    return {"confidence": confidence, "variants": found}
+    return {"confidence": confidence, "variants": variants}

@@ -58,11 +58,11 @@ class Job:
 class Gaps:
     """Gaps of the analysis: (topic, sentence)."""
 
-    found: list[tuple[str, str]] = field(default_factory=list)
+    entries: list[tuple[str, str]] = field(default_factory=list)
 
     def say(self, topic: str, text: str) -> None:
         """Adds a gap."""
-        self.found.append((topic, text))
+        self.entries.append((topic, text))
 
     def among(self, topic: str, what: str, lacking: Sequence[str], count: int) -> None:
         """Adds a gap that names the jobs in `lacking`, out of `count`; adds nothing if `lacking` is empty."""
@@ -104,7 +104,7 @@ def of_runs(config: Analyze) -> list[Source]:
         ConfigError: a folder is not the run folder of a synthesis.
         DataError: a folder cannot be read.
     """
-    found = []
+    sources = []
     for name, output in config.runs.items():
         reader = RunReader(output)
         try:
@@ -112,8 +112,8 @@ def of_runs(config: Analyze) -> list[Source]:
         except ValidationError:
             raise ConfigError(f"{output}: is not a synthesis run folder; give the `output` of `tessy synthesize`") from None
         finished = reader if reader.summary() is not None else None
-        found.append(Source(name, output, finished, run.data, run.student, run.date))
-    return found
+        sources.append(Source(name, output, finished, run.data, run.student, run.date))
+    return sources
 
 
 def _round(folder: RoundFolder, epochs: float | None) -> Round:

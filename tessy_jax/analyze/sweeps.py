@@ -20,21 +20,21 @@ def swept(config: Comparison) -> dict[str, dict[float, str]]:
     A variant is part of a sweep if it changes a single number; several keys with the same number count as one. The variant
     without changes is part of every sweep, with the value of the job.
     """
-    found: dict[str, dict[float, str]] = {}
+    by_key: dict[str, dict[float, str]] = {}
     plain = next((name for name, changes in config.variants.items() if not changes), None)
     for name, changes in config.variants.items():
         values = list(changes.values())
         if values and all(type(value) in (int, float) and value == values[0] for value in values):
-            found.setdefault(" & ".join(changes), {})[float(values[0])] = name
+            by_key.setdefault(" & ".join(changes), {})[float(values[0])] = name
     if plain is not None:
         base = next(cell.config for cell in config.cells() if cell.variant == plain)
-        for key, own in found.items():
+        for key, own in by_key.items():
             value: Any = base.resolved()
             for part in key.split(" & ")[0].split("."):
                 value = value.get(part) if isinstance(value, Mapping) else getattr(value, part, None)
             if type(value) in (int, float):
                 own.setdefault(float(value), plain)
-    return {key: dict(sorted(own.items())) for key, own in found.items() if len(own) >= FEWEST}
+    return {key: dict(sorted(own.items())) for key, own in by_key.items() if len(own) >= FEWEST}
 
 
 def sweeps(config: Comparison, jobs: Sequence[Job], numbers: Mapping[str, Any]) -> dict[str, Any]:
@@ -43,7 +43,7 @@ def sweeps(config: Comparison, jobs: Sequence[Job], numbers: Mapping[str, Any]) 
     The measures are the final pass@1 in and out of domain, the quality of the data, and the discarded share of the generated
     tokens. Keys with measures for a single value only are left out. numbers: those of the analysis.
     """
-    found = {}
+    result = {}
     for key, own in swept(config).items():
         measures: dict[str, list[list[float | None]]] = {}
         for value, variant in own.items():
@@ -58,16 +58,16 @@ def sweeps(config: Comparison, jobs: Sequence[Job], numbers: Mapping[str, Any]) 
                 share = round(uses.get("discarded", 0) / sum(uses.values()), DIGITS)
                 measures.setdefault("discarded", []).append([value, share, None, 1])
         if any(len(course) > 1 for course in measures.values()):
-            found[key] = {"variants": list(own.values()), "measures": measures}
-    return found
+            result[key] = {"variants": list(own.values()), "measures": measures}
+    return result
 
 
 def _ends(jobs: Sequence[Job], variant: str) -> dict[str, list[float]]:
     """Returns pass@1 after the last round, by domain, of the finished jobs of a variant."""
-    found: dict[str, list[float]] = {}
+    by_domain: dict[str, list[float]] = {}
     for job in jobs:
         reader = job.rounds[-1].evaluation if job.rounds else None
         if job.variant == variant and reader is not None:
             for domain, measures in (reader.summary() or {})["domains"].items():
-                found.setdefault(domain, []).append(measures["pass@1"])
-    return found
+                by_domain.setdefault(domain, []).append(measures["pass@1"])
+    return by_domain
