@@ -3,8 +3,8 @@
 The run folder holds the run folders of its stages: `predictors` (if the job makes any), `before` (the evaluation of the
 untouched student), and per round `round-<n>/synthesis`, `round-<n>/training`, `round-<n>/evaluation` and, if
 `evaluation.every_epochs` is set, `round-<n>/epochs/<n>` (the evaluation of an epoch's checkpoint). A restart resumes the
-interrupted stage and skips finished ones. The student's arrays pass from stage to stage in memory; a restart reads them
-from the run folder and have the same values.
+interrupted stage and skips finished ones. The student's arrays pass from stage to stage in memory; a restart reads the
+same values from the run folder.
 """
 
 from __future__ import annotations
@@ -287,7 +287,7 @@ class _Job:
         )
 
     def _evaluation(self, stage: Stage, place: str, model: str) -> None:
-        """Evaluates the student. Every evaluation is alike, except for the system message of isolated data."""
+        """Evaluates the student. All evaluations have the same settings, except for the system message of isolated data."""
         config, asked = self.config, self.config.evaluation
         changes: dict[str, Any] = {"sampling": asked.sampling or config.student.sampling}
         if asked.system is not None and stage != BEFORE_STAGE:
