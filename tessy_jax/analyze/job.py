@@ -128,7 +128,7 @@ def _numbers(
     """Returns the numbers behind the figures and the page."""
     settings = config.analysis
     unfinished = [source.place for source in sources if source.data is None]
-    gaps.among("data", "Unfinished data sets, left out", unfinished, len(sources))
+    gaps.add_count("data", "Unfinished data sets, left out", unfinished, len(sources))
     sets = _read(config, sources, task_kinds)
     if not sets:
         raise ConfigError(
@@ -136,14 +136,14 @@ def _numbers(
             "synthesize` first"
         )
     if settings.quality is None:
-        gaps.say("quality", "Responses were not verified; set analysis.quality.verifier to mini, exact or boxed.")
+        gaps.add("quality", "Responses were not verified; set analysis.quality.verifier to mini, exact or boxed.")
     texts = {
         name: [thinking(row) for data_set in own for row in data_set.first[: share(settings.responses, len(own))]]
         for name, own in sets.items()
     }
     space = space_of(texts)
     if space is None:
-        gaps.say("texts", "The thinking contains no words.")
+        gaps.add("texts", "The thinking contains no words.")
     jobs_by_variant = {name: own for name, own in _by_variant(jobs).items() if name in sets}
     numbers: dict[str, Any] = {
         "version": __version__,
@@ -193,40 +193,40 @@ def _read(
 def _likelihood(config: Comparison | Analyze, sets: Mapping[str, Sequence[DataSet]], gaps: Gaps) -> dict[str, Any] | None:
     settings = config.analysis.likelihood
     if settings is None:
-        gaps.say("likelihood", "The likelihood of the data was not computed; set analysis.likelihood to compute it.")
+        gaps.add("likelihood", "The likelihood of the data was not computed; set analysis.likelihood to compute it.")
         return None
     places = [data_set.source for own in sets.values() for data_set in own]
     lacking = [source.place for source in places if source.student is None]
-    gaps.among("likelihood", "Data sets without a student to score them", lacking, len(places))
+    gaps.add_count("likelihood", "Data sets without a student to score them", lacking, len(places))
     return likelihoods(sets, settings, config.mesh) or None
 
 
 def _losses(jobs: Sequence[Job], jobs_by_variant: Mapping[str, Sequence[Job]], gaps: Gaps) -> dict[str, Any] | None:
     if not jobs:
-        gaps.say("losses", NO_JOBS)
+        gaps.add("losses", NO_JOBS)
         return None
     lacking = [job.place for job in jobs if not all(round_.training for round_ in job.rounds)]
-    gaps.among("losses", "Jobs with unfinished training", lacking, len(jobs))
+    gaps.add_count("losses", "Jobs with unfinished training", lacking, len(jobs))
     result = losses(jobs_by_variant)
     return result if result["curves"] else None
 
 
 def _accuracy(jobs: Sequence[Job], jobs_by_variant: Mapping[str, Sequence[Job]], gaps: Gaps) -> dict[str, Any] | None:
     if not jobs:
-        gaps.say("accuracy", NO_JOBS)
+        gaps.add("accuracy", NO_JOBS)
         return None
     lacking = [
         job.place
         for job in jobs
         if job.before is None or any(round_.evaluation is None or round_.unfinished for round_ in job.rounds)
     ]
-    gaps.among("accuracy", "Jobs with unfinished evaluations", lacking, len(jobs))
+    gaps.add_count("accuracy", "Jobs with unfinished evaluations", lacking, len(jobs))
     result = accuracy(jobs_by_variant)
     if result["domains"] and not result["epochs"]:
-        gaps.say("accuracy", "There are no evaluations after epochs, only before and after training.")
+        gaps.add("accuracy", "There are no evaluations after epochs, only before and after training.")
     if result["epochs"]:
         lacking = [job.place for job in jobs if not any(round_.after for round_ in job.rounds)]
-        gaps.among("accuracy", "Jobs without evaluations after epochs", lacking, len(jobs))
+        gaps.add_count("accuracy", "Jobs without evaluations after epochs", lacking, len(jobs))
     return result if result["domains"] else None
 
 

@@ -60,15 +60,15 @@ class Gaps:
 
     entries: list[tuple[str, str]] = field(default_factory=list)
 
-    def say(self, topic: str, text: str) -> None:
+    def add(self, topic: str, text: str) -> None:
         """Adds a gap."""
         self.entries.append((topic, text))
 
-    def among(self, topic: str, what: str, lacking: Sequence[str], count: int) -> None:
+    def add_count(self, topic: str, what: str, lacking: Sequence[str], count: int) -> None:
         """Adds a gap that names the jobs in `lacking`, out of `count`; adds nothing if `lacking` is empty."""
         if lacking:
             more = f" and {len(lacking) - SHOWN} more" if len(lacking) > SHOWN else ""
-            self.say(topic, f"{what}: {len(lacking)} of {count} ({', '.join(lacking[:SHOWN])}{more}).")
+            self.add(topic, f"{what}: {len(lacking)} of {count} ({', '.join(lacking[:SHOWN])}{more}).")
 
 
 def of_comparison(config: Comparison) -> tuple[list[Source], list[Job]]:
