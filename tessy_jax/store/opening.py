@@ -18,8 +18,8 @@ D = TypeVar("D", bound=Dated)
 
 
 class PrimaryStore(OnPrimary[RunStore]):
-    """The run folder of a job of one or more processes. Process 0 writes it, and every process calls each method. Methods are
-    those of `RunStore`; `run` passes the `RunStore` to a function that needs more than one of them."""
+    """The run folder of a job of one or more processes. Process 0 writes it, and every process calls each method. `run`
+    passes the `RunStore` to a function that needs more than one of its methods."""
 
     def save_config(self, text: str) -> None:
         """See `RunStore.save_config`."""

@@ -88,7 +88,7 @@ def lines(folder):
 
 
 def test_a_predictor_is_made_measured_and_loads_in_transformers_with_equal_logits(config, tmp_path, capsys):
-    file = config()
+    file = config(training={"tensorboard": True})
     code, counts = run(capsys, "annotate", file)
     assert code == 0, counts
     assert counts["student"]["kept"] == counts["student"]["segments"] == 40
@@ -102,6 +102,7 @@ def test_a_predictor_is_made_measured_and_loads_in_transformers_with_equal_logit
     assert metrics[-1]["loss"] < metrics[0]["loss"]
     assert summary["style_f1"] == max(line["style_f1"] for line in evaluated)
     assert all(set(line["tokens_by"]) == {"style", "capability"} for line in metrics)
+    assert list((tmp_path / "run" / "training" / "student" / "tensorboard").glob("events*"))
 
     model = tmp_path / "run" / "training" / "student" / "model"
     ours = hf.load(model)
