@@ -1,8 +1,8 @@
 """The device mesh, and the only table from logical axes to mesh axes.
 
-Models name what a dimension means ("heads", "ffn"); this module alone knows over which mesh axis that is cut. Lanes are
-cut over data, fsdp and expert: attention then never repeats work over the expert axis, and a mixture of experts gathers
-its tokens over that axis (few bytes) instead of its weights (many).
+Models name the meaning of a dimension ("heads", "ffn"); only this module maps it to mesh axes. Lanes are sharded over data,
+fsdp and expert: attention then repeats no work over the expert axis, and a mixture of experts gathers its tokens over that
+axis (few bytes) instead of its weights (many).
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ Axes = tuple[str | None, ...]
 
 
 def parse_mesh(text: str) -> dict[str, int]:
-    """`"tensor=8,data=2"` as {"tensor": 8, "data": 2}.
+    """The axis sizes in a text: `"tensor=8,data=2"` gives {"tensor": 8, "data": 2}.
 
     Raises:
-        ShardingError: not of that form, an unknown axis, or a size below 1.
+        ShardingError: another form, an unknown axis, a size below 1, or an axis given twice.
     """
     sizes: dict[str, int] = {}
     for part in filter(None, (piece.strip() for piece in text.split(","))):
@@ -49,16 +49,16 @@ def parse_mesh(text: str) -> dict[str, int]:
         if not size.isdecimal() or int(size) < 1:
             raise ShardingError(f"mesh axis {name!r} has size {size!r}; write it as {name}=8")
         if name in sizes:
-            raise ShardingError(f"mesh axis {name!r} is given twice")
+            raise ShardingError(f"mesh axis {name!r} is given twice; give each axis at most once")
         sizes[name] = int(size)
     return sizes
 
 
 def make_mesh(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """A mesh of all four axes (size 1 where not named) over the first devices.
+    """A mesh with all four axes (size 1 if not named) over the first devices.
 
     Raises:
-        ShardingError: the mesh needs more devices than there are.
+        ShardingError: the mesh needs more devices than are available.
     """
     devices = jax.devices() if devices is None else devices
     shape = tuple(sizes.get(axis, 1) for axis in MESH_AXES)
@@ -66,46 +66,46 @@ def make_mesh(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = N
     if need > len(devices):
         named = ", ".join(f"{axis}={size}" for axis, size in sizes.items())
         raise ShardingError(
-            f"mesh {named} needs {need} devices, {len(devices)} are there; make the axes' product at most "
-            f"{len(devices)} or start on more devices"
+            f"mesh {named} needs {need} devices, {len(devices)} are available; make the product of the axes at most "
+            f"{len(devices)} or use more devices"
         )
     return Mesh(np.asarray(devices[:need]).reshape(shape), MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
 
 
 def plan_mesh(sizes: Mapping[str, int]) -> AbstractMesh:
-    """The same mesh without devices, to plan with."""
+    """The same mesh without devices, for planning."""
     shape = tuple(sizes.get(axis, 1) for axis in MESH_AXES)
     return AbstractMesh(shape, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
 
 
 @dataclass(frozen=True)
 class Partitioner:
-    """Where arrays live: a mesh and the table above. `Layout()` is one device, where every method is the identity."""
+    """A mesh with its table of axes. `Partitioner()` is one device, on which every method is the identity."""
 
     mesh: Mesh | AbstractMesh | None = None
 
     @classmethod
     def of(cls, sizes: Mapping[str, int]) -> Partitioner:
-        """The layout of a mesh of these sizes; without any, one device.
+        """The partitioner of a mesh with these axis sizes; without sizes, one device.
 
         Raises:
-            ShardingError: the mesh needs more devices than there are, or leaves out some of those of several processes.
+            ShardingError: the mesh needs more devices than are available, or several processes have devices outside it.
         """
-        there, wanted = jax.device_count(), math.prod(sizes.values())
-        if jax.process_count() > 1 and wanted != there:
+        available, needed = jax.device_count(), math.prod(sizes.values())
+        if jax.process_count() > 1 and needed != available:
             raise ShardingError(
-                f"the mesh has {wanted} devices, the {jax.process_count()} processes have {there}; make the product of its "
-                f"axes {there}, e.g. mesh={{data: {there}}}"
+                f"the mesh has {needed} devices, the {jax.process_count()} processes have {available}; make the product of "
+                f"its axes {available}, e.g. mesh={{data: {available}}}"
             )
         return cls(make_mesh(sizes)) if sizes else cls()
 
     @property
     def size(self) -> int:
-        """How many devices it has."""
+        """The number of devices."""
         return 1 if self.mesh is None else self.mesh.size
 
     def num_shards(self, axis: str | None) -> int:
-        """Into how many pieces the logical axis is cut."""
+        """The number of shards of a logical axis."""
         if self.mesh is None or axis is None:
             return 1
         return math.prod(self.mesh.shape[name] for name in RULES.get(axis, ()))
@@ -122,22 +122,21 @@ class Partitioner:
         return x if sharding is None else jax.lax.with_sharding_constraint(x, sharding)
 
     def shard_shape(self, shape: Sequence[int], axes: Axes) -> tuple[int, ...]:
-        """The shape that one device holds."""
+        """The shape of one device's shard."""
         return tuple(size // self.num_shards(axis) for size, axis in zip(shape, axes, strict=True))
 
     def check(self, sizes: Mapping[str, tuple[int, str]]) -> None:
-        """Refuses dimensions that do not divide.
+        """Checks that the mesh divides dimensions.
 
-        sizes: logical axis → (size, the name a user knows it by).
+        sizes: logical axis → (size, name for the user).
 
         Raises:
-            ShardingError: naming the dimension, its size, the mesh axes and the sizes that would do.
+            ShardingError: it does not; the message names the dimension, its size, the mesh axes and the possible sizes.
         """
         if self.mesh is None:
             return
         for axis, (size, name) in sizes.items():
-            ways = self.num_shards(axis)
-            if size % ways:
+            if size % self.num_shards(axis):
                 over = " × ".join(f"{mesh_axis}={self.mesh.shape[mesh_axis]}" for mesh_axis in RULES[axis])
                 fits = [n for n in range(1, min(size, 4096) + 1) if size % n == 0]
                 raise ShardingError(
@@ -152,17 +151,17 @@ class Partitioner:
         params: dict[str, jax.Array],
         axes: dict[str, Axes],
     ) -> jax.Array:
-        """Runs a mixture of experts where its weights are.
+        """Runs a mixture of experts on the devices that hold its weights.
 
-        body(*tokens, params, first_expert, share) gets some tokens, the weights of the experts from first_expert on (and
-        a slice of their ffn), and returns its part of the output [tokens, D]; `share` is 1.0 in exactly one of the
-        slices of an expert, for what must be added once, else 0.0.
-        tokens: arrays whose first dimension counts tokens, cut like lanes. params, axes: weights and their logical axes.
+        body(*tokens, params, first_expert, share) receives some tokens and the weights of the experts from first_expert on
+        (and a slice of their ffn), and returns its contribution to the output [tokens, D]. `share` is 1.0 in exactly one of
+        the slices of an expert and 0.0 in the others, for terms that are added once.
+        tokens: arrays whose first dimension counts tokens, sharded like lanes. params, axes: weights and their logical axes.
         """
         if self.mesh is None:
             return body(*tokens, params, 0, jnp.float32(1.0))
         (expert,), (tensor,) = RULES["experts"], RULES["ffn"]
-        # the embed dimension arrives whole: fsdp gathers it, as everywhere
+        # the embed dimension is complete here: fsdp gathers it, as everywhere
         specs = {key: self.spec(tuple(a if a in ("experts", "ffn") else None for a in names)) for key, names in axes.items()}
         lanes = [PartitionSpec(RULES["lanes"], *(None,) * (x.ndim - 1)) for x in tokens]
 
@@ -178,7 +177,7 @@ class Partitioner:
 
 
 def put(x: Any, partitioner: Partitioner, axes: Axes) -> jax.Array:
-    """A host array on the mesh, the same in every process."""
+    """A host array, equal in every process, placed on the mesh."""
     sharding = partitioner.sharding(axes)
     if sharding is None:
         return jnp.asarray(x)

@@ -189,7 +189,7 @@ def garbled_generation_config(folder, tmp_path):
 
 
 def large_mesh(folder, tmp_path):
-    return ["--model", folder, "--prompt", "x", "--mesh", "data=64"], ["data=64 needs 64 devices, 8 are there"]
+    return ["--model", folder, "--prompt", "x", "--mesh", "data=64"], ["data=64 needs 64 devices, 8 are available"]
 
 
 def classifier(folder, tmp_path):

@@ -1,4 +1,4 @@
-"""Meshes: parsed, refused by name, and without influence on results."""
+"""Meshes are parsed or refused by name, and do not change results."""
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +30,7 @@ def test_a_mesh_that_cannot_be_read_is_refused_by_name(text, words):
 
 
 def test_a_mesh_larger_than_the_devices_is_refused_with_both_numbers():
-    with pytest.raises(ShardingError, match=r"tensor=4, data=4 needs 16 devices, 8 are there"):
+    with pytest.raises(ShardingError, match=r"tensor=4, data=4 needs 16 devices, 8 are available"):
         make_mesh(parse_mesh("tensor=4,data=4"))
 
 
@@ -62,16 +62,16 @@ def test_lanes_that_do_not_divide_are_refused():
 
 @pytest.mark.parametrize("name", sorted(VARIANTS))
 @pytest.mark.parametrize("stacked", [False, True], ids=["unrolled", "stacked"])
-def test_every_device_holds_its_part_of_every_weight_and_no_more(name, stacked):
+def test_every_device_has_exactly_its_shard_of_every_weight(name, stacked):
     partitioner = Partitioner(make_mesh(parse_mesh(VARIANTS[name].mesh)))
     model = hf.load(reference(name).folder, partitioner=partitioner, stacked=stacked)
-    cut = 0
+    num_sharded = 0
     for path, parameter in hf.parameter_paths(nnx.state(model)):
         axes = parameter.get_metadata()["axes"]
         expected = partitioner.shard_shape(parameter.shape, axes)
         assert {shard.data.shape for shard in parameter[...].addressable_shards} == {expected}, path
-        cut += expected != tuple(parameter.shape)
-    assert cut or VARIANTS[name].mesh == "data=8"
+        num_sharded += expected != tuple(parameter.shape)
+    assert num_sharded or VARIANTS[name].mesh == "data=8"
 
 
 @pytest.mark.parametrize(
@@ -98,8 +98,9 @@ def test_gradients_on_8_devices_equal_those_on_one(name):
         value, gradient = run(state, put(tokens()[:, :64], partitioner, ("lanes", None)))
         return float(value), [np.asarray(g) for g in jax.tree.leaves(gradient)]
 
-    one, eight = gradients(Partitioner()), gradients(Partitioner(make_mesh(parse_mesh(VARIANTS[name].mesh))))
-    np.testing.assert_allclose(eight[0], one[0], rtol=1e-5)
-    assert any(np.abs(g).max() > 1e-3 for g in one[1])
-    for a, b in zip(eight[1], one[1], strict=True):
+    expected = gradients(Partitioner())
+    sharded = gradients(Partitioner(make_mesh(parse_mesh(VARIANTS[name].mesh))))
+    np.testing.assert_allclose(sharded[0], expected[0], rtol=1e-5)
+    assert any(np.abs(g).max() > 1e-3 for g in expected[1])
+    for a, b in zip(sharded[1], expected[1], strict=True):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * max(1.0, float(np.abs(b).max())))

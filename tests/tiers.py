@@ -18,8 +18,8 @@ SLOW = (
     "tests/decode/test_sampling.py::test_filters_keep_the_tokens_and_shares_that_transformers_keeps[filters1",
     "tests/decode/test_sampling.py::test_filters_keep_the_tokens_and_shares_that_transformers_keeps[filters3",
     "tests/decode/test_sampling.py::test_filters_keep_the_tokens_and_shares_that_transformers_keeps[filters4",
-    "tests/models/test_parity.py::test_a_token_classifier_gives_the_scores_of_transformers_whole_in_chunks_and_by_token[gpt_oss",
-    "tests/models/test_parity.py::test_a_token_classifier_gives_the_scores_of_transformers_whole_in_chunks_and_by_token[qwen",
+    "tests/models/test_parity.py::test_a_token_classifier_gives_the_scores_of_transformers_complete_in_chunks_and_by_token[gpt_oss",
+    "tests/models/test_parity.py::test_a_token_classifier_gives_the_scores_of_transformers_complete_in_chunks_and_by_token[qwen",
     "tests/models/test_parity.py::test_chunks_of_any_length_per_lane_and_single_tokens_give_the_logits_of_transformers"
     "[deepseek_v3-untied",
     "tests/models/test_parity.py::test_chunks_of_any_length_per_lane_and_single_tokens_give_the_logits_of_transformers"
@@ -32,14 +32,13 @@ SLOW = (
     "[qwen3-untied",
     "tests/models/test_parity.py::test_chunks_of_any_length_per_lane_and_single_tokens_give_the_logits_of_transformers"
     "[qwen3_moe-untied",
-    "tests/models/test_parity.py::test_long_whole_sequences_run_in_query_blocks_with_equal_results_and_gradients",
+    "tests/models/test_parity.py::test_query_blocks_of_long_sequences_do_not_change_results_or_gradients",
     "tests/models/test_parity.py::test_the_first_layers_of_a_model_are_those_of_transformers_also_after_an_export[gpt_oss",
-    "tests/models/test_parity.py::test_whole_sequences_give_the_logits_of_transformers[deepseek_v3-untied",
-    "tests/models/test_parity.py::test_whole_sequences_give_the_logits_of_transformers[gpt_oss-untied",
-    "tests/models/test_parity.py::test_whole_sequences_give_the_logits_of_transformers[qwen",
-    "tests/models/test_restack.py::test_arrays_go_from_one_form_to_the_other_and_back_unchanged_and_stay_on_the_mesh"
-    "[deepseek_v3",
-    "tests/models/test_restack.py::test_arrays_go_from_one_form_to_the_other_and_back_unchanged_and_stay_on_the_mesh[gpt_oss",
+    "tests/models/test_parity.py::test_complete_sequences_give_the_logits_of_transformers[deepseek_v3-untied",
+    "tests/models/test_parity.py::test_complete_sequences_give_the_logits_of_transformers[gpt_oss-untied",
+    "tests/models/test_parity.py::test_complete_sequences_give_the_logits_of_transformers[qwen",
+    "tests/models/test_restack.py::test_restacking_and_unstacking_changes_no_array_and_keeps_the_mesh[deepseek_v3",
+    "tests/models/test_restack.py::test_restacking_and_unstacking_changes_no_array_and_keeps_the_mesh[gpt_oss",
     "tests/synthesis/test_recipes.py::test_a_recipe_says_who_thinks_and_who_answers",
     "tests/synthesis/test_recipes.py::test_of_all_candidates_the_one_that_the_teacher_finds_most_probable_is_kept",
     "tests/synthesis/test_recipes.py::test_rewritten_prompts_are_printed_and_not_saved",
@@ -64,11 +63,11 @@ BY_HAND = (
     "tests/mini/test_build.py::test_a_shipped_model_passes_its_gate_again[student-1",
     "tests/mini/test_build.py::test_a_shipped_model_passes_its_gate_again[student-2",
     "tests/mini/test_build.py::test_a_shipped_model_passes_its_gate_again[teacher",
-    "tests/models/test_parity.py::test_a_token_classifier_gives_the_scores_of_transformers_whole_in_chunks_and_by_token"
+    "tests/models/test_parity.py::test_a_token_classifier_gives_the_scores_of_transformers_complete_in_chunks_and_by_token"
     "[deepseek_v3-untied",
-    "tests/models/test_parity.py::test_a_token_classifier_gives_the_scores_of_transformers_whole_in_chunks_and_by_token"
+    "tests/models/test_parity.py::test_a_token_classifier_gives_the_scores_of_transformers_complete_in_chunks_and_by_token"
     "[gpt_oss-untied",
-    "tests/models/test_parity.py::test_a_token_classifier_gives_the_scores_of_transformers_whole_in_chunks_and_by_token"
+    "tests/models/test_parity.py::test_a_token_classifier_gives_the_scores_of_transformers_complete_in_chunks_and_by_token"
     "[qwen3_moe-untied",
     "tests/models/test_parity.py::test_chunks_of_any_length_per_lane_and_single_tokens_give_the_logits_of_transformers"
     "[deepseek_v3-untied-1",
@@ -79,22 +78,20 @@ BY_HAND = (
     "tests/models/test_parity.py::test_an_exported_model_gives_the_same_logits_in_transformers[deepseek_v3-tied-stacked",
     "tests/models/test_parity.py::test_an_exported_model_gives_the_same_logits_in_transformers[gpt_oss-untied-unrolled",
     "tests/models/test_parity.py::test_an_exported_model_gives_the_same_logits_in_transformers[qwen3_moe",
-    "tests/models/test_parity.py::test_whole_sequences_give_the_logits_of_transformers[deepseek_v3-tied-stacked-1",
-    "tests/models/test_parity.py::test_whole_sequences_give_the_logits_of_transformers[deepseek_v3-tied-unrolled-8",
-    "tests/models/test_parity.py::test_whole_sequences_give_the_logits_of_transformers[deepseek_v3-untied-stacked-1",
-    "tests/models/test_parity.py::test_whole_sequences_give_the_logits_of_transformers[deepseek_v3-untied-unrolled",
-    "tests/models/test_parity.py::test_whole_sequences_give_the_logits_of_transformers[gpt_oss-tied-stacked-1",
-    "tests/models/test_parity.py::test_whole_sequences_give_the_logits_of_transformers[gpt_oss-tied-unrolled-8",
-    "tests/models/test_parity.py::test_whole_sequences_give_the_logits_of_transformers[gpt_oss-untied-stacked-1",
-    "tests/models/test_parity.py::test_whole_sequences_give_the_logits_of_transformers[gpt_oss-untied-unrolled",
-    "tests/models/test_parity.py::test_whole_sequences_give_the_logits_of_transformers[qwen3_moe-tied-stacked-1",
-    "tests/models/test_parity.py::test_whole_sequences_give_the_logits_of_transformers[qwen3_moe-tied-unrolled-8",
-    "tests/models/test_parity.py::test_whole_sequences_give_the_logits_of_transformers[qwen3_moe-untied-stacked-1",
-    "tests/models/test_parity.py::test_whole_sequences_give_the_logits_of_transformers[qwen3_moe-untied-unrolled",
-    "tests/models/test_restack.py::test_arrays_go_from_one_form_to_the_other_and_back_unchanged_and_stay_on_the_mesh"
-    "[gpt_oss-tied-8",
-    "tests/models/test_restack.py::test_arrays_go_from_one_form_to_the_other_and_back_unchanged_and_stay_on_the_mesh"
-    "[llama-untied-8",
+    "tests/models/test_parity.py::test_complete_sequences_give_the_logits_of_transformers[deepseek_v3-tied-stacked-1",
+    "tests/models/test_parity.py::test_complete_sequences_give_the_logits_of_transformers[deepseek_v3-tied-unrolled-8",
+    "tests/models/test_parity.py::test_complete_sequences_give_the_logits_of_transformers[deepseek_v3-untied-stacked-1",
+    "tests/models/test_parity.py::test_complete_sequences_give_the_logits_of_transformers[deepseek_v3-untied-unrolled",
+    "tests/models/test_parity.py::test_complete_sequences_give_the_logits_of_transformers[gpt_oss-tied-stacked-1",
+    "tests/models/test_parity.py::test_complete_sequences_give_the_logits_of_transformers[gpt_oss-tied-unrolled-8",
+    "tests/models/test_parity.py::test_complete_sequences_give_the_logits_of_transformers[gpt_oss-untied-stacked-1",
+    "tests/models/test_parity.py::test_complete_sequences_give_the_logits_of_transformers[gpt_oss-untied-unrolled",
+    "tests/models/test_parity.py::test_complete_sequences_give_the_logits_of_transformers[qwen3_moe-tied-stacked-1",
+    "tests/models/test_parity.py::test_complete_sequences_give_the_logits_of_transformers[qwen3_moe-tied-unrolled-8",
+    "tests/models/test_parity.py::test_complete_sequences_give_the_logits_of_transformers[qwen3_moe-untied-stacked-1",
+    "tests/models/test_parity.py::test_complete_sequences_give_the_logits_of_transformers[qwen3_moe-untied-unrolled",
+    "tests/models/test_restack.py::test_restacking_and_unstacking_changes_no_array_and_keeps_the_mesh[gpt_oss-tied-8",
+    "tests/models/test_restack.py::test_restacking_and_unstacking_changes_no_array_and_keeps_the_mesh[llama-untied-8",
     "tests/synthesis/test_job.py::test_one_model_alone_writes_through_the_same_engine[student_only",
     "tests/synthesis/test_processes.py::test_two_processes_do_both_passes_of_a_recipe_as_one_does[teacher_reference",
     "tests/synthesis/test_processes.py::test_two_processes_pass_the_students_arrays_on_as_one_does",

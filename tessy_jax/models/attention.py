@@ -1,7 +1,7 @@
 """Attention: grouped queries with windows and sinks, and DeepSeek's multi-head latent attention.
 
-One function, `attend`, serves whole packed sequences and chunks on top of a cache: positions and segments say what a query
-sees, never the shape of an array. The cache itself belongs to `decode/`; here is only what attention asks of it.
+One function, `attend`, serves complete packed sequences and chunks on a cache: positions and segments say which keys a query
+sees, array shapes never do. `decode/` implements the cache; `LayerCache` is the interface that attention needs.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from tessy_jax.models.config import ModelConfig
 from tessy_jax.models.layers import Linear, RMSNorm, apply_rope, einsum_f32, filled
 from tessy_jax.sharding import Partitioner
 
-QUERY_BLOCK = 512  # queries whose scores are held at once in sequences longer than this
-FUSED_BLOCK = 4096  # queries of one call of a fused kernel, whose mask is held
+QUERY_BLOCK = 512  # longer sequences compute scores for this many queries at a time
+FUSED_BLOCK = 4096  # queries, and rows of the mask, of one call of a fused kernel
 FUSED_HEAD = 128  # the largest head dim that cuDNN's kernels take, forward and backward
 MASKED = -0.7 * float(jnp.finfo(jnp.float32).max)  # finite: a lane without any key must not produce NaN
 
@@ -28,22 +28,24 @@ class LayerCache(Protocol):
     """One layer's keys and values, as attention uses them."""
 
     def append(self, keys_BKTH: jax.Array, values_BKTH: jax.Array | None, lengths_B: jax.Array, counts_B: jax.Array) -> Self:
-        """Writes the first counts_B tokens of each lane behind its lengths_B cached ones."""
+        """Writes the first counts_B tokens of each lane after its lengths_B cached ones."""
         ...
 
     def read(self) -> tuple[jax.Array, jax.Array | None]:
-        """Keys and values [B, K, S, H]; values are None where the keys hold all (latent attention)."""
+        """Keys and values [B, K, S, H]; values are None where the keys contain them (latent attention)."""
         ...
 
     def positions(self, lengths_B: jax.Array) -> jax.Array:
-        """The position that each slot [B, S] holds when lengths_B tokens are cached; negative where none."""
+        """The position in each slot [B, S] when lengths_B tokens are cached; negative where the slot is empty."""
         ...
 
 
 @dataclass(frozen=True)
 class Packing:
-    """A few tokens of many lanes in one row [1, N], so that only attention works on [B, T]: lanes that bring less than T
-    tokens, or none, cost nothing elsewhere. Token n is that of lane lanes_N[n] at time times_N[n]; index_BT is the way back.
+    """A few tokens of many lanes in one row [1, N]. Only attention works on [B, T], so lanes with fewer than T tokens cost
+    nothing elsewhere.
+
+    lanes_N, times_N: lane and time of each packed token. index_BT: the packed index of each token, the inverse.
     """
 
     lanes_N: jax.Array
@@ -61,10 +63,10 @@ class Packing:
 
 @dataclass(frozen=True)
 class AttentionContext:
-    """What one forward pass of T tokens knows beside its activations.
+    """Positions, rotation and masks of one forward pass of T tokens, shared by all layers.
 
-    rotation: cos and sin [B, T, H/2], or [1, N, H/2] of packed lanes. segments_BT: documents of a packed sequence, 0 is
-    padding; None with a cache. lengths_B, counts_B: tokens cached before, and valid new ones; None without a cache.
+    rope: cos and sin [B, T, H/2], or [1, N, H/2] for packed lanes. segments_BT: documents of a packed sequence, 0 is
+    padding; None with a cache. lengths_B, counts_B: tokens already cached, and valid new ones; None without a cache.
     """
 
     positions_BT: jax.Array
@@ -88,11 +90,11 @@ def attend(
     window: int | jax.Array | None = None,
     sinks_KG: jax.Array | None = None,
 ) -> jax.Array:
-    """Causal softmax attention; scores, times `scale`, and softmax in float32.
+    """Causal softmax attention; scores are multiplied by `scale`, and the softmax is in float32.
 
-    A query sees keys at positions 0 … its own, of its own segment, and (with a window w) no further back than w − 1.
+    A query sees keys of its own segment at positions from 0 to its own; a window w limits it to the last w positions.
     Negative key positions are empty slots. sinks_KG: a logit per head that takes part in the softmax and has no value
-    (GPT-OSS). Returns [B, T, K, G, H'] in v's dtype, H' being v's head dim.
+    (GPT-OSS). Returns [B, T, K, G, H'] in v's dtype, where H' is v's head dim.
     """
     B, T, K, G, H = q_BTKGH.shape
 
@@ -103,7 +105,7 @@ def attend(
             seen &= k_positions_BS[:, None, :] > q_positions[:, :, None] - window
         if q_segments is not None and k_segments_BS is not None:
             seen &= k_segments_BS[:, None, :] == q_segments[:, :, None]
-        # heads of a group and time are one dimension M of plain batched products, which every backend has a kernel for
+        # heads of a group and time form one dimension M of batched matrix products, for which every backend has a kernel
         q_BKMH = q.transpose(0, 2, 3, 1, 4).reshape(B, K, -1, H)
         scores = einsum_f32("bkmh,bksh->bkms", q_BKMH, k_BKSH)
         scores = scores.reshape(B, K, G, -1, scores.shape[-1])
@@ -142,8 +144,8 @@ def attend_fused(
     window: int | jax.Array | None = None,
     implementation: Literal["xla", "cudnn"] = "cudnn",
 ) -> jax.Array:
-    """`attend` over whole packed sequences without sinks, by cuDNN's flash attention: scores never reach memory, and blocks
-    of keys behind the queries are passed over."""
+    """`attend` over complete packed sequences without sinks, by cuDNN's flash attention: scores are never written to memory,
+    and blocks of keys after the queries are skipped."""
     B, T, K, G, H = q_BTKGH.shape
     q_BTNH = q_BTKGH.reshape(B, T, K * G, H)
     k_BSKH, v_BSKH = k_BKSH.swapaxes(1, 2), v_BKSH.swapaxes(1, 2)
@@ -176,7 +178,7 @@ def _fusable(q_BTKGH: jax.Array, v_BKSH: jax.Array, segments_BT: jax.Array | Non
 
 
 def _has_kernels() -> bool:
-    """Whether the devices are NVIDIA's, of the generation (8.0, Ampere) for which cuDNN has kernels, or a later one."""
+    """Whether the devices are NVIDIA GPUs of compute capability 8.0 (Ampere) or later, for which cuDNN has kernels."""
     capability = str(getattr(jax.devices()[0], "compute_capability", ""))
     return re.fullmatch(r"[0-9]+\.[0-9]+", capability) is not None and float(capability) >= 8.0
 
@@ -221,8 +223,8 @@ class Attention(nnx.Module):
 class LatentAttention(nnx.Module):
     """Multi-head latent attention (DeepSeek-V3): one compressed latent and one rotary key per token, for all heads.
 
-    Whole sequences expand the latent to keys and values. On a cache the expansion is absorbed into queries and outputs
-    instead, so that the cache holds kv_rank + rope_dim numbers per token and every head reads the same ones.
+    Complete sequences expand the latent to keys and values. With a cache, queries and outputs absorb the expansion, so the
+    cache holds kv_rank + rope_dim numbers per token and all heads read the same ones.
     """
 
     def __init__(self, config: ModelConfig, partitioner: Partitioner, rngs: nnx.Rngs, dtype: Any) -> None:
@@ -289,13 +291,21 @@ def _attend_cached(
     sinks_KG: jax.Array | None = None,
     value_dim: int | None = None,
 ) -> tuple[jax.Array, LayerCache | None]:
-    """Attention over this step's own tokens, or over a cache that they are appended to first."""
+    """Attention over the given tokens, or over a cache after appending them to it."""
     if cache is None:
         assert v_BKTH is not None
         if _fusable(q_BTKGH, v_BKTH, context.segments_BT, sinks_KG):
             assert context.segments_BT is not None
-            how: dict[str, Any] = {"positions_BT": context.positions_BT, "segments_BT": context.segments_BT}
-            return attend_fused(q_BTKGH, k_BKTH, v_BKTH, scale=scale, window=window, **how), None
+            out = attend_fused(
+                q_BTKGH,
+                k_BKTH,
+                v_BKTH,
+                scale=scale,
+                positions_BT=context.positions_BT,
+                segments_BT=context.segments_BT,
+                window=window,
+            )
+            return out, None
         out = attend(
             q_BTKGH,
             k_BKTH,

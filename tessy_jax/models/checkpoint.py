@@ -1,7 +1,7 @@
-"""Reading safetensors folders slice by slice.
+"""Reads safetensors folders slice by slice.
 
-The safetensors library maps whole files, which counts every page read against the process, and its NumPy side has no
-float8; so the (simple) format is read here: an 8-byte header length, a JSON header, the tensors' bytes.
+The safetensors library maps complete files, which counts every page read against the process, and its NumPy interface has no
+float8. This module therefore reads the format itself: an 8-byte header length, a JSON header, the bytes of the tensors.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ MAX_HEADER = 100 << 20
 
 
 class Source(Protocol):
-    """Something that gives the values of one parameter, slice by slice."""
+    """The values of one parameter, read slice by slice."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...
@@ -113,32 +113,32 @@ def open_checkpoint(folder: Path) -> dict[str, Tensor]:
     """Every tensor of a model folder (model.safetensors, or its index of shards), without reading their values.
 
     Raises:
-        CheckpointError: no weights, a missing or truncated file, an index that names what its files do not hold.
+        CheckpointError: no weights, a missing or truncated file, an index that names tensors its files do not contain.
     """
     index, single = folder / "model.safetensors.index.json", folder / "model.safetensors"
     if not index.exists():
         if not single.exists():
             other = sorted(p.name for p in folder.glob("*.bin"))
             hint = f"; {other[0]} is in PyTorch's format: save the model with transformers >= 5" if other else ""
-            raise CheckpointError(f"{folder}: neither model.safetensors nor model.safetensors.index.json is there{hint}")
+            raise CheckpointError(f"{folder}: holds neither model.safetensors nor model.safetensors.index.json{hint}")
         return _read_header(single)
     try:
-        where = json.loads(index.read_text("utf-8"))["weight_map"]
-        files = sorted(set(where.values()))
+        file_of = json.loads(index.read_text("utf-8"))["weight_map"]
+        files = sorted(set(file_of.values()))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{index}: is not a safetensors index ({error}); fetch the file again") from None
     tensors: dict[str, Tensor] = {}
     for file in files:
         if not (folder / file).exists():
-            names = [name for name, place in where.items() if place == file]
+            names = [name for name, shard in file_of.items() if shard == file]
             raise CheckpointError(
-                f"{folder / file}: missing; {index.name} places {len(names)} tensors there, first {names[0]}; "
+                f"{folder / file}: missing; {index.name} places {len(names)} tensors in it, first {names[0]}; "
                 "fetch the missing shard"
             )
         tensors |= _read_header(folder / file)
-    for name, file in where.items():
+    for name, file in file_of.items():
         if name not in tensors or tensors[name].file.name != file:
-            raise CheckpointError(f"{folder / file}: tensor {name} is not in it, {index.name} says it is; fetch both again")
+            raise CheckpointError(f"{folder / file}: lacks tensor {name}, which {index.name} places in it; fetch both again")
     return tensors
 
 
@@ -152,7 +152,7 @@ def _read_header(file: Path) -> dict[str, Tensor]:
                 raise CheckpointError(f"{file}: truncated inside its header ({size} bytes); fetch the file again")
             header = json.loads(handle.read(length))
             if not isinstance(header, dict):
-                raise ValueError("its header is no JSON object")
+                raise ValueError("its header is not a JSON object")
     except (OSError, ValueError) as error:
         if isinstance(error, CheckpointError):
             raise
@@ -164,14 +164,17 @@ def _read_header(file: Path) -> dict[str, Tensor]:
         try:
             dtype, shape, (first, last) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
         except (KeyError, TypeError, ValueError):
-            raise CheckpointError(f"{file}: the header's entry of tensor {name} is torn; fetch the file again") from None
+            raise CheckpointError(f"{file}: the header's entry of tensor {name} is damaged; fetch the file again") from None
         if dtype not in DTYPES:
             raise CheckpointError(f"{file}: tensor {name} has dtype {dtype}; supported are {', '.join(DTYPES)}")
         bytes_needed = int(np.prod(shape, dtype=np.int64)) * np.dtype(DTYPES[dtype]).itemsize
         if last - first != bytes_needed:
-            raise CheckpointError(f"{file}: tensor {name} of shape {shape} has {last - first} bytes, not {bytes_needed}")
+            raise CheckpointError(
+                f"{file}: tensor {name} of shape {shape} has {last - first} bytes, expected {bytes_needed}; "
+                "fetch the file again"
+            )
         tensors[name] = Tensor(name, file, dtype, shape, 8 + length + first)
         end = max(end, last)
     if 8 + length + end != size:
-        raise CheckpointError(f"{file}: has {size} bytes, its header needs {8 + length + end}; fetch the file again")
+        raise CheckpointError(f"{file}: has {size} bytes, its header requires {8 + length + end}; fetch the file again")
     return tensors

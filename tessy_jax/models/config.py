@@ -1,6 +1,6 @@
 """The shape of a decoder: one frozen `ModelConfig` describes every family.
 
-What differs between families is a field here, never a copy of a model. `hf_config` reads it from a config.json.
+A difference between families is a field here, never a copy of a model. `hf_config` reads it from a config.json.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ class Rope:
     """Rotary position embedding.
 
     kind: "default", "linear", "llama3" or "yarn" (Hugging Face's names). dim: rotated dimensions per head.
-    attention_factor scales cos and sin (YaRN). interleaved: pairs are neighbours (DeepSeek) and not halves.
+    attention_factor scales cos and sin (YaRN). interleaved: pairs are neighbours (DeepSeek) instead of halves.
     """
 
     kind: Literal["default", "linear", "llama3", "yarn"]
@@ -33,7 +33,7 @@ class Rope:
 
 @dataclass(frozen=True)
 class Latent:
-    """Multi-head latent attention (DeepSeek-V3): ranks and head sizes; q_rank None means one plain query projection."""
+    """Multi-head latent attention (DeepSeek-V3): ranks and head dims; with q_rank None, queries have one projection."""
 
     q_rank: int | None
     kv_rank: int
@@ -48,7 +48,7 @@ class Experts:
 
     router: "softmax" (softmax over all experts, then top-k; Qwen3), "topk_softmax" (top-k of biased logits, then softmax;
     GPT-OSS) or "grouped_sigmoid" (sigmoid scores, correction bias, group-limited top-k; DeepSeek-V3).
-    clamp: GPT-OSS's (alpha, limit) of its clamped gate; it comes with biased experts.
+    clamp: (alpha, limit) of GPT-OSS's clamped gate; its experts have biases.
     """
 
     count: int
@@ -65,14 +65,14 @@ class Experts:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Everything that decides the function of a decoder, and nothing about where or in which dtype it runs.
+    """The function that a decoder computes, independent of its devices and dtype.
 
-    windows: per layer, None for full attention or the number of positions a query sees (itself included).
+    windows: per layer, None for full attention or the number of positions a query sees (including its own).
     sparse: per layer, whether the feed-forward is a mixture of experts.
-    query_scale: what attention scores are multiplied with.
+    query_scale: factor of the attention scores.
     labels: None for a causal-LM head, else the number of classes of a token-classification head.
-    raw: the config.json this came from, as canonical JSON, so that an export keeps what we do not interpret; models that
-    differ in it alone are equal, and share compiled programs.
+    raw: the source config.json as canonical JSON, so that an export keeps the keys that are not interpreted here. Models
+    that differ only in it are equal and share compiled programs.
     """
 
     family: str

@@ -1,4 +1,4 @@
-"""Hugging Face folders out: a folder that transformers loads, whole or not there at all."""
+"""Writes Hugging Face folders that transformers loads. A folder appears complete or not at all."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ ParameterPath = tuple[Any, ...]
 
 
 class _Item(NamedTuple):
-    """One tensor of the folder: its name, size, and the function that fetches its values."""
+    """One tensor of the folder: its name, its size in bytes, and a function that fetches its values."""
 
     name: str
     nbytes: int
@@ -49,8 +49,8 @@ def export(
 ) -> None:
     """Writes config.json and safetensors (several with an index above shard_bytes) in the parameters' dtype.
 
-    copy_from: a folder whose tokenizer and generation files come along. The folder appears whole, see `whole_folder`.
-    Several processes call it together, and the first writes.
+    copy_from: a folder whose tokenizer and generation files are copied. The folder appears complete or not at all, see
+    `whole_folder`. All processes call this function; process 0 writes.
 
     Raises:
         CheckpointError: the folder exists and is not empty, or cannot be written.
@@ -85,8 +85,7 @@ def _write_tensors(decoder: Decoder, folder: Path, shard_bytes: int) -> None:
         shards[-1].append(item)
     index: dict[str, str] = {}
     for i, shard in enumerate(shards):
-        one = len(shards) == 1
-        file = "model.safetensors" if one else f"model-{i + 1:05}-of-{len(shards):05}.safetensors"
+        file = "model.safetensors" if len(shards) == 1 else f"model-{i + 1:05}-of-{len(shards):05}.safetensors"
         tensors = {item.name: item.fetch() for item in shard}
         save_file(tensors, folder / file, metadata={"format": "pt"})
         index |= dict.fromkeys(tensors, file)
@@ -96,7 +95,7 @@ def _write_tensors(decoder: Decoder, folder: Path, shard_bytes: int) -> None:
 
 
 class _Values:
-    """The parameters' values on the host; the last two fetched are kept, since several tensors come from one."""
+    """Parameter values on the host. The last two are kept, because several tensors can come from one parameter."""
 
     def __init__(self, decoder: Decoder) -> None:
         self.parameters = dict(parameter_paths(nnx.state(decoder)))
@@ -141,7 +140,7 @@ def _items(decoder: Decoder) -> Iterator[_Item]:
                     yield _Item(theirs.format(expert=e), size, partial(values.expert, path, layer, e))
             elif form == TRANSPOSED:
                 yield _Item(theirs, nbytes, partial(values.transposed, path, layer))
-            elif form == EVEN:  # its odd half comes along
+            elif form == EVEN:  # the same tensor holds the odd half
                 odd = (*path[:-1], path[-1].replace("gate", "up"))
                 yield _Item(theirs, 2 * nbytes, partial(values.interleaved, path, layer, odd))
             elif form != ODD:

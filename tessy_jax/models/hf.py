@@ -1,7 +1,7 @@
-"""Hugging Face folders in: names, shapes and dtypes of a checkpoint to the parameters of a `Decoder`.
+"""Loads Hugging Face folders: names, shapes and dtypes of a checkpoint to the parameters of a `Decoder`.
 
-One table maps our parameter paths to checkpoint names; loading reads it forwards, `export` backwards. Tensors stream one by
-one, and of each only the rows (in the checkpoint's order) that a shard of this process needs are read for it.
+`WEIGHT_RULES` maps our parameter paths to checkpoint names; loading reads it forwards, `export` backwards. Tensors are read
+one at a time, and only the rows (in the checkpoint's order) that a shard of this process needs.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ SAME, TRANSPOSED, PER_EXPERT, EVEN, ODD = "same", "transposed", "per expert", "e
 
 
 class WeightRule(NamedTuple):
-    """Our path (a regular expression) → checkpoint name; form: how the checkpoint lays the values out."""
+    """Our path (a regular expression) → checkpoint name; form: how the checkpoint arranges the values."""
 
     ours: str
     theirs: str
@@ -90,7 +90,7 @@ def parameter_paths(state: Any) -> list[tuple[tuple[Any, ...], nnx.Param]]:
 
 
 def layer_paths(path: tuple[Any, ...], config: ModelConfig, stacked: bool) -> list[str]:
-    """The per-layer names of a parameter: itself, or one per layer that a stacked one holds."""
+    """The per-layer names of a parameter: its own, or one for each layer of a stacked parameter."""
     if not stacked or path[0] != "layers":
         return [".".join(map(str, path))]
     first, count, _ = runs(config)[path[1]]
@@ -112,35 +112,38 @@ def load(
     layers: int | None = None,
     seed: int = 0,
 ) -> Decoder:
-    """A decoder with the weights of a Hugging Face folder or hub name, cast to dtype and placed on the partitioner's mesh.
+    """A decoder with the weights of a Hugging Face folder or hub name, converted to dtype and placed on the partitioner's
+    mesh.
 
-    classes: a causal LM gets a new token-classification head of these in place of its own, drawn from seed; a token
-    classifier must have as many. layers: how many to take, the first (None: all). Everything is checked before the first
-    tensor is read: an error leaves nothing half-loaded.
+    classes: replaces the head of a causal LM by a new token-classification head with these classes, drawn from seed; a token
+    classifier must have as many classes. layers: number of layers to load, from the first (None: all). Everything is checked
+    before the first tensor is read, so an error leaves nothing half-loaded.
 
     Raises:
-        ConfigError: a config.json that cannot be run, or of fewer layers.
-        CheckpointError: weights that are missing, torn, of another shape than the configuration's, or unknown.
-        ShardingError: a mesh that does not divide the model.
+        ConfigError: an unsupported config.json, or one with fewer layers.
+        CheckpointError: weights are missing, damaged or unknown, or their shapes differ from the configuration's.
+        ShardingError: the mesh does not divide the model.
     """
     folder = resolve(model)
     config = read_config(folder)
     partitioner = partitioner or Partitioner()
     if layers is not None:
         if layers > config.layers:
-            raise ConfigError(f"{folder}: has {config.layers} layers, fewer than {layers}; ask for as many at most")
+            raise ConfigError(f"{folder}: has {config.layers} layers, fewer than {layers}; ask for at most {config.layers}")
         config = shortened(config, layers)
     if classes and config.labels is None:
         config = as_classifier(config, classes)
     elif classes and config.labels != len(classes):
-        raise ConfigError(f"{folder}: is a token classifier with {config.labels} labels; it should have {len(classes)}")
+        raise ConfigError(
+            f"{folder}: is a token classifier with {config.labels} labels, expected {len(classes)}; give another model"
+        )
     decoder = abstract(config, dtype=dtype, partitioner=partitioner, stacked=stacked)
     sources = match_checkpoint(folder, config, decoder)
     graph, state = nnx.split(decoder)
     for path, parameter in parameter_paths(state):
         if path in sources:
             value = _place(sources[path], parameter, partitioner)
-        else:  # of a new head
+        else:  # a new head
             drawn = INIT_STD * jax.random.normal(jax.random.key(seed), parameter.shape)
             value = put(
                 (0 * drawn if path[-1] == "bias" else drawn).astype(dtype), partitioner, parameter.get_metadata()["axes"]
@@ -150,8 +153,7 @@ def load(
 
 
 def match_checkpoint(folder: Path, config: ModelConfig, decoder: Decoder) -> dict[tuple[Any, ...], Source]:
-    """For every parameter of the decoder but those of a new head, where its values come from; checked for completeness and
-    shapes."""
+    """The source of every parameter except those of a new head, with completeness and shapes checked."""
     tensors = open_checkpoint(folder)
     if config.tied:
         _check_tie(tensors)
@@ -170,8 +172,8 @@ def match_checkpoint(folder: Path, config: ModelConfig, decoder: Decoder) -> dic
             if part.shape != expected:
                 tensor = checkpoint_name(name, config.family)[0]
                 raise CheckpointError(
-                    f"{folder}: tensor {tensor} gives shape {part.shape}, config.json asks for {expected}; "
-                    "config.json and weights are not of the same model"
+                    f"{folder}: tensor {tensor} gives shape {part.shape}, config.json requires {expected}; "
+                    "config.json and weights are not of the same model; fetch both again"
                 )
         sources[path] = Stacked(tuple(parts)) if stacked else parts[0]
     unused = sorted(name for name in tensors if name not in find.used)
@@ -179,23 +181,21 @@ def match_checkpoint(folder: Path, config: ModelConfig, decoder: Decoder) -> dic
     if unknown:
         raise CheckpointError(
             f"{tensors[unknown[0]].file}: {len(unknown)} tensors have no place in the model of config.json, first "
-            f"{unknown[0]}; config.json and weights are not of the same model"
+            f"{unknown[0]}; config.json and weights are not of the same model; fetch both again"
         )
     predicting = [name for name in unused if own.layers <= find.layer(name)]
     if predicting:
-        logger.warning(
-            "%s: %d tensors of multi-token prediction are left aside, as transformers does", folder, len(predicting)
-        )
+        logger.warning("%s: %d tensors of multi-token prediction are ignored, as in transformers", folder, len(predicting))
     return sources
 
 
 def _check_tie(tensors: Mapping[str, Tensor]) -> None:
-    """A tied model may store its head too, if that is the embedding."""
+    """A tied model may also store its head, if it equals the embedding."""
     head, embed = tensors.get("lm_head.weight"), tensors.get("model.embed_tokens.weight")
     if head is None or embed is None:
         return
-    whole = (slice(None), slice(None))
-    if head.shape != embed.shape or not np.array_equal(head.read(whole), embed.read(whole)):
+    everything = (slice(None), slice(None))
+    if head.shape != embed.shape or not np.array_equal(head.read(everything), embed.read(everything)):
         raise CheckpointError(
             f"{head.file}: tensor lm_head.weight differs from model.embed_tokens.weight, but config.json ties them; set "
             "tie_word_embeddings to false in config.json"
@@ -203,7 +203,7 @@ def _check_tie(tensors: Mapping[str, Tensor]) -> None:
 
 
 class _TensorReader:
-    """From a parameter's name to its source in a checkpoint of so many layers; remembers which tensors were asked for."""
+    """Maps a parameter's name to its source in a checkpoint with `layers` layers; remembers the tensors that were used."""
 
     def __init__(self, folder: Path, tensors: Mapping[str, Tensor], config: ModelConfig, layers: int) -> None:
         self.folder, self.tensors, self.config, self.layers = folder, tensors, config, layers
@@ -214,8 +214,8 @@ class _TensorReader:
         method = quantization.get("quant_method")
         if method not in (None, *SUPPORTED):
             raise ConfigError(
-                f"{folder / 'config.json'}: weights are quantised with {method!r}; supported are {', '.join(SUPPORTED)} "
-                "(or save the model dequantised)"
+                f"{folder / 'config.json'}: weights are quantised with {method!r}; supported are {', '.join(SUPPORTED)}; "
+                "otherwise save the model dequantised"
             )
         self.block = tuple(quantization.get("weight_block_size") or (128, 128))
 
@@ -237,7 +237,7 @@ class _TensorReader:
     def tensor(self, name: str) -> Tensor:
         """A tensor of the checkpoint, of any dtype."""
         if name not in self.tensors:
-            hint = "the weights are incomplete, or config.json is of another model; fetch the folder again"
+            hint = "the weights are incomplete, or config.json belongs to another model; fetch the folder again"
             if name == "lm_head.weight":
                 hint = "if the model ties its embeddings, set tie_word_embeddings in config.json"
             raise CheckpointError(f"{self.folder}: tensor {name} is missing; {hint}")
@@ -245,7 +245,7 @@ class _TensorReader:
         return self.tensors[name]
 
     def plain(self, name: str) -> Tensor:
-        """A tensor whose numbers are the values: integers and unscaled float8 are a quantisation we do not know."""
+        """A tensor of floats. Integers and float8 without scales are an unknown quantisation."""
         tensor = self.tensor(name)
         if tensor.dtype not in ("F64", "F32", "F16", "BF16"):
             raise CheckpointError(
@@ -266,13 +266,13 @@ class _TensorReader:
 
     @staticmethod
     def layer(name: str) -> int:
-        """The number of the layer that a tensor belongs to; -1: to none."""
-        found = re.match(r"model\.layers\.(\d+)\.", name)
-        return int(found[1]) if found else -1
+        """The layer number of a tensor; -1 outside the layers."""
+        match = re.match(r"model\.layers\.(\d+)\.", name)
+        return int(match[1]) if match else -1
 
     def ignorable(self, name: str) -> bool:
-        """Tensors that transformers leaves aside too: rotary tables, a head that is tied or replaced, DeepSeek's multi-token
-        prediction; and layers that are not wanted."""
+        """Whether a tensor needs no parameter: as in transformers, rotary tables, a tied or replaced head, and DeepSeek's
+        multi-token prediction; also layers that are not requested."""
         if self.config.layers <= self.layer(name) < self.layers + self.predicting_layers:
             return True
         no_head = self.config.tied or self.config.labels is not None
@@ -288,13 +288,13 @@ def _place(source: Source, parameter: nnx.Param, partitioner: Partitioner) -> ja
 
     if sharding is None:
         return jnp.asarray(read((slice(None),) * len(shape)))
-    held: dict[str, np.ndarray] = {}  # replicas share one read
+    shards: dict[str, np.ndarray] = {}  # replicas share one read
 
     def shard(index: Index | None) -> np.ndarray:
         assert index is not None
-        if str(index) not in held:
-            held[str(index)] = read(index)
-        return held[str(index)]
+        if str(index) not in shards:
+            shards[str(index)] = read(index)
+        return shards[str(index)]
 
     return jax.make_array_from_callback(shape, sharding, shard, dtype=dtype)
 
@@ -302,13 +302,13 @@ def _place(source: Source, parameter: nnx.Param, partitioner: Partitioner) -> ja
 def resolve(
     model: str | Path, fetch: Callable[..., str] | None = None, weights: bool = True, revision: str | None = None
 ) -> Path:
-    """The folder of a model: a local path as it is, a hub name downloaded into the hub's own cache.
+    """The folder of a model: a local path unchanged, or a hub name downloaded into the hub's cache.
 
-    weights=False fetches the small files only. fetch: `huggingface_hub.snapshot_download` unless given. revision: branch,
-    tag or commit on the hub.
+    weights=False fetches only the small files. fetch: default `huggingface_hub.snapshot_download`. revision: branch, tag or
+    commit on the hub.
 
     Raises:
-        ConfigError: no such folder, and no such (or no reachable) model on the hub.
+        ConfigError: the folder does not exist, and the hub has no such model or is unreachable.
     """
     path = Path(model).expanduser()
     if path.is_dir() or path.suffix == ".json":
@@ -324,9 +324,9 @@ def resolve(
     try:
         # subfolders hold other formats
         return Path(fetch(name, revision=revision, allow_patterns=patterns, ignore_patterns=["*/*"]))
-    except Exception as error:  # the hub client raises many kinds, also from the transport below it
+    except Exception as error:  # the hub client and its transport raise many types
         reason = str(error).strip().splitlines()
         raise ConfigError(
-            f"{name}: no such folder, and the hub gave {type(error).__name__} ({reason[0] if reason else ''}); check the "
+            f"{name}: no such folder, and the hub raised {type(error).__name__} ({reason[0] if reason else ''}); check the "
             "name and the network, or give a local folder"
         ) from error

@@ -1,6 +1,6 @@
 """config.json of any transformers version → `ModelConfig`.
 
-Keys that are left out mean what transformers' configuration class of the family means by leaving them out.
+Omitted keys have the defaults of the family's configuration class in transformers.
 """
 
 from __future__ import annotations
@@ -30,10 +30,9 @@ GPT_OSS_ROPE: dict[str, Any] = {
 
 
 class Settings:
-    """A JSON object whose values are asked for by name and kind; null counts as left out.
+    """A JSON object whose values are read by name and type; null counts as omitted.
 
-    Every getter raises ConfigError, naming the key and its value, for a value of another kind; prefix says there which
-    object it is.
+    Every getter raises ConfigError for a value of another type; the message begins with `prefix`, the key and its value.
     """
 
     def __init__(self, raw: Mapping[str, Any], prefix: str = "") -> None:
@@ -45,14 +44,15 @@ class Settings:
         return name in self.raw
 
     def is_null(self, name: str) -> bool:
-        """Whether the key is there with null, where that means something else than leaving it out."""
+        """Whether the key is present with null, for keys where null differs from omission."""
         return name in self.nulls
 
-    def get(self, name: str, kind: type | tuple[type, ...], wanted: str, default: Any) -> Any:
+    def get(self, name: str, kind: type | tuple[type, ...], expected: str, default: Any) -> Any:
+        """The value, which must be of a type; `expected` names the type in the message."""
         value = self.raw.get(name, default)
         wrong = isinstance(value, bool) and kind is not bool
         if value is not None and (wrong or not isinstance(value, kind)):
-            raise ConfigError(f"{self.prefix}{name} is {value!r}, expected {wanted}")
+            raise ConfigError(f"{self.prefix}{name} is {value!r}, expected {expected}")
         return value
 
     def count(self, name: str, default: int) -> int:
@@ -63,7 +63,7 @@ class Settings:
         return value
 
     def size(self, name: str, default: int | None = None) -> int:
-        """A positive whole number; missing without a default is an error."""
+        """A positive whole number; required if there is no default."""
         value = self.get(name, int, "a positive whole number", default)
         if value is None:
             raise ConfigError(f"{self.prefix}{name} is missing")
@@ -72,7 +72,7 @@ class Settings:
         return value
 
     def number(self, name: str, default: float | None = None) -> float:
-        """A positive number; missing without a default is an error."""
+        """A positive number; required if there is no default."""
         value = self.get(name, (int, float), "a number", default)
         if value is None:
             raise ConfigError(f"{self.prefix}{name} is missing")
@@ -94,17 +94,17 @@ class Settings:
 
 
 def read_config(path: str | Path) -> ModelConfig:
-    """The configuration of a Hugging Face model folder (or of a config.json file itself).
+    """The configuration of a Hugging Face model folder, or of a config.json file.
 
     Raises:
-        ConfigError: no readable config.json, an unknown model_type, or an option this decoder does not have.
+        ConfigError: no readable config.json, an unknown model_type, or an unsupported option.
     """
     path = Path(path)
     file = path if path.suffix == ".json" else path / "config.json"
     try:
         raw = json.loads(file.read_text("utf-8"))
     except FileNotFoundError:
-        raise ConfigError(f"{file}: not found; a model is a Hugging Face folder with config.json in it") from None
+        raise ConfigError(f"{file}: not found; give a Hugging Face folder that contains config.json") from None
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ConfigError(f"{file}: cannot be read as JSON ({error}); fetch the file again") from None
     if not isinstance(raw, dict):
@@ -116,10 +116,10 @@ def read_config(path: str | Path) -> ModelConfig:
 
 
 def parse_config(raw: Mapping[str, Any]) -> ModelConfig:
-    """The configuration in a config.json.
+    """The configuration from the JSON object of a config.json.
 
     Raises:
-        ConfigError: unknown family, missing or contradictory sizes, unsupported options, values of the wrong kind.
+        ConfigError: unknown family, missing or contradictory sizes, unsupported options, values of the wrong type.
     """
     s = Settings(raw)
     family = s.text("model_type", "")
@@ -179,7 +179,7 @@ def _rope_settings(s: Settings, family: str) -> Settings:
     if not settings and family == "gpt_oss":
         settings = dict(GPT_OSS_ROPE)
     if any(isinstance(value, Mapping) for value in settings.values()):
-        raise ConfigError("rope_parameters differ by layer type; these families have one set for all layers")
+        raise ConfigError("rope_parameters differ by layer type; supported families have one set for all layers")
     settings["rope_type"] = settings.get("rope_type") or settings.get("type") or "default"
     if settings.get("rope_theta") is None:
         settings["rope_theta"] = s.number("rope_theta", GPT_OSS_ROPE["rope_theta"] if family == "gpt_oss" else 10000.0)
@@ -191,12 +191,12 @@ def _mscale(factor: float, mscale: float) -> float:
 
 
 def _rope(s: Settings, family: str, dim: int, max_positions: int) -> tuple[Rope, float]:
-    """The rope, and what DeepSeek's YaRN multiplies queries and keys with (1 elsewhere)."""
+    """The rope, and the factor by which DeepSeek's YaRN multiplies queries and keys (1 elsewhere)."""
     settings = _rope_settings(s, family)
     kind = settings.text("rope_type", "default")
     partial = settings.number("partial_rotary_factor", s.number("partial_rotary_factor", 1.0))
     if partial != 1.0:
-        raise ConfigError(f"partial_rotary_factor {partial} is not supported; these families rotate whole heads")
+        raise ConfigError(f"partial_rotary_factor {partial} is not supported; supported families rotate complete heads")
     if dim % 2:
         raise ConfigError(f"rotary dimension {dim} is odd; rotary pairs need an even head_dim")
     theta = settings.number("rope_theta")
@@ -205,7 +205,7 @@ def _rope(s: Settings, family: str, dim: int, max_positions: int) -> tuple[Rope,
         return Rope("default", theta, dim, interleaved=interleaved), 1.0
     if kind not in ("linear", "llama3", "yarn"):
         raise ConfigError(
-            f"rope_type {kind!r} is not supported (its frequencies depend on the length of the whole batch, so a lane's "
+            f"rope_type {kind!r} is not supported (its frequencies depend on the longest sequence of a batch, so a lane's "
             "response would depend on its neighbours); supported are default, linear, llama3, yarn"
         )
 
@@ -312,9 +312,9 @@ def _experts(s: Settings, family: str) -> Experts | None:
             clamp=(s.number("swiglu_alpha", 1.702), s.number("swiglu_limit", 7.0)),
         )
     elif family == "deepseek_v3":
-        for name, right in (("topk_method", "noaux_tc"), ("scoring_func", "sigmoid")):
-            if s.text(name, right) != right:
-                raise ConfigError(f"{name} {s.raw[name]!r} is not supported; DeepSeek-V3 uses {right!r}")
+        for name, supported in (("topk_method", "noaux_tc"), ("scoring_func", "sigmoid")):
+            if s.text(name, supported) != supported:
+                raise ConfigError(f"{name} {s.raw[name]!r} is not supported; DeepSeek-V3 uses {supported!r}")
         ffn = s.size("moe_intermediate_size", 2048)
         experts = Experts(
             count=s.size("n_routed_experts" if "n_routed_experts" in s else "num_local_experts", 256),
@@ -333,13 +333,17 @@ def _experts(s: Settings, family: str) -> Experts | None:
             raise ConfigError(f"topk_group {experts.active_groups} exceeds n_group {experts.groups}")
     else:
         return None
-    if experts.active > experts.count // experts.groups * experts.active_groups:
-        raise ConfigError(f"num_experts_per_tok {experts.active} exceeds what can be chosen from {experts.count} experts")
+    choosable = experts.count // experts.groups * experts.active_groups
+    if experts.active > choosable:
+        raise ConfigError(
+            f"num_experts_per_tok {experts.active} exceeds the {choosable} experts that a token can choose from "
+            f"(of {experts.count})"
+        )
     return experts
 
 
 def as_classifier(config: ModelConfig, names: Sequence[str]) -> ModelConfig:
-    """The same model with a token-classification head of these classes in place of its own."""
+    """The same model with a token-classification head of these classes instead of its own head."""
     raw = json.loads(config.raw)
     own = [str(name) for name in raw.get("architectures") or []] or [f"{config.family}ForCausalLM"]
     raw |= {
@@ -351,7 +355,7 @@ def as_classifier(config: ModelConfig, names: Sequence[str]) -> ModelConfig:
 
 
 def shortened(config: ModelConfig, layers: int) -> ModelConfig:
-    """The same model with so many of its layers, the first."""
+    """The same model with only its first `layers` layers."""
     raw = json.loads(config.raw) | {"num_hidden_layers": layers}
     if raw.get("layer_types"):
         raw["layer_types"] = raw["layer_types"][:layers]

@@ -1,4 +1,4 @@
-"""Parameters and the small layers: linear maps, RMS norm, rotary embedding, the gated feed-forward."""
+"""Parameters and small layers: linear maps, RMS norm, rotary embedding, the gated feed-forward."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from jax.experimental.layout import with_layout_constraint
 from tessy_jax.models.config import ModelConfig, Rope
 from tessy_jax.sharding import Axes, Partitioner
 
-INIT_STD = 0.02  # of random weights: the families' own initializer_range
+INIT_STD = 0.02  # standard deviation of random weights: the initializer_range of the families
 
 
 def weight(rngs: nnx.Rngs, shape: tuple[int, ...], axes: Axes, dtype: Any) -> nnx.Param:
@@ -30,10 +30,11 @@ def filled(shape: tuple[int, ...], axes: Axes, dtype: Any, value: float) -> nnx.
 
 
 def matmul(x: jax.Array, kernel: jax.Array, contract: int = 0, dtype: Any = None) -> jax.Array:
-    """x[…, D] times kernel[D, F] (contract 0) or kernel[F, D] (contract 1), accumulated in float32, in dtype (x's).
+    """x[…, D] times kernel[D, F] (contract 0) or kernel[F, D] (contract 1), accumulated in float32, returned in dtype
+    (default: x's).
 
-    The float32 accumulator matters twice: it is what accelerators do anyway, and on CPUs it is the difference between a
-    bfloat16 kernel and a float32 emulation (56 against 4 ms for [8, 576] × [576, 49152]).
+    Accelerators accumulate in float32 anyway. On CPUs a float32 result selects a bfloat16 kernel instead of an emulation in
+    float32 (4 instead of 56 ms for [8, 576] × [576, 49152]).
     """
     multiply = _half_matmul if x.dtype == kernel.dtype == jnp.bfloat16 else _matmul
     return multiply(x, kernel, contract).astype(dtype or x.dtype)
@@ -46,8 +47,8 @@ def _matmul(x: jax.Array, kernel: jax.Array, contract: int) -> jax.Array:
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _half_matmul(x: jax.Array, kernel: jax.Array, contract: int) -> jax.Array:
-    """The gradient of a bfloat16 product is two bfloat16 products. Derived automatically, it would multiply with a gradient
-    in float32, which no kernel for bfloat16 takes."""
+    """A bfloat16 product whose gradient is two bfloat16 products. The derived gradient would multiply by a float32 array,
+    for which there is no bfloat16 kernel."""
     return _matmul(x, kernel, contract)
 
 
@@ -72,13 +73,13 @@ def _on_cpu() -> bool:
 
 
 def _transpose_in_memory(x: jax.Array) -> jax.Array:
-    """The last two axes exchanged, in memory too: XLA's CPU backend multiplies bfloat16 less than half as fast where it has
-    to sum over what is not the last axis of the first factor."""
+    """The last two axes exchanged, also in memory: XLA's CPU backend multiplies bfloat16 less than half as fast when it sums
+    over an axis of the first factor that is not the last."""
     return with_layout_constraint(x.swapaxes(-1, -2), MemoryLayout(major_to_minor=tuple(range(x.ndim))))
 
 
 def precision(dtype: Any) -> jax.lax.Precision | None:
-    """float32 means float32: by default accelerators multiply it in fewer bits."""
+    """The precision of products: float32 is multiplied in float32, where accelerators by default use fewer bits."""
     return jax.lax.Precision.HIGHEST if dtype == jnp.float32 else None
 
 
@@ -90,7 +91,7 @@ def einsum_f32(equation: str, x: jax.Array, y: jax.Array) -> jax.Array:
 
 
 def einsum_f32_reference(equation: str, x: jax.Array, y: jax.Array) -> jax.Array:
-    """The same with the gradient that JAX derives: for arrays that are cut by hand (`shard_map`), too."""
+    """The same with the gradient that JAX derives, which also works inside `shard_map`."""
     return jnp.einsum(equation, x, y, precision=precision(x.dtype), preferred_element_type=jnp.float32)
 
 
@@ -112,11 +113,11 @@ _half_einsum.defvjp(lambda equation, x, y: (einsum_f32_reference(equation, x, y)
 
 
 class LoraParam(nnx.Param):
-    """A factor of a low-rank change of a kernel (Hu et al. 2022)."""
+    """A factor of a low-rank update of a kernel (Hu et al. 2022)."""
 
 
 class Linear(nnx.Module):
-    """x @ kernel (+ bias); kernel [in, out]. With adapters a [in, r] and b [r, out]: + scale · (x @ a) @ b."""
+    """x @ kernel (+ bias), with kernel [in, out]. Adapters a [in, r] and b [r, out] add scale · (x @ a) @ b."""
 
     def __init__(self, rngs: nnx.Rngs, shape: tuple[int, int], axes: Axes, dtype: Any, bias: bool = False) -> None:
         self.kernel = weight(rngs, shape, axes, dtype)
@@ -133,7 +134,7 @@ class Linear(nnx.Module):
 
 
 class RMSNorm(nnx.Module):
-    """x / rms(x) · scale over the last axis, in float32 whatever x's dtype."""
+    """x / rms(x) · scale over the last axis, computed in float32 and returned in x's dtype."""
 
     def __init__(self, dim: int, eps: float, dtype: Any) -> None:
         self.scale = filled((dim,), (None,), dtype, 1.0)
@@ -162,7 +163,7 @@ class Mlp(nnx.Module):
 
 
 def inverse_frequencies(rope: Rope) -> np.ndarray:
-    """Rotary frequencies [dim / 2] in float32, as transformers computes them (float32 throughout).
+    """Rotary frequencies [dim / 2], computed in float32 as in transformers.
 
     Sources: RoPE (Su et al. 2021), YaRN (Peng et al. 2023), Llama 3.1's smoothed scaling.
     """
@@ -200,15 +201,15 @@ def inverse_frequencies(rope: Rope) -> np.ndarray:
 
 
 def rope_cos_sin(rope: Rope, positions_BT: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """cos and sin [B, T, dim / 2] in float32, with YaRN's attention factor in them."""
+    """cos and sin [B, T, dim / 2] in float32, multiplied by YaRN's attention factor."""
     angles = positions_BT[..., None].astype(jnp.float32) * inverse_frequencies(rope)
     return jnp.cos(angles) * rope.attention_factor, jnp.sin(angles) * rope.attention_factor
 
 
-def apply_rope(x_BTNH: jax.Array, rotation: tuple[jax.Array, jax.Array], interleaved: bool = False) -> jax.Array:
-    """Rotates the pairs of the last axis: halves (x_i, x_{i+H/2}), or neighbours (x_2i, x_2i+1), which come out as halves
-    (scores do not depend on the order as long as queries and keys share it)."""
-    cos, sin = (part[:, :, None, :] for part in rotation)
+def apply_rope(x_BTNH: jax.Array, rope: tuple[jax.Array, jax.Array], interleaved: bool = False) -> jax.Array:
+    """Rotates the pairs of the last axis: halves (x_i, x_{i+H/2}), or neighbours (x_2i, x_2i+1), which are returned as
+    halves (scores do not depend on the order if queries and keys share it)."""
+    cos, sin = (part[:, :, None, :] for part in rope)
     x = x_BTNH.astype(jnp.float32)
     first, second = (x[..., ::2], x[..., 1::2]) if interleaved else jnp.split(x, 2, axis=-1)
     y = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)

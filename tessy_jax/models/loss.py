@@ -1,4 +1,4 @@
-"""Cross-entropy of the next token without ever holding logits of a whole sequence."""
+"""Cross-entropy of the next token, with the logits of one chunk of tokens in memory at a time."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import jax.numpy as jnp
 
 from tessy_jax.models.transformer import Decoder
 
-CHUNK = 1024  # tokens of all rows whose logits are held at once
+CHUNK = 1024  # tokens, over all rows, whose logits are in memory at a time
 
 
 def token_losses(model: Decoder, hidden_BTD: jax.Array, targets_BT: jax.Array, chunk: int = CHUNK) -> jax.Array:
     """Negative log-likelihood of every target [B, T], in float32.
 
-    The logits of about `chunk` tokens are held at once, forward and backward: they are computed again for the gradient.
+    About `chunk` tokens have their logits in memory at a time, forward and backward; the gradient recomputes them.
     """
     B, T, _ = hidden_BTD.shape
     width = max(1, min(T, chunk // B))

@@ -1,4 +1,4 @@
-"""Mixtures of experts: three routers, one way to run the experts."""
+"""Mixtures of experts: three routers, and the experts they share."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from tessy_jax.models.layers import Mlp, filled, weight
 from tessy_jax.sharding import Axes, Partitioner
 
 DENSE_TOKENS = 64
-"""Up to this many tokens every expert sees every token: a decode step reads all expert weights anyway, and a plain batched
-product beats sorting. Beyond it tokens are sorted by expert."""
+"""Up to this many tokens, every expert processes every token: a decode step reads all expert weights anyway, and a batched
+product is faster than sorting. With more tokens, they are sorted by expert."""
 
 
 class Router(nnx.Module):
-    """Which experts a token goes to, and with what weight; in float32.
+    """Chooses the experts of a token and their weights, in float32.
 
     Sources: Qwen3 (softmax, then top-k), GPT-OSS (top-k of biased logits, then softmax), DeepSeek-V3 section 2.1.2
-    (sigmoid affinities; a correction bias decides the choice but not the weight; only the best groups take part).
+    (sigmoid affinities; a correction bias affects the choice but not the weights; only the best groups take part).
     """
 
     def __init__(self, config: ModelConfig, rngs: nnx.Rngs, dtype: Any) -> None:
@@ -59,7 +59,7 @@ class Router(nnx.Module):
 
 
 class Moe(nnx.Module):
-    """Routed experts, plus a shared one where the family has it."""
+    """Routed experts, plus a shared expert in families that have one."""
 
     AXES: dict[str, Axes] = {  # noqa: RUF012 (a constant table)
         "gate": ("experts", "embed", "ffn"),
@@ -104,7 +104,7 @@ class Moe(nnx.Module):
         first: int | jax.Array,
         share: jax.Array,
     ) -> jax.Array:
-        """The part of the output [T, D] (float32) that these experts (from `first` on) give."""
+        """The contribution of these experts (from `first` on) to the output, [T, D] float32."""
         run = _dense if x_TD.shape[0] <= DENSE_TOKENS else _sorted
         return run(x_TD, weights_TA, ids_TA - first, params, share, self.experts.clamp)
 
@@ -126,7 +126,7 @@ def _dense(
     share: jax.Array,
     clamp: tuple[float, float] | None,
 ) -> jax.Array:
-    """Every expert on every token; ids outside 0 … E − 1 belong to other devices and count nothing."""
+    """Every expert on every token; ids outside 0 … E − 1 belong to other devices and contribute nothing."""
     E = params["gate"].shape[0]
     weights_TE = (jax.nn.one_hot(ids_TA, E, dtype=jnp.float32) * weights_TA[..., None]).sum(axis=1)
 
@@ -149,7 +149,7 @@ def _sorted(
     share: jax.Array,
     clamp: tuple[float, float] | None,
 ) -> jax.Array:
-    """Tokens sorted by expert, one ragged product per weight; other devices' tokens sort behind and are masked."""
+    """Tokens sorted by expert, one ragged product per weight; tokens of other devices come last and are masked."""
     T, A = ids_TA.shape
     E = params["gate"].shape[0]
     ids = jnp.where((ids_TA >= 0) & (ids_TA < E), ids_TA, E).reshape(T * A)

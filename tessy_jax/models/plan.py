@@ -1,4 +1,4 @@
-"""What a model weighs, worked out from its configuration alone: parameters, bytes of weights and of cache, per device."""
+"""Parameters, weight bytes and cache bytes of a model, in total and per device, from its configuration alone."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tessy_jax.sharding import Partitioner, plan_mesh
 
 
 def cached_numbers(config: ModelConfig) -> int:
-    """Numbers that one layer caches per token: keys and values of all heads, or DeepSeek's latent and rotary key."""
+    """Numbers per token in one layer's cache: keys and values of all heads, or DeepSeek's latent and rotary key."""
     if config.latent:
         return config.latent.kv_rank + config.latent.rope_dim
     return 2 * config.kv_heads * config.head_dim
@@ -31,12 +31,12 @@ def plan(
     context: int | None = None,
     slack: int,
 ) -> dict[str, Any]:
-    """Parameters, weight bytes and cache bytes of a model in a dtype, in all and per device of a mesh.
+    """Parameters, weight bytes and cache bytes of a model in a dtype, in total and per device of a mesh.
 
-    active: parameters that one token's forward pass multiplies with: the routed experts it uses, and of the two embedding
-    tables the output one (a lookup reads one row). GPT-OSS's published counts do the same; Qwen's add `embedding`.
-    kv.bytes_per_token: what a lane's cache grows by per token, i.e. full-attention layers; sliding-window layers hold
-    window_bytes_per_lane at most (window + slack slots) however long the lane is. slack: see `decode.cache`.
+    active: parameters in the products of one token's forward pass: the routed experts it uses, and of the two embedding
+    tables the output table (a lookup reads one row). GPT-OSS's published counts do the same; Qwen's add `embedding`.
+    kv.bytes_per_token: growth of a lane's cache per token, in full-attention layers. Sliding-window layers take at most
+    window_bytes_per_lane (window + slack slots) for any length. slack: see `decode.cache`.
 
     Raises:
         ShardingError: a mesh that does not divide the model or the lanes.
@@ -68,8 +68,8 @@ def plan(
     full = sum(window is None for window in config.windows)
     window_bytes = sum(min(context, w + slack) * per_layer for w in config.windows if w is not None)
     kv_bytes = lanes * (context * full * per_layer + window_bytes)
-    head_ways = 1 if config.latent else partitioner.num_shards("kv_heads")
-    kv_device_bytes = kv_bytes // (partitioner.num_shards("lanes") * head_ways)
+    kv_shards = 1 if config.latent else partitioner.num_shards("kv_heads")
+    kv_device_bytes = kv_bytes // (partitioner.num_shards("lanes") * kv_shards)
     devices = math.prod(sizes.values()) if sizes else 1
     return {
         "family": config.family,
@@ -82,7 +82,7 @@ def plan(
         "weights": {"bytes": weight_bytes, "bytes_per_device": device_bytes},
         "kv": {
             "bytes_per_token": full * per_layer,
-            "bytes_per_token_per_device": full * per_layer // head_ways,
+            "bytes_per_token_per_device": full * per_layer // kv_shards,
             "window_bytes_per_lane": window_bytes,
             "lanes": lanes,
             "context": context,
@@ -94,7 +94,7 @@ def plan(
 
 
 def describe(model: str, result: Mapping[str, Any]) -> str:
-    """The plan as a short text for people."""
+    """The plan as a short text."""
     kv, weights, parameters = result["kv"], result["weights"], result["parameters"]
     mesh = ", ".join(f"{axis}={size}" for axis, size in result["mesh"].items())
     lines = [

@@ -1,6 +1,6 @@
-"""Weights that are stored quantised, dequantised while they stream: MXFP4 (GPT-OSS) and block FP8 (DeepSeek-V3).
+"""Quantised weights, dequantised while they are read: MXFP4 (GPT-OSS) and block FP8 (DeepSeek-V3).
 
-Values equal transformers' dequantisation: MXFP4 passes through bfloat16, FP8 is multiplied in float32.
+Values equal the dequantisation of transformers: MXFP4 is rounded to bfloat16, FP8 is multiplied in float32.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ class Mxfp4:
         return (experts, groups * MXFP4_GROUP, out)
 
     def check(self) -> None:
-        """Raises CheckpointError when blocks and scales do not belong together."""
+        """Raises CheckpointError if the shapes of blocks and scales do not match."""
         if len(self.blocks.shape) != 4 or self.blocks.shape[3] * 2 != MXFP4_GROUP:
             raise CheckpointError(
                 f"{self.blocks.file}: tensor {self.blocks.name} has shape {self.blocks.shape}, expected MXFP4 blocks "
-                f"[experts, out, groups, {MXFP4_GROUP // 2}]"
+                f"[experts, out, groups, {MXFP4_GROUP // 2}]; fetch the weights again"
             )
         if self.scales.shape != self.blocks.shape[:3]:
             raise CheckpointError(
-                f"{self.scales.file}: tensor {self.scales.name} has shape {self.scales.shape}, its blocks need "
-                f"{self.blocks.shape[:3]}"
+                f"{self.scales.file}: tensor {self.scales.name} has shape {self.scales.shape}, its blocks require "
+                f"{self.blocks.shape[:3]}; fetch the weights again"
             )
 
     def read(self, index: Index) -> np.ndarray:
@@ -61,7 +61,7 @@ class Mxfp4:
 
 @dataclass(frozen=True)
 class BlockFp8:
-    """A matrix in float8 with one float32 factor per block; the last blocks of a dimension may be cut off."""
+    """A matrix in float8 with one float32 factor per block; the last block of a dimension may be smaller."""
 
     weight: Tensor
     scales: Tensor
@@ -72,12 +72,12 @@ class BlockFp8:
         return self.weight.shape
 
     def check(self) -> None:
-        """Raises CheckpointError when the factors' grid does not cover the matrix."""
+        """Raises CheckpointError if the grid of factors does not cover the matrix."""
         grid = tuple(-(-size // block) for size, block in zip(self.shape, self.block, strict=True))
         if self.scales.shape != grid:
             raise CheckpointError(
                 f"{self.scales.file}: tensor {self.scales.name} has shape {self.scales.shape}; blocks of {self.block} over "
-                f"{self.weight.name} of shape {self.shape} need {grid}"
+                f"{self.weight.name} of shape {self.shape} require {grid}; fetch the weights again"
             )
 
     def read(self, index: Index) -> np.ndarray:

@@ -1,5 +1,5 @@
-"""One model's arrays from the form that decodes to the form that trains and back, on the mesh where they are: a job that
-does both loads the student once."""
+"""Converts the arrays of a model between the form for decoding (one module per layer) and the form for training (stacked
+layers), on the mesh. A job that decodes and trains loads the student once."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from tessy_jax.sharding import Partitioner
 
 
 def restack(model: Decoder, *, stacked: bool, dtype: Any = None, partitioner: Partitioner | None = None) -> Decoder:
-    """The same weights, with equal layers stacked or each on its own, cast to dtype and put on a partitioner's mesh
-    (default: as they are).
+    """The same weights with equal layers stacked or separate, converted to dtype and placed on a partitioner's mesh
+    (default: unchanged).
 
-    The given model is used up: its arrays are freed one by one, so that both forms are never held whole. In the form it has
-    already, it comes back as it is, cast.
+    The given model is consumed: its arrays are freed one at a time, so that memory never holds two complete copies. If the
+    model already has the requested form, only dtype and mesh change.
     """
     dtype = model.embed.dtype if dtype is None else jnp.dtype(dtype)
     partitioner = partitioner or model.partitioner
@@ -31,40 +31,40 @@ def restack(model: Decoder, *, stacked: bool, dtype: Any = None, partitioner: Pa
     if not model.stacked and stacked:
         for path, parameter in parameter_paths(state):
             names = layer_paths(path, model.config, stacked)
-            _fill(twin, parameter, [sources[name][...] for name in names], dtype, whole=path[0] == "layers")
+            _fill(twin, parameter, [sources[name][...] for name in names], dtype, stack=path[0] == "layers")
     elif model.stacked and not stacked:
         targets = {".".join(map(str, path)): parameter for path, parameter in parameter_paths(state)}
         for path, parameter in parameter_paths(nnx.state(model)):
             names, value = layer_paths(path, model.config, model.stacked), parameter[...]
             for i, name in enumerate(names):
                 part = value[i] if path[0] == "layers" else value
-                _fill(twin, targets[name], [part], dtype, whole=False, free=False)
+                _fill(twin, targets[name], [part], dtype, stack=False, free=False)
             _free(value, [targets[name][...] for name in names])
     else:
         for path, parameter in parameter_paths(state):
-            _fill(twin, parameter, [sources[".".join(map(str, path))][...]], dtype, whole=False)
+            _fill(twin, parameter, [sources[".".join(map(str, path))][...]], dtype, stack=False)
     return nnx.merge(graph, state)
 
 
-def _fill(twin: Decoder, target: nnx.Param, values: list[jax.Array], dtype: Any, *, whole: bool, free: bool = True) -> None:
-    """Gives a parameter its value: one array, or (whole) several stacked, where its axes say."""
+def _fill(twin: Decoder, target: nnx.Param, values: list[jax.Array], dtype: Any, *, stack: bool, free: bool = True) -> None:
+    """Sets the value of a parameter: one array, or (stack) several stacked arrays, sharded along its axes."""
     sharding = twin.partitioner.sharding(target.get_metadata()["axes"])
     if sharding is not None and values[0].sharding.device_set != sharding.device_set:
         axes = target.get_metadata()["axes"]
-        each = twin.partitioner.sharding(axes[1:] if whole else axes)
+        each = twin.partitioner.sharding(axes[1:] if stack else axes)
         moved = [jax.device_put(value, each) for value in values]
     else:
         moved = values
-    new = _joined(moved, whole=whole, dtype=jnp.dtype(dtype), sharding=sharding)
+    new = _joined(moved, stack=stack, dtype=jnp.dtype(dtype), sharding=sharding)
     target.set_value(new)
     if free:
         for value in values:
             _free(value, [new])
 
 
-@partial(jax.jit, static_argnames=("whole", "dtype", "sharding"))
-def _joined(values: list[jax.Array], *, whole: bool, dtype: Any, sharding: NamedSharding | None) -> jax.Array:
-    x = (jnp.stack(values) if whole else values[0]).astype(dtype)
+@partial(jax.jit, static_argnames=("stack", "dtype", "sharding"))
+def _joined(values: list[jax.Array], *, stack: bool, dtype: Any, sharding: NamedSharding | None) -> jax.Array:
+    x = (jnp.stack(values) if stack else values[0]).astype(dtype)
     return x if sharding is None else jax.lax.with_sharding_constraint(x, sharding)
 
 

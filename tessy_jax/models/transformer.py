@@ -1,8 +1,8 @@
-"""The decoder: one definition of a layer, driven two ways.
+"""The decoder: one definition of a layer, run in two forms.
 
-`stacked=False` keeps parameters per layer and unrolls (decode: every layer has its own cache buffer). `stacked=True` keeps
-equal layers as one block whose parameters have a leading layer axis, and scans (training: compile time does not grow with
-depth). Both compute the same function.
+`stacked=False` keeps parameters per layer and unrolls the layers, so that every layer has its own cache buffer in decoding.
+`stacked=True` keeps equal layers as one block whose parameters have a leading layer axis, and scans over it, so that compile
+time in training does not grow with depth. Both compute the same function.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ REMAT: dict[str, Any] = {
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
     "full": jax.checkpoint_policies.nothing_saveable,
 }
-"""What a scanned layer keeps for its gradient: all, its matrix products, or its input alone."""
+"""Checkpoint policies: a scanned layer saves everything, its matrix products, or only its input for the gradient."""
 
-FULL_ATTENTION = 1 << 30  # a window no sequence reaches, where windows differ within one scan
+FULL_ATTENTION = 1 << 30  # a window longer than any sequence, for full attention in a scan over different windows
 
 
 class Cache(Protocol):
-    """All layers' keys and values with each lane's length, as the decoder uses them."""
+    """The cache as the decoder uses it: keys and values of all layers, and the length of each lane."""
 
     @property
     def layers(self) -> tuple[LayerCache, ...]: ...
@@ -41,12 +41,12 @@ class Cache(Protocol):
     def lengths_B(self) -> jax.Array: ...
 
     def advance(self, layers: Sequence[LayerCache], counts_B: jax.Array) -> Self:
-        """With these layers and lengths grown by counts_B."""
+        """The cache with new layers, and lengths increased by counts_B."""
         ...
 
 
 class Block(nnx.Module):
-    """One layer: attention and feed-forward, each behind a norm and beside a residual."""
+    """One layer: attention and feed-forward, each after a norm and with a residual connection."""
 
     def __init__(self, config: ModelConfig, sparse: bool, partitioner: Partitioner, rngs: nnx.Rngs, dtype: Any) -> None:
         attention = LatentAttention if config.latent else Attention
@@ -68,10 +68,11 @@ class Block(nnx.Module):
 class Decoder(nnx.Module):
     """A decoder-only transformer with a causal-LM or a token-classification head.
 
-    rngs seeds random parameters (a checkpoint replaces them, see `hf.load`). dtype: of parameters and activations.
+    rngs seeds random parameters, which `hf.load` replaces by those of a checkpoint. dtype applies to parameters and
+    activations.
 
     Raises:
-        ShardingError: a dimension that the mesh does not divide.
+        ShardingError: the mesh does not divide a dimension.
     """
 
     def __init__(
@@ -110,13 +111,13 @@ class Decoder(nnx.Module):
         packing: Packing | None = None,
         remat: str = "none",
     ) -> tuple[jax.Array, Cache | None]:
-        """Hidden states [B, T, D] behind the last norm, and the cache with these tokens in it.
+        """Hidden states [B, T, D] after the last norm, and the cache including these tokens.
 
-        Whole sequences: `segments_BT` numbers the documents packed into a row from 1 on (0 is padding; default: one
-        document); attention and positions stay within a document. On a cache (T may be 1): lane b continues at its own
-        length, and only its first counts_B[b] tokens are valid (default: all); what comes back for the others is garbage.
-        packing: tokens_BT is one row [1, N] with tokens of all lanes of the cache, in chunks of T; so is what comes back.
-        For lanes that are not cut over the mesh. remat: one of REMAT, for the gradient of stacked layers.
+        Without a cache, `segments_BT` numbers the documents packed into a row from 1 (0 is padding; default: one document);
+        attention and positions stay within a document. With a cache (T may be 1), lane b continues at its own length, and
+        only its first counts_B[b] tokens are valid (default: all); outputs of the other tokens are undefined.
+        packing: tokens_BT is one row [1, N] with tokens of all lanes of the cache, at most T per lane, and hidden states are
+        [1, N, D]; lanes must not be sharded. remat: a key of REMAT, for the gradient of stacked layers.
         """
         B, T = tokens_BT.shape if packing is None else packing.index_BT.shape
         config = self.config
@@ -127,18 +128,17 @@ class Decoder(nnx.Module):
         else:
             counts_B = jnp.full(B, T, jnp.int32) if counts_B is None else counts_B
             positions_BT = cache.lengths_B[:, None] + jnp.arange(T, dtype=jnp.int32)
-        rotated = positions_BT if packing is None else packing.pack(positions_BT)
-        context = AttentionContext(
-            positions_BT, rope_cos_sin(config.rope, rotated), segments_BT, lengths_B, counts_B, packing
-        )
+        rope_positions = positions_BT if packing is None else packing.pack(positions_BT)
+        rope = rope_cos_sin(config.rope, rope_positions)
+        context = AttentionContext(positions_BT, rope, segments_BT, lengths_B, counts_B, packing)
 
         table_VD = self.embed[...]
-        if cache is None:  # whole rows cross the mesh once, instead of every token's row in pieces
+        if cache is None:  # gather complete rows once, instead of each token's row in pieces
             table_VD = self.partitioner.constrain(table_VD, "vocab", None)
         x_BTD = jnp.take(table_VD, tokens_BT, axis=0)
         x_BTD = self.partitioner.constrain(x_BTD, "lanes", None, None)
         if self.stacked:
-            assert cache is None, "stacked parameters run whole sequences; load the model unrolled to decode"
+            assert cache is None, "stacked parameters run complete sequences only; load the model unrolled to decode"
             for (first, count, _), block in zip(runs(config), self.layers, strict=True):
                 x_BTD = _scan(block, x_BTD, context, config.windows[first : first + count], REMAT[remat])
             return self.norm(x_BTD), None
@@ -153,7 +153,7 @@ class Decoder(nnx.Module):
         return self.norm(x_BTD), cache
 
     def logits(self, hidden_BTD: jax.Array) -> jax.Array:
-        """Scores in float32: [B, T, V] of a causal LM, [B, T, C] of a token classifier."""
+        """Logits in float32: [B, T, V] of a causal LM, [B, T, C] of a token classifier."""
         if self.config.labels is not None:
             return self.score(hidden_BTD).astype(jnp.float32)
         kernel, contract = (self.embed[...], 1) if self.config.tied else (self.head.kernel[...], 0)
@@ -162,7 +162,7 @@ class Decoder(nnx.Module):
 
 
 def check_layout(config: ModelConfig, partitioner: Partitioner) -> None:
-    """Refuses a mesh that does not divide the model (ShardingError, with the remedy)."""
+    """Raises ShardingError if the mesh does not divide the model."""
     partitioner.check(
         {"heads": (config.heads, "num_attention_heads"), "vocab": (config.vocab, "vocab_size")}
         | {"embed": (config.embed, "hidden_size")}
@@ -185,7 +185,7 @@ def segment_positions(segments_BT: jax.Array) -> jax.Array:
 
 
 def runs(config: ModelConfig) -> list[tuple[int, int, bool]]:
-    """Consecutive layers with parameters of one shape, as (first layer, count, sparse)."""
+    """Runs of consecutive layers whose parameters have equal shapes, as (first layer, count, sparse)."""
     result, first = [], 0
     for sparse, group in groupby(config.sparse):
         count = len(list(group))

@@ -1,4 +1,4 @@
-"""Reading weights: slices are exact, and bad files are refused by file, tensor and remedy before anything is loaded."""
+"""Slices of weights are exact. Bad files are refused with file, tensor and remedy before anything is loaded."""
 
 import json
 import shutil
@@ -27,7 +27,7 @@ def slices(draw, shape):
 
 
 @given(data=st.data())
-def test_every_slice_of_every_arrangement_equals_the_slice_of_the_whole(data, tmp_path_factory):
+def test_every_slice_of_every_arrangement_equals_the_slice_of_the_complete_array(data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("tensors")
     rng = np.random.default_rng(0)
     values = {"a": rng.normal(size=(6, 8)), "b": rng.normal(size=(6, 8)), "v": rng.normal(size=10)}
@@ -44,10 +44,10 @@ def test_every_slice_of_every_arrangement_equals_the_slice_of_the_whole(data, tm
         (EverySecond(tensors["v"], 1), v[1::2]),
         (Stacked((EverySecond(tensors["a"], 1), EverySecond(tensors["b"], 1))), np.stack([a, b])[..., 1::2]),
     ]
-    source, whole = data.draw(st.sampled_from(pairs))
-    index = data.draw(slices(whole.shape))
-    assert source.shape == whole.shape
-    np.testing.assert_array_equal(source.read(index), whole[index])
+    source, expected = data.draw(st.sampled_from(pairs))
+    index = data.draw(slices(expected.shape))
+    assert source.shape == expected.shape
+    np.testing.assert_array_equal(source.read(index), expected[index])
 
 
 @pytest.fixture
@@ -146,8 +146,8 @@ BROKEN = [
         CheckpointError,
         ["model.layers.2.mlp.up_proj.weight", "(72, 79)", "(72, 80)", "not of the same model"],
     ),
-    (drop_tensor, CheckpointError, ["model.layers.2.mlp.up_proj.weight", "not in it"]),
-    (drop_weights, CheckpointError, ["neither model.safetensors nor"]),
+    (drop_tensor, CheckpointError, ["lacks tensor model.layers.2.mlp.up_proj.weight", "places in it", "fetch"]),
+    (drop_weights, CheckpointError, ["holds neither model.safetensors nor"]),
     (garble_index, CheckpointError, ["index.json", "not a safetensors index"]),
     (fewer_layers, CheckpointError, ["model.layers.2", "no place", "not of the same model"]),
     (more_layers, CheckpointError, ["model.layers.3", "missing", "fetch"]),
@@ -188,7 +188,7 @@ def tokenizer_of(folder):
     save_tokenizer(folder)
 
 
-def test_tensors_that_transformers_leaves_aside_are_left_aside(tmp_path):
+def test_tensors_that_transformers_ignores_are_ignored(tmp_path):
     source = reference("qwen2-tied").folder
     shutil.copytree(source, tmp_path / "model")
     tensors = load_file(tmp_path / "model" / "model.safetensors")
@@ -207,19 +207,19 @@ def test_a_head_that_differs_from_the_embedding_it_is_tied_to_is_refused(tmp_pat
         hf.load(tmp_path / "model")
 
 
-def test_multi_token_prediction_is_left_aside_aloud(tmp_path, caplog):
+def test_multi_token_prediction_is_ignored_with_a_warning(tmp_path, caplog):
     shutil.copytree(reference("deepseek_v3-untied").folder, tmp_path / "model")
     tensors = load_file(tmp_path / "model" / "model.safetensors")
     tensors["model.layers.3.eh_proj.weight"] = np.ones((2, 2), np.float32)
     save_file(tensors, tmp_path / "model" / "model.safetensors")
     edit_config(tmp_path / "model", num_nextn_predict_layers=1)
     model = hf.load(tmp_path / "model")
-    assert "1 tensors of multi-token prediction are left aside" in caplog.text
+    assert "1 tensors of multi-token prediction are ignored" in caplog.text
     export(model, tmp_path / "out")
     assert json.loads((tmp_path / "out" / "config.json").read_text())["num_nextn_predict_layers"] == 0
 
 
-def test_a_missing_output_head_says_what_tying_would_need(tmp_path):
+def test_the_error_of_a_missing_output_head_names_the_key_that_ties_it(tmp_path):
     shutil.copytree(reference("qwen2-tied").folder, tmp_path / "model")
     edit_config(tmp_path / "model", tie_word_embeddings=False)
     with pytest.raises(CheckpointError, match="tie_word_embeddings"):
@@ -227,18 +227,18 @@ def test_a_missing_output_head_says_what_tying_would_need(tmp_path):
 
 
 def test_a_hub_name_is_fetched_and_a_failing_hub_is_a_clear_error():
-    asked = []
+    requests = []
 
     def fetch(name, revision, allow_patterns, ignore_patterns):
-        asked.append((name, allow_patterns))
+        requests.append((name, allow_patterns))
         assert ignore_patterns == ["*/*"]
         return str(reference("qwen2-tied").folder)
 
     assert hf.resolve("Qwen/Qwen3-8B", fetch=fetch) == reference("qwen2-tied").folder
     hf.resolve("Qwen/Qwen3-8B", fetch=fetch, weights=False)
-    assert [name for name, _ in asked] == ["Qwen/Qwen3-8B"] * 2
-    assert "*.safetensors" in asked[0][1]
-    assert "*.safetensors" not in asked[1][1]
+    assert [name for name, _ in requests] == ["Qwen/Qwen3-8B"] * 2
+    assert "*.safetensors" in requests[0][1]
+    assert "*.safetensors" not in requests[1][1]
 
     def fail(name, **_):
         raise OSError("no route to host\nmore")

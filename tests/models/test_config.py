@@ -1,4 +1,4 @@
-"""config.json of any transformers version is read as transformers reads it, or refused by name."""
+"""config.json of any transformers version is read as in transformers, or refused with the key's name."""
 
 import dataclasses
 import json
@@ -84,7 +84,7 @@ def test_sliding_windows_come_from_layer_types_or_from_max_window_layers():
         ({"model_type": "deepseek_v3", "n_routed_experts": 6, "n_group": 4}, ["6", "4"]),
     ],
 )
-def test_what_this_decoder_does_not_compute_is_refused_by_name(change, words):
+def test_an_unsupported_configuration_is_refused_with_key_and_value(change, words):
     with pytest.raises(ConfigError) as caught:
         parse_config({**BASE, **change})
     for word in words:
@@ -93,8 +93,8 @@ def test_what_this_decoder_does_not_compute_is_refused_by_name(change, words):
 
 @pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "qwen3_moe", "gpt_oss", "deepseek_v3"])
 @pytest.mark.parametrize("sliding", [False, True])
-def test_keys_that_are_left_out_mean_what_transformers_means_by_leaving_them_out(family, sliding):
-    """Our reading of a config.json with only the required keys equals our reading of what transformers makes of it."""
+def test_omitted_keys_have_the_defaults_of_transformers(family, sliding):
+    """A config.json with only the required keys gives the same `ModelConfig` as the one that transformers completes."""
     keys = {"vocab_size": 64, "hidden_size": 64, "intermediate_size": 48, "num_hidden_layers": 30, "num_attention_heads": 32}
     bare = {"model_type": family, **keys}
     if sliding and family.startswith("qwen"):
@@ -105,7 +105,7 @@ def test_keys_that_are_left_out_mean_what_transformers_means_by_leaving_them_out
     assert dataclasses.replace(ours, **skip) == dataclasses.replace(full, **skip)
 
 
-def test_a_yarn_factor_that_is_left_out_is_the_ratio_of_the_lengths():
+def test_an_omitted_yarn_factor_is_the_ratio_of_the_lengths():
     yarn = {"type": "yarn", "original_max_position_embeddings": 1024, "mscale": 1.0, "mscale_all_dim": 1.0}
     config = parse_config({**BASE, "model_type": "deepseek_v3", "rope_scaling": yarn})
     assert config.rope.factor == 4.0
@@ -113,7 +113,7 @@ def test_a_yarn_factor_that_is_left_out_is_the_ratio_of_the_lengths():
 
 
 @pytest.mark.parametrize("text", [None, "{", "[1]", '{"model_type": "gpt5"}'])
-def test_a_config_that_cannot_be_used_is_refused_naming_the_file(tmp_path, text):
+def test_an_unusable_config_is_refused_with_the_name_of_the_file(tmp_path, text):
     if text is not None:
         (tmp_path / "config.json").write_text(text)
     with pytest.raises(ConfigError, match=r"config\.json"):
@@ -127,10 +127,10 @@ def test_a_token_classifier_has_as_many_labels_as_the_config_names(tmp_path):
     assert read_config(tmp_path).labels == 3
 
 
-def test_shapes_that_say_the_same_in_other_words_are_equal_and_share_programs():
+def test_configurations_that_differ_only_in_raw_are_equal_and_share_programs():
     raw = json.loads((ROOT / "tessy_jax" / "mini" / "checkpoints" / "student-0" / "config.json").read_text())
-    one, other = parse_config(raw), parse_config(raw | {"dtype": "float32", "transformers_version": "5.0.0"})
-    assert one.raw != other.raw
-    assert one == other
-    assert hash(one) == hash(other)
-    assert parse_config(raw | {"rms_norm_eps": 1e-5}) != one
+    config, other = parse_config(raw), parse_config(raw | {"dtype": "float32", "transformers_version": "5.0.0"})
+    assert config.raw != other.raw
+    assert config == other
+    assert hash(config) == hash(other)
+    assert parse_config(raw | {"rms_norm_eps": 1e-5}) != config

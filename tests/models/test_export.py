@@ -1,4 +1,4 @@
-"""An exported folder is whole or not there."""
+"""An exported folder is complete or absent."""
 
 import random
 import resource
@@ -34,7 +34,7 @@ def values(folder):
     return {path: np.asarray(p[...]) for path, p in hf.parameter_paths(nnx.state(hf.load(folder)))}
 
 
-def test_an_export_killed_at_any_instant_leaves_whole_folders_only(tmp_path):
+def test_an_export_killed_at_any_instant_leaves_complete_folders_only(tmp_path):
     source = reference("qwen3-untied").folder
     expected = values(source)
     rng = random.Random(5)
@@ -49,21 +49,21 @@ def test_an_export_killed_at_any_instant_leaves_whole_folders_only(tmp_path):
         process.wait()
         folders = sorted(out.glob("out*")) if out.exists() else []
         for folder in folders[-2:]:
-            found = values(folder)
+            exported = values(folder)
             for path, value in expected.items():
-                np.testing.assert_array_equal(found[path], value)
+                np.testing.assert_array_equal(exported[path], value)
         export(hf.load(source), out / "out0001")  # a killed export is no obstacle to the next
 
 
-def test_what_a_killed_export_left_is_removed_by_the_next(tmp_path):
-    left = tmp_path / ".out.123.partial"
-    left.mkdir()
-    (left / "model.safetensors").write_bytes(b"half")
+def test_an_export_removes_the_remains_of_a_killed_one(tmp_path):
+    partial = tmp_path / ".out.123.partial"
+    partial.mkdir()
+    (partial / "model.safetensors").write_bytes(b"half")
     export(hf.load(reference("qwen3-untied").folder), tmp_path / "out")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out"]
 
 
-def test_an_export_does_not_touch_a_folder_that_holds_something(tmp_path):
+def test_an_export_does_not_touch_a_folder_that_is_not_empty(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(CheckpointError, match="not empty"):
         export(hf.load(reference("qwen3-untied").folder), tmp_path)
@@ -92,7 +92,7 @@ def test_a_file_that_cannot_grow_to_its_size_leaves_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_tokenizer_travels_and_the_dtype_is_the_parameters(tmp_path):
+def test_an_export_copies_the_tokenizer_and_keeps_the_dtype_of_the_parameters(tmp_path):
     import json
     import shutil
 
@@ -102,5 +102,5 @@ def test_the_tokenizer_travels_and_the_dtype_is_the_parameters(tmp_path):
     names = {p.name for p in (tmp_path / "out").iterdir()}
     assert {"tokenizer.json", "tokenizer_config.json", "generation_config.json"} <= names
     assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == "bfloat16"
-    sizes = {p.dtype for _, p in hf.parameter_paths(nnx.state(hf.load(tmp_path / "out", dtype=jnp.bfloat16)))}
-    assert sizes == {jnp.dtype(jnp.bfloat16)}
+    dtypes = {p.dtype for _, p in hf.parameter_paths(nnx.state(hf.load(tmp_path / "out", dtype=jnp.bfloat16)))}
+    assert dtypes == {jnp.dtype(jnp.bfloat16)}

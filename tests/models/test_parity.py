@@ -1,4 +1,4 @@
-"""Our decoder and transformers compute one function."""
+"""Our decoder computes the same function as transformers."""
 
 import jax
 import jax.numpy as jnp
@@ -19,19 +19,19 @@ NAMES = sorted(VARIANTS)
 
 
 def crossed(name: str, devices: int) -> bool:
-    """Every family is run with and without tied embeddings, on one device and on eight, but not all four in the default
-    suite: compiling takes long."""
+    """Whether the default suite runs a variant on so many devices. Every family runs with and without tied embeddings, and
+    on one and on eight devices, but not in all four combinations, because compilation is slow."""
     return VARIANTS[name].tied == (devices == 1)
 
 
 def marked(*case, default: bool):
-    """A case of the default suite, or of the long run, which crosses everything for the families that have layers of their
-    own; the dense ones differ in sizes, biases and norms alone."""
+    """A case of the default suite, or a slow case. The slow cases are all combinations for families with their own layers;
+    dense families differ only in sizes, biases and norms."""
     return pytest.param(*case, marks=() if default else pytest.mark.slow) if default or case[0] in ALL_WAYS else None
 
 
-def cases(*found):
-    return [case for case in found if case is not None]
+def cases(*candidates):
+    return [case for case in candidates if case is not None]
 
 
 ALL_WAYS = [name for name in NAMES if name.partition("-")[0] in ("gpt_oss", "deepseek_v3", "qwen3_moe")]
@@ -48,7 +48,7 @@ def labels_of(name: str) -> int:
 
 
 @jax.jit
-def whole(model, tokens_BT):
+def forward(model, tokens_BT):
     return model.logits(model(tokens_BT)[0])
 
 
@@ -60,7 +60,7 @@ def step(model, tokens_BT, cache, counts_B):
 
 def assert_close(ours, theirs):
     assert np.isfinite(theirs).all()
-    assert np.abs(theirs).max() > 1.0, "logits this small would agree whatever the model"
+    assert np.abs(theirs).max() > 1.0, "logits this small would agree for any model"
     np.testing.assert_allclose(np.asarray(ours), theirs, rtol=0, atol=TOLERANCE)
 
 
@@ -75,10 +75,10 @@ def assert_close(ours, theirs):
         )
     ),
 )
-def test_whole_sequences_give_the_logits_of_transformers(name, form, devices):
+def test_complete_sequences_give_the_logits_of_transformers(name, form, devices):
     partitioner = layout_of(name, devices)
     model = hf.load(reference(name).folder, partitioner=partitioner, stacked=form == "stacked")
-    assert_close(whole(model, put(tokens(), partitioner, ("lanes", None))), reference(name).logits)
+    assert_close(forward(model, put(tokens(), partitioner, ("lanes", None))), reference(name).logits)
 
 
 @pytest.mark.parametrize(("name", "devices"), CROSSED)
@@ -115,7 +115,7 @@ def test_chunks_of_any_length_per_lane_and_single_tokens_give_the_logits_of_tran
 
 
 @pytest.mark.parametrize("name", ["gpt_oss-untied", "qwen2-untied", "deepseek_v3-untied"])
-def test_a_rollback_of_up_to_the_slack_leaves_no_trace(name):
+def test_a_rollback_of_at_most_the_slack_does_not_change_later_logits(name):
     model = hf.load(reference(name).folder)
     known, slack, size = tokens(), 20, 20
     cache = new_cache(model.config, LANES, LENGTH, slack=slack, dtype=jnp.float32)
@@ -124,11 +124,11 @@ def test_a_rollback_of_up_to_the_slack_leaves_no_trace(name):
     lengths = np.zeros(LANES, int)
     while lengths.min() < LENGTH:
         keep = np.minimum(rng.integers(0, size + 1, LANES), LENGTH - lengths)
-        chunk = rng.integers(1, 300, (LANES, size))  # what is not kept is another text
+        chunk = rng.integers(1, 300, (LANES, size))  # tokens beyond `keep` are random and rolled back
         for lane, count in enumerate(keep):
             chunk[lane, :count] = known[lane, lengths[lane] : lengths[lane] + count]
-        room = np.minimum(size, LENGTH - lengths)
-        logits, cache = step(model, jnp.asarray(chunk), cache, jnp.asarray(room))
+        counts = np.minimum(size, LENGTH - lengths)
+        logits, cache = step(model, jnp.asarray(chunk), cache, jnp.asarray(counts))
         for lane, count in enumerate(keep):
             ours[lane, lengths[lane] : lengths[lane] + count] = np.asarray(logits)[lane, :count]
         lengths = lengths + keep
@@ -152,12 +152,12 @@ def test_an_exported_model_gives_the_same_logits_in_transformers(name, form, tmp
     ("name", "devices"),
     cases(*(marked(name, devices, default=VARIANTS[name].tied and devices == 1) for name in NAMES for devices in (1, 8))),
 )
-def test_a_token_classifier_gives_the_scores_of_transformers_whole_in_chunks_and_by_token(name, devices):
+def test_a_token_classifier_gives_the_scores_of_transformers_complete_in_chunks_and_by_token(name, devices):
     labels, partitioner = labels_of(name), layout_of(name, devices)
     expected = reference(name, labels)
     model = hf.load(expected.folder, partitioner=partitioner)
     assert model.config.labels == labels
-    assert_close(whole(model, put(tokens(), partitioner, ("lanes", None))), expected.logits)
+    assert_close(forward(model, put(tokens(), partitioner, ("lanes", None))), expected.logits)
     cache = new_cache(model.config, LANES, LENGTH, slack=170, dtype=jnp.float32, partitioner=partitioner)
     ours = []
     for start, stop in ((0, 170), (170, 340), (340, 510), (510, 511), (511, 512)):
@@ -179,16 +179,16 @@ def test_a_token_classifier_survives_an_export(name, tmp_path):
 
 @pytest.mark.parametrize("name", ["qwen2-untied", "gpt_oss-tied", "deepseek_v3-untied"])
 def test_the_first_layers_of_a_model_are_those_of_transformers_also_after_an_export(name, tmp_path):
-    folder, how = reference(name).folder, {"dtype": torch.float32, "attn_implementation": "eager"}
+    folder, options = reference(name).folder, {"dtype": torch.float32, "attn_implementation": "eager"}
     config = AutoConfig.from_pretrained(folder)
     config.num_hidden_layers = 2
     config.layer_types = config.layer_types[:2] if getattr(config, "layer_types", None) else None
-    expected = hf_logits(AutoModelForCausalLM.from_pretrained(folder, config=config, **how).eval())
+    expected = hf_logits(AutoModelForCausalLM.from_pretrained(folder, config=config, **options).eval())
     ours = hf.load(folder, layers=2, stacked=True)
-    assert_close(whole(ours, jnp.asarray(tokens())), expected)
+    assert_close(forward(ours, jnp.asarray(tokens())), expected)
     assert np.abs(expected - reference(name).logits).max() > 0.1
     export(ours, tmp_path / "short")
-    again = AutoModelForCausalLM.from_pretrained(tmp_path / "short", **how)
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "short", **options)
     assert again.config.num_hidden_layers == 2
     np.testing.assert_array_equal(hf_logits(again.eval()), expected)
 
@@ -211,7 +211,7 @@ def test_documents_packed_into_one_row_do_not_see_each_other(name):
         start += length
 
 
-def test_long_whole_sequences_run_in_query_blocks_with_equal_results_and_gradients(monkeypatch):
+def test_query_blocks_of_long_sequences_do_not_change_results_or_gradients(monkeypatch):
     from tessy_jax.models import attention
 
     model = hf.load(reference("gpt_oss-untied").folder, stacked=True)
@@ -222,8 +222,8 @@ def test_long_whole_sequences_run_in_query_blocks_with_equal_results_and_gradien
         return (merged.logits(merged(jnp.asarray(tokens()))[0]) ** 2).mean()
 
     expected, expected_gradient = jax.value_and_grad(loss)(state)
-    monkeypatch.setattr(attention, "QUERY_BLOCK", 120)  # 512 tokens are four blocks and a part of one
+    monkeypatch.setattr(attention, "QUERY_BLOCK", 120)  # 512 tokens are four complete blocks and a shorter one
     value, gradient = jax.value_and_grad(loss)(state)
     np.testing.assert_allclose(value, expected, rtol=1e-5)
-    for got, want in zip(jax.tree.leaves(gradient), jax.tree.leaves(expected_gradient), strict=True):
-        np.testing.assert_allclose(got, want, rtol=0, atol=2e-5 * max(1.0, float(np.abs(want).max())))
+    for ours, theirs in zip(jax.tree.leaves(gradient), jax.tree.leaves(expected_gradient), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=2e-5 * max(1.0, float(np.abs(theirs).max())))

@@ -1,4 +1,4 @@
-"""`tessy inspect`: published sizes from configurations alone, and the very bytes that loading takes."""
+"""`tessy inspect` gives published sizes from configurations alone, and exactly the bytes that loading takes."""
 
 import json
 from pathlib import Path
@@ -73,7 +73,7 @@ def test_the_plan_names_the_bytes_that_weights_and_cache_take_on_every_device(na
     assert result["kv"]["bytes_per_device"] == on_each_device(cache)
 
 
-def test_a_mesh_can_be_planned_without_its_devices_and_is_refused_where_it_does_not_divide():
+def test_a_plan_needs_no_devices_and_refuses_a_mesh_that_does_not_divide_the_model():
     config = read_config(CONFIGS / "qwen3-235b-a22b-thinking")
     result = plan(config, dtype="bfloat16", mesh={"tensor": 4, "expert": 128}, lanes=128, slack=128)
     assert result["devices"] == 512
@@ -115,6 +115,6 @@ def test_bad_input_to_inspect_is_one_line_and_code_2(arguments, words, capsys):
 
 def test_float32_takes_twice_the_bytes_of_bfloat16():
     config = read_config(CONFIGS / "qwen3-8b")
-    one, two = (plan(config, dtype=d, slack=128)["weights"]["bytes"] for d in ("bfloat16", "float32"))
-    assert two == 2 * one
-    assert np.isclose(one / 2, 8.19e9, rtol=0.005)
+    half, single = (plan(config, dtype=d, slack=128)["weights"]["bytes"] for d in ("bfloat16", "float32"))
+    assert single == 2 * half
+    assert np.isclose(half / 2, 8.19e9, rtol=0.005)

@@ -1,4 +1,4 @@
-"""Quantised checkpoints load to the values that transformers dequantises to."""
+"""Quantised checkpoints load to the values of the dequantisation in transformers."""
 
 import json
 import shutil
@@ -48,7 +48,7 @@ def mxfp4_folder(tmp_path):
 
 
 def fp8_folder(tmp_path):
-    """The tiny DeepSeek with every projection in float8, in blocks of 2 × 4 (sizes that divide, as transformers wants)."""
+    """The tiny DeepSeek with every projection in float8, in blocks of 2 × 4, which divide it, as transformers requires."""
     shutil.copytree(reference("deepseek_v3-untied").folder, tmp_path, dirs_exist_ok=True)
     tensors = load_file(tmp_path / "model.safetensors")
     rng = np.random.default_rng(0)
@@ -99,11 +99,11 @@ def test_fp8_weights_equal_those_of_transformers_to_the_bit(tmp_path):
     tensors = open_checkpoint(fp8_folder(tmp_path))
     name = "model.layers.1.self_attn.q_b_proj.weight"
     ours = BlockFp8(tensors[name], tensors[f"{name}_scale_inv"], (2, 4))
-    whole = ours.read((slice(None), slice(None)))
+    dequantised = ours.read((slice(None), slice(None)))
     weight = torch.from_numpy(tensors[name].read((slice(None), slice(None))).view(np.uint8)).view(torch.float8_e4m3fn)
     factors = torch.from_numpy(tensors[f"{name}_scale_inv"].read((slice(None), slice(None))))
     theirs = Fp8Dequantize(None)._dequantize_one(weight, factors, torch.float32).numpy()
-    np.testing.assert_array_equal(whole, theirs)
+    np.testing.assert_array_equal(dequantised, theirs)
     np.testing.assert_array_equal(ours.read((slice(3, 20), slice(5, 14))), theirs[3:20, 5:14])
 
 
@@ -113,7 +113,7 @@ def test_a_deepseek_folder_in_fp8_gives_the_logits_of_transformers(tmp_path):
     np.testing.assert_allclose(logits(folder), hf_logits(theirs.float().eval()), rtol=0, atol=2e-4)
 
 
-def test_blocks_that_do_not_divide_a_matrix_end_early(tmp_path):
+def test_the_last_blocks_are_smaller_where_blocks_do_not_divide_a_matrix(tmp_path):
     rng = np.random.default_rng(0)
     weight = rng.normal(size=(9, 10)).astype(ml_dtypes.float8_e4m3fn)
     factors = rng.uniform(1, 2, (3, 3)).astype(np.float32)
@@ -124,7 +124,7 @@ def test_blocks_that_do_not_divide_a_matrix_end_early(tmp_path):
 
 
 @pytest.mark.parametrize("missing", ["scales", "shape"])
-def test_quantised_tensors_that_do_not_belong_together_are_refused_by_name(tmp_path, missing):
+def test_quantised_tensors_without_matching_scales_are_refused_by_name(tmp_path, missing):
     folder = mxfp4_folder(tmp_path)
     tensors = load_file(folder / "model.safetensors")
     name = "model.layers.1.mlp.experts.down_proj_scales"

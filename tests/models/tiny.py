@@ -1,5 +1,5 @@
-"""Tiny random Hugging Face models, one tied and one untied per family, with what hides faults switched on: rope settings
-off their defaults, odd head counts, biases and norms that are not at their initial values."""
+"""Tiny random Hugging Face models, one tied and one untied per family. Their rope settings differ from the defaults, their
+head counts are unusual, and their biases and norms differ from the initial values, so that no fault stays hidden."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -136,7 +136,7 @@ class Reference:
 
 @cache
 def reference(name: str, labels: int | None = None) -> Reference:
-    """Builds, randomises, saves and runs the variant; with labels, as a token classifier of so many classes."""
+    """Builds, randomises, saves and runs a variant; with labels, as a token classifier with that number of classes."""
     variant = VARIANTS[name]
     extra = {} if labels is None else {"num_labels": labels}
     settings = {key: dict(value) if isinstance(value, dict) else value for key, value in variant.settings}
