@@ -1,1 +1,1 @@
-"""The embedded miniature world: tasks with exact verifiers, two styles to solve them in, and two tokenizers."""
+"""The embedded miniature: tasks with exact verifiers, two styles of solving them, two tokenizers, and checkpoints."""

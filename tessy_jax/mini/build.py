@@ -1,9 +1,9 @@
-"""Builds the miniature's models: a teacher, students that pass a gate, and their boundary predictors.
+"""Builds the models of the miniature: a teacher, students that pass a gate, and their boundary predictors.
 
-All of it is learnt by the project's own trainer from rows of the grammar, of the train split alone. A student has never seen
-a multiplier from 6 to 9 (family Ah, half of A): that is the capability it lacks. It has seen the teacher's words, in mixed
-responses of its first stage, and ends with its own style alone. The gate was stated before any model was built, and nothing
-that is fine-tuned later has a say in it.
+The project's trainer trains all of them on rows of the grammar, only from the train split. A student never sees a multiplier
+from 6 to 9 (family Ah, half of A), which is the capability it lacks. It sees the teacher's words in mixed responses of its
+first stage, and its last stage has only its own style. The gate was defined before any model was built, and is independent
+of models that are fine-tuned later.
 """
 
 from __future__ import annotations
@@ -37,14 +37,15 @@ from tessy_jax.train.job import FOLDER, train
 
 logger = logging.getLogger(__name__)
 TRIES = 3
-"""Students that may be built for every one that is shipped."""
+"""Students that may be built per shipped student."""
 DATE = "2026-01-01"
-"""The templates print none; runs want one."""
+"""The date of all runs; the templates do not print it."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A training. mixed: the share of responses in both styles. items: prompts of each family; of sums twice as many."""
+    """A training run. mixed: share of responses in both styles. items: prompts per family; families of sums have twice as
+    many."""
 
     name: str
     steps: int
@@ -58,35 +59,35 @@ STAGES: dict[Speaker, tuple[Stage, ...]] = {
     "student": (Stage("mixed", 1000, 3e-3, 0.5, 10_000), Stage("own", 300, 1e-3, 0.0, 4_000)),
 }
 ROWS, TOKENS = 26, 160
-"""Of an optimizer step; the longest response of either speaker fits into a row."""
+"""Rows of an optimizer step, and tokens of a row; the longest response of either speaker fits into a row."""
 CAPABILITY = 4.0
-"""How much more a word of capability counts in the loss: sums are what takes long to learn."""
+"""Weight of capability tokens in the loss, because sums take longest to learn."""
 TRACES = 600
-"""Prompts of each family that a predictor learns from."""
+"""Prompts per family for the training of a predictor."""
 GATE: dict[Speaker, dict[Family, tuple[float, float]]] = {
     "teacher": {"Ae": (0.97, 1.0), "Ah": (0.97, 1.0), "B": (0.99, 1.0), "C": (0.99, 1.0), "D": (0.99, 1.0)},
     "student": {"Ae": (0.95, 1.0), "Ah": (0.0, 0.15), "B": (0.99, 1.0), "C": (0.99, 1.0), "D": (0.99, 1.0)},
 }
-"""Lowest and highest pass@1 of a model that is shipped, on validation problems."""
+"""Lowest and highest pass@1 of a shipped model on validation problems."""
 PROBLEMS = 500
-"""Of each family, at the gate."""
+"""Problems per family at the gate."""
 
 
 def pretraining(speaker: Speaker, stage: Stage, seed: int) -> Iterator[Row]:
-    """The rows that a stage learns from."""
+    """The training rows of a stage."""
     for family in FORMS[speaker].families:
         count = stage.items * (2 if family.startswith("A") else 1)
         yield from rows(islice(items(family, "train", seed), count), speaker, seed=seed, mixed=stage.mixed, writers="kinds")
 
 
 def traces(speaker: Speaker) -> Iterator[Row]:
-    """The rows that a predictor learns from: both styles, as it meets them when both speakers write, and their spans."""
+    """The training rows of a predictor, with exact spans, in both styles, as in responses that both speakers write."""
     for family in FORMS[speaker].families:
         yield from rows(islice(items(family, "train", 0), TRACES), speaker, mixed=0.5, writers="kinds")
 
 
 def language_model(speaker: Speaker, seed: int, work: Path, log: Callable[[str], None] = logger.info) -> Path:
-    """Pretrains a speaker's model, or goes on with it; returns its folder, in bfloat16."""
+    """Pretrains a speaker's model, or resumes it; returns the folder of the model in bfloat16."""
     start = work / "blank"
     if not start.exists():
         blank(speaker, start, seed=seed)
@@ -115,8 +116,9 @@ def language_model(speaker: Speaker, seed: int, work: Path, log: Callable[[str],
                 },
             }
         )
-        done = train(config).summary
-        log(f"{speaker}, seed {seed}, {stage.name}: {done['steps']} steps, loss {done['loss']:.4f}, {done['seconds']:.0f} s")
+        summary = train(config).summary
+        steps, loss, seconds = summary["steps"], summary["loss"], summary["seconds"]
+        log(f"{speaker}, seed {seed}, {stage.name}: {steps} steps, loss {loss:.4f}, {seconds:.0f} s")
         model = work / stage.name / FOLDER
     return model
 
@@ -143,17 +145,17 @@ def measured(speaker: Speaker, model: Path, work: Path) -> dict[str, float]:
             "synthesis": {"max_prompt_tokens": 64, "max_response_tokens": 160, "lanes": 64},
         }
     )
-    found = evaluate(config, task_kinds=TASK_KINDS, progress=False).summary["tasks"]["gate"]["families"]
-    return {family: found[family]["pass@1"] for family in families}
+    scores = evaluate(config, task_kinds=TASK_KINDS, progress=False).summary["tasks"]["gate"]["families"]
+    return {family: scores[family]["pass@1"] for family in families}
 
 
-def passes(speaker: Speaker, found: dict[str, float]) -> bool:
-    """Whether a model with these measures is shipped."""
-    return all(low <= found[family] <= high for family, (low, high) in GATE[speaker].items())
+def passes(speaker: Speaker, pass_at_1: dict[str, float]) -> bool:
+    """Whether a model with this pass@1 per family passes the gate."""
+    return all(low <= pass_at_1[family] <= high for family, (low, high) in GATE[speaker].items())
 
 
 def predictor(speaker: Speaker, work: Path, log: Callable[[str], None] = logger.info) -> tuple[Path, dict[str, Any]]:
-    """Trains a speaker's boundary predictor, or goes on with it; its folder, and its measures on held-out traces."""
+    """Trains a speaker's boundary predictor, or resumes it; returns its folder and its scores on held-out traces."""
     start, data = work / "blank", work / "traces.jsonl"
     if not start.exists():
         blank(speaker, start, seed=0)
@@ -181,23 +183,23 @@ def predictor(speaker: Speaker, work: Path, log: Callable[[str], None] = logger.
         }
     )
     annotate_traces(config, speaker, log=log)
-    done = train_predictor(config, speaker, log=log)
-    found = score_validation(config, speaker).measured(speaker, config.predictor.threshold)
-    measures = {
-        "style_f1": found["style"]["f1"],
-        "cuts": {k: found["cuts"][f"{k}_share"] for k in ("early", "exact", "late")},
+    summary = train_predictor(config, speaker, log=log)
+    scores = score_validation(config, speaker).measured(speaker, config.predictor.threshold)
+    shown = {
+        "style_f1": scores["style"]["f1"],
+        "cuts": {k: scores["cuts"][f"{k}_share"] for k in ("early", "exact", "late")},
     }
-    log(f"{speaker}'s predictor: {json.dumps(measures)}, {done['seconds']:.0f} s")
-    return Path(training_folder(config, speaker)) / FOLDER, measures
+    log(f"{speaker}'s predictor: {json.dumps(shown)}, {summary['seconds']:.0f} s")
+    return Path(training_folder(config, speaker)) / FOLDER, shown
 
 
 def build(output: Path, work: Path, *, students: int, log: Callable[[str], None] = logger.info) -> dict[str, Any]:
-    """Builds everything into `output`, or goes on with what `work` holds; returns what is saved as evaluation.json there.
+    """Builds all models into `output`, resuming from `work`; returns the content of `output`/evaluation.json.
 
     Raises:
-        DataError: a model does not pass its gate; of the students, too few in `TRIES` times as many.
+        DataError: the teacher does not pass its gate, or too few of TRIES × students students do.
     """
-    started = time.perf_counter()
+    start = time.perf_counter()
     report: dict[str, Any] = {
         "settings": {
             "stages": {speaker: [asdict(stage) for stage in stages] for speaker, stages in STAGES.items()},
@@ -212,30 +214,32 @@ def build(output: Path, work: Path, *, students: int, log: Callable[[str], None]
         "predictors": {},
     }
 
-    def tried(speaker: Speaker, name: str, seed: int) -> bool:
-        own = work / f"{speaker}-{seed}"
-        model = language_model(speaker, seed, own, log)
-        found = measured(speaker, model, own)
-        ships = passes(speaker, found)
-        shown = ", ".join(f"{family} {share:.1%}" for family, share in found.items())
+    def attempt(speaker: Speaker, name: str, seed: int) -> bool:
+        """Builds a model and ships it as `name` if it passes its gate; returns whether it does."""
+        folder = work / f"{speaker}-{seed}"
+        model = language_model(speaker, seed, folder, log)
+        pass_at_1 = measured(speaker, model, folder)
+        ships = passes(speaker, pass_at_1)
+        shown = ", ".join(f"{family} {share:.1%}" for family, share in pass_at_1.items())
         log(f"{speaker}, seed {seed}: {shown}: {'passes, as ' + name if ships else 'does not pass'}")
-        report["models" if ships else "refused"][name if ships else f"{speaker}, seed {seed}"] = {"seed": seed, **found}
+        key = name if ships else f"{speaker}, seed {seed}"
+        report["models" if ships else "refused"][key] = {"seed": seed, **pass_at_1}
         if ships:
             _ship(model, output / name)
         return ships
 
-    if not tried("teacher", "teacher", 0):
+    if not attempt("teacher", "teacher", 0):
         raise DataError(f"the teacher does not pass its gate: {report['refused']}; train it longer")
     passed = 0
     for seed in range(TRIES * students):
-        if passed < students and tried("student", f"student-{passed}", seed):
+        if passed < students and attempt("student", f"student-{passed}", seed):
             passed += 1
     if passed < students:
         raise DataError(f"only {passed} of {students} students pass the gate: {report['refused']}; train them longer")
     for speaker in STYLES:
         model, report["predictors"][speaker] = predictor(speaker, work / f"predictor-{speaker}", log)
         _ship(model, output / f"predictor-{speaker}")
-    report["seconds_of_last_start"] = round(time.perf_counter() - started)
+    report["seconds_of_last_start"] = round(time.perf_counter() - start)
     report["bytes"] = sum(file.stat().st_size for file in output.rglob("*") if file.is_file())
     report["versions"] = {"tessy_jax": __version__, "jax": jax.__version__}
     (output / "evaluation.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")

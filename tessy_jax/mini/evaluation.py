@@ -1,4 +1,4 @@
-"""The miniature world's tasks, for `evaluate`."""
+"""The tasks of the miniature, for `evaluate`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tessy_jax.text.chat import CLOSE
 
 
 class MiniVerifier:
-    """The item's answer, and nothing else but words of style; see `mini.verify.is_right`."""
+    """Accepts the item's answer, alone or among words of style; see `mini.verify.is_right`."""
 
     def verify(self, problem: Problem, answer: str) -> Verdict:
         """See `evaluate.tasks.Verifier`."""
@@ -24,17 +24,17 @@ class MiniVerifier:
 
 
 def problems(task: Task) -> list[Problem]:
-    """The items of a task, family by family; their own ids are those of `mini.tasks`.
+    """The items of a task, family by family; their `own_id` is the id of `mini.tasks`.
 
     Raises:
-        ConfigError: there is no such family, or it has not so many items.
+        ConfigError: a family is unknown, or has fewer items.
     """
     assert task.mini is not None
     known: dict[str, Family] = {family: family for family in get_args(Family)}
     unknown = next((name for name in task.mini.families if name not in known), None)
     if unknown is not None:
         raise ConfigError(
-            f"task {task.name!r}: mini.families has {unknown!r}, which is no family; they are {', '.join(known)}"
+            f"task {task.name!r}: mini.families has {unknown!r}, which is not a family; they are {', '.join(known)}"
         )
     return [
         Problem(f"{task.name}/{item.id}", task.name, item.family, [{"role": "user", "content": item.prompt}], item.answer)
@@ -44,16 +44,16 @@ def problems(task: Task) -> list[Problem]:
 
 
 def ground_truth(row: dict[str, Any], column: str, name: str) -> GroundTruth:
-    """The answer of the item that a prompt's id names; see `evaluate.tasks.Bench`.
+    """The answer of the item that a prompt's id names; see `evaluate.tasks.TaskKind`.
 
     Raises:
-        DataError: it names none, or the prompt is another's.
+        DataError: the id names no item, or the prompt is that of another item.
     """
     item = item_of(name)
     if row.get("prompt") not in (None, item.prompt):
-        raise DataError(f"has the id {name!r}, and the prompt of another item; leave prompts of the miniature as they are")
+        raise DataError(f"has the id {name!r} and the prompt of another item; use the prompts of the miniature unchanged")
     return GroundTruth(item.answer)
 
 
-TASK_KINDS: dict[str, TaskKind] = {"mini": TaskKind(problems, lambda how: nullcontext(MiniVerifier()), ground_truth)}
-"""To be given to `evaluate`, with its own."""
+TASK_KINDS: dict[str, TaskKind] = {"mini": TaskKind(problems, lambda programs: nullcontext(MiniVerifier()), ground_truth)}
+"""The task kinds of the miniature, an argument of `evaluate`."""

@@ -1,4 +1,4 @@
-"""Models of the miniature world before they have learnt anything."""
+"""Random models of the miniature, before training."""
 
 from __future__ import annotations
 
@@ -32,25 +32,25 @@ SHAPE: dict[str, Any] = {
     "rope_theta": 10000.0,
     "tie_word_embeddings": True,
 }
-"""As the prototype's that the design was checked with."""
+"""config.json of all models of the miniature, without the vocabulary size."""
 OUT = (2 * SHAPE["num_hidden_layers"]) ** -0.5
-"""Of what a layer adds, so that all of them add as much as one."""
+"""Scale of the residual contribution of a layer, so that the sum over all layers has the variance of one."""
 
 
 def blank(speaker: Speaker, folder: Path, *, seed: int) -> None:
-    """Writes a small random model of the qwen3 family with a speaker's tokenizer, in float32. Its weights are drawn as wide
-    as is right for layers so narrow, and not as the large models' are: sums are learnt in half the time.
+    """Writes a small random model of the qwen3 family with a speaker's tokenizer, in float32. The standard deviation of its
+    weights fits its narrow layers instead of those of large models, which halves the time to learn sums.
 
     Raises:
         CheckpointError: the folder exists and is not empty, or cannot be written.
     """
     with tempfile.TemporaryDirectory() as name:
-        beside = Path(name)
-        save(speaker, beside)
-        (beside / "config.json").write_text(json.dumps(SHAPE | {"vocab_size": FORMS[speaker].vocab}))
-        decoder = Decoder(read_config(beside), nnx.Rngs(seed), dtype=jnp.float32)
+        source = Path(name)
+        save(speaker, source)
+        (source / "config.json").write_text(json.dumps(SHAPE | {"vocab_size": FORMS[speaker].vocab}))
+        decoder = Decoder(read_config(source), nnx.Rngs(seed), dtype=jnp.float32)
         for path, parameter in parameter_paths(nnx.state(decoder)):
             if path[-1] == "kernel":
                 std = parameter.shape[0] ** -0.5 * (OUT if path[-2] in ("o", "down") else 1.0)
                 parameter[...] = parameter[...] * (std / INIT_STD)
-        export(decoder, folder, copy_from=beside)
+        export(decoder, folder, copy_from=source)

@@ -1,4 +1,4 @@
-"""Rows and prompts of the miniature world: what models are pretrained on, what predictors learn from, what is evaluated."""
+"""Rows and prompts of the miniature, for pretraining, predictor training and evaluation."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ BY_KIND: dict[Kind, Source] = {"style": "student", "capability": "teacher"}
 def row(
     item: Item, speaker: Speaker, *, rollout: int = 0, seed: int = 0, mixed: float = 0.0, writers: Writers = "speaker"
 ) -> Row:
-    """A right response to an item in a speaker's style. It depends on these arguments alone.
+    """A right response to an item in a speaker's style. It depends only on the arguments.
 
-    rollout, seed: give other words of the style. mixed: the probability that the response mixes both styles (see `render`).
-    writers: whom the spans name: "speaker" wrote all of it; "kinds": the style is the student's and the capability the
-    teacher's, whatever the style, so that the spans are the exact boundaries.
+    rollout, seed: vary the words of the style. mixed: the probability that the response mixes both styles (see `render`).
+    writers: the writers that the spans name: "speaker": the speaker wrote everything; "kinds": the student wrote the style
+    and the teacher the capability, for either speaker, so that the spans are the exact boundaries.
     """
     rng = stream("row", speaker, seed, item.id, rollout)
     is_mixed = rng.random() < mixed
@@ -35,17 +35,17 @@ def row(
             return [(speaker, phase, text)]
         return [(BY_KIND[span.kind], phase, text[span.start : span.end]) for span in kinds]
 
-    told: list[tuple[Source, Phase, str]] = [
+    pieces: list[tuple[Source, Phase, str]] = [
         ("template", "think", OPEN),
         *parts("think", response.thinking, response.thinking_spans),
         ("template", "think", CLOSE),
         *parts("answer", response.answer, response.answer_spans),
     ]
-    ends = list(accumulate((len(text) for _, _, text in told), initial=0))
-    spans = tuple(Span(told[i][0], told[i][1], *at) for i, at in enumerate(pairwise(ends)))
+    ends = list(accumulate((len(text) for _, _, text in pieces), initial=0))
+    spans = tuple(Span(pieces[i][0], pieces[i][1], *at) for i, at in enumerate(pairwise(ends)))
     messages = (
         {"role": "user", "content": item.prompt},
-        {"role": "assistant", "content": "".join(text for _, _, text in told)},
+        {"role": "assistant", "content": "".join(text for _, _, text in pieces)},
     )
     meta = {"recipe": "grammar", "family": item.family, "style": speaker, "mixed": is_mixed, "seed": seed}
     return Row(f"{item.id}/{rollout}", item.id, rollout, messages, spans, meta)
@@ -54,12 +54,12 @@ def row(
 def rows(
     items: Iterable[Item], speaker: Speaker, *, seed: int = 0, mixed: float = 0.0, writers: Writers = "speaker"
 ) -> Iterator[Row]:
-    """A row per item, in their order; see `row`."""
+    """One row per item, in their order; see `row`."""
     return (row(item, speaker, seed=seed, mixed=mixed, writers=writers) for item in items)
 
 
 def prompt(item: Item) -> dict[str, str]:
-    """An item as a row of prompts: {"id", "prompt"}. `item_of` makes the item of the id again."""
+    """An item as a row of prompts: {"id", "prompt"}. `item_of` gives the item of an id."""
     return {"id": item.id, "prompt": item.prompt}
 
 
@@ -76,4 +76,4 @@ def write_rows(file: Path, rows: Iterable[Row]) -> None:
 def _write(file: Path, objects: Iterable[dict[str, Any]]) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("w", encoding="utf-8") as out:
-        out.writelines(json.dumps(found, ensure_ascii=False) + "\n" for found in objects)
+        out.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in objects)

@@ -1,11 +1,12 @@
-"""Two styles to solve a task in, and the responses that they make of its steps.
+"""Two styles of solving a task, and responses to a task in these styles.
 
-A response thinks `opener (connective step)* closer` and then answers in a framing; the steps and the answer are capability,
-all the rest is style. Words stand between single spaces, and the space in front of a word belongs to it, as it does to the
-tokens of byte-level BPE: a span of capability begins with the space in front of its first word.
+A response thinks `opener (connective step)* closer` and then answers in a framing. The steps and the answer are capability,
+everything else is style. Words are separated by single spaces, and the space before a word belongs to it, as in tokens of
+byte-level BPE: a span of capability begins with the space before its first word.
 
-No connective or closer begins another one, of either style. So the words that are there always tell what the next one is
-part of: a step begins where a connective is complete, and ends with its semicolon. The words alone do not tell: see `tasks`.
+No connective or closer is a prefix of another, in either style. The preceding words therefore determine the kind of the next
+word: a step begins after a complete connective and ends with its semicolon. A word alone does not determine its kind, see
+`tasks`.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Style:
-    """What a speaker says around the steps. framings: in front of the answer and behind it, the latter perhaps nothing."""
+    """The phrases of a speaker around the steps. framings: text before and after the answer; the latter may be empty."""
 
     openers: tuple[str, ...]
     connectives: tuple[str, ...]
@@ -33,7 +34,7 @@ class Style:
 
     @property
     def phrases(self) -> tuple[str, ...]:
-        """All of them."""
+        """All phrases."""
         return (*self.openers, *self.connectives, *self.closers, *(part for pair in self.framings for part in pair if part))
 
 
@@ -64,7 +65,7 @@ STYLES: dict[Speaker, Style] = {
 
 
 class KindSpan(NamedTuple):
-    """Code points start…end−1 of a text, and what they are."""
+    """The kind of code points start…end−1 of a text."""
 
     kind: Kind
     start: int
@@ -73,7 +74,7 @@ class KindSpan(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """A response. thinking, answer: their texts; the spans beside each tile it, neighbours being of different kinds."""
+    """A response. The spans of thinking and answer tile their texts; neighbouring spans differ in kind."""
 
     thinking: str
     thinking_spans: tuple[KindSpan, ...]
@@ -82,9 +83,9 @@ class Rendered:
 
 
 def render(item: Item, speaker: Speaker, rng: Random, mixed: bool = False) -> Rendered:
-    """A right response to an item, in the words that rng chooses.
+    """A right response to an item, in words chosen by rng.
 
-    mixed: each phrase is of the other's style as often as of the speaker's own.
+    mixed: each phrase is in the other speaker's style with probability 1/2.
     """
     other: Speaker = "teacher" if speaker == "student" else "student"
 
@@ -105,7 +106,7 @@ def framed(answer: str, framing: tuple[str, str]) -> list[tuple[Kind, str]]:
 
 
 def tile(phrases: Iterable[tuple[Kind, str]]) -> tuple[str, tuple[KindSpan, ...]]:
-    """Phrases (empty ones left out) joined by spaces, and the spans that tile the text, as few as can be."""
+    """Phrases (without empty ones) joined by spaces, and the smallest number of spans that tile the text."""
     text = ""
     spans: list[KindSpan] = []
     for kind, phrase in phrases:

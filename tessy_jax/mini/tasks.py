@@ -1,18 +1,18 @@
-"""The tasks of the miniature world: a prompt, the steps that solve it, and the answer, all as words between single spaces.
+"""The tasks of the miniature: a prompt, the steps that solve it, and the answer, as words separated by single spaces.
 
 | family | prompt | step | answer |
 |---|---|---|---|
 | A, Ae, Ah: sums modulo 19, left to right | `A 7 + 3 * 8 - 2` | `7 + 3 = 10 now ;`, the last `we get 4 - 2 = 2 ;` | `2` |
 | B: letters reversed | `B a c d` | `at 1 we put d ;` | `d c a` |
-| C: how often a letter comes | `C b : a b b` | `b yes so 1 ;` | `2` |
+| C: count of a letter | `C b : a b b` | `b yes so 1 ;` | `2` |
 | D: the largest number | `D 3 12 7` | `7 then best 12 ;` | `12` |
 
-Ae has no multiplier from 6 to 9; in Ah about half of the steps multiply by one, and at least one does; A has whatever comes.
-Some words of the steps ("now", "we", "so", "then", the letter a, the digit 1) are words of the styles, too (see `styles`):
-who should write a word follows from where it stands, not from the word.
+Multipliers from 6 to 9 do not occur in Ae; about half of the steps of Ah, and at least one, have such a multiplier; A has no
+restriction. Some words of the steps ("now", "we", "so", "then", the letter a, the digit 1) are also words of the styles (see
+`styles`): the context decides which speaker should write a word.
 
-Which split an item belongs to is decided by a hash of its prompt, so that no prompt is ever in two splits, whatever the
-families and seeds: data are clean of the test set if `split_of` says so of every prompt.
+A hash of its prompt decides the split of an item, so that no prompt is in two splits, for any families and seeds. Data are
+free of the test set if `split_of` confirms it for every prompt.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ OPERATORS: dict[str, Callable[[int, int], int]] = {
     "*": lambda x, d: (x * d) % MODULUS,
 }
 HARD = range(6, 10)
-"""The multipliers that Ae lacks."""
+"""The multipliers that do not occur in Ae."""
 LETTERS = "abcdefghijklmnop"
 
 _NUMBER, _LETTER = "[0-9]+", f"[{LETTERS}]"
@@ -54,12 +54,12 @@ STEP = re.compile(
 ANSWER = re.compile(rf"{_NUMBER}|{_LETTER}(?: {_LETTER})*")
 """An answer of any family, right or wrong."""
 _ID = re.compile(rf"({'|'.join(FAMILIES)})-({'|'.join(SPLITS)})-(0|-?[1-9][0-9]{{0,17}})-(0|[1-9][0-9]{{0,17}})")
-_REPEATS = 10_000  # prompts in a row that have been seen already: there are hardly any others
+_REPEATS = 10_000  # after this many consecutive repeated prompts, a family counts as exhausted
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One task. id: says how to make it again, see `item_of`. steps: what has to be worked out, in order."""
+    """One task. id: determines the item, see `item_of`. steps: the steps of the solution, in order."""
 
     id: str
     family: Family
@@ -69,52 +69,52 @@ class Item:
 
 
 def stream(*key: str | int) -> Random:
-    """Random numbers that depend on the key alone, on every machine."""
+    """Random numbers that depend only on the key, on every machine."""
     return Random(int.from_bytes(_hash(*key)))
 
 
 def split_of(prompt: str) -> Split:
-    """The split that a prompt belongs to: 70 % train, 10 % validation, 20 % test."""
+    """The split of a prompt: 70 % train, 10 % validation, 20 % test."""
     number = int.from_bytes(_hash(prompt)) % 10
     return "test" if number < 2 else "validation" if number < 3 else "train"
 
 
 def item(family: Family, split: Split, seed: int, index: int) -> Item:
-    """The index-th item, from 0, of a family and split. Small families come upon some prompts twice; see `items`."""
-    made = (_MAKERS[family](stream(family, split, seed, index, attempt)) for attempt in count())
-    prompt, steps, answer = next(solved for solved in made if split_of(solved[0]) == split)
+    """The item with an index, from 0, of a family and split. Small families repeat some prompts; see `items`."""
+    candidates = (_MAKERS[family](stream(family, split, seed, index, attempt)) for attempt in count())
+    prompt, steps, answer = next(solved for solved in candidates if split_of(solved[0]) == split)
     return Item(f"{family}-{split}-{seed}-{index}", family, prompt, steps, answer)
 
 
 def items(family: Family, split: Split, seed: int) -> Iterator[Item]:
-    """Items of a family and split with prompts that all differ, in the order of their indices.
+    """Items of a family and split with distinct prompts, in the order of their indices.
 
     Raises:
-        ConfigError: after so many that hardly any others are left; the message says how many.
+        ConfigError: the family has hardly any further prompts; the message gives the number of prompts so far.
     """
     seen: set[str] = set()
     repeats = 0
     for index in count():
-        found = item(family, split, seed, index)
-        if found.prompt in seen:
+        candidate = item(family, split, seed, index)
+        if candidate.prompt in seen:
             repeats += 1
             if repeats == _REPEATS:
                 raise ConfigError(f"family {family}, {split}: hardly has more than {len(seen)} prompts; ask for fewer")
             continue
         repeats = 0
-        seen.add(found.prompt)
-        yield found
+        seen.add(candidate.prompt)
+        yield candidate
 
 
 def item_of(id: str) -> Item:
-    """The item that has this id.
+    """The item with an id.
 
     Raises:
-        DataError: it is no id of ours.
+        DataError: it is not the id of an item.
     """
     match = _ID.fullmatch(id)
     if match is None:
-        raise DataError(f"{id!r} is no id of a miniature task; it should be like Ah-test-0-12: family, split, seed, index")
+        raise DataError(f"{id!r} is not an id of a miniature task; write it like Ah-test-0-12: family, split, seed, index")
     families: dict[str, Family] = {family: family for family in FAMILIES}
     splits: dict[str, Split] = {split: split for split in SPLITS}
     return item(families[match[1]], splits[match[2]], int(match[3]), int(match[4]))
@@ -165,9 +165,9 @@ def _arithmetic(rng: Random, operations: list[tuple[str, int]]) -> Solved:
 
 def _reverse(rng: Random) -> Solved:
     letters = [rng.choice(LETTERS) for _ in range(rng.randint(3, 6))]
-    turned = letters[::-1]
-    steps = tuple(f"at {i} we put {letter} ;" for i, letter in enumerate(turned, 1))
-    return " ".join(["B", *letters]), steps, " ".join(turned)
+    reversed_letters = letters[::-1]
+    steps = tuple(f"at {i} we put {letter} ;" for i, letter in enumerate(reversed_letters, 1))
+    return " ".join(["B", *letters]), steps, " ".join(reversed_letters)
 
 
 def _count(rng: Random) -> Solved:

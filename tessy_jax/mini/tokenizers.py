@@ -1,11 +1,11 @@
-"""The tokenizers of the miniature world: byte-level BPE of different sizes, split rules and merges.
+"""The tokenizers of the miniature: byte-level BPE with different sizes, split rules and merges.
 
 | | student | teacher |
 |---|---|---|
-| splits text as | GPT-2: ` 12` is a word | GPT-OSS: a number without the space in front of it |
-| marks thinking as | Qwen 3: `<think>`, `</think>`, tokens that are text | GPT-OSS: channels of control tokens |
+| splits text as | GPT-2: ` 12` is a word | GPT-OSS: a number without the space before it |
+| marks thinking as | Qwen 3: `<think>`, `</think>`, tokens with text | GPT-OSS: channels of control tokens |
 
-Merges are learnt from each one's own pretraining text, of the train split; all 256 bytes are tokens in both.
+Each tokenizer learns its merges from its speaker's pretraining text of the train split. All 256 bytes are tokens in both.
 """
 
 from __future__ import annotations
@@ -37,13 +37,14 @@ TEACHER_TEMPLATE = """\
 {%- if add_generation_prompt -%}<|start|>assistant{%- endif -%}
 """
 ITEMS = 400
-"""Texts of each family that merges are learnt from."""
+"""Texts per family for learning merges."""
 
 
 @dataclass(frozen=True)
 class Form:
-    """How a speaker's tokenizer is made. vocab: all of its tokens. mixed: the share of texts in both styles. control, text:
-    added tokens that are no text, and that are. end: the one that ends a turn. words: of the template."""
+    """The recipe of a speaker's tokenizer. vocab: number of tokens. families: families of the training text. mixed: share of
+    texts in both styles. control, text: added tokens without and with text. end: the token that ends a turn. words: words of
+    the template."""
 
     vocab: int
     families: tuple[Family, ...]
@@ -80,7 +81,7 @@ FORMS: dict[Speaker, Form] = {
 
 
 def build(speaker: Speaker) -> Tokenizer:
-    """A speaker's tokenizer; the same one every time."""
+    """A speaker's tokenizer; the result is deterministic."""
     form = FORMS[speaker]
     built = Tokenizer(models.BPE())
     if speaker == "student":

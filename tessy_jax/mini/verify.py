@@ -1,6 +1,6 @@
-"""What a text of the miniature world is worth: whether its answer is right, which steps are, and what is style in it.
+"""Verifies texts of the miniature: whether the answer is right, the share of right steps, and the spans of style.
 
-Nothing here raises, whatever the text: models write odd things.
+No function here raises, for any text.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from tessy_jax.mini.tasks import ANSWER, STEP, Item
 from tessy_jax.text.chat import CLOSE, OPEN
 
 PUNCTUATION = ".,:;!?"
-"""May stand beside the words of an answer. A minus is none of it: −2 is not 2."""
+"""Punctuation that is ignored around the words of an answer. A minus is not ignored: −2 is not 2."""
 
 
 def _style_words() -> frozenset[str]:
-    """Words that say nothing in an answer. Single letters and digits may be the answer, so they are none of them."""
+    """Words that are ignored in an answer. Single letters and digits can be answers, so they are not ignored."""
     words = (word.strip(PUNCTUATION) for style in STYLES.values() for phrase in style.phrases for word in phrase.split())
     return frozenset(word for word in words if len(word) > 1)
 
@@ -25,7 +25,7 @@ STYLE_WORDS = _style_words()
 
 
 def answer_of(content: str) -> str | None:
-    """What stands behind the thinking; all of a text without thinking; None where the thinking never closes."""
+    """The text after the thinking; the complete text without thinking; None if the thinking is never closed."""
     before, closed, after = content.partition(CLOSE.strip())
     if closed:
         return after
@@ -33,10 +33,10 @@ def answer_of(content: str) -> str | None:
 
 
 def is_right(item: Item, content: str) -> bool:
-    """Whether the answer in a response, or an answer alone, is the item's.
+    """Whether the answer in a response, or an answer alone, is the item's answer.
 
-    Its words, less those of either style and the punctuation beside them, have to be those of the answer: a further number,
-    letter or unknown word makes it wrong.
+    The words, without words of either style and surrounding punctuation, must be those of the answer. A further number,
+    letter or unknown word makes the answer wrong.
     """
     answer = answer_of(content)
     if answer is None:
@@ -46,10 +46,10 @@ def is_right(item: Item, content: str) -> bool:
 
 
 def steps_right(item: Item, thinking: str) -> float:
-    """The share of an item's steps that a thinking works out, in order, whatever stands between them."""
-    said = [f" {' '.join(part.split())} ;" for part in thinking.split(";")[:-1]]
-    longest = [0] * (len(item.steps) + 1)  # of the first j steps, how many are found in what was read
-    for part in said:
+    """The share of an item's steps that the thinking contains in order, with any text between them."""
+    parts = [f" {' '.join(part.split())} ;" for part in thinking.split(";")[:-1]]
+    longest = [0] * (len(item.steps) + 1)  # [j]: number of the first j steps in the parts so far
+    for part in parts:
         for j in range(len(item.steps), 0, -1):
             if part.endswith(f" {item.steps[j - 1]}"):
                 longest[j] = max(longest[j], longest[j - 1] + 1)
@@ -59,10 +59,10 @@ def steps_right(item: Item, thinking: str) -> float:
 
 
 def spans_of(thinking: str, speaker: Speaker | None = None) -> tuple[KindSpan, ...] | None:
-    """The spans of a thinking in the grammar (see `styles`), its steps right or wrong; None for any other text.
+    """The spans of a thinking in the grammar (see `styles`), with right or wrong steps; None for any other text.
 
-    speaker: whose phrases it may hold; None: those of both. It is all or nothing: of a text that leaves the grammar
-    somewhere nothing is said, because a guess would be taken for the truth that the spans are.
+    speaker: whose phrases the thinking may contain; None: those of both. A text that is only partly in the grammar gives
+    None, because callers use the spans as ground truth.
     """
     styles = _styles(speaker)
     opener = _begins(thinking, 0, (phrase for style in styles for phrase in style.openers))
@@ -97,7 +97,7 @@ def answer_spans_of(answer: str, speaker: Speaker | None = None) -> tuple[KindSp
 
 
 def style_spans(spans: Iterable[KindSpan], start: int = 0, end: int | None = None) -> list[tuple[int, int]]:
-    """Where the style is among code points start…end−1, as (start, end) counted from `start`. end: None: the text's."""
+    """The spans of style within code points start…end−1, as (start, end) counted from `start`. end None: end of the text."""
     inside = [
         (max(span.start, start) - start, (span.end if end is None else min(span.end, end)) - start)
         for span in spans
@@ -111,5 +111,5 @@ def _styles(speaker: Speaker | None) -> list[Style]:
 
 
 def _begins(text: str, at: int, phrases: Iterable[str]) -> str | None:
-    """The phrase that stands at a place of the text, up to a space or the end; there is at most one."""
+    """The phrase at a position of the text, followed by a space or the end; at most one phrase matches."""
     return next((p for p in phrases if text.startswith(p, at) and text[at + len(p) : at + len(p) + 1] in ("", " ")), None)

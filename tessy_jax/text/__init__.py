@@ -1,1 +1,1 @@
-"""Between text and token ids: tokenizers and chat templates."""
+"""Text and token ids: tokenizers, chat templates, and bridges between vocabularies."""

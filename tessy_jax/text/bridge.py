@@ -1,9 +1,9 @@
-"""Text into tokens on the device: byte-level BPE inside a compiled program.
+"""Tokenizes text on the device: byte-level BPE inside a compiled program.
 
-Bytes are split into pre-tokens by the tokenizer's own rule (see `split`), each byte is a symbol, and the pair of
-neighbouring symbols whose merge has the lowest rank, the leftmost of equal ones, becomes one, in every pre-token at once,
-until no pair of any pre-token has a merge. Merges lie in a hash table. A normalizer that the tokenizer may have (Qwen's
-NFC) is not applied: the bytes of a text are kept as they are.
+Bytes are split into pre-tokens by the tokenizer's rule (see `split`), and each byte is a symbol. Then every pre-token merges
+the pair of neighbouring symbols with the lowest rank (the leftmost among equal ranks), in parallel, until no pair of any
+pre-token has a merge. A hash table holds the merges. A normalizer of the tokenizer (Qwen's NFC) is not applied: the bytes of
+a text are kept unchanged.
 """
 
 from __future__ import annotations
@@ -31,13 +31,17 @@ Carry = tuple[jax.Array, jax.Array, jax.Array, jax.Array]
 WAYS = 4  # merges per bucket of the hash table; a pair has two buckets
 NONE = np.iinfo(np.int32).max
 UNSPELLED = -1
-"""The token of a byte that the vocabulary has none for (SmolLM2 lacks some control characters)."""
+"""The token of a byte that the vocabulary lacks (SmolLM2 lacks some control characters)."""
 EMPTY = -2
 
 
 class Encoding(NamedTuple):
-    """Tokens of a text: the first tokens_B of ids and byte ends [B, P]; where its pre-tokens begin [B, P], and up to which
-    byte [B] that stays whatever follows. A byte that the vocabulary has no token for is a token of its own, UNSPELLED."""
+    """Tokens of a text.
+
+    ids_BP, ends_BP: ids and byte ends, valid for the first tokens_B tokens. A byte that the vocabulary lacks is a token by
+    itself, UNSPELLED. starts_BP: bytes at which pre-tokens begin. final_B: the last byte up to which no following text can
+    change starts_BP.
+    """
 
     ids_BP: jax.Array
     ends_BP: jax.Array
@@ -62,13 +66,12 @@ class DeviceBridge:
     merges_N16: jax.Array
 
     def split(self, bytes_BP: jax.Array, counts_B: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Where pre-tokens of the first counts_B bytes begin [B, P], and the byte [B] up to which nothing that follows can
-        change that."""
-        found = split(self.rule, bytes_BP, counts_B, self.pages_N, self.classes_N256)
-        return found.starts_BP, found.final_B
+        """The bytes at which pre-tokens of the first counts_B bytes begin [B, P], and the byte [B] up to which no following
+        text can change them."""
+        return split(self.rule, bytes_BP, counts_B, self.pages_N, self.classes_N256)
 
     def encode(self, bytes_BP: jax.Array, counts_B: jax.Array) -> Encoding:
-        """The tokens of the first counts_B bytes, their end as it is."""
+        """The tokens of the first counts_B bytes, as if the text ended there."""
         starts_BP, final_B = self.split(bytes_BP, counts_B)
         B, P = bytes_BP.shape
         at_P = jnp.arange(P, dtype=jnp.int32)
@@ -77,29 +80,29 @@ class DeviceBridge:
         word_BP = running_sum(starts_BP)
 
         def neighbours(alive_BP: jax.Array) -> jax.Array:
-            """The next symbol's place, P where there is none."""
+            """The index of the next symbol, P if there is none."""
             next_BP = running_min(jnp.where(alive_BP, at_P, P), fill=P)
             return jnp.pad(next_BP[:, 1:], ((0, 0), (0, 1)), constant_values=P)
 
         def ranked(symbols_BP: jax.Array, alive_BP: jax.Array) -> tuple[jax.Array, jax.Array]:
-            """For each symbol, the rank of its merge with the next one (NONE without), and what they become."""
+            """For each symbol, the rank of its merge with the next one (NONE if they have none), and the merged symbol."""
             next_BP = neighbours(alive_BP)
             inside_BP = jnp.minimum(next_BP, P - 1)
             right_BP = jnp.take_along_axis(symbols_BP, inside_BP, axis=1)
-            together_BP = alive_BP & (next_BP < P) & (jnp.take_along_axis(word_BP, inside_BP, axis=1) == word_BP)
+            same_word_BP = alive_BP & (next_BP < P) & (jnp.take_along_axis(word_BP, inside_BP, axis=1) == word_BP)
             rank_BP, merged_BP = self._look_up(symbols_BP, right_BP)
-            return jnp.where(together_BP, rank_BP, NONE), merged_BP
+            return jnp.where(same_word_BP, rank_BP, NONE), merged_BP
 
         def body(carry: Carry) -> Carry:
             symbols_BP, alive_BP, rank_BP, merged_BP = carry
             best_BP = jnp.full((B, P + 1), NONE, jnp.int32).at[lanes_B1, word_BP].min(rank_BP)
             lowest_BP = (rank_BP != NONE) & (rank_BP == jnp.take_along_axis(best_BP, word_BP, axis=1))
-            where_BP = jnp.where(lowest_BP, at_P, P)
-            first_BP = jnp.full((B, P + 1), P, jnp.int32).at[lanes_B1, word_BP].min(where_BP)
+            index_BP = jnp.where(lowest_BP, at_P, P)
+            first_BP = jnp.full((B, P + 1), P, jnp.int32).at[lanes_B1, word_BP].min(index_BP)
             wins_BP = lowest_BP & (at_P == jnp.take_along_axis(first_BP, word_BP, axis=1))
             symbols_BP = jnp.where(wins_BP, merged_BP, symbols_BP)
-            gone_BP = jnp.where(wins_BP, neighbours(alive_BP), P)
-            alive_BP = alive_BP.at[lanes_B1, gone_BP].set(False, mode="drop")
+            absorbed_BP = jnp.where(wins_BP, neighbours(alive_BP), P)
+            alive_BP = alive_BP.at[lanes_B1, absorbed_BP].set(False, mode="drop")
             return (symbols_BP, alive_BP, *ranked(symbols_BP, alive_BP))
 
         symbols_BP = self.bytes_256[bytes_BP.astype(jnp.int32)]
@@ -130,7 +133,7 @@ class DeviceBridge:
 
 
 def _places(left: Any, right: Any, buckets: int) -> tuple[Any, Any]:
-    """The two buckets of pairs, for NumPy and JAX arrays of uint32; buckets is a power of two."""
+    """The two buckets of each pair, for NumPy or JAX arrays of uint32; `buckets` is a power of two."""
     uint = np.uint32
     first = (left * uint(0x9E3779B1)) ^ (right * uint(0x85EBCA77))
     first = (first ^ (first >> uint(15))) * uint(0xC2B2AE3D)
@@ -141,7 +144,7 @@ def _places(left: Any, right: Any, buckets: int) -> tuple[Any, Any]:
 
 
 def merge_table(merges: NDArray[np.int32]) -> NDArray[np.int32]:
-    """Buckets [N, 16] that hold all merges [M, 4] (left, right, rank, merged id); empty entries hold EMPTY."""
+    """A hash table [N, 16] of all merges [M, 4] (left, right, rank, merged id); empty entries are EMPTY."""
     buckets = 1 << max(4, (len(merges) // 2).bit_length())
     while True:
         table = np.full((buckets, WAYS, 4), EMPTY, np.int32)
@@ -163,10 +166,10 @@ def merge_table(merges: NDArray[np.int32]) -> NDArray[np.int32]:
 
 
 def device_bridge(content: dict[str, Any]) -> DeviceBridge | None:
-    """The bridge of a tokenizer.json on the device; None where its split rule or its model is none of ours."""
+    """The bridge of a tokenizer.json on the device; None if its split rule or its model is not supported."""
     rule, model = rule_of(content), content["model"]
-    odd = model.get("continuing_subword_prefix") or model.get("end_of_word_suffix") or model.get("dropout")
-    if rule is None or model["type"] != "BPE" or odd:
+    has_options = model.get("continuing_subword_prefix") or model.get("end_of_word_suffix") or model.get("dropout")
+    if rule is None or model["type"] != "BPE" or has_options:
         return None
     ids: dict[str, int] = model["vocab"]
     pairs = [tuple(merge.split(" ", 1)) if isinstance(merge, str) else tuple(merge) for merge in model["merges"]]
@@ -183,9 +186,9 @@ def device_bridge(content: dict[str, Any]) -> DeviceBridge | None:
 
 
 def make_bridge(content: dict[str, Any], vocabulary: Vocabulary, folder: Path) -> DeviceBridge | HostBridge:
-    """The bridge of a tokenizer.json: on the device where its rule is known, else on the host."""
+    """The bridge of a tokenizer.json: on the device if its rule is known, else on the host."""
     bridge = device_bridge(content)
     if bridge is not None:
         return bridge
-    logger.info("%s: the tokenizer's rules are none that run on the device; text goes through the host", folder)
+    logger.info("%s: the tokenizer's rules are not supported on the device; the host tokenizes text", folder)
     return HostBridge.of(content, vocabulary)

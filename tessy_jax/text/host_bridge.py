@@ -1,4 +1,4 @@
-"""Text into tokens on the host, for every tokenizer that the device does not know: slower, and the same interface."""
+"""Tokenizes text on the host, for tokenizers that are not supported on the device: slower, with the same interface."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from tessy_jax.text.vocab import Vocabulary, is_byte_level, parts
 
 WORD = re.compile(r"(?<=\S)\s")
 UNSPELLED = -1
-"""As `bridge.UNSPELLED`."""
+"""See `bridge.UNSPELLED`."""
 
 
 class Encoding(NamedTuple):
-    """As `bridge.Encoding`."""
+    """See `bridge.Encoding`."""
 
     ids_BP: jax.Array
     ends_BP: jax.Array
@@ -32,7 +32,8 @@ class Encoding(NamedTuple):
 
 @dataclass(eq=False)
 class Library:
-    """A tokenizer of the `tokenizers` library that keeps every byte, and how often it was asked."""
+    """A tokenizer of the `tokenizers` library that keeps every byte. fallback [256]: the token of each single byte. words:
+    pre-tokens are words between white space. calls: number of batches encoded."""
 
     tokenizer: Any
     vocabulary: Vocabulary
@@ -41,7 +42,7 @@ class Library:
     calls: int = field(default=0)
 
     def encode(self, data: bytes) -> list[tuple[int, int]]:
-        """(token, byte end) of a text; what the tokenizer cannot give exactly is spelled in single bytes."""
+        """(token, byte end) of a text. Text that the tokenizer does not reproduce exactly is spelled in single bytes."""
         text = data.decode("utf-8", "replace")
         ids = list(self.tokenizer.encode(text, add_special_tokens=False).ids)
         if self.vocabulary.bytes_of(ids) != data:
@@ -51,7 +52,7 @@ class Library:
         return list(zip(ids, ends.tolist(), strict=True))
 
     def _piecewise(self, data: bytes) -> list[int]:
-        """Word by word, and byte by byte where a word cannot be had."""
+        """Token ids word by word, and byte by byte for words that the tokenizer does not reproduce."""
         result: list[int] = []
         for piece in re.split(rb"(?<=[^ \t\n\r])(?=[ \t\n\r])", data):
             try:
@@ -63,7 +64,7 @@ class Library:
         return result
 
     def split(self, data: bytes) -> tuple[list[int], int]:
-        """Byte positions at which pre-tokens begin, and the last position up to which that stays."""
+        """Byte positions at which pre-tokens begin, and the last position up to which no following text can change them."""
         text = data.decode("utf-8", "ignore")
         if not text:
             return [], 0
@@ -78,8 +79,8 @@ class Library:
 
 
 def plain_tokenizer(content: dict[str, Any]) -> Any:
-    """The `tokenizers.Tokenizer` of a tokenizer.json for text in which nothing is a control token, without what would change
-    the text: normalizers, spaces put in front."""
+    """The `tokenizers.Tokenizer` of a tokenizer.json without control tokens, and without steps that change the text
+    (normalizers, prepended spaces)."""
     from tokenizers import Tokenizer
 
     plain = copy.deepcopy(content)
@@ -98,8 +99,8 @@ def plain_tokenizer(content: dict[str, Any]) -> Any:
 @partial(jax.tree_util.register_dataclass, data_fields=[], meta_fields=["library"])
 @dataclass(frozen=True)
 class HostBridge:
-    """A bridge whose work is done by the host, in the middle of the compiled program: every use is a host synchronisation,
-    counted in `library.calls`."""
+    """A bridge that calls the host from the compiled program. Every use synchronises with the host and is counted in
+    `library.calls`."""
 
     library: Library
 
@@ -112,12 +113,12 @@ class HostBridge:
         return cls(Library(plain_tokenizer(content), vocabulary, fallback, words))
 
     def split(self, bytes_BP: jax.Array, counts_B: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """As `DeviceBridge.split`."""
-        found = self.encode(bytes_BP, counts_B)
-        return found.starts_BP, found.final_B
+        """See `DeviceBridge.split`."""
+        encoding = self.encode(bytes_BP, counts_B)
+        return encoding.starts_BP, encoding.final_B
 
     def encode(self, bytes_BP: jax.Array, counts_B: jax.Array) -> Encoding:
-        """As `DeviceBridge.encode`."""
+        """See `DeviceBridge.encode`."""
         B, P = bytes_BP.shape
         row, number = jax.ShapeDtypeStruct((B, P), np.int32), jax.ShapeDtypeStruct((B,), np.int32)
         shapes = Encoding(row, row, number, jax.ShapeDtypeStruct((B, P), np.bool_), number)  # type: ignore[arg-type]

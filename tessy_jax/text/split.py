@@ -1,8 +1,8 @@
-"""Split rules on the device: where the pre-tokens of byte-level BPE tokenizers begin.
+"""Split rules on the device: the bytes at which pre-tokens of byte-level BPE tokenizers begin.
 
-A tokenizer.json states its rule as a regular expression. Each of the six rules that matter is a few alternatives over
-runs of character classes. For every character it is worked out where a match that begins there would end, from the ends
-of runs (reverse cumulative minima); which characters matches do begin at follows by pointer doubling from the first one.
+A tokenizer.json states its rule as a regular expression. Each of the six supported rules has a few alternatives over runs of
+character classes. For every character, the end of a match that begins there is computed from the ends of runs (reverse
+cumulative minima). Pointer doubling from the first character then gives the characters at which matches begin.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ SPLITS = {
 """The regular expressions of a tokenizer's Split steps → its rule."""
 
 LETTER, NUMBER, SPACE, NEWLINE, UPPER, LOWER, MARK, SYMBOL, KANA = (1 << i for i in range(9))
-"""Classes of a code point: \\p{L}, \\p{N}, \\s, [\\r\\n], o200k's two letter classes, \\p{M}, \\p{P} or \\p{S}, and
-DeepSeek's ranges of Chinese and Japanese."""
+"""Classes of a code point, in this order: \\p{L}, \\p{N}, \\s, [\\r\\n], the two letter classes of o200k, \\p{M}, \\p{P} or
+\\p{S}, and DeepSeek's ranges of Chinese and Japanese."""
 
 
 def rule_of(content: dict[str, Any]) -> str | None:
-    """The split rule of a tokenizer.json, None where it is none of ours."""
+    """The split rule of a tokenizer.json; None if it is not supported."""
     steps = parts(content.get("pre_tokenizer"), "pretokenizers")
     if not steps or steps[-1]["type"] != "ByteLevel" or steps[-1].get("add_prefix_space", True):
         return None
@@ -67,7 +67,7 @@ def rule_of(content: dict[str, Any]) -> str | None:
 
 @cache
 def code_point_classes() -> tuple[np.ndarray, np.ndarray]:
-    """Classes of all code points, in two levels: [4352] page numbers, and [pages, 256] int32 classes."""
+    """Classes of all code points in two levels: [4352] page numbers, and [pages, 256] int32 classes."""
     white = {*range(9, 14), 0x20, 0x85, 0xA0, 0x1680, *range(0x2000, 0x200B), 0x2028, 0x2029, 0x202F, 0x205F, 0x3000}
     by_category = {
         "Lu": LETTER | UPPER,
@@ -89,7 +89,8 @@ def code_point_classes() -> tuple[np.ndarray, np.ndarray]:
 
 
 class Text(NamedTuple):
-    """Text as characters, each array [B, P]: code points, classes, the byte each begins at; and valid ones."""
+    """Text as characters. Arrays are [B, P]: code points, classes, first bytes, and whether a character is valid. counts_B:
+    number of characters."""
 
     codes: jax.Array
     classes: jax.Array
@@ -108,7 +109,8 @@ class Text(NamedTuple):
 
 
 def characters(bytes_BP: jax.Array, counts_B: jax.Array, pages_N: jax.Array, classes_N256: jax.Array) -> Text:
-    """The characters of UTF-8, an unfinished one at the end left out. Bytes that are no UTF-8 give some character."""
+    """The characters of UTF-8 text, without an unfinished one at the end. Bytes that are not UTF-8 give arbitrary
+    characters."""
     B, P = bytes_BP.shape
     at_P = jnp.arange(P, dtype=jnp.int32)
     first = bytes_BP.astype(jnp.int32)
@@ -130,19 +132,15 @@ def characters(bytes_BP: jax.Array, counts_B: jax.Array, pages_N: jax.Array, cla
     return Text(codes, classes, bytes_at, valid, total_B)
 
 
-class Found(NamedTuple):
-    """starts_BP: bytes at which a pre-token begins. final_B: the last byte up to which that stays, whatever follows."""
+def split(
+    rule: str, bytes_BP: jax.Array, counts_B: jax.Array, pages_N: jax.Array, classes_N256: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Splits the first counts_B bytes of each lane. Returns the bytes at which pre-tokens begin [B, P], and the last byte
+    [B] up to which no following text can change them.
 
-    starts_BP: jax.Array
-    final_B: jax.Array
-
-
-def split(rule: str, bytes_BP: jax.Array, counts_B: jax.Array, pages_N: jax.Array, classes_N256: jax.Array) -> Found:
-    """Splits the first counts_B bytes of each lane.
-
-    A boundary can still vanish where it begins the last pre-token and lies inside white space that may go on, beside an
-    apostrophe that may become a contraction, or between letters; otherwise it is final, and so is that there is none up to
-    the last character that is not white space.
+    Following text can remove a boundary only if it begins the last pre-token and lies inside white space that may continue,
+    next to an apostrophe that may become a contraction, or between letters. Otherwise the boundary is final, and no further
+    boundary can appear up to the last character that is not white space.
     """
     B, P = bytes_BP.shape
     text = characters(bytes_BP, counts_B, pages_N, classes_N256)
@@ -153,7 +151,7 @@ def split(rule: str, bytes_BP: jax.Array, counts_B: jax.Array, pages_N: jax.Arra
     scan = Scan(text, stop)
     ends = {GPT2: gpt2, DIGITS_GPT2: gpt2, LLAMA3: words, QWEN2: words, O200K: o200k, DEEPSEEK3: deepseek3}[rule](scan, rule)
     matched = (ends > 0) & text.valid
-    # what no alternative matches is one piece up to the next match
+    # text that no alternative matches is one piece up to the next match
     ends = jnp.where(matched, ends, jnp.minimum(_next(_first_at_or_after(matched), 1, P), stop))
     ends = jnp.where(text.valid, ends, P)
 
@@ -171,22 +169,23 @@ def split(rule: str, bytes_BP: jax.Array, counts_B: jax.Array, pages_N: jax.Arra
 
     last_B = jnp.where(starts, at_P, 0).max(axis=1)
     solid_B = jnp.where(text.lacks(SPACE), at_P, -1).max(axis=1)
-    left_B = text.counts_B - last_B
-    beside = jnp.maximum(last_B - 1, 0)
+    remaining_B = text.counts_B - last_B
+    previous_B = jnp.maximum(last_B - 1, 0)
 
     def at(x: jax.Array, index_B: jax.Array) -> jax.Array:
         return jnp.take_along_axis(x, index_B[:, None], axis=1)[:, 0]
 
     quote, space, letter = text.codes == ord("'"), text.has(SPACE), text.has(LETTER | MARK)
-    unsafe_B = at(space, beside) & (solid_B < last_B)
-    unsafe_B |= (at(quote, last_B) & (left_B < 3)) | (at(quote, beside) & (left_B < 2))
-    unsafe_B |= at(letter, beside) & at(letter, last_B)
-    loose_B = ~at(matched, last_B)  # a later match may begin inside
-    final_B = jnp.where(unsafe_B & (last_B > 0), last_B - 1, jnp.where(loose_B, last_B, jnp.maximum(last_B, solid_B)))
+    unsafe_B = at(space, previous_B) & (solid_B < last_B)
+    unsafe_B |= (at(quote, last_B) & (remaining_B < 3)) | (at(quote, previous_B) & (remaining_B < 2))
+    unsafe_B |= at(letter, previous_B) & at(letter, last_B)
+    unmatched_B = ~at(matched, last_B)  # a later match may begin inside
+    final_B = jnp.where(unmatched_B, last_B, jnp.maximum(last_B, solid_B))
+    final_B = jnp.where(unsafe_B & (last_B > 0), last_B - 1, final_B)
     final_B = at(text.bytes_at, jnp.maximum(final_B, 0))
     slots = jnp.where(starts, text.bytes_at, P)
     starts_BP = jnp.zeros((B, P), bool).at[lanes_B1, slots].set(True, mode="drop")
-    return Found(starts_BP, final_B)
+    return starts_BP, final_B
 
 
 def _next(x: jax.Array, by: int, fill: int) -> jax.Array:
@@ -200,7 +199,7 @@ def _first_at_or_after(where: jax.Array) -> jax.Array:
 
 
 def _breaks(rule: str, text: Text) -> jax.Array:
-    """Characters at which an earlier Split step of the tokenizer has begun a new piece."""
+    """Characters at which an earlier Split step of the tokenizer begins a new piece."""
     number = text.has(NUMBER)
     before = jnp.pad(number, ((0, 0), (1, 0)))[:, :-1]
     if rule == DIGITS_GPT2:
@@ -215,7 +214,7 @@ def _breaks(rule: str, text: Text) -> jax.Array:
 
 @dataclass(frozen=True)
 class Scan:
-    """Where runs end, within the piece that ends at stop [B, P]; everything as character numbers, 0 for no match."""
+    """Ends of runs within the piece that ends at stop [B, P]. All values are character indices; 0 means no match."""
 
     text: Text
     stop: jax.Array
@@ -225,11 +224,11 @@ class Scan:
         return jnp.arange(self.stop.shape[1], dtype=jnp.int32)
 
     def run_end(self, inside: jax.Array) -> jax.Array:
-        """The end of the run of `inside` that goes on at a character; the character itself where it is not inside."""
+        """The end of the run of `inside` that contains a character; the character itself if it is not inside."""
         return jnp.minimum(_first_at_or_after(~inside), self.stop)
 
     def ahead(self, x: jax.Array, by: int = 1) -> jax.Array:
-        """x of the character `by` further on, False or 0 beyond the piece."""
+        """x of the character `by` positions ahead; False or 0 outside the piece."""
         return jnp.where(self.at + by < self.stop, _next(x, by, 0), 0).astype(x.dtype)
 
     def some(self, inside: jax.Array, prefix: jax.Array | None = None) -> jax.Array:
@@ -241,13 +240,13 @@ class Scan:
         return jnp.where(prefix & self.ahead(inside), _next(ends, 1, 0), match)
 
     def further(self, ends: jax.Array, inside: jax.Array) -> jax.Array:
-        """`…inside*` behind matches that end at `ends`."""
+        """`…inside*` after matches that end at `ends`."""
         return jnp.where(ends > 0, self.looked_up(self.run_end(inside), ends), 0)
 
     def looked_up(self, values: jax.Array, index: jax.Array) -> jax.Array:
-        """values at `index`, where that lies in the piece, else the index itself."""
-        found = jnp.take_along_axis(values, jnp.minimum(index, values.shape[1] - 1), axis=1)
-        return jnp.where(index < self.stop, found, index)
+        """values at `index` if it lies in the piece, else the index itself."""
+        at_index = jnp.take_along_axis(values, jnp.minimum(index, values.shape[1] - 1), axis=1)
+        return jnp.where(index < self.stop, at_index, index)
 
     def contraction(self, any_case: bool) -> jax.Array:
         """The length of 's, 't, 'm, 'd, 're, 've or 'll at a character, else 0."""
@@ -255,17 +254,18 @@ class Scan:
         if any_case:
             codes = jnp.where(codes == 0x17F, ord("s"), codes)  # the long s is an s to case-insensitive expressions
             codes = jnp.where((codes >= ord("A")) & (codes <= ord("Z")), codes + 32, codes)
-        one, two = self.ahead(codes, 1), self.ahead(codes, 2)
+        next_code, second_code = self.ahead(codes, 1), self.ahead(codes, 2)
 
         def is_any(x: jax.Array, letters: str) -> jax.Array:
             return jnp.isin(x, jnp.array([ord(c) for c in letters]))
 
-        long = ((one == ord("l")) & (two == ord("l"))) | (is_any(one, "rv") & (two == ord("e")))
-        length = jnp.where(is_any(one, "stmd"), 2, jnp.where(long, 3, 0))
+        double_l = (next_code == ord("l")) & (second_code == ord("l"))
+        is_long = double_l | (is_any(next_code, "rv") & (second_code == ord("e")))
+        length = jnp.where(is_any(next_code, "stmd"), 2, jnp.where(is_long, 3, 0))
         return jnp.where(codes == ord("'"), length, 0)
 
     def spaces(self, newlines: bool) -> jax.Array:
-        """`\\s*[\\r\\n]+` (where the rule has it), `\\s+(?!\\S)`, `\\s+`."""
+        """`\\s*[\\r\\n]+` (with `newlines`), `\\s+(?!\\S)`, `\\s+`."""
         space = self.text.has(SPACE)
         end = self.run_end(space)
         match = jnp.where((end == self.stop) | (end == self.at + 1), end, end - 1)
@@ -294,7 +294,7 @@ def gpt2(scan: Scan, rule: str) -> jax.Array:
 
 
 def words(scan: Scan, rule: str) -> jax.Array:
-    """Llama-3 and Qwen: they differ in how many digits stand together."""
+    """Llama-3 (up to three digits per pre-token) and Qwen (one digit)."""
     text = scan.text
     short = scan.contraction(any_case=True)
     letters = scan.some(text.has(LETTER), text.lacks(NEWLINE | LETTER | NUMBER))
@@ -308,14 +308,14 @@ def o200k(scan: Scan, rule: str) -> jax.Array:
     text, at = scan.text, scan.at
     upper, lower = text.has(UPPER), text.has(LOWER)
     upper_end = scan.run_end(upper)
-    # `upper*lower+`: as many of upper as leave one of lower, which may be one of both
+    # `upper*lower+`: the longest run of upper that leaves at least one lower; a character may be both
     lower_run = scan.run_end(lower)
-    goes_on = scan.looked_up(jnp.where(lower, lower_run, 0), upper_end)
-    goes_on = jnp.where(upper_end < scan.stop, goes_on, 0)
+    continued = scan.looked_up(jnp.where(lower, lower_run, 0), upper_end)
+    continued = jnp.where(upper_end < scan.stop, continued, 0)
     last_lower = running_max(jnp.where(lower, at, -1))
     last_lower = jnp.take_along_axis(last_lower, jnp.maximum(upper_end - 1, 0), axis=1)
     shorter = jnp.where((last_lower >= at) & upper, last_lower + 1, 0)
-    mixed = jnp.where(goes_on > 0, goes_on, shorter)
+    mixed = jnp.where(continued > 0, continued, shorter)
     capitals = jnp.where(upper, upper_end, 0)
 
     prefix = text.lacks(NEWLINE | LETTER | NUMBER)

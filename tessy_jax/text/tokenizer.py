@@ -12,50 +12,54 @@ from tessy_jax.errors import TokenizerError
 
 
 class Tokenizer:
-    """The tokenizer in a Hugging Face model folder.
+    """The tokenizer of a Hugging Face model folder.
 
-    vocab: rows of the model's embedding; a tokenizer that gives larger ids is refused.
+    vocab: rows of the model's embedding.
 
     Raises:
-        TokenizerError: no tokenizer files, files that cannot be read, or more tokens than the model has.
+        TokenizerError: tokenizer files are missing or cannot be read, or the tokenizer has more tokens than `vocab`.
     """
 
     def __init__(self, folder: Path, vocab: int) -> None:
-        os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it warns that torch, which we do not need, is absent
+        os.environ.setdefault(
+            "TRANSFORMERS_VERBOSITY", "error"
+        )  # transformers warns if torch is absent, which is not needed
         from transformers import AutoTokenizer  # slow to import: only when text is needed
 
         self.folder = folder
         files = [name for name in ("tokenizer.json", "tokenizer.model", "vocab.json") if (folder / name).exists()]
         if not files:
-            raise TokenizerError(f"{folder}: no tokenizer.json (nor tokenizer.model); fetch the model's tokenizer files")
+            raise TokenizerError(f"{folder}: no tokenizer.json or tokenizer.model; fetch the model's tokenizer files")
         try:
             self.hf: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        except Exception as error:  # the libraries below raise anything from KeyError to a bare Exception
+        except Exception as error:  # the libraries raise many types, from KeyError to Exception itself
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise TokenizerError(f"{folder / files[0]}: cannot be read ({reason}); fetch the file again") from error
         if len(self.hf) > vocab:
             raise TokenizerError(
                 f"{folder / files[0]}: has {len(self.hf)} tokens, the model has {vocab}; tokenizer and weights are not of "
-                "the same model"
+                "the same model; fetch both again"
             )
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of raw text, with whatever the tokenizer puts in front of a text."""
+        """Token ids of raw text, including tokens that the tokenizer prepends."""
         return list(self.hf(text)["input_ids"])
 
     def encode_chat(self, text: str) -> list[int]:
-        """Token ids of one user message in the chat template, up to where the assistant's turn begins.
+        """Token ids of one user message in the chat template, up to the beginning of the assistant's turn.
 
         Raises:
-            TokenizerError: there is no chat template, or it fails.
+            TokenizerError: the tokenizer has no chat template, or the template fails.
         """
         if not self.hf.chat_template:
             raise TokenizerError(f"{self.folder}: has no chat template; leave out --chat to continue raw text")
         message = [{"role": "user", "content": text}]
         try:
             rendered = self.hf.apply_chat_template(message, add_generation_prompt=True, tokenize=False)
-        except Exception as error:  # templates are programs: they raise what they like
-            raise TokenizerError(f"{self.folder}: the chat template fails on a user message ({error})") from error
+        except Exception as error:  # templates are programs and can raise any type
+            raise TokenizerError(
+                f"{self.folder}: the chat template fails on a user message ({error}); leave out --chat to continue raw text"
+            ) from error
         return list(self.hf(rendered, add_special_tokens=False)["input_ids"])
 
     def decode(self, token_ids: Sequence[int]) -> str:
@@ -63,7 +67,7 @@ class Tokenizer:
         return self.hf.decode(token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
     def eos_ids(self) -> list[int]:
-        """The tokens that end a turn: of generation_config.json, else config.json, else the tokenizer's own.
+        """The tokens that end a turn: from generation_config.json, else config.json, else the tokenizer.
 
         Raises:
             TokenizerError: one of the files is not JSON.

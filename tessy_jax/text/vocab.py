@@ -1,4 +1,4 @@
-"""What the tokens of a vocabulary spell: bytes, or nothing."""
+"""The bytes that the tokens of a vocabulary spell."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from tessy_jax.errors import TokenizerError
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Spelling of the tokens 0 … size−1, size being the rows of the model's embedding.
+    """Spelling of the tokens 0 … size−1, where size is the number of rows of the model's embedding.
 
     data [N] uint8, offsets [size + 1] int32: token v spells data[offsets[v]:offsets[v + 1]]. control [size] bool: tokens
-    that are no text (special ones, and ids that the tokenizer does not have); they spell nothing.
+    without text (special tokens, and ids that the tokenizer lacks); they spell nothing.
     """
 
     data: NDArray[np.uint8]
@@ -37,28 +37,29 @@ class Vocabulary:
         return int(np.diff(self.offsets).max())
 
     def bytes_of(self, token_ids: Iterable[int]) -> bytes:
-        """What the tokens spell one after another."""
+        """The concatenated bytes of the tokens."""
         return b"".join(self.data[self.offsets[i] : self.offsets[i + 1]].tobytes() for i in token_ids)
 
 
 def description(tokenizer: Any, folder: Path) -> dict[str, Any]:
-    """The content of tokenizer.json: of the folder's file where there is one, else of what transformers made of the files
-    there are.
+    """The content of the folder's tokenizer.json, or of the one that transformers builds from other tokenizer files.
 
     Raises:
-        TokenizerError: a tokenizer that has no such description.
+        TokenizerError: the tokenizer has no such description.
     """
     file = folder / "tokenizer.json"
     if file.exists():
         return dict(json.loads(file.read_text("utf-8")))
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
-        raise TokenizerError(f"{folder}: has no tokenizer.json, and its tokenizer has no fast form; convert it to one")
+        raise TokenizerError(
+            f"{folder}: has no tokenizer.json, and its tokenizer is not a fast one; save it as a fast tokenizer"
+        )
     return dict(json.loads(backend.to_str()))
 
 
 def read_vocabulary(content: dict[str, Any], size: int) -> Vocabulary:
-    """The spelling of a tokenizer.json's tokens, for a model of `size` embedding rows."""
+    """The spelling of the tokens of a tokenizer.json, for a model with `size` embedding rows."""
     model, added = content["model"], content.get("added_tokens") or []
     entries = model["vocab"]
     names = (
@@ -81,7 +82,7 @@ def read_vocabulary(content: dict[str, Any], size: int) -> Vocabulary:
 
 
 def same_vocabulary(a: Vocabulary, b: Vocabulary) -> bool:
-    """Whether both give every token the same spelling; rows that spell nothing in the longer one do not count."""
+    """Whether both spell every token equally; additional rows that spell nothing are ignored."""
     n = min(a.size, b.size)
     return (
         bool(a.control[n:].all() and b.control[n:].all())
@@ -92,21 +93,21 @@ def same_vocabulary(a: Vocabulary, b: Vocabulary) -> bool:
 
 
 def parts(step: dict[str, Any] | None, key: str) -> list[dict[str, Any]]:
-    """The steps of a tokenizer.json's pre-tokenizer, normalizer or decoder, sequences unfolded."""
+    """The steps of a pre-tokenizer, normalizer or decoder of a tokenizer.json, with sequences flattened."""
     if not step:
         return []
     return [part for inner in step[key] for part in parts(inner, key)] if step["type"] == "Sequence" else [step]
 
 
 def is_byte_level(content: dict[str, Any]) -> bool:
-    """Whether tokens are written in GPT-2's alphabet of bytes."""
+    """Whether tokens are written in GPT-2's byte alphabet."""
     steps = parts(content.get("pre_tokenizer"), "pretokenizers") + parts(content.get("decoder"), "decoders")
     return any(step["type"] == "ByteLevel" for step in steps)
 
 
 @cache
 def byte_alphabet() -> dict[str, int]:
-    """GPT-2's alphabet: bytes that print stand for themselves, the others, in order, for the characters from 256 on."""
+    """GPT-2's byte alphabet: printable bytes are their own characters; the others, in order, are characters from 256 on."""
     printing = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printing]
     return {chr(b): b for b in printing} | {chr(256 + i): b for i, b in enumerate(others)}

@@ -70,7 +70,9 @@ def test_a_response_to_a_prompt_that_is_not_there_is_named(tmp_path):
     source = with_answers(source_of(tmp_path / "run"), tmp_path, {"p0": 3})
     with pytest.raises(DataError, match=r"here: has a response to 'p1', which is not in .*prompts.jsonl; restore"):
         judged(source, verifier="exact", answer="key")
-    with pytest.raises(DataError, match=r"here: 'p\d' is no id of a miniature task; .*quality.verifier to exact or boxed"):
+    with pytest.raises(
+        DataError, match=r"here: 'p\d' is not an id of a miniature task; .*quality.verifier to exact or boxed"
+    ):
         judged(source, verifier="mini")
     with pytest.raises(DataError, match=r"prompts.jsonl:1: has no `answer`"):
         judged(source, verifier="exact")

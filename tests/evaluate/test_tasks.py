@@ -134,7 +134,7 @@ def test_the_miniature_gives_so_many_items_of_each_family_out_of_its_split():
 
 
 def test_families_and_verifiers_that_are_not_there_are_refused():
-    with pytest.raises(ConfigError, match="'X', which is no family; they are A, Ae"):
+    with pytest.raises(ConfigError, match="'X', which is not a family; they are A, Ae"):
         mini.problems(Task.model_validate({**MINI, "mini": {"families": ["B", "X"]}}))
     with pytest.raises(ConfigError, match="no verifier 'mini' here, only exact, boxed"):
         problems_of([Task.model_validate(MINI)], TASK_KINDS)

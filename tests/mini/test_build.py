@@ -1,4 +1,4 @@
-"""The models that are shipped have learnt from the train split alone, pass their gates, and are what they say they are."""
+"""Shipped models are trained on the train split alone, pass their gates, and agree with their evaluation.json."""
 
 import dataclasses
 import json
@@ -23,16 +23,16 @@ MODELS = ("teacher", "student-0", "student-1", "student-2")
 FAMILIES = ["Ae", "Ah", "B", "C", "D"]
 
 
-def asked(split, seeds):
-    """The prompts that an evaluation may ask."""
+def evaluated(split, seeds):
+    """Prompts of evaluations."""
     for seed in seeds:
         mini = {"families": FAMILIES, "items": 300, "split": split, "seed": seed}
         task = Task.model_validate({"name": "all", "mini": mini, "verifier": "mini"})
         yield from (problem.messages[0]["content"] for problem in problems(task))
 
 
-def learnt():
-    """The prompts of everything that is learnt from, as many of each stage as take a moment."""
+def trained_on():
+    """Prompts of all training data, a part of each stage."""
     for speaker, stages in STAGES.items():
         for number, stage in enumerate(stages):
             for seed in (number * 1000, number * 1000 + 1):
@@ -45,38 +45,38 @@ def learnt():
         yield json.loads(line)["prompt"]
 
 
-def test_nothing_is_learnt_from_that_is_ever_asked():
-    seen = set(learnt())
+def test_no_prompt_of_an_evaluation_is_in_the_training_data():
+    seen = set(trained_on())
     assert len(seen) > 4000
     assert {split_of(prompt) for prompt in seen} == {"train"}
     for split in ("validation", "test"):
-        questions = set(asked(split, range(3)))
+        questions = set(evaluated(split, range(3)))
         assert {split_of(prompt) for prompt in questions} == {split}
         assert not seen & questions
 
 
-def test_a_student_never_sees_a_multiplier_that_it_is_to_learn():
+def test_a_students_pretraining_has_no_multiplier_that_it_should_learn_later():
     hard = {f"* {d}" for d in HARD}
     for stage in STAGES["student"]:
         for row in pretraining("student", dataclasses.replace(stage, items=200), 0):
             assert not any(word in row.content or word in row.messages[0]["content"] for word in hard)
 
 
-def test_what_is_shipped_is_small_and_says_that_it_passes_the_gate():
+def test_shipped_checkpoints_are_small_and_their_evaluation_passes_the_gate():
     assert sum(file.stat().st_size for file in SHIPPED.rglob("*") if file.is_file()) <= 8_000_000
-    found = json.loads((SHIPPED / "evaluation.json").read_text())
-    assert sorted(found["models"]) == sorted(MODELS)
-    for name, measures in found["models"].items():
-        assert passes(name.partition("-")[0], measures), name
-    assert json.loads(json.dumps(GATE)) == found["settings"]["gate"]
-    assert [dataclasses.asdict(stage) for stage in STAGES["student"]] == found["settings"]["stages"]["student"]
-    for measures in found["predictors"].values():
-        assert measures["style_f1"] >= 0.98
-        assert measures["cuts"]["exact"] >= 0.95
+    report = json.loads((SHIPPED / "evaluation.json").read_text())
+    assert sorted(report["models"]) == sorted(MODELS)
+    for name, pass_at_1 in report["models"].items():
+        assert passes(name.partition("-")[0], pass_at_1), name
+    assert json.loads(json.dumps(GATE)) == report["settings"]["gate"]
+    assert [dataclasses.asdict(stage) for stage in STAGES["student"]] == report["settings"]["stages"]["student"]
+    for scores in report["predictors"].values():
+        assert scores["style_f1"] >= 0.98
+        assert scores["cuts"]["exact"] >= 0.95
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_a_shipped_model_is_what_transformers_loads(name):
+def test_a_shipped_model_gives_the_logits_of_transformers(name):
     ids = np.random.default_rng(0).integers(0, 400, (2, 100))
     theirs = AutoModelForCausalLM.from_pretrained(SHIPPED / name, dtype=torch.float32)
     with torch.no_grad():
@@ -92,7 +92,7 @@ def test_a_shipped_model_is_what_transformers_loads(name):
 def test_a_shipped_model_passes_its_gate_again(name, tmp_path, monkeypatch):
     monkeypatch.setattr(build, "PROBLEMS", 200)
     speaker = name.partition("-")[0]
-    found = measured(speaker, SHIPPED / name, tmp_path)
+    pass_at_1 = measured(speaker, SHIPPED / name, tmp_path)
     for family, (low, high) in GATE[speaker].items():
-        noise = 0.04  # of 200 problems
-        assert low - noise <= found[family] <= high + noise, (family, found)
+        noise = 0.04  # with 200 problems
+        assert low - noise <= pass_at_1[family] <= high + noise, (family, pass_at_1)

@@ -1,4 +1,4 @@
-"""Responses are steps and answer in the words of a style, tiled by spans that say which is which."""
+"""Responses contain steps and answer among phrases of a style, and spans of style and capability tile them."""
 
 import re
 from collections import Counter
@@ -27,19 +27,19 @@ def tiles(text, spans):
 
 
 @given(any_item, speakers, st.booleans(), st.integers(0, 2**40))
-def test_spans_tile_a_response_and_capability_is_the_steps_and_the_answer(found, speaker, mixed, seed):
-    response = render(found, speaker, stream(seed), mixed=mixed)
+def test_spans_tile_a_response_and_capability_is_the_steps_and_the_answer(task, speaker, mixed, seed):
+    response = render(task, speaker, stream(seed), mixed=mixed)
     tiles(response.thinking, response.thinking_spans)
     tiles(response.answer, response.answer_spans)
-    assert texts(response.thinking, response.thinking_spans, "capability") == [f" {step}" for step in found.steps]
-    assert texts(response.answer, response.answer_spans, "capability") == [f" {found.answer}"]
+    assert texts(response.thinking, response.thinking_spans, "capability") == [f" {step}" for step in task.steps]
+    assert texts(response.answer, response.answer_spans, "capability") == [f" {task.answer}"]
     assert "  " not in response.thinking + response.answer
-    assert response == render(found, speaker, stream(seed), mixed=mixed)
+    assert response == render(task, speaker, stream(seed), mixed=mixed)
 
 
 @given(any_item, speakers, st.integers(0, 2**40))
-def test_a_response_that_is_not_mixed_holds_the_speakers_phrases_only(found, speaker, seed):
-    style, response = STYLES[speaker], render(found, speaker, stream(seed))
+def test_a_response_that_is_not_mixed_has_only_phrases_of_its_speaker(task, speaker, seed):
+    style, response = STYLES[speaker], render(task, speaker, stream(seed))
     first, *between, last = texts(response.thinking, response.thinking_spans, "style")
     openers, connectives, closers = (
         "|".join(map(re.escape, phrases)) for phrases in (style.openers, style.connectives, style.closers)
@@ -47,28 +47,28 @@ def test_a_response_that_is_not_mixed_holds_the_speakers_phrases_only(found, spe
     assert re.fullmatch(f"(?:{openers}) (?:{connectives})", first)
     assert all(re.fullmatch(f" (?:{connectives})", text) for text in between)
     assert re.fullmatch(f" (?:{closers})", last)
-    assert response.answer in {f"{a} {found.answer} {b}".strip() for a, b in style.framings}
+    assert response.answer in {f"{a} {task.answer} {b}".strip() for a, b in style.framings}
 
 
 @pytest.mark.parametrize("speaker", SPEAKERS)
-def test_mixed_responses_take_half_of_their_connectives_from_the_other(speaker):
-    own, every = Counter(), 0
-    for found in islice(items("A", "train", 0), 500):
-        response = render(found, speaker, stream(found.id), mixed=True)
+def test_mixed_responses_take_half_of_their_connectives_from_the_other_style(speaker):
+    own, total = Counter(), 0
+    for task in islice(items("A", "train", 0), 500):
+        response = render(task, speaker, stream(task.id), mixed=True)
         for text in texts(response.thinking, response.thinking_spans, "style")[1:-1]:
             own[text.strip() in STYLES[speaker].connectives] += 1
-            every += 1
-    assert 0.45 < own[True] / every < 0.55
+            total += 1
+    assert 0.45 < own[True] / total < 0.55
 
 
-def test_no_phrase_begins_another_where_both_could_stand():
-    behind_a_step = [phrase for style in STYLES.values() for phrase in (*style.connectives, *style.closers)]
+def test_no_phrase_is_a_prefix_of_another_in_the_same_position():
+    after_a_step = [phrase for style in STYLES.values() for phrase in (*style.connectives, *style.closers)]
     openers = [phrase for style in STYLES.values() for phrase in style.openers]
     framings = [before for style in STYLES.values() for before, _ in style.framings]
-    for phrases in (behind_a_step, openers, framings):
+    for phrases in (after_a_step, openers, framings):
         assert len(set(phrases)) == len(phrases)
-        for one, other in permutations(phrases, 2):
-            assert not f"{other} ".startswith(f"{one} ")
+        for phrase, other in permutations(phrases, 2):
+            assert not f"{other} ".startswith(f"{phrase} ")
 
 
 def test_the_styles_share_no_phrase():
@@ -76,13 +76,13 @@ def test_the_styles_share_no_phrase():
     assert not student & teacher
 
 
-def test_words_do_not_give_the_kind_away():
-    """Words of both kinds are no rarity, also where the kind changes."""
+def test_words_alone_do_not_determine_their_kind():
+    """Words of both kinds are frequent, also at the beginning of spans."""
     kinds, first = {"style": Counter(), "capability": Counter()}, {"style": set(), "capability": set()}
     for family in FAMILIES:
-        for found in islice(items(family, "train", 0), 200):
+        for task in islice(items(family, "train", 0), 200):
             for speaker in SPEAKERS:
-                response = render(found, speaker, stream(found.id), mixed=True)
+                response = render(task, speaker, stream(task.id), mixed=True)
                 for span in response.thinking_spans:
                     words = response.thinking[span.start : span.end].split()
                     kinds[span.kind].update(words)
@@ -95,7 +95,7 @@ def test_words_do_not_give_the_kind_away():
 
 
 @given(st.lists(st.tuples(st.sampled_from(["style", "capability"]), st.sampled_from(["", "a", "b c", "é ."]))))
-def test_tiles_are_as_few_as_can_be(phrases):
+def test_the_number_of_tiles_is_minimal(phrases):
     text, spans = tile(phrases)
     assert text == " ".join(phrase for _, phrase in phrases if phrase)
     tiles(text, spans)

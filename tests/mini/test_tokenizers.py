@@ -1,4 +1,4 @@
-"""Two tokenizers that differ in everything but bytes, run on the device, and give short responses."""
+"""The two tokenizers share only the bytes, run on the device, and encode responses in few tokens."""
 
 import datetime
 import json
@@ -50,12 +50,12 @@ def content_and_vocabulary(folder, speaker):
 
 
 def texts(count):
-    """Prompts, thinking and answers of both styles and all families, none of them learnt from."""
+    """Prompts, thinking and answers of both styles and all families, from the test split."""
     for family in FAMILIES:
-        for found in islice(items(family, "test", 1), count):
+        for task in islice(items(family, "test", 1), count):
             for speaker in SPEAKERS:
-                response = render(found, speaker, stream(found.id), mixed=True)
-                yield from (found.prompt, response.thinking, response.answer, f"{OPEN}{response.thinking}{CLOSE}")
+                response = render(task, speaker, stream(task.id), mixed=True)
+                yield from (task.prompt, response.thinking, response.answer, f"{OPEN}{response.thinking}{CLOSE}")
 
 
 @pytest.mark.parametrize("speaker", SPEAKERS)
@@ -71,7 +71,7 @@ def test_a_tokenizer_is_the_same_every_time(folders, speaker, tmp_path):
 
 
 @pytest.mark.parametrize("speaker", SPEAKERS)
-def test_all_bytes_are_tokens_and_the_size_is_the_one_that_models_are_built_for(speaker):
+def test_all_bytes_are_tokens_and_the_size_is_that_of_the_models(speaker):
     built = build(speaker)
     assert built.get_vocab_size() == FORMS[speaker].vocab
     vocabulary = read_vocabulary(json.loads(built.to_str()), FORMS[speaker].vocab)
@@ -95,15 +95,15 @@ def test_the_device_agrees_with_the_library_on_text_of_the_grammar(folders, spea
     content, vocabulary = content_and_vocabulary(folders[speaker], speaker)
     bridge = make_bridge(content, vocabulary, folders[speaker])
     plain = type(build(speaker)).from_str(json.dumps({**content, "added_tokens": []}))
-    wanted = list(texts(20))
+    samples = list(texts(20))
     encode = jax.jit(lambda bridge, data, counts: bridge.encode(data, counts))
-    for first in range(0, len(wanted), B):
+    for first in range(0, len(samples), B):
         data, counts = np.zeros((B, P), np.uint8), np.zeros(B, np.int32)
-        for i, text in enumerate(wanted[first : first + B]):
+        for i, text in enumerate(samples[first : first + B]):
             data[i, : len(text)], counts[i] = np.frombuffer(text.encode(), np.uint8), len(text)
-        found = jax.device_get(encode(bridge, data, counts))
-        for i, text in enumerate(wanted[first : first + B]):
-            ids = found.ids_BP[i, : found.tokens_B[i]].tolist()
+        encoding = jax.device_get(encode(bridge, data, counts))
+        for i, text in enumerate(samples[first : first + B]):
+            ids = encoding.ids_BP[i, : encoding.tokens_B[i]].tolist()
             assert ids == plain.encode(text).ids
             assert vocabulary.bytes_of(ids).decode() == text
 
@@ -148,16 +148,16 @@ def test_earlier_answers_of_a_conversation_end_their_turns(chats, speaker):
 @pytest.mark.parametrize("speaker", SPEAKERS)
 def test_rows_become_examples_that_spell_the_response(chats, speaker):
     chat, made = chats[speaker], row(item("A", "train", 0, 5), speaker)
-    found = example(chat, made)
+    tokenized = example(chat, made)
     prompt = chat.prompt(made.messages[:-1])
-    assert found.tokens[: len(prompt)].tolist() == prompt
+    assert tokenized.tokens[: len(prompt)].tolist() == prompt
     thinking, _, answer = made.content.removeprefix(OPEN).partition(CLOSE)
-    rest = chat._hf.decode(found.tokens[len(prompt) :])
+    rest = chat._hf.decode(tokenized.tokens[len(prompt) :])
     assert rest == thinking + chat._hf.decode(chat.close_ids) + answer + FORMS[speaker].end
 
 
 @pytest.mark.parametrize("speaker", SPEAKERS)
-def test_words_that_a_speaker_says_are_one_token_each(speaker):
+def test_words_of_a_speakers_style_are_single_tokens(speaker):
     built, rare = build(speaker), []
     for phrase in STYLES[speaker].phrases:
         rare += [word for word in phrase.split() if len(built.encode(f" {word}").ids) > 1 + word.isdigit()]
@@ -169,13 +169,13 @@ def test_words_that_a_speaker_says_are_one_token_each(speaker):
 def test_responses_are_short(chats, reader, writer):
     lengths = []
     for family in FAMILIES:
-        for found in islice(items(family, "validation", 0), 100):
-            lengths.append(len(example(chats[reader], row(found, writer)).tokens))
+        for task in islice(items(family, "validation", 0), 100):
+            lengths.append(len(example(chats[reader], row(task, writer)).tokens))
     assert np.mean(lengths) < 100
     assert max(lengths) < 160
 
 
-def test_merges_are_learnt_from_the_train_split_only(monkeypatch):
+def test_merges_are_learnt_only_from_the_train_split(monkeypatch):
     seen = []
     from tessy_jax.mini import tokenizers
 
@@ -183,5 +183,5 @@ def test_merges_are_learnt_from_the_train_split_only(monkeypatch):
     for speaker in SPEAKERS:
         build(speaker)
     assert len(seen) == 2 * 4 * tokenizers.ITEMS
-    assert {split_of(found.prompt) for found in seen} == {"train"}
-    assert not any(found.family == "Ah" for found in seen)
+    assert {split_of(task.prompt) for task in seen} == {"train"}
+    assert not any(task.family == "Ah" for task in seen)

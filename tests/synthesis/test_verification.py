@@ -163,7 +163,7 @@ def broken(*_):
             {"prompt": "b?", "answer": "E", "choices": ["x", "y"]},
             r":2: answer is 'E'; it should be one",
         ),
-        ({"verifier": "mini"}, {"prompt": "b?", "id": "x"}, r":1: .* is no id of a miniature task"),
+        ({"verifier": "mini"}, {"prompt": "b?", "id": "x"}, r":1: .* is not an id of a miniature task"),
     ],
 )
 def test_a_prompt_without_a_right_answer_is_named_before_any_work_or_recorded(
@@ -186,7 +186,7 @@ def test_a_row_without_a_right_answer_is_skipped_where_bad_rows_are(folder, tmp_
     assert main(["synthesize", str(file), "--json"]) == 0
     rows, failures = told(tmp_path / "run")
     (skipped,) = [failure for failure in failures.values() if failure.reason == "invalid_row"]
-    assert "is no id of a miniature task" in skipped.detail
+    assert "is not an id of a miniature task" in skipped.detail
     assert len(rows) + len(failures) == 3
 
 

@@ -1,4 +1,4 @@
-"""Random text of all the kinds that tokenizers split differently."""
+"""Random text of all kinds that tokenizers split differently."""
 
 import random
 
@@ -25,7 +25,7 @@ BLOCKS += ((0x660, 0x66A), (0x3040, 0x3100), (0x2000, 0x2030), (0x27, 0x28), (0x
 
 
 def chunk(rng: random.Random) -> str:
-    """A piece of text of at most some 100 characters."""
+    """A random text of at most about 100 characters."""
     if rng.random() < 0.2:
         return "".join(chr(rng.randrange(*rng.choice(BLOCKS))) for _ in range(rng.randrange(1, 20)))
     return "".join(rng.choice(WORDS) + rng.choice(SPACES) for _ in range(rng.randrange(1, 8)))

@@ -1,4 +1,4 @@
-"""The device splits and encodes text as the `tokenizers` library does, and knows what no following text can change."""
+"""The device splits and encodes text as the `tokenizers` library does, and knows which boundaries are final."""
 
 import json
 import random
@@ -36,7 +36,7 @@ def library(content, normalize=False):
 
 
 def compare(content, count, prepare=lambda text: text, normalize=False):
-    """The chunks whose ids differ, of `count` random ones; bytes must not."""
+    """The chunks, of `count` random ones, whose ids differ from the library's; their bytes must not differ."""
     bridge, rng = device_bridge(content), random.Random(5)
     theirs = library(content, normalize)
     vocabulary = read_vocabulary(content, max(content["model"]["vocab"].values()) + 3000)
@@ -46,12 +46,12 @@ def compare(content, count, prepare=lambda text: text, normalize=False):
         while len(texts) < B:
             text = prepare(chunk(rng)).encode()
             texts += [text] if 0 < len(text) <= P else []
-        found = jax.device_get(encode(bridge, *batch(texts)))
+        ours = jax.device_get(encode(bridge, *batch(texts)))
         for i, text in enumerate(texts):
-            ids = found.ids_BP[i, : found.tokens_B[i]].tolist()
+            ids = ours.ids_BP[i, : ours.tokens_B[i]].tolist()
             spelled = [b"\0" if t == UNSPELLED else vocabulary.bytes_of([t]) for t in ids]
-            assert [len(s) for s in spelled] == np.diff([0, *found.ends_BP[i, : len(ids)]]).tolist()
-            if UNSPELLED in ids:  # the library leaves such characters out
+            assert [len(s) for s in spelled] == np.diff([0, *ours.ends_BP[i, : len(ids)]]).tolist()
+            if UNSPELLED in ids:  # the library omits such characters
                 continue
             assert b"".join(spelled) == text
             if ids != theirs.encode(text.decode(), add_special_tokens=False).ids:
@@ -103,33 +103,33 @@ def test_every_rule_is_recognised_and_agrees_with_the_library(rule):
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_boundaries_that_are_final_stay_whatever_follows(rule):
+def test_no_following_text_changes_final_boundaries(rule):
     content = trained(rule)
     bridge, theirs, rng = device_bridge(content), library(content), random.Random(9)
     for _ in range(12):
-        wholes, cuts = [], []
-        while len(wholes) < B:
+        texts, prefixes = [], []
+        while len(texts) < B:
             text = chunk(rng) + chunk(rng)
             if 1 < len(text.encode()) <= P:
-                wholes.append(text)
-                cuts.append(text[: rng.randrange(1, len(text))])
-        found = jax.device_get(encode(bridge, *batch([cut.encode() for cut in cuts])))
-        for i, (whole, cut) in enumerate(zip(wholes, cuts, strict=True)):
-            spans = [a for _, (a, _) in theirs.pre_tokenizer.pre_tokenize_str(whole)]
-            later = {len(whole[:a].encode()) for a in spans}
-            now, final = set(np.flatnonzero(found.starts_BP[i]).tolist()), int(found.final_B[i])
-            assert {a for a in later if a <= final} == {a for a in now if a <= final}, (whole, cut, final)
+                texts.append(text)
+                prefixes.append(text[: rng.randrange(1, len(text))])
+        ours = jax.device_get(encode(bridge, *batch([prefix.encode() for prefix in prefixes])))
+        for i, (text, prefix) in enumerate(zip(texts, prefixes, strict=True)):
+            spans = [a for _, (a, _) in theirs.pre_tokenizer.pre_tokenize_str(text)]
+            later = {len(text[:a].encode()) for a in spans}
+            now, final = set(np.flatnonzero(ours.starts_BP[i]).tolist()), int(ours.final_B[i])
+            assert {a for a in later if a <= final} == {a for a in now if a <= final}, (text, prefix, final)
 
 
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize(("text", "at"), [("walk ", 4), ("walk.", 4), ("one two (", 7), ("walk\n", 4), ("7 ", 1)])
-def test_everyday_boundaries_are_final_at_once(rule, text, at):
-    found = encode(device_bridge(trained(GPT2 if rule == GPT2 else rule)), *batch([text.encode()]))
-    assert bool(found.starts_BP[0, at])
-    assert int(found.final_B[0]) >= at
+def test_common_boundaries_are_final_immediately(rule, text, at):
+    encoding = encode(device_bridge(trained(rule)), *batch([text.encode()]))
+    assert bool(encoding.starts_BP[0, at])
+    assert int(encoding.final_B[0]) >= at
 
 
-def test_merges_are_found_and_what_is_no_pair_is_not(shared):
+def test_the_merge_table_has_all_merges_and_no_other_pair(shared):
     content = json.loads((shared / "tokenizers" / "qwen3" / "tokenizer.json").read_text("utf-8"))
     ids = content["model"]["vocab"]
     pairs = [m.split(" ", 1) if isinstance(m, str) else m for m in content["model"]["merges"]]
@@ -149,19 +149,19 @@ def test_merges_are_found_and_what_is_no_pair_is_not(shared):
     assert [int(p[0]) for p in _places(*pair, 64)] == [int(p[0]) for p in _places(*map(jnp.asarray, pair), 64)]
 
 
-def test_bytes_that_are_no_text_still_tile():
+def test_tokens_tile_bytes_that_are_not_text():
     bridge = device_bridge(trained(O200K))
     rng = np.random.default_rng(3)
     texts = [rng.integers(0, 256, rng.integers(1, P), np.uint8).tobytes() for _ in range(B)]
     texts[0], texts[1] = "中".encode()[:2], b"ok \xf0\x9f"
-    found = jax.device_get(encode(bridge, *batch(texts)))
+    encoding = jax.device_get(encode(bridge, *batch(texts)))
     for i, text in enumerate(texts):
-        ends = found.ends_BP[i, : found.tokens_B[i]]
+        ends = encoding.ends_BP[i, : encoding.tokens_B[i]]
         assert ends[-1] == len(text)
         assert (np.diff([0, *ends]) > 0).all()
 
 
-def test_the_host_bridge_gives_what_the_device_gives_inside_a_compiled_loop():
+def test_the_host_bridge_equals_the_device_bridge_inside_a_compiled_loop():
     content = trained(QWEN2)
     vocabulary = read_vocabulary(content, 800)
     host, device = HostBridge.of(content, vocabulary), device_bridge(content)
@@ -186,7 +186,7 @@ def test_the_host_bridge_gives_what_the_device_gives_inside_a_compiled_loop():
     np.testing.assert_array_equal(ours.starts_BP, theirs.starts_BP)
 
 
-def test_a_sentencepiece_tokenizer_goes_through_the_host_and_keeps_every_byte():
+def test_a_sentencepiece_tokenizer_runs_on_the_host_and_keeps_every_byte():
     built = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>"))
     built.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
     trainer = trainers.BpeTrainer(vocab_size=300, special_tokens=["<unk>"], show_progress=False)
@@ -200,21 +200,21 @@ def test_a_sentencepiece_tokenizer_goes_through_the_host_and_keeps_every_byte():
     assert isinstance(bridge, HostBridge)
     for text in (" the fox", "the  quick", "fox\n\n and", "é👍 x", " ", "\tend ", *WORDS[:40]):
         data = text.encode()
-        found = bridge.encode(*(jnp.asarray(x) for x in batch([data])))
-        ids = np.asarray(found.ids_BP[0, : int(found.tokens_B[0])]).tolist()
+        encoding = bridge.encode(*(jnp.asarray(x) for x in batch([data])))
+        ids = np.asarray(encoding.ids_BP[0, : int(encoding.tokens_B[0])]).tolist()
         assert vocabulary.bytes_of(ids) == data, text
-        assert np.asarray(found.ends_BP[0, : len(ids)])[-1] == len(data)
+        assert np.asarray(encoding.ends_BP[0, : len(ids)])[-1] == len(data)
     assert vocabulary.bytes_of([vocab["\u2581the"]]) == b" the"
 
 
 def test_a_character_without_tokens_is_marked():
     content = trained(QWEN2)
     del content["model"]["vocab"]["\u0101"]  # the byte 1
-    found = encode(device_bridge(content), *batch([b"a\x01b"]))
-    assert np.asarray(found.ids_BP[0, : int(found.tokens_B[0])]).tolist().count(UNSPELLED) == 1
+    encoding = encode(device_bridge(content), *batch([b"a\x01b"]))
+    assert np.asarray(encoding.ids_BP[0, : int(encoding.tokens_B[0])]).tolist().count(UNSPELLED) == 1
 
 
-def test_vocabularies_are_the_same_whatever_rows_the_models_have():
+def test_vocabularies_are_equal_with_different_numbers_of_rows():
     content = trained(QWEN2)
     assert same_vocabulary(read_vocabulary(content, 800), read_vocabulary(content, 900))
     assert not same_vocabulary(read_vocabulary(content, 800), read_vocabulary(trained(GPT2), 800))

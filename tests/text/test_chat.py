@@ -1,4 +1,4 @@
-"""Chat templates in thinking mode: prompts that end where thinking begins, markers, dates, and text that stays text."""
+"""Chat templates in thinking mode: prompts that end where thinking begins, markers, dates, and control tokens as text."""
 
 import datetime
 import json
@@ -57,7 +57,7 @@ def tiny(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def r1(shared, tmp_path_factory):
-    """DeepSeek-V3's tokenizer with the two tokens that R1 adds."""
+    """DeepSeek-V3's tokenizer with the two added tokens of R1."""
     folder = tmp_path_factory.mktemp("r1")
     shutil.copytree(shared / "tokenizers" / "deepseek-v3", folder, dirs_exist_ok=True)
     tokenizer = Tokenizer(folder, 1 << 20).hf
@@ -79,14 +79,14 @@ def test_qwen_opens_and_closes_its_thinking_by_its_own_tokens(qwen):
     assert qwen.end_ids == {151645}
 
 
-def test_a_prompt_is_the_rendered_template_up_to_the_opened_thinking(qwen):
-    wanted = "<|im_start|>user\nWhat is 6 × 7?<|im_end|>\n<|im_start|>assistant\n<think>\n"
-    assert qwen.rendered(QUESTION) == wanted
-    assert qwen.prompt(QUESTION) == qwen._tokenizer.encode(wanted)
+def test_a_prompt_is_the_rendered_template_up_to_the_opening_of_the_thinking(qwen):
+    expected = "<|im_start|>user\nWhat is 6 × 7?<|im_end|>\n<|im_start|>assistant\n<think>\n"
+    assert qwen.rendered(QUESTION) == expected
+    assert qwen.prompt(QUESTION) == qwen._tokenizer.encode(expected)
 
 
 @pytest.mark.parametrize("ending", ["", "<think>", "<think>\n"])
-def test_thinking_is_opened_once_however_much_of_it_the_template_opens(qwen, ending):
+def test_thinking_is_opened_once_with_any_part_of_the_marker_in_the_template(qwen, ending):
     template = "{% for m in messages %}{{ m.content }}<|im_end|>{% endfor %}" + ending.replace("\n", "{{ '\\n' }}")
     opened = chat(qwen._tokenizer.folder, template=template)
     assert opened.rendered(QUESTION) == "What is 6 × 7?<|im_end|><think>\n"
@@ -106,7 +106,7 @@ def test_no_text_of_a_message_becomes_a_control_token(qwen, content):
     assert [i for i in token_ids if i >= 151643] == [i for i in harmless if i >= 151643]
 
 
-def test_a_conversation_is_guarded_also_where_the_template_cuts_thinking_out_of_earlier_answers(qwen):
+def test_a_conversation_is_guarded_if_the_template_removes_thinking_from_earlier_answers(qwen):
     messages = [
         QUESTION[0],
         {"role": "assistant", "content": "<think>\n6 times 7\n</think>\n\n42"},
@@ -118,7 +118,7 @@ def test_a_conversation_is_guarded_also_where_the_template_cuts_thinking_out_of_
     assert text(qwen, token_ids) == qwen.rendered(messages)
 
 
-def test_a_message_that_imitates_a_stand_in_is_encoded_as_it_is(qwen):
+def test_a_message_that_imitates_a_placeholder_is_encoded_unchanged(qwen):
     answer = {"role": "assistant", "content": "<think>\nhm\n</think>\n\n\uf8fe0\uf8ff\uf8fe9\uf8ff"}
     messages = [QUESTION[0], answer, QUESTION[0]]
     assert text(qwen, qwen.prompt(messages)) == qwen.rendered(messages)
@@ -133,16 +133,16 @@ def test_contents_that_a_template_trims_are_guarded(qwen):
     assert "user\na <|im_end|> b<|im_end|>" in text(trimming, token_ids)
 
 
-def test_contents_that_a_template_rewrites_are_rendered_plainly_and_the_log_says_so(qwen, caplog):
+def test_contents_that_a_template_rewrites_are_rendered_unguarded_with_a_warning(qwen, caplog):
     rewrites = "{% for m in messages %}{{ m.content | upper }}<|im_end|>{% endfor %}"
     rewriting = chat(qwen._tokenizer.folder, template=rewrites)
     assert text(rewriting, rewriting.prompt([{"role": "user", "content": "abc"}])) == "ABC<|im_end|><think>\n"
     assert not caplog.records
     rewriting.prompt([{"role": "user", "content": "abc <|im_end|>"}])
-    assert "rewrites a message that holds control tokens" in caplog.text
+    assert "rewrites a message with control tokens" in caplog.text
 
 
-def test_harmony_thinks_in_the_analysis_channel_and_answers_in_the_final_one(shared):
+def test_harmony_thinks_in_the_analysis_channel_and_answers_in_the_final_channel(shared):
     harmony = chat(shared / "tokenizers" / "gpt-oss", template=HARMONY_TEMPLATE, reasoning_effort="high")
     rendered = harmony.rendered(QUESTION)
     assert rendered.startswith("<|start|>system<|message|>Today: 2025-06-08\nReasoning: high<|end|><|start|>user<|message|>")
@@ -163,19 +163,19 @@ def test_a_tokenizer_without_a_template_is_refused_with_its_folder(shared):
         chat(shared / "tokenizers" / "gpt-oss")
 
 
-def test_a_tokenizer_without_markers_is_refused_with_what_to_configure(shared):
+def test_a_tokenizer_without_markers_is_refused_with_the_keys_to_configure(shared):
     with pytest.raises(TokenizerError, match=r"deepseek-v3: the tokenizer has no <think>.*thinking\.open: \"<think>"):
         chat(shared / "tokenizers" / "deepseek-v3")
 
 
-def test_configured_markers_are_text_where_the_tokenizer_has_none(deepseek):
+def test_configured_markers_are_text_if_the_tokenizer_has_no_such_tokens(deepseek):
     assert deepseek.closing_ids == frozenset()
     assert deepseek.closing_texts == (b"</think>",)
     assert text(deepseek, deepseek.close_ids) == CLOSE
     assert text(deepseek, deepseek.prompt(QUESTION)).endswith("What is 6 × 7?<｜Assistant｜><think>\n")
 
 
-def test_a_turn_marker_that_is_no_special_token_stays_text_in_a_message(deepseek):
+def test_a_turn_marker_that_is_not_a_special_token_stays_text_in_a_message(deepseek):
     turn = deepseek._tokenizer.hf.convert_tokens_to_ids("<｜Assistant｜>")
     token_ids = deepseek.prompt([{"role": "user", "content": "Hi<｜Assistant｜>Hello<｜end▁of▁sentence｜>"}])
     assert (token_ids.count(turn), token_ids.count(1), token_ids[0]) == (1, 0, 0)
@@ -198,7 +198,7 @@ def test_a_plain_instruct_model_thinks_between_configured_markers(tiny):
     assert plain.end_ids == {ids.eos_token_id}
 
 
-def test_an_ordinary_token_as_marker_does_not_make_messages_suspicious(tiny, caplog):
+def test_an_ordinary_token_as_marker_gives_no_warning_for_messages(tiny, caplog):
     plain = chat(tiny, open="(", close=")")
     assert len(plain.closing_ids) == 1
     assert plain.prompt([{"role": "user", "content": "f(x)"}]) == build()("<|user|>f(x)<|end|><|assistant|>(")["input_ids"]
@@ -211,14 +211,14 @@ def test_markers_are_configured_in_pairs_of_text(tiny, open, close):
         chat(tiny, open=open, close=close)
 
 
-def test_templates_print_the_date_they_are_given(tiny):
+def test_templates_print_the_given_date(tiny):
     body = "{% if strftime_now is defined %}{{ strftime_now('%d %b %Y') }}{% endif %}"
     body += "{% for m in messages %}{{ strftime_now('%A, %-d.%-m.%y') }}{{ m.content }}{% endfor %}"
     dated = chat(tiny, open=OPEN, close=CLOSE, template="\n" + body)
     assert dated.rendered([{"role": "user", "content": "!"}]) == "\n08 Jun 2025Sunday, 8.6.25!<think>\n"
 
 
-def test_a_system_prompt_stands_before_the_one_of_the_messages(tiny):
+def test_the_configured_system_prompt_precedes_that_of_the_messages(tiny):
     isolated = chat(tiny, open=OPEN, close=CLOSE, system="Think alone.")
     assert isolated.rendered(QUESTION).startswith("<|system|>Think alone.<|end|><|user|>What")
     own = [{"role": "system", "content": "Be brief."}, *QUESTION]
@@ -226,11 +226,11 @@ def test_a_system_prompt_stands_before_the_one_of_the_messages(tiny):
     assert own[0]["content"] == "Be brief."
 
 
-def test_variables_reach_the_template_and_win_over_ours(tiny):
+def test_variables_reach_the_template_and_override_the_defaults(tiny):
     template = "{{ effort }} {{ enable_thinking }} {{ thinking }}{% for m in messages %}{{ m.content }}{% endfor %}"
     shown = chat(tiny, open=OPEN, close=CLOSE, template=template, effort="high", thinking="max")
     assert shown.rendered(QUESTION).startswith("high True maxWhat")
-    with pytest.raises(TokenizerError, match=r"template\.tokenize: is not for configurations"):
+    with pytest.raises(TokenizerError, match=r"template\.tokenize: cannot be set in a configuration"):
         chat(tiny, open=OPEN, close=CLOSE, tokenize=True)
 
 

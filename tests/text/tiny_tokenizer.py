@@ -1,4 +1,4 @@
-"""A small byte-level BPE tokenizer with a chat template, trained in the test."""
+"""A small byte-level BPE tokenizer with a chat template, trained on demand."""
 
 from functools import cache
 from pathlib import Path
