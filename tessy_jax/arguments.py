@@ -11,7 +11,7 @@ DTYPES = ("float32", "bfloat16")
 
 
 def parser() -> argparse.ArgumentParser:
-    """The parser of the whole command line."""
+    """The parser of the command line."""
     formatter = argparse.RawDescriptionHelpFormatter
     top = argparse.ArgumentParser(
         "tessy",
@@ -75,8 +75,8 @@ def parser() -> argparse.ArgumentParser:
 
     sub = command(
         "run",
-        "Runs the whole job: predictors, data, training, evaluation before and after, and a report. Resumes an interrupted "
-        "run.",
+        "Runs the complete job: predictors, data, training, evaluation before and after, and a report. Resumes an "
+        "interrupted run.",
         "tessy run configs/mini.yaml --set rounds=2 --set output=runs/two_rounds",
     )
     configured(sub, "training.epochs=2", distributed=True)
@@ -84,7 +84,7 @@ def parser() -> argparse.ArgumentParser:
 
     sub = command(
         "compare",
-        "Runs variants of the whole job for several students and seeds and prints one table. Resumes an interrupted run.",
+        "Runs variants of the complete job for several students and seeds and prints one table. Resumes an interrupted run.",
         "tessy compare configs/mini_table.yaml --set seeds=[0]",
     )
     configured(sub, "training.epochs=2", distributed=True)

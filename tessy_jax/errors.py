@@ -1,16 +1,16 @@
-"""The errors a user can meet. Each says what was got, what would be right, and the remedy; the command line exits with 2."""
+"""Errors for the user. A message gives the actual value, the expected one, and the remedy; the command line exits with 2."""
 
 
 class TessyError(Exception):
-    """Bad input, configuration or environment: something the user can mend."""
+    """Invalid input, configuration or environment, which the user can correct."""
 
 
 class ConfigError(TessyError, ValueError):
-    """A configuration (ours or a model's config.json) that cannot be run."""
+    """A configuration (of this package, or a model's config.json) that cannot be run."""
 
 
 class CheckpointError(TessyError, OSError):
-    """Model files that are missing, torn, or do not fit their configuration."""
+    """Model files that are missing, damaged, or do not match their configuration."""
 
 
 class TokenizerError(TessyError, ValueError):
@@ -18,8 +18,8 @@ class TokenizerError(TessyError, ValueError):
 
 
 class ShardingError(TessyError, ValueError):
-    """A mesh that the devices or the model's dimensions do not allow."""
+    """A mesh that does not fit the devices or the model's dimensions."""
 
 
 class DataError(TessyError, ValueError):
-    """An input row that fits none of the accepted forms."""
+    """Invalid input data, such as a row in none of the accepted forms."""

@@ -1,4 +1,4 @@
-"""The row of a response: its messages, who wrote which part of it, and how it came about. One JSON object each."""
+"""The row of a response, one JSON object: its messages, the writer of each part, and the settings it was written with."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Source = Literal["student", "teacher", "template"]
 Phase = Literal["think", "answer"]
 Value = str | int | float | bool | None
 Key = tuple[str, int]
-"""What identifies a response: (prompt id, rollout)."""
+"""The key of a response: (prompt id, rollout)."""
 
 
 def response_id(key: Key) -> str:
@@ -26,24 +26,24 @@ def response_id(key: Key) -> str:
 
 
 SOURCES: tuple[Source, ...] = get_args(Source)
-"""Who wrote a byte; its place here is bits 0 and 1 of the byte's code."""
+"""Writers of a byte; the index is bits 0 and 1 of the byte's code."""
 PHASES: tuple[Phase, ...] = get_args(Phase)
-"""What a byte is part of; its place here is bit 2 of the byte's code."""
+"""Phases of a byte; the index is bit 2 of the byte's code."""
 PHASE_BIT = 4
 
 
 def code(source: Source, phase: Phase) -> int:
-    """The uint8 that marks a byte of a response: its place in SOURCES, plus PHASE_BIT in the answer."""
+    """The uint8 code of a byte of a response: the index in SOURCES, plus PHASE_BIT in the answer."""
     return SOURCES.index(source) | PHASE_BIT * PHASES.index(phase)
 
 
 CODES: dict[int, tuple[Source, Phase]] = {code(source, phase): (source, phase) for source in SOURCES for phase in PHASES}
-"""What each code means."""
+"""Writer and phase of each code."""
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Code points start…end−1 of the assistant's content: who wrote them, and in which phase. `template`: neither model."""
+    """The writer and phase of code points start…end−1 of the assistant's content. `template`: text of neither model."""
 
     source: Source
     phase: Phase
@@ -55,10 +55,13 @@ class Span:
 class Row:
     """One response.
 
-    id: of the response, unique in its run. prompt_id, rollout: which response to which prompt it is; together unique, too.
-    messages: role and content each, the assistant's last. spans: tile its content. meta: flat; the writer gives model names
-    and revisions, recipe, preset, step sizes, seed, attempt, finish_reason, tokens_student, tokens_teacher,
-    tokens_discarded, switches, student_nll and teacher_nll where both were computed, wall seconds, version of this package.
+    id: the response's id, unique in its run.
+    prompt_id, rollout: the prompt, and the number of the response to it; the pair is unique, too.
+    messages: dicts of role and content; the assistant's message is the last.
+    spans: tile the assistant's content.
+    meta: a flat dict of model names and revisions, recipe, preset, step sizes, seed, attempt, finish_reason, tokens_student,
+    tokens_teacher, tokens_discarded, switches, student_nll and teacher_nll if both are computed, wall seconds, and the
+    version of this package.
     """
 
     id: str
@@ -75,12 +78,12 @@ class Row:
 
     @property
     def place(self) -> tuple[int, int, str]:
-        """What rows are sorted by to stand in the order of the input."""
+        """The sort key for the order of the input."""
         return int(self.meta.get("index") or 0), self.rollout, self.id
 
     @property
     def content(self) -> str:
-        """What the assistant wrote."""
+        """The content of the assistant's message."""
         return self.messages[-1]["content"]
 
     def to_json(self) -> dict[str, Any]:
@@ -96,10 +99,10 @@ class Row:
 
     @classmethod
     def from_json(cls, data: Any) -> Self:
-        """The row of a JSON object, validated.
+        """The validated row of a JSON object.
 
         Raises:
-            DataError: it is no row; see `validate`.
+            DataError: the object is not a row; see `validate`.
         """
         given = _object(data, cls, "row")
         messages, spans = _objects(given["messages"], "messages"), _objects(given["spans"], "spans")
@@ -117,7 +120,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Failure:
-    """A response that could not be had. reason: short, for counting. attempts: how many were made. detail: the rest."""
+    """A failed response. reason: a short text, for counting. attempts: number of attempts. detail: further information."""
 
     id: str
     prompt_id: str
@@ -140,7 +143,7 @@ class Failure:
         """The failure of a JSON object.
 
         Raises:
-            DataError: it is none; the message names the key and what it should hold.
+            DataError: the object is not a failure; the message names the key and the expected value.
         """
         failure = cls(**_object(data, cls, "failure"))
         validate_failure(failure)
@@ -148,11 +151,11 @@ class Failure:
 
 
 def validate(row: Row) -> None:
-    """Checks that a row is what every reader may rely on.
+    """Checks the properties of a row that readers rely on.
 
     Raises:
-        DataError: an id is empty or no text, the messages are not role and content with the assistant's last and not
-            empty, the spans do not tile its content, a source or phase is unknown, or meta is not flat JSON.
+        DataError: an id is empty or not text, a message is not role and content, the last message is not the assistant's or
+            is empty, the spans do not tile its content, a source or phase is unknown, or meta is not flat JSON.
     """
     _check_ids(row.id, row.prompt_id, row.rollout, "row")
     name = f"row {row.id!r}"
@@ -160,8 +163,8 @@ def validate(row: Row) -> None:
         raise DataError(f"{name}: messages is empty; it should end with the assistant's message")
     for i, message in enumerate(row.messages):
         if not isinstance(message, dict) or set(message) != {"role", "content"}:
-            found = ", ".join(sorted(map(str, message))) if isinstance(message, dict) else f"a {type(message).__name__}"
-            raise DataError(f"{name}: messages[{i}] holds {found}; it should hold role and content, and nothing else")
+            content = ", ".join(sorted(map(str, message))) if isinstance(message, dict) else f"a {type(message).__name__}"
+            raise DataError(f"{name}: messages[{i}] holds {content}; it should hold role and content, and nothing else")
         for part in ("role", "content"):
             _check_text(message[part], f"{name}: messages[{i}].{part}")
     if row.messages[-1]["role"] != "assistant":
@@ -174,8 +177,8 @@ def validate(row: Row) -> None:
     for key, value in row.meta.items():
         _check_text(key, f"{name}: a key of meta")
         if not isinstance(value, get_args(Value)) or (isinstance(value, float) and not math.isfinite(value)):
-            found = repr(value) if isinstance(value, float) else f"a {type(value).__name__}"
-            raise DataError(f"{name}: meta.{key} is {found}; it should be a string, a finite number, true, false or null")
+            shown = repr(value) if isinstance(value, float) else f"a {type(value).__name__}"
+            raise DataError(f"{name}: meta.{key} is {shown}; it should be a string, a finite number, true, false or null")
         if isinstance(value, str):
             _check_text(value, f"{name}: meta.{key}")
 
@@ -184,31 +187,31 @@ def validate_failure(failure: Failure) -> None:
     """Checks the fields of a failure.
 
     Raises:
-        DataError: an id or the reason is empty or no text, or a count is none.
+        DataError: an id or the reason is empty or not text, or rollout or attempts is not a whole number from 0.
     """
     _check_ids(failure.id, failure.prompt_id, failure.rollout, "failure")
     name = f"failure {failure.id!r}"
     _check_text(failure.reason, f"{name}: reason")
     _check_text(failure.detail, f"{name}: detail")
     if not failure.reason:
-        raise DataError(f"{name}: reason is empty; say in a word or two why it failed")
+        raise DataError(f"{name}: reason is empty; it should name the cause of the failure in a word or two")
     if type(failure.attempts) is not int or failure.attempts < 0:
         raise DataError(f"{name}: attempts is {failure.attempts!r}; it should be a whole number from 0")
 
 
 def spans_from_bytes(text: bytes, codes: NDArray[np.uint8]) -> tuple[str, tuple[Span, ...]]:
-    """A response and its spans, from its UTF-8 and the code of every byte: codes uint8 [len(text)], as `code` gives them.
+    """The content and spans of a response. text: its UTF-8. codes: uint8 [len(text)], the code of every byte (see `code`).
 
-    Neighbours of equal code are one span, so that spans are as few as can be.
+    Neighbouring bytes with equal codes are in one span, so the number of spans is minimal.
 
     Raises:
-        DataError: not one known code per byte, not UTF-8, or a change of code inside a character.
+        DataError: the codes are not one known code per byte, the text is not UTF-8, or the code changes inside a character.
     """
     if codes.shape != (len(text),) or codes.dtype != np.uint8:
-        raise DataError(f"{len(text)} bytes come with codes {codes.dtype}{list(codes.shape)}; give one uint8 per byte")
+        raise DataError(f"{len(text)} bytes have codes {codes.dtype}{list(codes.shape)}; give one uint8 per byte")
     unknown = set(np.unique(codes).tolist()) - set(CODES)
     if unknown:
-        raise DataError(f"the codes {sorted(unknown)} are unknown; make them with code(source, phase): {sorted(CODES)}")
+        raise DataError(f"the codes {sorted(unknown)} are unknown; use those of code(source, phase): {sorted(CODES)}")
     try:
         content = text.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -217,17 +220,17 @@ def spans_from_bytes(text: bytes, codes: NDArray[np.uint8]) -> tuple[str, tuple[
     cuts = np.flatnonzero(codes[1:] != codes[:-1]) + 1
     inside = cuts[~starts[cuts]]
     if inside.size:
-        raise DataError(f"the writer changes at byte {inside[0]}, inside a character; change where a character begins")
+        raise DataError(f"the writer changes at byte {inside[0]}, inside a character; change it where a character begins")
     if not text:
         return content, ()
-    firsts = np.concatenate([[0], cuts])  # bytes at which spans begin
+    firsts = np.concatenate([[0], cuts])  # first bytes of the spans
     points = [*np.concatenate([[0], np.cumsum(starts)])[firsts].tolist(), len(content)]
     kinds = [CODES[c] for c in codes[firsts].tolist()]
     return content, tuple(Span(*kind, *ends) for kind, ends in zip(kinds, pairwise(points), strict=True))
 
 
 def legacy(row: Row) -> dict[str, Any]:
-    """The form of the released data set: `id_ddm` (the response's id) and `dialogs` (role and content)."""
+    """The row in the form of the released data set: `id_ddm` (the response's id) and `dialogs` (role and content)."""
     return {"id_ddm": row.id, "dialogs": row.to_json()["messages"]}
 
 
@@ -238,7 +241,7 @@ def _object(data: Any, kind: type, name: str) -> dict[str, Any]:
     names = {field.name for field in fields(kind)}
     missing, extra = sorted(names - set(data)), sorted(map(str, set(data) - names))
     if missing or extra:
-        parts = [f"lacks {', '.join(missing)}"] * bool(missing) + [f"holds {', '.join(extra)} besides"] * bool(extra)
+        parts = [f"lacks {', '.join(missing)}"] * bool(missing) + [f"has unknown keys {', '.join(extra)}"] * bool(extra)
         raise DataError(f"{name}: {' and '.join(parts)}; its keys should be {', '.join(sorted(names))}")
     return data
 
@@ -255,7 +258,7 @@ def _check_text(text: Any, name: str) -> None:
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
-        raise DataError(f"{name} holds half of a surrogate pair at {error.start}, which is no text; remove it") from None
+        raise DataError(f"{name} holds half of a surrogate pair at {error.start}, which is not text; remove it") from None
 
 
 def _check_ids(own: Any, prompt_id: Any, rollout: Any, name: str) -> None:
@@ -272,10 +275,10 @@ def _check_spans(spans: tuple[Span, ...], length: int, name: str) -> None:
     for i, span in enumerate(spans):
         if span.source not in SOURCES or span.phase not in PHASES:
             known = f"source one of {', '.join(SOURCES)}, phase one of {', '.join(PHASES)}"
-            raise DataError(f"{name}: spans[{i}] is of {span.source!r} in {span.phase!r}; {known}")
+            raise DataError(f"{name}: spans[{i}] is of {span.source!r} in {span.phase!r}; it should have {known}")
         if type(span.start) is not int or type(span.end) is not int or span.start != at or span.end <= at:
             raise DataError(
-                f"{name}: spans[{i}] is {span.start!r}…{span.end!r}; it should begin at {at} and hold at least a character"
+                f"{name}: spans[{i}] is {span.start!r}…{span.end!r}; it should begin at {at} and have at least a character"
             )
         at = span.end
     if at != length:

@@ -1,4 +1,4 @@
-"""Decontamination: finds prompts that also occur in evaluations, whose results training on them would invalidate.
+"""Decontamination: finds prompts that also occur in evaluations. Training on them would invalidate the results.
 
 Texts are compared word by word after NFKC normalization, without case, punctuation and layout. Mathematical operators
 (`+`, `=`, …) and single Chinese and Japanese characters are words. Only the user's messages of a conversation count.
@@ -43,11 +43,11 @@ class Question(NamedTuple):
     messages: Sequence[Mapping[str, str]]
 
 
-class Like(NamedTuple):
-    """A match of a text with an evaluation prompt. name: of the prompt. how: the kind of match, in words."""
+class Match(NamedTuple):
+    """A match of a text with an evaluation prompt. name: the name of the prompt. kind: the kind of match, in words."""
 
     name: str
-    how: str
+    kind: str
 
 
 def words_of(text: str) -> list[str]:
@@ -77,10 +77,10 @@ def questions(config: Decontamination) -> list[Question]:
 class Index:
     """An index of evaluation prompts. Matches do not depend on the order of prompts or queries."""
 
-    def __init__(self, config: Decontamination, given: Iterable[Question]) -> None:
+    def __init__(self, config: Decontamination, evaluation_prompts: Iterable[Question]) -> None:
         self._config = config
-        names: dict[tuple[str, ...], str] = {}  # the first name of equal texts
-        for question in given:
+        names: dict[tuple[str, ...], str] = {}  # the first name among equal texts
+        for question in evaluation_prompts:
             words = tuple(words_of(asked(question.messages)))
             if words:
                 names[words] = min(question.name, names.get(words, question.name))
@@ -88,45 +88,46 @@ class Index:
         self._names = [name for name, _ in texts]
         self._words = [words for _, words in texts]
         self._by_words = {words: number for number, words in enumerate(self._words)}
-        self._known: dict[str, int] = {}
+        self._hashes: dict[str, int] = {}
         self._grams, self._first = self._indexed()
-        self._near = None if config.near_duplicates is None else _Near(self._words, config.near_duplicates)
+        threshold = config.near_duplicates
+        self._near_duplicates = None if threshold is None else _NearDuplicates(self._words, threshold)
 
-    def like(self, text: str) -> Like | None:
-        """The evaluation prompt that a text matches: an equal one, one that shares consecutive words, or the nearest
+    def like(self, text: str) -> Match | None:
+        """The evaluation prompt that a text matches: an equal text, one that shares consecutive words, or the nearest
         duplicate; None without a match."""
         words = words_of(text)
         if not words:
             return None
         number = self._by_words.get(tuple(words))
         if number is not None:
-            return Like(self._names[number], "is the same text")
+            return Match(self._names[number], "is the same text")
         return self._shared_ngram(words) or self._nearest(words)
 
-    def _shared_ngram(self, words: list[str]) -> Like | None:
+    def _shared_ngram(self, words: list[str]) -> Match | None:
         size = self._config.ngram
         if size is None or len(words) < size or not self._grams.size:
             return None
-        grams = _grams([self._known.get(word, 0) for word in words], size)
+        grams = _grams([self._hashes.get(word, 0) for word in words], size)
         places = np.minimum(np.searchsorted(self._grams, grams), self._grams.size - 1)
         shared = np.flatnonzero(self._grams[places] == grams)
         if not shared.size:
             return None
         number, start = min((int(self._first[places[i]]), int(i)) for i in shared)
-        return Like(self._names[number], f"shares {size} words in a row: {' '.join(words[start : start + size])}")
+        return Match(self._names[number], f"shares {size} words in a row: {' '.join(words[start : start + size])}")
 
-    def _nearest(self, words: list[str]) -> Like | None:
-        nearest = self._near.nearest(words) if self._near is not None else None
-        return nearest and Like(self._names[nearest[1]], f"is a near duplicate (Jaccard similarity {nearest[0]:.2f})")
+    def _nearest(self, words: list[str]) -> Match | None:
+        nearest = None if self._near_duplicates is None else self._near_duplicates.nearest(words)
+        return nearest and Match(self._names[nearest[1]], f"is a near duplicate (Jaccard similarity {nearest[0]:.2f})")
 
     def _indexed(self) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
-        """The sorted hashes of consecutive words and the first text with each, without common ones."""
+        """The sorted hashes of consecutive words and the first text with each, without common n-grams."""
         size = self._config.ngram
         parts, owners = [np.zeros(0, np.uint64)], [np.zeros(0, np.int64)]
         for number, words in enumerate(self._words if size is not None else ()):
             assert size is not None
             if len(words) >= size:
-                grams = np.unique(_grams([self._known.setdefault(word, _hash(word)) for word in words], size))
+                grams = np.unique(_grams([self._hashes.setdefault(word, _hash(word)) for word in words], size))
                 parts.append(grams)
                 owners.append(np.full(len(grams), number))
         grams, firsts, counts = np.unique(np.concatenate(parts), return_index=True, return_counts=True)
@@ -134,8 +135,8 @@ class Index:
         return grams[rare], np.concatenate(owners)[firsts[rare]]
 
 
-class _Near:
-    """A search for near duplicates by shingles (MinHash and LSH; candidates are compared exactly)."""
+class _NearDuplicates:
+    """An index of near duplicates by shingles (MinHash and LSH; candidates are compared exactly)."""
 
     def __init__(self, texts: Sequence[Sequence[str]], threshold: float) -> None:
         from datasketch import MinHash, MinHashLSH  # type: ignore[import-untyped, unused-ignore] # slow: imports scipy
@@ -144,19 +145,19 @@ class _Near:
         self._empty = MinHash(PERMUTATIONS, SEED)
         self._shingles = [shingles(words) for words in texts]
         self._index = MinHashLSH(threshold, PERMUTATIONS, WEIGHTS)
-        for number, own in enumerate(self._shingles):
-            self._index.insert(number, self._hashed(own))
+        for number, text_shingles in enumerate(self._shingles):
+            self._index.insert(number, self._sketch(text_shingles))
 
     def nearest(self, words: list[str]) -> tuple[float, int] | None:
         """The highest Jaccard similarity, if it reaches the threshold, and the first text with it."""
-        own = shingles(words)
-        near = [(jaccard(own, self._shingles[number]), -number) for number in self._index.query(self._hashed(own))]
-        best = max(near, default=(0.0, 0))
+        query = shingles(words)
+        numbers = self._index.query(self._sketch(query))
+        best = max(((jaccard(query, self._shingles[number]), -number) for number in numbers), default=(0.0, 0))
         return (best[0], -best[1]) if best[0] >= self._threshold else None
 
-    def _hashed(self, own: frozenset[str]) -> object:
+    def _sketch(self, text_shingles: frozenset[str]) -> object:
         sketch = self._empty.copy()
-        sketch.update_batch([shingle.encode("utf-8", "surrogatepass") for shingle in own])
+        sketch.update_batch([shingle.encode("utf-8", "surrogatepass") for shingle in text_shingles])
         return sketch
 
 
@@ -170,33 +171,33 @@ def jaccard(a: frozenset[str], b: frozenset[str]) -> float:
     return len(a & b) / len(a | b)
 
 
-def contaminated(data: Data, prompts: Sequence[Prompt], given: Iterable[Question]) -> dict[str, str]:
+def contaminated(data: Data, prompts: Sequence[Prompt], job_questions: Iterable[Question]) -> dict[str, str]:
     """The prompts that match evaluation prompts: by prompt id, a description of the match.
 
-    given: the prompts of the job's own evaluation.
+    job_questions: the prompts of the job's own evaluation.
 
     Raises:
-        DataError: there is nothing to compare with, or no prompt is left; or see `questions`.
+        DataError: there are no evaluation prompts, or all prompts match; or see `questions`.
     """
     config = data.decontaminate
     if config is None:
         return {}
-    others = [*questions(config), *(given if config.evaluation else ())]
-    if not others:
+    evaluation_prompts = [*questions(config), *(job_questions if config.evaluation else ())]
+    if not evaluation_prompts:
         raise DataError(
-            "data.decontaminate has nothing to compare with: against is empty, and there is no evaluation here; name "
+            "data.decontaminate has nothing to compare with: against is empty, and this job has no evaluation; name "
             "prompts of evaluations in against, or set data.decontaminate to null"
         )
-    index, matches = Index(config, others), {}
+    index, matches = Index(config, evaluation_prompts), {}
     for prompt in {prompt.id: prompt for prompt in prompts}.values():
-        like = index.like(asked(prompt.messages))
-        if like is not None:
-            matches[prompt.id] = f"{like.name}: {like.how}"
+        match = index.like(asked(prompt.messages))
+        if match is not None:
+            matches[prompt.id] = f"{match.name}: {match.kind}"
     if all(prompt.id in matches for prompt in prompts):
-        name, match = next(iter(matches.items()))
+        name, description = next(iter(matches.items()))
         raise DataError(
-            f"{data.path}: all prompts are too much like those of evaluations, such as {name!r} ({match}); give others, or "
-            "change data.decontaminate"
+            f"{data.path}: all prompts match prompts of evaluations, such as {name!r} ({description}); give other prompts, "
+            "or change data.decontaminate"
         )
     return matches
 
@@ -206,8 +207,8 @@ def _hash(word: str) -> int:
 
 
 def _grams(hashes: Sequence[int], size: int) -> NDArray[np.uint64]:
-    """A hash of every `size` consecutive words: the sum of odd multiples of their hashes, modulo 2^64. 0 stands for words
-    that occur in no evaluation."""
+    """A hash of every `size` consecutive words: the sum of odd multiples of their hashes, modulo 2^64. Words that occur in
+    no evaluation have the hash 0."""
     rows = np.lib.stride_tricks.sliding_window_view(np.array(hashes, np.uint64), size)
     return (rows * _factors(size)).sum(axis=1, dtype=np.uint64)
 

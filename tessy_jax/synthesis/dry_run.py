@@ -86,7 +86,7 @@ def _memory(models: ModelSet) -> list[str]:
         total += weights + cache
         kind = f"{name}'s predictor"
         lines.append(f"  {kind:<20} weights {weights / GIB:8.2f} GiB   caches {cache / GIB:8.2f} GiB")
-    return [*lines, f"  {'in all':<20} {total / GIB:.2f} GiB, and the programs' own temporaries"]
+    return [*lines, f"  {'total':<20} {total / GIB:.2f} GiB, plus temporary arrays of the programs"]
 
 
 def _programs(models: ModelSet) -> list[str]:
@@ -96,8 +96,8 @@ def _programs(models: ModelSet) -> list[str]:
     names = ", ".join(["insert", *(f"{kind} {i}" for kind in kinds for i in range(len(models.writers))), "loop"])
     bridges = []
     for writer, bridge in zip(models.writers, models.bridges, strict=True):
-        where = f"on the device ({bridge.rule})" if isinstance(bridge, DeviceBridge) else "on the host"
-        bridges.append(f"  the {writer.name}'s vocabulary: text into tokens {where}")
+        location = f"on the device ({bridge.rule})" if isinstance(bridge, DeviceBridge) else "on the host"
+        bridges.append(f"  the {writer.name}'s vocabulary: text is tokenized {location}")
     shared = "one vocabulary: tokens are shared" if models.one_vocabulary and len(bridges) > 1 else None
     reads = [
         f"  the {name}'s predictor reads {models.names[predictor.reads]} tokens"

@@ -31,7 +31,7 @@ def read_prompts(file: Path) -> list[str]:
         DataError: a row is not a JSON object with a non-empty string `prompt`; names file and line.
     """
     try:
-        lines = file.read_text("utf-8-sig").split("\n")  # not splitlines: U+2028 may stand in a string
+        lines = file.read_text("utf-8-sig").split("\n")  # not splitlines: strings may contain U+2028
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{file}: cannot be read ({error}); give a JSONL file in UTF-8") from None
     prompts = []
@@ -41,14 +41,14 @@ def read_prompts(file: Path) -> list[str]:
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:
-            raise DataError(f"{file}:{number}: is not JSON ({error})") from None
+            raise DataError(f"{file}:{number}: is not JSON ({error}); write one object per line") from None
         prompt = row.get("prompt") if isinstance(row, dict) else None
         if not isinstance(prompt, str) or not prompt:
             content = f"keys {sorted(row)}" if isinstance(row, dict) else f"a {type(row).__name__}"
-            raise DataError(f"{file}:{number}: needs a non-empty string `prompt`, found {content}")
+            raise DataError(f"{file}:{number}: has {content}; it should have a non-empty string `prompt`")
         prompts.append(prompt)
     if not prompts:
-        raise DataError(f"{file}: holds no rows")
+        raise DataError(f"{file}: holds no rows; give at least one prompt")
     return prompts
 
 
@@ -72,24 +72,24 @@ def generate_rows(
     folder = hf.resolve(model)
     config = read_config(folder)
     if config.labels is not None:
-        raise ConfigError(f"{folder}: is a token classifier; text needs a …ForCausalLM model")
+        raise ConfigError(f"{folder}: is a token classifier; give a …ForCausalLM model")
     tokenizer = Tokenizer(folder, config.vocab)
     encode = tokenizer.encode_chat if chat else tokenizer.encode
     for number, prompt in enumerate(prompts, 1):
         if any(0xD800 <= ord(c) < 0xE000 for c in prompt):
-            raise DataError(f"prompt {number}: holds half of a surrogate pair, which is no text; remove it")
+            raise DataError(f"prompt {number}: holds half of a surrogate pair, which is not text; remove it")
     encoded = [encode(prompt) for prompt in prompts]
     for number, ids in enumerate(encoded, 1):
         if not ids:
             raise DataError(f"prompt {number}: has no tokens; give some text to continue")
         if len(ids) + max_new_tokens > config.max_positions:
             raise DataError(
-                f"prompt {number}: {len(ids)} tokens and {max_new_tokens} new ones exceed the model's "
+                f"prompt {number}: {len(ids)} tokens and {max_new_tokens} new tokens exceed the model's "
                 f"{config.max_positions} positions; shorten it or lower --max-new-tokens"
             )
     eos_ids = tokenizer.eos_ids()
     decoder = hf.load(folder, dtype=dtype, partitioner=partitioner)
-    order = sorted(range(len(encoded)), key=lambda i: len(encoded[i]))  # neighbours of like length share a bucket
+    order = sorted(range(len(encoded)), key=lambda i: len(encoded[i]))  # prompts of similar length share a bucket
     rows: dict[int, Row] = {}
     for start in range(0, len(order), batch_size):
         batch = order[start : start + batch_size]
@@ -111,10 +111,10 @@ def check_output(file: Path) -> None:
     """Checks, before any work, that an output can be written.
 
     Raises:
-        DataError: the folder is missing or not writable, or the name is that of a folder or a device.
+        DataError: the folder is missing or not writable, or the path is a folder or a device.
     """
     if file.exists() and not file.is_file():
-        raise DataError(f"{file}: is not a regular file; name one, or leave out --output to print the text")
+        raise DataError(f"{file}: is not a regular file; name a file, or leave out --output to print the text")
     if not file.parent.is_dir() or not os.access(file.parent, os.W_OK):
         raise DataError(f"{file}: cannot be written; name a file in an existing, writable folder")
 

@@ -1,6 +1,6 @@
 """The models of a synthesis: tokenizers, chat templates, vocabularies and bridges, and, on request, weights.
 
-Every check that needs no weights is made here, before any are loaded.
+All checks that need no weights run here, before weights are loaded.
 """
 
 from __future__ import annotations
@@ -73,12 +73,12 @@ def writer_spec(name: Writer, section: settings.Model, date: datetime.date) -> W
     """Reads a model's configuration, tokenizer and chat template.
 
     Raises:
-        ConfigError, TokenizerError: the model cannot write; names the folder and the remedy.
+        ConfigError, TokenizerError: the model cannot be a writer; names the folder and the remedy.
     """
     folder = hf.resolve(section.model, weights=False, revision=section.revision)
     config = read_config(folder)
     if config.labels is not None:
-        raise ConfigError(f"{name}: {folder} is a token classifier; a writer is a …ForCausalLM")
+        raise ConfigError(f"{name}: {folder} is a token classifier; a writer should be a …ForCausalLM model")
     tokenizer = Tokenizer(folder, config.vocab)
     thinking = section.thinking
     chat = Chat(
@@ -99,7 +99,7 @@ def predictor_spec(key: str, model: str, own: int, writers: Sequence[WriterSpec]
     config = read_config(folder)
     if config.labels != 2:
         kind = "a causal language model" if config.labels is None else f"a token classifier with {config.labels} labels"
-        raise ConfigError(f"{key}: {folder} is {kind}; a boundary predictor has 2 labels (0 capability, 1 style)")
+        raise ConfigError(f"{key}: {folder} is {kind}; a boundary predictor should have 2 labels (0 capability, 1 style)")
     vocabulary = read_vocabulary(description(Tokenizer(folder, config.vocab).hf, folder), config.vocab)
     for side in (own, *(i for i in range(len(writers)) if i != own)):
         if same_vocabulary(vocabulary, writers[side].vocabulary):
@@ -125,11 +125,11 @@ class ModelSet:
         self.names: tuple[Writer, ...] = self.recipe.writers
         synthesis = self.config.synthesis
         for v in self.writers:
-            need = synthesis.max_prompt_tokens + synthesis.max_response_tokens
-            if need > v.config.max_positions:
+            tokens = synthesis.max_prompt_tokens + synthesis.max_response_tokens
+            if tokens > v.config.max_positions:
                 raise ConfigError(
-                    f"synthesis.max_prompt_tokens + max_response_tokens is {need}, {v.folder} has {v.config.max_positions} "
-                    "positions; lower one of them"
+                    f"synthesis.max_prompt_tokens + max_response_tokens is {tokens}, {v.folder} has "
+                    f"{v.config.max_positions} positions; lower one of the two keys"
                 )
         self.predictors: list[PredictorSpec | None] = [None] * len(self.writers)
         if self.recipe.interleaved:
@@ -225,7 +225,7 @@ class ModelSet:
         )
 
     def engine(self, student: Decoder | None = None) -> Engine:
-        """Loads the weights into an engine with free lanes. student: the student's weights, if they are on this mesh."""
+        """Loads the weights into an engine with free lanes. student: the student's model, if it is loaded already."""
         synthesis = self.config.synthesis
 
         def loaded(v: WriterSpec) -> Decoder:
@@ -255,7 +255,7 @@ class ModelSet:
         return hf.resolve(section.model, revision=section.revision)
 
     def roles(self, number: int) -> Roles:
-        """The writers of the response with this number."""
+        """The thinkers and the answerer of the response with a number."""
         roles = self.recipe.roles[number % len(self.recipe.roles)]
         return replace(roles, answerer=roles.answerer or self.config.synthesis.final_answer)
 

@@ -1,7 +1,8 @@
-"""Recipes of two passes: the teacher chooses among the student's candidates, or the student rewrites the teacher's response.
+"""Recipes with two passes: the teacher chooses among candidates of the student, or the student rewrites a response of the
+teacher.
 
-The first pass is a synthesis of its own. Its run folder lies within that of the second pass, and it is saved, resumed and
-counted like any other.
+The first pass is a separate synthesis with a run folder inside that of the second pass. It is saved, resumed and counted
+like any other synthesis.
 """
 
 from __future__ import annotations
@@ -89,10 +90,10 @@ def chooser(config: Synthesize, partitioner: Partitioner) -> ModelSet | None:
 def choose(
     config: Synthesize, candidates: Synthesize, models: ModelSet, jobs: Sequence[Job]
 ) -> Iterator[tuple[list[Row], list[Failure]]]:
-    """For each job the candidate with the highest mean log-probability per token of thinking and answer under the scorer,
-    the first of equals; `RESPONSES_PER_COMMIT` jobs at a time. All processes call it.
+    """For each job, the candidate with the highest mean log-probability per token of thinking and answer under the scorer
+    (the first among equals), for `RESPONSES_PER_COMMIT` jobs at a time. All processes call it.
 
-    candidates: the finished first pass. models: see `chooser`.
+    candidates: the configuration of the finished first pass. models: see `chooser`.
     """
     count = config.synthesis.candidates
 
@@ -129,7 +130,7 @@ def choose(
 
 
 def _best(config: Synthesize, key: Key, group: Sequence[Row], means: Mapping[str, float]) -> Row:
-    best = max(group, key=lambda row: means[row.id])  # the first of equals
+    best = max(group, key=lambda row: means[row.id])  # the first among equals
     tokens = sum(int(row.meta["tokens_student"] or 0) for row in group)
     meta = {
         **best.meta,

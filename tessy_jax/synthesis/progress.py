@@ -17,8 +17,8 @@ QUIET = 30.0  # seconds between two lines without a terminal
 
 
 class Progress:
-    """A bar on a terminal, or a line every `QUIET` seconds: kept tokens per second, the teacher's fraction of them,
-    discarded tokens, lanes in use, time left."""
+    """A bar on a terminal, else a line every `QUIET` seconds. Both show kept tokens per second, the teacher's share of them,
+    discarded tokens and lanes in use; the bar also shows the time left."""
 
     def __init__(self, total: int, done: int, models: ModelSet, scheduler: Scheduler, *, shown: bool) -> None:
         self.total, self.done = total, done

@@ -89,7 +89,7 @@ def read(
     places: dict[str, tuple[str, list[dict[str, str]]]] = {}
     rows = 0
     names = dict.fromkeys((*FORMS, "id", *([] if prompt is None else [prompt]), *columns))
-    for index, (where, content) in enumerate(table_rows(path, split, limit, names)):
+    for index, (place, content) in enumerate(table_rows(path, split, limit, names)):
         rows += 1
         try:
             if isinstance(content, DataError):
@@ -97,17 +97,17 @@ def read(
             row = shown(content) if prompt is None else _with_prompt(content, prompt)
             own, messages = prompt_of(row)
             name = _hash(messages) if own is None else own
-            first, before = places.get(name, (where, messages))
-            if before != messages:
+            first, earlier = places.get(name, (place, messages))
+            if earlier != messages:
                 raise DataError(f"has the id {name!r} of another prompt, at {first}; give each prompt its own id, or none")
             ground_truth = known(row, name)
         except DataError as error:
             if not skip_invalid:
-                raise DataError(f"{where}: {error}") from None
-            skipped.append((where, str(error)))
+                raise DataError(f"{place}: {error}") from None
+            skipped.append((place, str(error)))
         else:
-            places[name] = first, before
-            prompts.append(Prompt(name, before, index, ground_truth))
+            places[name] = first, earlier
+            prompts.append(Prompt(name, earlier, index, ground_truth))
     if not rows:
         raise DataError(f"{path}: holds no rows; give at least one prompt")
     if not prompts:
@@ -159,7 +159,7 @@ def prompt_of(row: Any) -> tuple[str | None, list[dict[str, str]]]:
         raise DataError(f"{form} is empty; it should end with a message of the user")
     if messages[-1]["role"] != "user":
         raise DataError(
-            f"{form} ends with a message of {messages[-1]['role']!r}; the last before the answer should be the user's"
+            f"{form} ends with a message of {messages[-1]['role']!r}; the message before the answer should be the user's"
         )
     if not messages[-1]["content"].strip():
         raise DataError(f"the prompt is empty; {form} should end with some text of the user")

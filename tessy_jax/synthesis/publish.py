@@ -23,8 +23,8 @@ CARD = """\
 # {title}
 
 {responses} responses to {prompts} prompts, in which two language models took turns: a student wrote the style and the final
-answer, a teacher the substance (TESSY, Huang et al. 2026, arXiv 2604.14164). Made with tessy_jax. They have the license that
-the prompts and both models allow; add it to this card before you publish.
+answer, a teacher the capability (TESSY, Huang et al. 2026, arXiv 2604.14164). Made with tessy_jax. The licenses of the
+prompts and of both models apply; add the resulting license to this card before you publish.
 
 | made with | |
 |---|---|
@@ -36,10 +36,10 @@ the prompts and both models allow; add it to this card before you publish.
 
 ## Columns
 
-- `messages`: role and content; the last is the assistant's, its thinking included.
+- `messages`: role and content; the last message is the assistant's, including its thinking.
 - `spans`: the writers of the assistant's content: source (student, teacher, template), phase (think, answer), and the
   code points start to end. The spans tile the content.
-- `id`, `prompt_id`, `rollout`: the response, its prompt, and which response to it.
+- `id`, `prompt_id`, `rollout`: the response, its prompt, and the number of the response to it.
 - `meta`: how the response was written: models, settings, attempt, tokens by writer.
 """
 
@@ -65,7 +65,7 @@ class _Survey:
                 self.types[key] = type(value)
             else:
                 raise DataError(
-                    f"row {row.id!r}: meta.{key} is {value!r}, and a {known.__name__} in other rows; use one type"
+                    f"row {row.id!r}: meta.{key} is {value!r}, but a {known.__name__} in other rows; use one type"
                 )
             if key in CARD_KEYS and value is not None:
                 self.values.setdefault(key, set()).add(value)

@@ -28,7 +28,7 @@ SCORES = "scores.jsonl"
 """The file in the run folder, with one object per line; see `score`."""
 LIMIT = 4096
 """The largest number of tokens of prompt and response; later tokens have no score."""
-SHORTEST = 256  # smallest padded length; longer ones are the cache buckets
+SHORTEST = 256  # the smallest padded length; the others are cache buckets
 CHUNK = 256  # tokens whose log-probabilities over the vocabulary are in memory at the same time
 
 Score = tuple[int, int, float]
@@ -72,8 +72,8 @@ def score(
 
     Log-probabilities are over the full vocabulary at temperature 1. A model reads the prompt in its own template, the
     thinking, its own closing marker, and the answer, as when the row was written. The markers of the thinking are not
-    scored, because neither model wrote them. A token ends where the next one begins; of tokens that share a character, the
-    last one has it.
+    scored, because neither model wrote them. A token ends where the next one begins; a character that several tokens share
+    belongs to the last of them.
 
     rows: rows of a synthesis. open_text, close_text: the thinking markers in these rows.
     """
@@ -87,7 +87,7 @@ def score(
 
 
 def _as_seen(row: Row, isolation: str | None) -> Row:
-    """The row without the isolating system message, which no writer has seen."""
+    """The row without the isolating system message, which no writer saw."""
     if isolation is None:
         return row
     first, *rest = row.messages
@@ -145,7 +145,7 @@ def _program(sharding: Any) -> Any:
 
 
 def _scored(graph: Any, params: Any, tokens_BT: jax.Array, segments_BT: jax.Array) -> jax.Array:
-    """Log-probabilities float32 [B, T] of the tokens; 0 for the first token of a row."""
+    """Log-probabilities of the tokens, float32 [B, T]; 0 for the first token of a row."""
     model = nnx.merge(graph, params)
     hidden_BTD, _ = model(tokens_BT, segments_BT=segments_BT)
     losses_BT = token_losses(model, hidden_BTD[:, :-1], tokens_BT[:, 1:], chunk=CHUNK)

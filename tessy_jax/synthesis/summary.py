@@ -19,18 +19,18 @@ from tessy_jax.text.host_bridge import HostBridge
 
 
 def summarize(models: ModelSet, scheduler: Scheduler, store: RunStore, *, seconds: float) -> dict[str, Any]:
-    """Counts of the complete run folder in `run`; everything else is of this start.
+    """The summary as a dict. `run` counts the complete run folder; everything else counts this start.
 
-    A generated token is kept, discarded, or failed: kept in an attempt that failed. Per kept token: lane_passes (forward
-    passes of one lane; at least 1), host_syncs, bridged (tokens made from text). occupancy: the share of a model's lanes
-    that sampled a token in its passes. catch_up_passes: passes in which a lane consumed more than one token. verdicts: of
-    finished responses, if they are verified; in `run`, of those that are kept. seconds_running: without loading and
-    compiling.
+    A generated token is kept, discarded, or failed (kept in an attempt that failed). Per kept token: lane_passes (forward
+    passes of one lane; at least 1), host_syncs, bridged (tokens from bridges). occupancy: share of a model's lanes that
+    sampled a token in its passes. catch_up_passes: passes in which a lane consumed more than one token. verdicts: counts by
+    verdict of finished responses, if they are verified; in `run`, of kept responses. seconds_running: without loading and
+    compilation.
     """
     tally, totals, names = scheduler.tally, scheduler.engine.totals, models.names
     lanes = scheduler.engine.size
     kept = np.maximum(tally.kept, 1)
-    everything = max(int(tally.kept.sum()), 1)
+    total_kept = max(int(tally.kept.sum()), 1)
     calls = sum(bridge.library.calls for bridge in models.bridges if isinstance(bridge, HostBridge))
 
     def each(values: np.ndarray) -> dict[str, Any]:
@@ -57,10 +57,10 @@ def summarize(models: ModelSet, scheduler: Scheduler, store: RunStore, *, second
         "prefilled_tokens": each(totals.prefilled),
         "shared_prompt_tokens": each(totals.shared),
         "predictor_passes": each(totals.predictor_passes),
-        "bridged_tokens_per_kept_token": round(float(totals.bridged.sum()) / everything, 4),
+        "bridged_tokens_per_kept_token": round(float(totals.bridged.sum()) / total_kept, 4),
         "rounds": totals.rounds,
         "host_syncs": totals.host_syncs + calls,
-        "host_syncs_per_kept_token": round((totals.host_syncs + calls) / everything, 6),
+        "host_syncs_per_kept_token": round((totals.host_syncs + calls) / total_kept, 6),
         "lanes": lanes,
         "one_vocabulary": models.one_vocabulary,
         "compilations": [c._asdict() for c in scheduler.engine.compilations],

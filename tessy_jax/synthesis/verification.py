@@ -17,7 +17,7 @@ RIGHT = "right"
 
 
 class ResponseVerifier(Protocol):
-    """Says whether responses are right. columns: the columns of the prompts' rows that `known` reads."""
+    """Decides whether responses are right. columns: the columns of the prompts' rows that `known` reads."""
 
     @property
     def columns(self) -> Collection[str]: ...
@@ -26,7 +26,7 @@ class ResponseVerifier(Protocol):
         """The right answer in a row: `Prompt.ground_truth`. name: the prompt's id. Raises DataError: the row has none."""
 
     def verdicts(self, asked: Sequence[tuple[Prompt, Row]]) -> list[str]:
-        """For each response `RIGHT`, or a word that says why it is wrong. Never raises, whatever the responses hold."""
+        """For each response `RIGHT`, or a word for the reason why it is wrong. Never raises, for any responses."""
 
 
 VerifierFactory = Callable[[Verification], AbstractContextManager[ResponseVerifier]]
@@ -67,7 +67,7 @@ def open_verification(config: Verification | None, verifiers: VerifierFactory | 
     """Opens the verifier of a configuration; None if `config` is None.
 
     Raises:
-        ConfigError: there is no `verifiers` to open it.
+        ConfigError: `config` names a verifier, and `verifiers` is None.
     """
     if config is None:
         yield None
@@ -75,7 +75,7 @@ def open_verification(config: Verification | None, verifiers: VerifierFactory | 
     if verifiers is None:
         raise ConfigError(
             f"synthesis.verification names verifier {config.verifier!r}, and no verifiers were given; pass verifiers "
-            "(tessy_jax.evaluate.verification makes them), or set synthesis.verification to null"
+            "(see tessy_jax.evaluate.verification), or set synthesis.verification to null"
         )
     with verifiers(config) as verifier:
         yield VerificationStep(config, verifier)

@@ -190,7 +190,7 @@ def test_nothing_to_compare_with_and_nothing_left_are_refused_with_the_remedy():
     with pytest.raises(ValueError, match="against is empty and evaluation false, which leaves nothing to compare with"):
         Decontamination(evaluation=False)
     with pytest.raises(
-        DataError, match=r"p\.jsonl: all prompts are too much like .* '0' \(e: is the same text\); give others"
+        DataError, match=r"p\.jsonl: all prompts match prompts of .* '0' \(e: is the same text\); give other prompts"
     ):
         contaminated(data, prompts_of("a", "A"), [question("e", "a")])
     assert contaminated(Data(path="p"), prompts_of("a"), []) == {}

@@ -249,6 +249,6 @@ def test_a_dry_run_needs_no_weights_and_writes_nothing(config, pair, tmp_path, c
         for name in ("student", "teacher"):
             os.rename(f"{pair[name]}/hidden", f"{pair[name]}/model.safetensors")
     assert code == 0, out.err
-    for text in ("40 responses to 10 prompts", "first prompt of the teacher", "in all", "prefill 0", "(gpt2)", "(qwen2)"):
+    for text in ("40 responses to 10 prompts", "first prompt of the teacher", "total  ", "prefill 0", "(gpt2)", "(qwen2)"):
         assert text in out.out
     assert not (tmp_path / "run").exists()

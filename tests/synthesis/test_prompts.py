@@ -123,7 +123,7 @@ BAD = [
     ({"messages": [ANSWER]}, "messages is empty"),
     (
         {"messages": [USER, ANSWER, ANSWER]},
-        "ends with a message of 'assistant'; the last before the answer should be the user",
+        "ends with a message of 'assistant'; the message before the answer should be the user",
     ),
     ({"messages": [USER, SYSTEM]}, "ends with a message of 'system'"),
     ({"messages": [{"role": "user", "content": " "}, ANSWER]}, "the prompt is empty"),
