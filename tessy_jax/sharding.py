@@ -111,6 +111,7 @@ class Partitioner:
         return math.prod(self.mesh.shape[name] for name in RULES.get(axis, ()))
 
     def spec(self, axes: Axes) -> PartitionSpec:
+        """The mesh axes of an array with these logical axes."""
         return PartitionSpec(*(RULES.get(axis, ()) or None if axis else None for axis in axes))
 
     def sharding(self, axes: Axes) -> NamedSharding | None:
@@ -118,6 +119,7 @@ class Partitioner:
         return None if self.mesh is None else NamedSharding(self.mesh, self.spec(axes))
 
     def constrain(self, x: jax.Array, *axes: str | None) -> jax.Array:
+        """x with the sharding of these logical axes, inside a traced function."""
         sharding = self.sharding(axes)
         return x if sharding is None else jax.lax.with_sharding_constraint(x, sharding)
 

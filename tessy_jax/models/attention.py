@@ -1,7 +1,7 @@
 """Attention: grouped queries with windows and sinks, and DeepSeek's multi-head latent attention.
 
-One function, `attend`, serves complete packed sequences and chunks on a cache: positions and segments say which keys a query
-sees, array shapes never do. `decode/` implements the cache; `LayerCache` is the interface that attention needs.
+One function, `attend`, serves complete packed sequences and chunks on a cache: positions and segments determine which keys a
+query sees, array shapes do not. `decode/` implements the cache; `LayerCache` is the interface that attention needs.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ class LayerCache(Protocol):
 
 @dataclass(frozen=True)
 class Packing:
-    """A few tokens of many lanes in one row [1, N]. Only attention works on [B, T], so lanes with fewer than T tokens cost
-    nothing elsewhere.
+    """A few tokens of many lanes in one row [1, N]. Only attention works on [B, T], so unused times of a lane cost nothing
+    elsewhere.
 
     lanes_N, times_N: lane and time of each packed token. index_BT: the packed index of each token, the inverse.
     """
@@ -90,9 +90,9 @@ def attend(
     window: int | jax.Array | None = None,
     sinks_KG: jax.Array | None = None,
 ) -> jax.Array:
-    """Causal softmax attention; scores are multiplied by `scale`, and the softmax is in float32.
+    """Causal softmax attention. Scores are multiplied by `scale`; scores and softmax are float32.
 
-    A query sees keys of its own segment at positions from 0 to its own; a window w limits it to the last w positions.
+    A query sees keys of its own segment at positions from 0 to its own; a window w limits it to the last w of them.
     Negative key positions are empty slots. sinks_KG: a logit per head that takes part in the softmax and has no value
     (GPT-OSS). Returns [B, T, K, G, H'] in v's dtype, where H' is v's head dim.
     """

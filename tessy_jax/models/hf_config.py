@@ -81,15 +81,19 @@ class Settings:
         return float(value)
 
     def flag(self, name: str, default: bool) -> bool:
+        """A Boolean."""
         return self.get(name, bool, "true or false", default)
 
     def text(self, name: str, default: str) -> str:
+        """A string."""
         return self.get(name, str, "a string", default)
 
     def items(self, name: str) -> list[Any]:
+        """A list; empty if omitted."""
         return self.get(name, list, "a list", [])
 
     def object(self, name: str) -> Mapping[str, Any]:
+        """A JSON object; empty if omitted."""
         return self.get(name, Mapping, "an object", {})
 
 

@@ -26,6 +26,7 @@ def weight(rngs: nnx.Rngs, shape: tuple[int, ...], axes: Axes, dtype: Any) -> nn
 
 
 def filled(shape: tuple[int, ...], axes: Axes, dtype: Any, value: float) -> nnx.Param:
+    """A constant parameter with one logical axis name per dimension."""
     return nnx.Param(jnp.full(shape, value, dtype), axes=axes)
 
 

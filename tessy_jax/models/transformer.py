@@ -35,10 +35,14 @@ class Cache(Protocol):
     """The cache as the decoder uses it: keys and values of all layers, and the length of each lane."""
 
     @property
-    def layers(self) -> tuple[LayerCache, ...]: ...
+    def layers(self) -> tuple[LayerCache, ...]:
+        """The cache of each layer."""
+        ...
 
     @property
-    def lengths_B(self) -> jax.Array: ...
+    def lengths_B(self) -> jax.Array:
+        """The number of cached tokens of each lane."""
+        ...
 
     def advance(self, layers: Sequence[LayerCache], counts_B: jax.Array) -> Self:
         """The cache with new layers, and lengths increased by counts_B."""

@@ -56,6 +56,7 @@ class WriterSpec:
 
     @property
     def sampling(self) -> settings.Sampling:
+        """The sampling settings of the writer's section."""
         assert self.section.sampling is not None
         return self.section.sampling
 

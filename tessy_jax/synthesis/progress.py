@@ -48,6 +48,7 @@ class Progress:
             self.console.print(f"{self.done}/{self.total} {self.text()}", highlight=False)
 
     def text(self) -> str:
+        """The text of the bar or line."""
         tally = self.scheduler.tally
         kept, discarded = int(tally.kept.sum()), int(tally.discarded.sum())
         teacher = int(tally.kept[self.models.names.index("teacher")]) if "teacher" in self.models.names else 0

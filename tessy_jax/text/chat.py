@@ -212,7 +212,7 @@ class Chat:
             template: str = self._hf.get_chat_template()
         except Exception as error:
             raise TokenizerError(
-                f"{self._tokenizer.folder}: has no default chat template ({error}); fetch the model's chat_template.jinja"
+                f"{self._tokenizer.folder}: has no default chat template ({error}); save one as chat_template.jinja"
             ) from error
         filled: dict[str, Any] = {**THINKING_MODE, **variables}
         if "strftime_now" in template:

@@ -99,12 +99,15 @@ class Text(NamedTuple):
     counts_B: jax.Array
 
     def has(self, mask: int) -> jax.Array:
+        """Whether each character is valid and in one of the classes, bool [B, P]."""
         return ((self.classes & mask) != 0) & self.valid
 
     def lacks(self, mask: int) -> jax.Array:
+        """Whether each character is valid and in none of the classes, bool [B, P]."""
         return ((self.classes & mask) == 0) & self.valid
 
     def between(self, first: str, last: str) -> jax.Array:
+        """Whether each character is valid and in a range of code points, bool [B, P]."""
         return (self.codes >= ord(first)) & (self.codes <= ord(last)) & self.valid
 
 
@@ -221,6 +224,7 @@ class Scan:
 
     @property
     def at(self) -> jax.Array:
+        """Character indices [P]."""
         return jnp.arange(self.stop.shape[1], dtype=jnp.int32)
 
     def run_end(self, inside: jax.Array) -> jax.Array:
@@ -285,6 +289,7 @@ def _first_of(*matches: jax.Array) -> jax.Array:
 
 
 def gpt2(scan: Scan, rule: str) -> jax.Array:
+    """GPT-2, also after a split at digits. Returns the end of the match at each character [B, P], 0 for none."""
     text = scan.text
     blank = text.codes == 0x20
     short = scan.contraction(any_case=False)
@@ -294,7 +299,7 @@ def gpt2(scan: Scan, rule: str) -> jax.Array:
 
 
 def words(scan: Scan, rule: str) -> jax.Array:
-    """Llama-3 (up to three digits per pre-token) and Qwen (one digit)."""
+    """Llama-3 (up to three digits per pre-token) and Qwen (one digit). Returns ends as `gpt2` does."""
     text = scan.text
     short = scan.contraction(any_case=True)
     letters = scan.some(text.has(LETTER), text.lacks(NEWLINE | LETTER | NUMBER))
@@ -305,6 +310,7 @@ def words(scan: Scan, rule: str) -> jax.Array:
 
 
 def o200k(scan: Scan, rule: str) -> jax.Array:
+    """GPT-OSS. Returns ends as `gpt2` does."""
     text, at = scan.text, scan.at
     upper, lower = text.has(UPPER), text.has(LOWER)
     upper_end = scan.run_end(upper)
@@ -335,6 +341,7 @@ def o200k(scan: Scan, rule: str) -> jax.Array:
 
 
 def deepseek3(scan: Scan, rule: str) -> jax.Array:
+    """DeepSeek-V3. Returns ends as `gpt2` does."""
     text = scan.text
     latin = text.between("A", "Z") | text.between("a", "z")
     mark = text.has(SYMBOL) & text.between("!", "~")

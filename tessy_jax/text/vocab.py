@@ -29,6 +29,7 @@ class Vocabulary:
 
     @property
     def size(self) -> int:
+        """The number of tokens."""
         return len(self.control)
 
     @property
