@@ -71,13 +71,13 @@ def chosen(answer: str, choices: tuple[str, ...]) -> str | None:
     letters = _letters(choices)
     marked = [letter for match in MARKED.finditer(answer) if (letter := next(filter(None, match.groups()))) in letters]
     last = final_answer(answer) or ""
-    return marked[-1] if marked else named(last, choices, alone=LISTED.match(last) is None)
+    return marked[-1] if marked else named(last, choices, only=LISTED.match(last) is None)
 
 
-def named(text: str, choices: tuple[str, ...], *, alone: bool = False) -> str | None:
+def named(text: str, choices: tuple[str, ...], *, only: bool = False) -> str | None:
     """The letter of the choice that a piece of text names; None if it names none.
 
-    alone: the letter must be the whole text.
+    only: the letter must be the complete text.
     """
     equal = _equal(text, choices)
     if len(equal) == 1:
@@ -87,7 +87,7 @@ def named(text: str, choices: tuple[str, ...], *, alone: bool = False) -> str | 
         at = dress.end()
     bare = not text[at + 1 :].strip(BEHIND + ")]}")
     letter = LETTER.match(text[at : at + 1].upper() if bare else text, 0 if bare else at)
-    if letter is None or letter[0] not in _letters(choices) or (alone and not bare):
+    if letter is None or letter[0] not in _letters(choices) or (only and not bare):
         return None
     return letter[0]
 

@@ -18,7 +18,7 @@ DIGITS = 6
 @dataclass(frozen=True)
 class VerifiedResponse:
     """A response to a problem with its verdict. failed: the response is a failure and counts as wrong; `verdict.why` is the
-    reason. tokens: of the whole response; None if it failed."""
+    reason. tokens: of the complete response; None if it failed."""
 
     problem: Problem
     rollout: int
@@ -53,10 +53,10 @@ def measures(verified: Sequence[VerifiedResponse], confidence: float) -> dict[st
     """
     counts = _counts(verified)
     graders = {name: None for response in verified for name in response.verdict.graders}
-    least = min(count.samples for count in counts)
+    min_samples = min(count.samples for count in counts)
     mean, low, high = pass_at_1(counts, confidence)
     tokens = [response.tokens for response in verified if response.tokens is not None]
-    ks = sorted({1 << i for i in range(least.bit_length())} | {least})
+    ks = sorted({1 << i for i in range(min_samples.bit_length())} | {min_samples})
     return {
         "problems": len(counts),
         "samples": len(verified),

@@ -51,9 +51,9 @@ class _TaskVerifier:
         return self._task_kind.ground_truth(row, self._answer, name)
 
     def verdicts(self, asked: Sequence[tuple[Prompt, Row]]) -> list[str]:
-        return list(self._threads.map(lambda one: self._verdict(*one), asked))
+        return list(self._threads.map(lambda response: self._verdict(*response), asked))
 
     def _verdict(self, prompt: Prompt, row: Row) -> str:
-        known: GroundTruth = prompt.ground_truth
-        problem = Problem(f"{TASK}/{prompt.id}", TASK, None, prompt.messages, *known)
+        truth: GroundTruth = prompt.ground_truth
+        problem = Problem(f"{TASK}/{prompt.id}", TASK, None, prompt.messages, *truth)
         return verdict(self._verifier, problem, row).why

@@ -1,4 +1,4 @@
-"""Control groups: limits of memory and of processes for a program and all that it starts, where they may be set."""
+"""Control groups: limits of memory and processes for a program and its descendants, where this process may set them."""
 
 from __future__ import annotations
 
@@ -14,13 +14,15 @@ from pathlib import Path
 
 MOUNT = Path("/sys/fs/cgroup")
 SLACK = 96 << 20
-"""Bytes beyond a program's own: for what starts it, and for files of the last one that are still being counted out."""
+"""Bytes added to a program's memory limit: for the process that starts it, and for files of the previous program that the
+kernel has not yet released."""
 
 
 @dataclass
 class Group:
-    """A control group, or two of them in the old hierarchy. joins: descriptors; who writes 0 there joins. kills: descriptor
-    of the file that counts who was ended for memory. close: takes it away; nobody may be in it."""
+    """A control group, or two of them in cgroup v1. folders: of the groups. joins: descriptors; a process joins by writing 0
+    to each. kills: descriptor of the file that counts processes killed for memory, or None. counts_processes: whether the
+    number of processes is limited."""
 
     folders: list[Path]
     joins: list[int] = field(default_factory=list)
@@ -28,21 +30,22 @@ class Group:
     counts_processes: bool = False
 
     def close(self) -> None:
-        """Nothing is left of it."""
+        """Closes the descriptors and removes the group, which must have no processes."""
         for file in [*self.joins, *([] if self.kills is None else [self.kills])]:
             os.close(file)
         for folder in self.folders:
             for _ in range(100):
                 try:
                     folder.rmdir()
-                except OSError:  # those who left are still being counted out
+                except OSError:  # the kernel still counts processes that have ended
                     time.sleep(0.01)
                 else:
                     break
 
 
-def made(memory: int, processes: int, mount: Path = MOUNT, member: str | None = None) -> Group | None:
-    """A new group with these limits; None where none can be had that limits memory. member: what /proc/self/cgroup says."""
+def new_group(memory: int, processes: int, mount: Path = MOUNT, member: str | None = None) -> Group | None:
+    """Makes a group with these limits; None if no group can limit memory here. memory: bytes of a program; the group gets
+    `SLACK` more. member: the contents of /proc/self/cgroup; read if None."""
     if member is None:
         try:
             member = Path("/proc/self/cgroup").read_text()
@@ -60,14 +63,14 @@ def made(memory: int, processes: int, mount: Path = MOUNT, member: str | None = 
                 if pids is not None:
                     group = Group(group.folders + pids.folders, group.joins + pids.joins, group.kills, True)
                     break
-        if mount != MOUNT or _takes(group):
+        if mount != MOUNT or _can_be_joined(group):
             return group
         group.close()
     return None
 
 
 def _candidates(mount: Path, member: str, controller: str) -> Iterator[Path]:
-    """Folders in which a group with this controller might be made: this process's own first, then those above."""
+    """Folders in which a group with this controller may be possible: that of this process first, then its parents."""
     for line in member.splitlines():
         number, controllers, path = line.split(":", 2)
         if number == "0" and not controllers:
@@ -83,28 +86,29 @@ def _candidates(mount: Path, member: str, controller: str) -> Iterator[Path]:
                     yield top / folder
 
 
-def _group(parent: Path, limits: Sequence[tuple[str, str, int]], wanted: Sequence[tuple[str, str, int]]) -> Group | None:
-    """A group in this folder, with the first of these limits at least."""
-    kin = _kin()
-    for left in parent.glob(f"{kin}-*"):  # of a process that was ended before it could tidy up
-        if not os.path.exists(f"/proc/{left.name.split('-')[-2]}"):
+def _group(parent: Path, limits: Sequence[tuple[str, str, int]], optional: Sequence[tuple[str, str, int]]) -> Group | None:
+    """Makes a group in a folder; None if the first of the limits cannot be set. limits, optional: names of the file in
+    cgroup v2 and v1, and a value."""
+    prefix = _prefix()
+    for stale in parent.glob(f"{prefix}-*"):  # of a process that was killed before it could remove its group
+        if not os.path.exists(f"/proc/{stale.name.split('-')[-2]}"):
             with contextlib.suppress(OSError):
-                left.rmdir()
-    folder = parent / f"{kin}-{os.getpid()}-{secrets.token_hex(4)}"
+                stale.rmdir()
+    folder = parent / f"{prefix}-{os.getpid()}-{secrets.token_hex(4)}"
     with contextlib.suppress(OSError):
         folder.mkdir()
         group = Group([folder])
         try:
-            found = [_set(folder, names, value) for *names, value in limits]
-            for *names, value in wanted:
+            was_set = [_set(folder, names, value) for *names, value in limits]
+            for *names, value in optional:
                 _set(folder, names, value)
-            if found[0]:
+            if was_set[0]:
                 group.joins.append(os.open(folder / "cgroup.procs", os.O_WRONLY))
                 for name in ("memory.events", "memory.oom_control"):
                     if group.kills is None and (folder / name).exists():
                         group.kills = os.open(folder / name, os.O_RDONLY)
                 group.counts_processes = any(
-                    took and name == "pids.max" for took, (name, *_) in zip(found, limits, strict=True)
+                    success and name == "pids.max" for success, (name, *_) in zip(was_set, limits, strict=True)
                 )
                 return group
         except OSError:
@@ -114,8 +118,8 @@ def _group(parent: Path, limits: Sequence[tuple[str, str, int]], wanted: Sequenc
     return None
 
 
-def _kin() -> str:
-    """What the names of groups begin with that processes made which this one can see."""
+def _prefix() -> str:
+    """The prefix of the names of groups in this PID namespace."""
     try:
         return f"tessy-{os.stat('/proc/self/ns/pid').st_ino}"
     except OSError:
@@ -123,7 +127,7 @@ def _kin() -> str:
 
 
 def _set(folder: Path, names: Sequence[str], value: int) -> bool:
-    """Sets the first of these that there is; whether it took."""
+    """Writes a value to the first of these files that exists. Returns whether it was written."""
     for name in names:
         if (folder / name).exists():
             with contextlib.suppress(OSError):
@@ -132,14 +136,14 @@ def _set(folder: Path, names: Sequence[str], value: int) -> bool:
     return False
 
 
-def _takes(group: Group) -> bool:
-    """Whether a process can join it: tried."""
-    one = subprocess.Popen([sys.executable, "-S", "-c", "input()"], stdin=subprocess.PIPE, stderr=subprocess.DEVNULL)
+def _can_be_joined(group: Group) -> bool:
+    """Whether a process can join a group. Tries it with a new process."""
+    process = subprocess.Popen([sys.executable, "-S", "-c", "input()"], stdin=subprocess.PIPE, stderr=subprocess.DEVNULL)
     try:
         for file in group.joins:
-            os.write(file, str(one.pid).encode())
+            os.write(file, str(process.pid).encode())
     except OSError:
         return False
     finally:
-        one.communicate()
+        process.communicate()
     return True

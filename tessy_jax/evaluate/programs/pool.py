@@ -1,5 +1,5 @@
-"""The sandbox as the rest sees it: programs go in, and what became of them comes out. Several run at once, each by a fork
-server of its own; a server runs one after another."""
+"""The sandbox: runs programs and returns their outcomes. Each program runs in a fork server; a server runs one program at a
+time, and several servers run in parallel."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from typing import IO, Any, Literal, Self
 
 from tessy_jax.errors import ConfigError
 from tessy_jax.evaluate.programs import cgroups
-from tessy_jax.evaluate.programs.levels import ENVIRONMENT, LEVELS, PROCESSES, Level, Place, command
+from tessy_jax.evaluate.programs.levels import ENVIRONMENT, LEVELS, PROCESSES, Level, Resources, command
 
 Ended = Literal["exited", "killed", "timeout", "output", "memory"]
 STARTING, LATE = 30.0, 60.0
-"""Seconds in which a server is there; that it may be late with a reply."""
+"""Maximum time in seconds for a server to start, and for a reply after a program's wall-clock limit."""
 MANY_USERS, FEW_USERS = 1_000_000_000, 60_000
-"""The first user that programs are, where there are as many as that, and where there are 65,536."""
+"""The first user id for programs: if the user namespace maps that many, and if it maps 65,536."""
 _numbers = itertools.count()
 
 
 @dataclass(frozen=True)
 class Limits:
-    """cpu, wall: seconds. memory, output, files: bytes; of output at most so many are looked at, and all files together are
-    no larger."""
+    """Limits of a program. cpu, wall: seconds. memory: bytes. output: bytes of standard output; a longer output ends the
+    program. files: bytes of all its files."""
 
     cpu: float
     wall: float
@@ -42,8 +42,8 @@ class Limits:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a program. ended: by itself (exited), by a signal (killed), or for a limit. code: exit code, or the
-    negative signal. errors: the end of its standard error."""
+    """The outcome of a program. ended: it exited, a signal killed it, or the limit that it exceeded. code: exit code, or the
+    negative signal. cpu, wall: seconds. errors: the end of its standard error."""
 
     ended: Ended
     code: int
@@ -54,22 +54,23 @@ class Outcome:
 
 
 def processors() -> int:
-    """How many of the machine's this process may use."""
+    """The number of processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class ServerError(Exception):
-    """A fork server that does not do its work: what it said."""
+    """A fork server failed; the message is its last line of standard error, if it wrote any."""
 
 
 class Sandbox:
-    """Runs programs; a context manager. level: the strongest that there is, or that of this name.
+    """Runs programs; a context manager.
 
-    memory: bytes that a build and all that it starts may have together, where control groups can be had; a program has no
-    more than its own limit. workers: programs at once. unsafe: whether the weakest level will do.
+    memory: limit in bytes for a build and all its processes, if control groups are available; a program has its own limit.
+    workers: maximum number of programs at the same time. unsafe: whether the weakest level may be used. level: the name of
+    a level; None uses the strongest one that works.
 
     Raises:
-        ConfigError: there is no level, or none but the weakest; names the remedy.
+        ConfigError: no level works, or only the weakest one, and `unsafe` is false.
     """
 
     def __init__(self, memory: int, workers: int, *, unsafe: bool = False, level: str | None = None) -> None:
@@ -79,26 +80,26 @@ class Sandbox:
         self._lock = threading.Lock()
         self._closed = False
         reasons = []
-        for one in LEVELS:
-            if level is not None and one.name != level:
+        for candidate in LEVELS:
+            if level is not None and candidate.name != level:
                 continue
-            why = one.missing()
-            if why is None and not one.apart and not unsafe:
-                why = "is refused unless it is asked for"
-            if why is None:
+            reason = candidate.missing()
+            if reason is None and not candidate.isolated and not unsafe:
+                reason = "needs programs.unsafe or --unsafe"
+            if reason is None:
                 try:
-                    self._first = _proven(one, memory)
+                    self._first = _tested_server(candidate, memory)
                 except ServerError as error:
-                    why = str(error)
+                    reason = str(error)
                 else:
                     self._idle.append(self._first)
-                    self.level = one
+                    self.level = candidate
                     return
-            reasons.append(f"{one.name}: {why}")
+            reasons.append(f"{candidate.name}: {reason}")
         raise ConfigError(
-            f"programs: there is no sandbox here to run them in ({'; '.join(reasons)}); install bubblewrap, allow user "
+            f"programs: no sandbox is available to run them ({'; '.join(reasons)}); install bubblewrap, allow user "
             "namespaces (sysctl user.max_user_namespaces and kernel.unprivileged_userns_clone), or run in a container that "
-            "may make them; in a machine that holds nothing of value, set programs.unsafe of the task, or give --unsafe"
+            "may make them; on a machine that holds nothing of value, set programs.unsafe of the task, or give --unsafe"
         )
 
     def __enter__(self) -> Self:
@@ -114,13 +115,13 @@ class Sandbox:
     @property
     def describes(self) -> str:
         """The level in use, in words."""
-        known = self._first
-        parts = [self.level.says, "seccomp on"]
-        seen = "" if self.level.apart else ", so that programs can read what files they find, expected outputs among them"
-        parts.append(f"Landlock {known.landlock}" if known.landlock else f"Landlock missing{seen}")
-        parts.append("control groups" if known.group else "no control groups")
-        if not known.threads:
-            parts.append("no threads, which nothing would limit")
+        server = self._first
+        parts = [self.level.description, "seccomp on"]
+        risk = "" if self.level.isolated else ", so that programs can read readable files, including expected outputs"
+        parts.append(f"Landlock {server.landlock}" if server.landlock else f"Landlock missing{risk}")
+        parts.append("control groups" if server.group else "no control groups")
+        if not server.threads:
+            parts.append("no threads, because their number cannot be limited")
         return f"{self.level.name} ({', '.join(parts)})"
 
     def run(
@@ -134,11 +135,11 @@ class Sandbox:
         names: bool = False,
         build: bool = False,
     ) -> Outcome:
-        """Runs one program. native: it is an executable, and else Python. task, names: see `box.runner.run`. build: it is
-        ours, and may write files where no other may.
+        """Runs a program. given: its standard input. native: the program is an executable, otherwise Python source. task,
+        names: see `box.runner.run`. build: the program is a trusted build, which may write files and start processes.
 
         Raises:
-            ServerError: it could not be run, though a second server was asked, too.
+            ServerError: two servers in a row failed to run it.
         """
         kind = "native" if native else "python"
         request = _request(limits, kind=kind, task=task or {}, names=names, build=build)
@@ -165,32 +166,32 @@ class Sandbox:
 
 
 class _Server:
-    """A fork server, and what was made for it."""
+    """A fork server with its control group and scratch folder."""
 
     def __init__(self, level: Level, memory: int) -> None:
         number = next(_numbers)
-        self.group = cgroups.made(memory, PROCESSES)
-        self.scratch = "" if level.apart else tempfile.mkdtemp(prefix="tessy-programs-")
-        self.words = tempfile.TemporaryFile()  # noqa: SIM115
+        self.group = cgroups.new_group(memory, PROCESSES)
+        self.scratch = "" if level.isolated else tempfile.mkdtemp(prefix="tessy-programs-")
+        self.stderr = tempfile.TemporaryFile()  # noqa: SIM115
         joins = [] if self.group is None else self.group.joins
         kills = None if self.group is None else self.group.kills
         counted = self.group is not None and self.group.counts_processes
-        start = level.start(Place(_user(number), joins, kills, counted, self.scratch))
-        if not level.apart and start.settings["user"] is not None:
+        start = level.start(Resources(_user(number), joins, kills, counted, self.scratch))
+        if not level.isolated and start.settings["user"] is not None:
             os.chown(self.scratch, start.settings["user"], -1)
         try:
             self.process = subprocess.Popen(
                 command(start),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                stderr=self.words,
+                stderr=self.stderr,
                 env=ENVIRONMENT,
                 cwd="/",
                 pass_fds=(*joins, *([] if kills is None else [kills])),
                 start_new_session=True,
             )
         except OSError as error:
-            self._tidy()
+            self._release()
             raise ServerError(str(error)) from None
         try:
             ready = self._reply(STARTING)
@@ -200,7 +201,7 @@ class _Server:
         self.landlock, self.threads = int(ready["landlock"]), bool(start.settings["threads"])
         if not ready["seccomp"]:
             self.close()
-            raise ServerError("there are no seccomp filters; use x86_64 or aarch64, and a kernel with CONFIG_SECCOMP_FILTER")
+            raise ServerError("the kernel has no seccomp filters; use x86_64 or aarch64, with CONFIG_SECCOMP_FILTER")
 
     def run(self, request: dict[str, Any], program: bytes, given: bytes) -> Outcome:
         """See `Sandbox.run`."""
@@ -210,18 +211,18 @@ class _Server:
             self.process.stdin.write(json.dumps(header).encode() + b"\n" + program + given)
             self.process.stdin.flush()
         except OSError:
-            raise ServerError(self._said()) from None
+            raise ServerError(self._failure()) from None
         reply = self._reply(request["wall"] + LATE)
         output = self._pipe.read(reply["output"])
         if len(output) < reply["output"]:
-            raise ServerError(self._said())
+            raise ServerError(self._failure())
         if request["build"] and self.scratch:
-            for left in Path(self.scratch).iterdir():
-                shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
+            for entry in Path(self.scratch).iterdir():
+                shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
         return Outcome(output=output, **{name: reply[name] for name in ("ended", "code", "cpu", "wall", "errors")})
 
     def close(self) -> None:
-        """Ends it and all that it started."""
+        """Ends the server and all its processes."""
         for pipe in (self.process.stdin, self.process.stdout):
             assert pipe is not None
             with contextlib.suppress(OSError):
@@ -231,10 +232,10 @@ class _Server:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
-        self._tidy()
+        self._release()
 
-    def _tidy(self) -> None:
-        self.words.close()
+    def _release(self) -> None:
+        self.stderr.close()
         if self.scratch:
             shutil.rmtree(self.scratch, ignore_errors=True)
         if self.group is not None:
@@ -247,29 +248,33 @@ class _Server:
 
     def _reply(self, seconds: float) -> dict[str, Any]:
         if not select.select([self._pipe], [], [], seconds)[0]:
-            raise ServerError(f"a fork server said nothing for {seconds:.0f} s")
+            raise ServerError(f"a fork server did not reply within {seconds:.0f} s")
         line = self._pipe.readline()
         if not line:
-            raise ServerError(self._said())
+            raise ServerError(self._failure())
         return dict(json.loads(line))
 
-    def _said(self) -> str:
-        """Why it ended."""
+    def _failure(self) -> str:
+        """The reason why the server ended."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(1)
-        self.words.seek(0)
-        lines = self.words.read().decode("utf-8", "replace").strip().splitlines()
+        self.stderr.seek(0)
+        lines = self.stderr.read().decode("utf-8", "replace").strip().splitlines()
         return lines[-1] if lines else f"a fork server ended with {self.process.returncode}"
 
 
-def _proven(level: Level, memory: int) -> _Server:
-    """A server of a level that runs programs: tried with one."""
+def _tested_server(level: Level, memory: int) -> _Server:
+    """Starts a server and runs a small program in it.
+
+    Raises:
+        ServerError: the server does not start, or the program does not give its output.
+    """
     server = _Server(level, memory)
     limits = Limits(cpu=10.0, wall=STARTING, memory=memory, output=100)
     try:
         outcome = server.run(_request(limits), b"print(input())", b"works")
         if outcome.output != b"works\n":
-            raise ServerError(f"a program that should work does not ({outcome})")
+            raise ServerError(f"a test program failed ({outcome})")
     except ServerError:
         server.close()
         raise
@@ -277,12 +282,12 @@ def _proven(level: Level, memory: int) -> _Server:
 
 
 def _request(limits: Limits, **more: Any) -> dict[str, Any]:
-    """See `box.server.Server`."""
+    """A request with default values; see `box.server.Server`."""
     return {"kind": "python", "task": {}, "names": False, "build": False, **asdict(limits), **more}
 
 
 def _user(number: int) -> int | None:
-    """A user that nobody else is, for the programs of a server; None where this process cannot become another."""
+    """A user id for the programs of one server; None if this process cannot change its user."""
     if os.geteuid() != 0:
         return None
     try:

@@ -133,19 +133,19 @@ def _problem(row: dict[str, Any], folder: Path, task_language: Language | None) 
     language = task_language or own_language or "python"
     if "question_content" in row:
         tests = _livecodebench(row)
-        asked = row if any(row.get(form) for form in FORMS) else {"prompt": _asked(row, language)}
+        prompt_row = row if any(row.get(form) for form in FORMS) else {"prompt": _livecodebench_prompt(row, language)}
     elif isinstance(row.get("tests"), str) and not row["tests"].lstrip().startswith("["):
-        tests, asked = _folder(_below(folder, row["tests"])), row
+        tests, prompt_row = _folder(_below(folder, row["tests"])), row
     elif row.get("tests") is not None:
-        tests, asked = _plain(row["tests"]), row
+        tests, prompt_row = _plain(row["tests"]), row
     elif row.get("dataset") and row.get("id") is not None:
-        tests, asked = _folder(_published(row, folder)), row
+        tests, prompt_row = _folder(_published(row, folder)), row
     else:
         columns = ", ".join(f"`{name}`" for name in sorted(row)[:12])
         raise DataError(f"has no tests; it should hold `tests`, or be a row of LiveCodeBench or OJBench; it holds {columns}")
     if language != "python" and any("input" not in test and "input_file" not in test for test in tests):
         raise DataError("has tests that call or check Python, and its language is cpp; give tests with input and output")
-    _, messages = prompt_of({**asked, "id": None})
+    _, messages = prompt_of({**prompt_row, "id": None})
     return _id(row) or _hash(messages), messages, Suite(language, "question_content" in row, tests)
 
 
@@ -163,8 +163,8 @@ def _hash(messages: list[dict[str, str]]) -> str:
     return "h" + hashlib.sha256(json.dumps(messages, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _asked(row: dict[str, Any], language: Language) -> str:
-    """The prompt for a row of LiveCodeBench, which has none."""
+def _livecodebench_prompt(row: dict[str, Any], language: Language) -> str:
+    """The prompt for a row of LiveCodeBench, made from its question and starter code."""
     name, starter = {"python": "Python", "cpp": "C++"}[language], _text(row, "starter_code", "")
     if starter.strip():
         request = "Complete this code; keep its names:\n\n" + f"```{language}\n{starter.rstrip()}\n```\n\n"
@@ -212,7 +212,7 @@ def _unpickled(data: bytes) -> str:
         if operation.name in STRINGS:
             strings.append(argument)
         elif operation.name not in AROUND_STRINGS:
-            raise ValueError(f"it does {operation.name}, and only a string may be in there")
+            raise ValueError(f"it has the operation {operation.name}; it should hold only a string")
     if len(strings) != 1:
         raise ValueError(f"it has {len(strings)} strings")
     return str(strings[0])
@@ -277,7 +277,7 @@ def _published(row: dict[str, Any], folder: Path) -> Path:
 def _below(folder: Path, path: str) -> Path:
     place = folder / os.path.expanduser(path)
     if not (place / "init.yml").is_file():
-        raise DataError(f"its tests are in no folder: {place / 'init.yml'} is missing; put its folder of tests there")
+        raise DataError(f"{place / 'init.yml'} is missing; put the folder of its tests there")
     return place
 
 

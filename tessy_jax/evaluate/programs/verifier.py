@@ -37,7 +37,7 @@ if subprocess.run(command, stdin=subprocess.DEVNULL, stdout=2, env={**os.environ
 with open(binary, "rb") as file:
     sys.stdout.buffer.write(file.read())
 """
-WHYS = {"timeout": "timeout", "memory": "memory_limit", "output": "output_limit", "killed": "runtime_error"}
+REASONS = {"timeout": "timeout", "memory": "memory_limit", "output": "output_limit", "killed": "runtime_error"}
 NEVER: dict[str, bool] = {"strict": False, "compat": False}
 
 
@@ -90,31 +90,31 @@ class ProgramVerifier:
     def _verified(self, suite: Suite, source: str, run: Callable[..., Outcome]) -> Verdict:
         left, passed = self.settings.seconds_in_all, {"strict": True, "compat": True}
         clock = _wall(left)
-        why, first = "right", None
+        reason, first_failed = "right", None
         for number, test in enumerate(suite.tests):
             seconds = min(self.settings.seconds, left)
             wall = min(_wall(self.settings.seconds), clock)
-            most = min(self.settings.output * MIB, LONGER * _expected(test) + MIB)
-            limits = Limits(seconds, wall, self.settings.memory * MIB, most)
+            max_output = min(self.settings.output * MIB, LONGER * _expected(test) + MIB)
+            limits = Limits(seconds, wall, self.settings.memory * MIB, max_output)
             token = secrets.token_hex(16)
             outcome = run(_given(test), limits, task=_task(test, token))
             if outcome.ended != "exited":
-                passes, reason = NEVER, WHYS[outcome.ended]
+                passes, failure = NEVER, REASONS[outcome.ended]
             elif outcome.code:
-                passes, reason = NEVER, "runtime_error"
+                passes, failure = NEVER, "runtime_error"
             else:
-                passes, reason = _compare(test, outcome.output, token), "wrong_answer"
+                passes, failure = _compare(test, outcome.output, token), "wrong_answer"
             passed = {name: passed[name] and passes[name] for name in passed}
-            if first is None and not passes[self.settings.grader]:
-                why, first = reason, number
+            if first_failed is None and not passes[self.settings.grader]:
+                reason, first_failed = failure, number
             if not any(passed.values()):
                 break
             left, clock = left - outcome.cpu, clock - outcome.wall
             if min(left, clock) <= 0 and number + 1 < len(suite.tests):
-                if first is None:
-                    why, first = "timeout", number + 1
-                return Verdict(False, source, why, NEVER, first)
-        return Verdict(passed[self.settings.grader], source, why, passed, first)
+                if first_failed is None:
+                    reason, first_failed = "timeout", number + 1
+                return Verdict(False, source, reason, NEVER, first_failed)
+        return Verdict(passed[self.settings.grader], source, reason, passed, first_failed)
 
 
 def task_kind(*, unsafe: bool = False) -> TaskKind:
@@ -130,7 +130,7 @@ def task_kind(*, unsafe: bool = False) -> TaskKind:
         if shutil.which(COMPILER, path=ENVIRONMENT["PATH"]) is None:
             cpp = next((problem.id for problem in own if Suite.of(problem).language == "cpp"), None)
             if cpp is not None:
-                raise ConfigError(f"{cpp} asks for C++, and {COMPILER} is not installed; install it (apt-get install g++)")
+                raise ConfigError(f"{cpp} needs C++, and {COMPILER} is not installed; install it (apt-get install g++)")
         return own
 
     return TaskKind(problems, verifier, ground_truth, COLUMNS)

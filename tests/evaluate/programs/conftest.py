@@ -1,4 +1,4 @@
-"""Every level of the sandbox that this machine has; those that it lacks are skipped, saying why."""
+"""Sandboxes of every level that works on this machine; tests of other levels are skipped with the reason."""
 
 import json
 import os
@@ -21,7 +21,7 @@ NAMES = [level.name for level in LEVELS]
 MEMORY = 256 << 20
 SHORT = Limits(cpu=1.0, wall=2.0, memory=MEMORY, output=1 << 20, files=8 << 20)
 LATE = 10.0
-"""Seconds beyond its limit in which a program must be gone: machines are busy."""
+"""Seconds after its limit within which a program must have ended; machines may be busy."""
 
 
 @pytest.fixture(scope="session", params=NAMES)
@@ -32,19 +32,19 @@ def sandbox(request):
     except ConfigError as error:
         pytest.skip(str(error).split("(", 1)[1].split(");")[0])
     with opened:
-        assert both_do_well(opened)
+        assert both_servers_work(opened)
         yield opened
 
 
-def both_do_well(sandbox):
-    """Whether both servers do what they should, one beside the other; afterwards there are two."""
-    program, found = b"import time\ntime.sleep(0.3)\nprint(input())", []
-    threads = [threading.Thread(target=lambda: found.append(sandbox.run(program, b"x", SHORT).output)) for _ in range(2)]
+def both_servers_work(sandbox):
+    """Whether two servers run programs at the same time. Afterwards the sandbox has two servers."""
+    program, outputs = b"import time\ntime.sleep(0.3)\nprint(input())", []
+    threads = [threading.Thread(target=lambda: outputs.append(sandbox.run(program, b"x", SHORT).output)) for _ in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    return found == [b"x\n", b"x\n"]
+    return outputs == [b"x\n", b"x\n"]
 
 
 def run(sandbox, program, given=b"", **limits):
@@ -56,11 +56,11 @@ def run(sandbox, program, given=b"", **limits):
 
 @pytest.fixture
 def nothing_left(sandbox):
-    """Sees that what a test ran leaves no process behind, in all that this one has started."""
-    ours = psutil.Process(os.getpid())
-    before = {child.pid for child in ours.children(recursive=True)}
+    """Checks that a test leaves no descendant process."""
+    process = psutil.Process(os.getpid())
+    before = {child.pid for child in process.children(recursive=True)}
     yield
-    assert {child.pid for child in ours.children(recursive=True)} <= before
+    assert {child.pid for child in process.children(recursive=True)} <= before
 
 
 @pytest.fixture(scope="session")

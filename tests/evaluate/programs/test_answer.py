@@ -6,7 +6,7 @@ from tessy_jax.evaluate.programs.answer import program
 
 
 @pytest.mark.parametrize(
-    ("answer", "found"),
+    ("answer", "source"),
     [
         ("no block at all", None),
         ("`print(1)`", None),
@@ -22,5 +22,5 @@ from tessy_jax.evaluate.programs.answer import program
         ("```print(1)```", None),
     ],
 )
-def test_the_last_fenced_block_that_is_not_blank_is_the_program(answer, found):
-    assert program(answer) == found
+def test_the_last_fenced_block_that_is_not_blank_is_the_program(answer, source):
+    assert program(answer) == source

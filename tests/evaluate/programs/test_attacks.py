@@ -1,5 +1,5 @@
-"""What programs try, at every level of the sandbox: none outlives its limit, leaves a process or a file, reads what it
-should not, or changes a verdict, its own or another's."""
+"""Attacks on the sandbox, at every level: no program exceeds its limits, leaves a process or a file, reads files of the
+host, or changes a verdict."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.evaluate.programs.conftest import SHORT, both_do_well, run
+from tests.evaluate.programs.conftest import SHORT, both_servers_work, run
 
 MARKER = f"tessy-marker-{secrets.token_hex(8)}"
 PLACES = [
@@ -73,13 +73,13 @@ while True:
 
 
 @pytest.mark.parametrize("name", STUBBORN)
-def test_what_does_not_end_is_ended(sandbox, name):
+def test_a_program_that_does_not_end_is_ended(sandbox, name):
     outcome = run(sandbox, STUBBORN[name], wall=0.2)
     assert outcome.ended in ("timeout", "memory") or name == "leaves its session"
     assert outcome.output == b""
 
 
-def test_what_a_program_leaves_running_neither_outlives_it_nor_adds_to_its_output(sandbox):
+def test_a_background_process_neither_outlives_its_program_nor_adds_to_its_output(sandbox):
     program = """
 import os, time
 print("before", flush=True)
@@ -96,7 +96,7 @@ except OSError: pass
     assert (outcome.ended, outcome.code, outcome.output) == ("exited", 0, b"before\n")
 
 
-def test_a_fork_bomb_beside_it_changes_no_verdict(sandbox):
+def test_a_concurrent_fork_bomb_changes_no_verdict(sandbox):
     bombs = [threading.Thread(target=run, args=(sandbox, STUBBORN["forks without end"]), kwargs={"wall": 0.6})]
     bombs[0].start()
     while bombs[0].is_alive():
@@ -105,12 +105,12 @@ def test_a_fork_bomb_beside_it_changes_no_verdict(sandbox):
     bombs[0].join()
 
 
-def test_what_the_system_cannot_execute_fails_by_itself(sandbox):
+def test_an_invalid_executable_fails_with_exit_code_126(sandbox):
     for program in (b"", b"\x7fELF" + bytes(60), b"#!/no/such\n"):
         outcome = sandbox.run(program, b"", SHORT, native=True)
         assert (outcome.ended, outcome.code, outcome.output) == ("exited", 126, b"")
         assert outcome.errors
-    assert both_do_well(sandbox)
+    assert both_servers_work(sandbox)
 
 
 WRITING = """
@@ -138,7 +138,7 @@ def test_no_file_is_left_anywhere(sandbox):
     listing = (
         "import os\nprint([n for p in ('/tmp', '.', '/dev/shm') for n in (os.listdir(p) if os.access(p, os.R_OK) else [])])"
     )
-    assert MARKER.encode() not in run(sandbox, listing).output, "a program finds the files of another"
+    assert MARKER.encode() not in run(sandbox, listing).output, "a program can list the files of another"
 
 
 READING = """
@@ -170,12 +170,12 @@ def test_neither_files_of_the_host_nor_environments_can_be_read(sandbox, tmp_pat
     assert outcome.ended == "exited", outcome
     assert outcome.code == 0, outcome
     assert secret.encode() not in outcome.output
-    if "Landlock missing" not in sandbox.describes or sandbox.level.apart:
+    if "Landlock missing" not in sandbox.describes or sandbox.level.isolated:
         assert b"root:" not in outcome.output
         assert outcome.output.startswith(b"[('environment'"), outcome.output
 
 
-def test_the_expected_answer_is_nowhere(sandbox, tmp_path):
+def test_the_expected_answer_is_not_accessible(sandbox, tmp_path):
     (tmp_path / f"{MARKER}.out").write_text("4")
     search = f"""
 import os
@@ -185,7 +185,7 @@ print([name for top in ("/tmp", "/work", "/root", "/home", "/var", ".") for _, _
     assert run(sandbox, search, cpu=5.0, wall=16.0).output == b"[] []\n"
 
 
-def test_sockets_reach_nobody(sandbox):
+def test_sockets_cannot_connect(sandbox):
     server = socket.create_server(("127.0.0.1", 0))
     server.settimeout(0.2)
     abstract = socket.socket(socket.AF_UNIX)
@@ -222,17 +222,17 @@ print("alive", flush=True)
 
 
 def test_no_other_process_can_be_signalled(sandbox):
-    beside = []
+    outputs = []
     slow = "import time\nfor _ in range(4): time.sleep(0.1)\nprint(input())"
-    other = threading.Thread(target=lambda: beside.append(run(sandbox, slow, b"beside", wall=20.0).output))
+    other = threading.Thread(target=lambda: outputs.append(run(sandbox, slow, b"other", wall=20.0).output))
     other.start()
     run(sandbox, KILLING)
     other.join()
-    assert beside == [b"beside\n"]
-    assert both_do_well(sandbox)
+    assert outputs == [b"other\n"]
+    assert both_servers_work(sandbox)
 
 
-def test_nothing_is_inherited_but_the_standard_files(sandbox):
+def test_only_the_standard_files_are_inherited(sandbox):
     program = """
 import os
 found = []
@@ -245,7 +245,7 @@ for number in range(3, 4096):
 print(found)
 """
     assert run(sandbox, program).output == b"[]\n"
-    assert both_do_well(sandbox)
+    assert both_servers_work(sandbox)
 
 
 CALLS = """
@@ -291,12 +291,12 @@ print([name for name, was in refused if not was])
 """
 
 
-def test_privileges_cannot_be_had_again(sandbox):
+def test_privileges_cannot_be_regained(sandbox):
     outcome = run(sandbox, CALLS)
     assert outcome.output == b"[]\n", outcome
 
 
-def test_what_a_program_does_to_its_interpreter_ends_with_it(sandbox):
+def test_changes_to_the_interpreter_do_not_affect_later_programs(sandbox):
     program = """
 import builtins, json, os, sys
 builtins.print = lambda *a: None
@@ -307,17 +307,17 @@ for module in list(sys.modules): sys.modules.pop(module, None)
 """
     for _ in range(3):
         run(sandbox, program)
-    assert both_do_well(sandbox)
+    assert both_servers_work(sandbox)
 
 
-def test_a_program_that_replies_in_the_servers_name_only_writes_output(sandbox):
+def test_a_forged_reply_of_the_server_is_only_output(sandbox):
     reply = json.dumps({"ended": "exited", "code": 0, "cpu": 0, "wall": 0, "errors": "", "output": 2})
     outcome = run(sandbox, f"print({reply!r})\nprint(1)\nraise SystemExit(7)")
     assert (outcome.ended, outcome.code) == ("exited", 7)
     assert outcome.output == f"{reply}\n1\n".encode()
 
 
-def test_closing_its_files_or_none_of_its_output_is_no_answer(sandbox):
+def test_a_program_without_output_has_empty_output(sandbox):
     for program in ("import os\nos.close(1)\nos._exit(0)", "import sys\nsys.exit(0)", "pass"):
         outcome = run(sandbox, program)
         assert (outcome.code, outcome.output) == (0, b"")

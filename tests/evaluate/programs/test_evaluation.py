@@ -1,4 +1,4 @@
-"""An evaluation of programs records what both graders say, and how programs were kept apart; no test is shown to a model."""
+"""An evaluation of programs records the verdicts of both graders and the sandbox; no model sees a test."""
 
 import json
 
@@ -18,7 +18,7 @@ def pair(tmp_path_factory):
     return build(tmp_path_factory.mktemp("pair"))
 
 
-def test_an_evaluation_of_programs_counts_both_graders_and_tells_its_sandbox(pair, tmp_path, monkeypatch):
+def test_an_evaluation_of_programs_counts_both_graders_and_logs_its_sandbox(pair, tmp_path, monkeypatch):
     rows = [{"id": f"p{i}", "prompt": f"add {i}", "tests": [{"input": "", "output": "1.0 HIDDEN"}]} for i in range(3)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     programs = {0: None, 1: "print('1.0  HIDDEN')", 2: "print('1.0 HIDDEN')", 3: "print(2)"}
@@ -27,23 +27,23 @@ def test_an_evaluation_of_programs_counts_both_graders_and_tells_its_sandbox(pai
     synthesis = {k: v for k, v in given["synthesis"].items() if k not in ("max_attempts", "student_step", "teacher_step")}
     raw = {k: given[k] for k in ("output", "seed", "student")} | {"synthesis": synthesis}
     raw["tasks"] = [TASK | {"path": str(tmp_path / "rows.jsonl")}]
-    told = []
+    messages = []
     config = Evaluate.model_validate(raw)
     summary = evaluate(
-        config, task_kinds={**TASK_KINDS, "programs": task_kind(unsafe=True)}, progress=False, log=told.append
+        config, task_kinds={**TASK_KINDS, "programs": task_kind(unsafe=True)}, progress=False, log=messages.append
     ).summary
     lines = [json.loads(line) for line in (tmp_path / "run" / "verdicts.jsonl").read_text().splitlines()]
     assert len(lines) == 12
-    judged = [line for line in lines if line["reason"] in ("right", "wrong_answer", "no_program")]
-    assert judged, "no response came to its end"
-    for line in judged:
+    verified = [line for line in lines if line["reason"] in ("right", "wrong_answer", "no_program")]
+    assert verified, "no response was finished"
+    for line in verified:
         right = {"strict": "1.0" in (line["answer"] or ""), "compat": "1.0 HIDDEN" in (line["answer"] or "")}
         assert line["graders"] == right
         assert line["right"] == right["strict"]
-    found = summary["tasks"]["code"]
+    task = summary["tasks"]["code"]
     for grader in ("strict", "compat"):
-        assert found["graders"][grader]["right"] == sum(line["graders"][grader] for line in judged)
-    assert found["graders"]["strict"]["right"] == found["right"]
-    assert "in the sandbox" in found["judged"]
-    assert any("task code: programs run in the sandbox" in text for text in told)
+        assert task["graders"][grader]["right"] == sum(line["graders"][grader] for line in verified)
+    assert task["graders"]["strict"]["right"] == task["right"]
+    assert "in the sandbox" in task["judged"]
+    assert any("task code: programs run in the sandbox" in text for text in messages)
     assert "HIDDEN" not in (tmp_path / "run" / "prompts.jsonl").read_text()

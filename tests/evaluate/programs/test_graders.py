@@ -1,4 +1,4 @@
-"""What each grader lets pass, and what it does not."""
+"""The outputs and values that each grader accepts."""
 
 import pytest
 
@@ -35,7 +35,7 @@ from tessy_jax.evaluate.programs.graders import compat, compat_value, strict, st
         ("sNaN", "1", False, False),
     ],
 )
-def test_output_is_compared_as_each_grader_says(output, expected, by_strict, by_compat):
+def test_output_is_compared_by_each_grader(output, expected, by_strict, by_compat):
     assert strict(output, expected) == by_strict
     assert compat(output, expected) == by_compat
 
@@ -54,7 +54,7 @@ def test_a_tests_own_checker_decides_for_strict():
 
 
 @pytest.mark.parametrize(
-    ("found", "expected", "by_strict", "by_compat"),
+    ("value", "expected", "by_strict", "by_compat"),
     [
         ([1, 2], [1, 2], True, True),
         ((1, 2), [1, 2], True, True),
@@ -81,6 +81,6 @@ def test_a_tests_own_checker_decides_for_strict():
         (frozenset({1}), [1], False, False),
     ],
 )
-def test_values_are_compared_as_each_grader_says(found, expected, by_strict, by_compat):
-    assert strict_value(found, expected) == by_strict
-    assert compat_value(found, expected) == by_compat
+def test_values_are_compared_by_each_grader(value, expected, by_strict, by_compat):
+    assert strict_value(value, expected) == by_strict
+    assert compat_value(value, expected) == by_compat

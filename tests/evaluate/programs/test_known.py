@@ -1,4 +1,4 @@
-"""Known programs get the verdicts that they should, at the strongest level of the sandbox."""
+"""Known programs get the right verdicts, at the strongest level of the sandbox."""
 
 import json
 import shutil
@@ -35,7 +35,7 @@ READING = {
 
 
 @pytest.mark.parametrize("name", READING)
-def test_whatever_way_a_right_program_reads_and_writes_it_is_right(verify, name):
+def test_a_right_program_may_read_and_write_in_any_way(verify, name):
     verdict = verify(DOUBLE, READING[name])
     assert (verdict.why, verdict.graders) == ("right", {"strict": True, "compat": True})
 
@@ -62,12 +62,12 @@ def test_whatever_way_a_right_program_reads_and_writes_it_is_right(verify, name)
         ("import os\nos.write(1, b'\\xff\\xfe')", "wrong_answer", 0),
     ],
 )
-def test_a_wrong_program_is_wrong_for_its_reason_and_names_its_first_test(verify, program, why, test):
+def test_a_wrong_program_has_its_reason_and_its_first_failed_test(verify, program, why, test):
     verdict = verify(DOUBLE, program)
     assert (verdict.why, verdict.test, verdict.right) == (why, test, why == "right")
 
 
-def test_floats_and_spaces_part_the_graders_and_the_chosen_one_decides(tmp_path):
+def test_the_graders_differ_in_floats_and_spaces_and_the_configured_one_decides(tmp_path):
     row = {"prompt": "p", "tests": [{"input": "", "output": "a b 0.333333333"}]}
     problem = problem_of(row, tmp_path)
     for grader, right in (("strict", True), ("compat", False)):
@@ -91,7 +91,7 @@ def functional(function, *cases):
     return {**about, "public_test_cases": json.dumps(tests), "private_test_cases": "[]"}
 
 
-def test_a_whole_number_beyond_all_fractions_is_a_wrong_answer(verify):
+def test_an_integer_beyond_the_range_of_floats_is_a_wrong_answer(verify):
     assert verify(functional("f", ("1", "0.5")), "def f(x):\n    return 10**400").why == "wrong_answer"
 
 
@@ -113,7 +113,7 @@ CALLED = functional("twice", ("[1, 2]", "[1, 2, 1, 2]"), ("[]", "[]"))
         ("print([1, 2, 1, 2])\nexit(0)", "wrong_answer"),
     ],
 )
-def test_what_calls_a_function_is_judged_by_what_it_gives(verify, program, why):
+def test_a_functional_test_compares_the_returned_value(verify, program, why):
     assert verify(CALLED, program).why == why
 
 
@@ -128,12 +128,12 @@ def test_what_calls_a_function_is_judged_by_what_it_gives(verify, program, why):
         ("def f(x):\n    return (x, {1, 2})", "wrong_answer"),
     ],
 )
-def test_asserts_are_judged_by_the_value(verify, program, why):
+def test_an_assert_is_verified_by_its_value(verify, program, why):
     asserts = ["assert f(1) == (1, {1})", "assert f(2)[0] == 2", {"code": "value = f(3)\nassert value == (3, {3})"}]
     assert verify({"prompt": "p", "tests": asserts}, program).why == why
 
 
-def test_the_files_of_a_folder_of_tests_are_what_programs_get(tmp_path, verify):
+def test_programs_read_the_files_of_a_folder_of_tests(tmp_path, verify):
     for name, content in {"1.in": "2\n", "1.out": "4\n", "2.in": "0.1 0.2\n", "2.out": "0.3\n"}.items():
         (tmp_path / name).write_text(content)
     cases = "test_cases: [{in: 1.in, out: 1.out}, {in: 2.in, out: 2.out}]"
@@ -145,7 +145,7 @@ def test_the_files_of_a_folder_of_tests_are_what_programs_get(tmp_path, verify):
         assert not verdict.graders["compat"], "0.30000000000000004 is not 0.3"
 
 
-def test_all_tests_together_have_a_limit_of_their_own(tmp_path):
+def test_the_total_time_of_all_tests_is_limited(tmp_path):
     row = {"prompt": "p", "tests": [{"input": "", "output": ""}] * 50}
     with ProgramVerifier(Programs(seconds=5.0, seconds_in_all=0.5), unsafe=True) as verifier:
         spin = "import time\nwhile time.process_time() < 0.2: pass"
@@ -154,7 +154,7 @@ def test_all_tests_together_have_a_limit_of_their_own(tmp_path):
     assert 0 < verdict.test < 10
 
 
-@pytest.mark.skipif(shutil.which("g++") is None, reason="there is no g++")
+@pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is not installed")
 @pytest.mark.parametrize(
     ("before", "body", "why"),
     [
@@ -167,14 +167,14 @@ def test_all_tests_together_have_a_limit_of_their_own(tmp_path):
         ('const char loader[] __attribute__((section(".interp"), used)) = {1};', "", "runtime_error"),
     ],
 )
-def test_cpp_is_compiled_and_judged(tmp_path, before, body, why):
+def test_cpp_is_compiled_and_verified(tmp_path, before, body, why):
     problem = problem_of({**DOUBLE, "language": "cpp"}, tmp_path)
     with ProgramVerifier(Programs(seconds=1.0, memory=256), unsafe=True) as verifier:
         verdict = verifier.verify(problem, f"```cpp\n{before}\nint main() {{ {body} }}\n```")
     assert verdict.why == why
 
 
-def test_more_tests_do_not_wait_once_both_graders_have_failed(tmp_path, verify):
+def test_the_remaining_tests_are_skipped_once_both_graders_have_failed(tmp_path, verify):
     row = {"prompt": "p", "tests": [{"input": "", "output": "x"}] * 1000}
     started = time.monotonic()
     assert verify(row, "print('y')").test == 0

@@ -1,5 +1,5 @@
-"""The strongest level that there is gets used, said, and the weakest never unless it is asked for; control groups are found
-where they are."""
+"""The sandbox uses and reports the strongest level that works, and the weakest one only if it is allowed; control groups of
+both versions work."""
 
 import json
 import os
@@ -25,7 +25,7 @@ from tessy_jax.evaluate.programs.box.seccomp import ARCHITECTURES, Filter
 from tessy_jax.evaluate.programs.levels import LEVELS, Level, Start
 from tessy_jax.evaluate.programs.pool import Sandbox
 from tessy_jax.evaluate.programs.verifier import task_kind
-from tests.evaluate.programs.conftest import MEMORY, SHORT, both_do_well
+from tests.evaluate.programs.conftest import MEMORY, SHORT, both_servers_work
 
 ROW = {"prompt": "p", "tests": [{"input": "", "output": ""}]}
 
@@ -35,12 +35,12 @@ def only(monkeypatch, *names):
 
 
 def test_some_level_works_on_every_machine_that_runs_these_tests():
-    with Sandbox(MEMORY, 1, unsafe=True) as found:
-        assert found.level in LEVELS
-        assert found.describes.startswith(f"{found.level.name} (")
+    with Sandbox(MEMORY, 1, unsafe=True) as opened:
+        assert opened.level in LEVELS
+        assert opened.describes.startswith(f"{opened.level.name} (")
 
 
-def test_the_strongest_level_that_starts_is_taken(monkeypatch):
+def test_the_strongest_level_that_works_is_used(monkeypatch):
     working = []
     for level in LEVELS:
         try:
@@ -48,19 +48,19 @@ def test_the_strongest_level_that_starts_is_taken(monkeypatch):
             working.append(level.name)
         except ConfigError:
             continue
-    with Sandbox(MEMORY, 1, unsafe=True) as found:
-        assert found.level.name == working[0]
+    with Sandbox(MEMORY, 1, unsafe=True) as opened:
+        assert opened.level.name == working[0]
 
 
-def test_the_weakest_level_is_refused_unless_it_is_asked_for(monkeypatch):
+def test_the_weakest_level_is_refused_unless_it_is_allowed(monkeypatch):
     only(monkeypatch, "process")
-    with pytest.raises(ConfigError, match=r"process: is refused unless it is asked for.*install bubblewrap.*--unsafe"):
+    with pytest.raises(ConfigError, match=r"process: needs programs.unsafe or --unsafe.*install bubblewrap.*--unsafe"):
         Sandbox(MEMORY, 1)
-    with Sandbox(MEMORY, 1, unsafe=True) as found:
-        assert found.level.name == "process"
+    with Sandbox(MEMORY, 1, unsafe=True) as opened:
+        assert opened.level.name == "process"
 
 
-def test_without_any_sandbox_nothing_begins_and_the_key_or_the_flag_allows_the_weakest(monkeypatch, tmp_path):
+def test_without_isolation_nothing_starts_unless_the_key_or_the_flag_allows_the_weakest_level(monkeypatch, tmp_path):
     only(monkeypatch, "process")
     file = tmp_path / "rows.jsonl"
     file.write_text(json.dumps(ROW) + "\n")
@@ -79,45 +79,45 @@ def test_without_any_sandbox_nothing_begins_and_the_key_or_the_flag_allows_the_w
         assert "process (no namespaces" in opened.describes
 
 
-def test_a_level_that_does_not_start_says_why_and_the_next_one_is_tried(monkeypatch):
-    broken = Level("broken", True, "", lambda: None, lambda place: Start(["/no/such"], {}, ""))
+def test_a_level_that_does_not_start_is_reported_and_the_next_one_is_tried(monkeypatch):
+    broken = Level("broken", True, "", lambda: None, lambda resources: Start(["/no/such"], {}, ""))
     monkeypatch.setattr(pool, "LEVELS", (broken,))
     with pytest.raises(ConfigError, match=r"broken: .*No such file"):
         Sandbox(MEMORY, 1)
     monkeypatch.setattr(pool, "LEVELS", (broken, LEVELS[-1]))
-    with Sandbox(MEMORY, 1, unsafe=True) as found:
-        assert found.level.name == "process"
+    with Sandbox(MEMORY, 1, unsafe=True) as opened:
+        assert opened.level.name == "process"
 
 
-def test_a_level_that_starts_but_runs_no_program_is_passed_over(monkeypatch):
-    def start(place):
-        started = LEVELS[-1].start(place)
+def test_a_level_that_starts_but_runs_no_program_is_skipped(monkeypatch):
+    def start(resources):
+        started = LEVELS[-1].start(resources)
         return started._replace(settings=started.settings | {"cgroups": [987]})
 
     monkeypatch.setattr(pool, "LEVELS", (Level("broken", True, "", lambda: None, start), LEVELS[-1]))
-    with Sandbox(MEMORY, 1, unsafe=True) as found:
-        assert found.level.name == "process"
-    with pytest.raises(ConfigError, match=r"broken: OSError: a program cannot be begun: OSError: .*Bad file descriptor"):
+    with Sandbox(MEMORY, 1, unsafe=True) as opened:
+        assert opened.level.name == "process"
+    with pytest.raises(ConfigError, match=r"broken: OSError: a program cannot be started: OSError: .*Bad file descriptor"):
         Sandbox(MEMORY, 1)
 
 
 @pytest.mark.parametrize("level", [level.name for level in LEVELS if level.missing() is None])
-def test_without_filters_of_calls_no_level_is_taken(monkeypatch, level):
+def test_without_seccomp_no_level_is_used(monkeypatch, level):
     monkeypatch.setattr(pool._Server, "_reply", lambda *_: {"ready": True, "seccomp": False, "landlock": 0})
-    with pytest.raises(ConfigError, match=f"{level}: there are no seccomp filters; use x86_64"):
+    with pytest.raises(ConfigError, match=f"{level}: the kernel has no seccomp filters; use x86_64"):
         Sandbox(MEMORY, 1, unsafe=True, level=level)
 
 
-def test_a_plain_process_without_landlock_says_what_programs_can_read(monkeypatch):
-    with Sandbox(MEMORY, 1, unsafe=True, level="process") as found:
-        assert ("expected outputs among them" in found.describes) == ("Landlock missing" in found.describes)
+def test_a_plain_process_without_landlock_reports_what_programs_can_read(monkeypatch):
+    with Sandbox(MEMORY, 1, unsafe=True, level="process") as opened:
+        assert ("including expected outputs" in opened.describes) == ("Landlock missing" in opened.describes)
 
 
-def test_a_server_that_dies_is_replaced_and_the_program_is_run_again(sandbox):
+def test_a_killed_server_is_replaced_and_the_program_runs_again(sandbox):
     for child in psutil.Process().children():
         if "-S -s -P -B" in " ".join(child.cmdline()):
             child.kill()
-    assert both_do_well(sandbox)
+    assert both_servers_work(sandbox)
 
 
 ORPHANING = """
@@ -141,16 +141,17 @@ def test_kill_9_leaves_no_process_and_no_file_behind_and_the_next_sandbox_no_gro
         process.kill()
     assert pids
     deadline = time.monotonic() + 20
-    while (left := [pid for pid in pids if psutil.pid_exists(pid)]) and time.monotonic() < deadline:
+    while (remaining := [pid for pid in pids if psutil.pid_exists(pid)]) and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert not left
+    assert not remaining
     assert not list(tmp_path.iterdir())
-    with Sandbox(MEMORY, 1, unsafe=True) as found:
-        group = found._idle[0].group
-        assert not [one for folder in (group.folders if group else []) for one in folder.parent.glob(f"*-{process.pid}-*")]
+    with Sandbox(MEMORY, 1, unsafe=True) as opened:
+        group = opened._idle[0].group
+        parents = [folder.parent for folder in (group.folders if group else [])]
+        assert not [stale for parent in parents for stale in parent.glob(f"*-{process.pid}-*")]
 
 
-@pytest.mark.skipif(shutil.which("g++") is None, reason="there is no g++")
+@pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is not installed")
 def test_cpp_is_built_and_run_at_every_level(sandbox):
     source = b'#include <cstdio>\nint main() { int x; std::scanf("%d", &x); std::printf("%d", 2 * x); }'
     built = sandbox.run(verifier.BUILD.encode(), source, verifier.COMPILING, build=True)
@@ -159,26 +160,26 @@ def test_cpp_is_built_and_run_at_every_level(sandbox):
     assert sandbox.run(verifier.BUILD.encode(), b'#include "/etc/passwd"', verifier.COMPILING, build=True).code == 1
 
 
-def test_a_compiler_has_its_own_memory_however_little_programs_have():
-    with verifier.ProgramVerifier(Programs(memory=64), unsafe=True) as found:
-        assert found.sandbox.memory >= verifier.COMPILING.memory
-        taking = b"x = bytearray(100 << 20)"
-        assert found.sandbox.run(taking, b"", SHORT).code == 0
-        assert "MemoryError" in found.sandbox.run(taking, b"", replace(SHORT, memory=64 << 20)).errors
+def test_the_compiler_has_its_own_memory_limit():
+    with verifier.ProgramVerifier(Programs(memory=64), unsafe=True) as opened:
+        assert opened.sandbox.memory >= verifier.COMPILING.memory
+        source = b"x = bytearray(100 << 20)"
+        assert opened.sandbox.run(source, b"", SHORT).code == 0
+        assert "MemoryError" in opened.sandbox.run(source, b"", replace(SHORT, memory=64 << 20)).errors
 
 
 def test_cpp_without_a_compiler_is_refused_before_any_work(monkeypatch, tmp_path):
     file = tmp_path / "rows.jsonl"
     file.write_text(json.dumps(ROW | {"language": "cpp"}) + "\n")
     monkeypatch.setattr(verifier, "COMPILER", "no-such-compiler")
-    with pytest.raises(ConfigError, match=r"asks for C\+\+, and no-such-compiler is not installed; install it"):
+    with pytest.raises(ConfigError, match=r"needs C\+\+, and no-such-compiler is not installed; install it"):
         task_kind(unsafe=True).problems(Task(name="t", path=str(file), verifier="programs"))
 
 
 def test_a_closed_sandbox_leaves_neither_folders_nor_control_groups(sandbox, tmp_path, monkeypatch):
     monkeypatch.setattr(pool.tempfile, "tempdir", str(tmp_path))
-    with Sandbox(MEMORY, 1, unsafe=True, level=sandbox.level.name) as found:
-        server = found._idle[0]
+    with Sandbox(MEMORY, 1, unsafe=True, level=sandbox.level.name) as opened:
+        server = opened._idle[0]
         folders = server.group.folders if server.group else []
         assert all(folder.exists() for folder in folders)
     assert server.process.poll() is not None
@@ -189,7 +190,7 @@ def test_a_closed_sandbox_leaves_neither_folders_nor_control_groups(sandbox, tmp
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_the_filter_of_each_architecture_jumps_within_itself(architecture, monkeypatch):
     monkeypatch.setattr("platform.machine", lambda: architecture)
-    code = Filter(alone=True, read_only=True, pid=7).code
+    code = Filter(single=True, read_only=True, pid=7).code
     assert len(code) < 4096
     for place, instruction in enumerate(code):
         operation, then, otherwise = instruction[0], instruction[2], instruction[3]
@@ -206,11 +207,11 @@ def hierarchy(root, *names):
 
 @pytest.fixture
 def kernel(monkeypatch):
-    """Folders in which a new group has the files of its parent, as the kernel makes them."""
-    made = Path.mkdir
+    """Makes a new group's files, named as in its parent, as the kernel does."""
+    original = Path.mkdir
 
     def mkdir(self, *arguments, **more):
-        made(self, *arguments, **more)
+        original(self, *arguments, **more)
         if self.name.startswith("tessy-"):
             for file in self.parent.glob("*.*"):
                 (self / file.name).write_text("")
@@ -228,9 +229,9 @@ V2 = ("cgroup.procs", "memory.max", "memory.swap.max", "memory.events", "pids.ma
 V1 = ("cgroup.procs", "memory.limit_in_bytes", "memory.memsw.limit_in_bytes", "memory.oom_control")
 
 
-def test_a_group_of_the_new_hierarchy_is_made_where_its_parent_has_the_controllers(tmp_path, kernel):
+def test_a_group_of_cgroup_v2_is_made_in_the_nearest_folder_that_has_the_controllers(tmp_path, kernel):
     hierarchy(tmp_path, *(f"user/{name}" for name in V2), "user/app/cgroup.procs")
-    group = cgroups.made(1000, 7, tmp_path, "0::/user/app\n")
+    group = cgroups.new_group(1000, 7, tmp_path, "0::/user/app\n")
     (folder,) = group.folders
     assert folder.parent == tmp_path / "user"
     assert [(folder / name).read_text() for name in ("memory.max", "memory.swap.max", "pids.max")] == [
@@ -244,9 +245,9 @@ def test_a_group_of_the_new_hierarchy_is_made_where_its_parent_has_the_controlle
     assert [place.name for place in (tmp_path / "user").iterdir() if place.is_dir()] == ["app"]
 
 
-def test_two_groups_of_the_old_hierarchy_are_joined_together(tmp_path, kernel):
+def test_with_cgroup_v1_a_process_joins_two_groups(tmp_path, kernel):
     hierarchy(tmp_path, *(f"memory/own/{name}" for name in V1), "pids/cgroup.procs", "pids/pids.max")
-    group = cgroups.made(1000, 7, tmp_path, "3:pids:/\n4:memory:/own\n0::/\n")
+    group = cgroups.new_group(1000, 7, tmp_path, "3:pids:/\n4:memory:/own\n0::/\n")
     assert [folder.parent for folder in group.folders] == [tmp_path / "memory" / "own", tmp_path / "pids"]
     assert (group.folders[0] / "memory.limit_in_bytes").read_text() == str(1000 + cgroups.SLACK)
     assert len(group.joins) == 2
@@ -254,10 +255,10 @@ def test_two_groups_of_the_old_hierarchy_are_joined_together(tmp_path, kernel):
     group.close()
 
 
-def test_without_a_controller_of_memory_there_is_no_group(tmp_path, kernel):
+def test_without_a_memory_controller_no_group_is_made(tmp_path, kernel):
     hierarchy(tmp_path, "own/cgroup.procs", "own/pids.max")
-    assert cgroups.made(1000, 7, tmp_path, "0::/own\n") is None
-    assert cgroups.made(1000, 7, tmp_path, "") is None
+    assert cgroups.new_group(1000, 7, tmp_path, "0::/own\n") is None
+    assert cgroups.new_group(1000, 7, tmp_path, "") is None
     assert [place.name for place in (tmp_path / "own").iterdir() if place.is_dir()] == []
 
 
@@ -273,18 +274,18 @@ with Sandbox(256 << 20, 1, unsafe=True, level=sys.argv[1]) as sandbox:
 """
 
 
-def someones_python():
-    """An interpreter of this version that every user may run; None where there is none."""
+def shared_python():
+    """An interpreter of this version that every user may run, or None."""
     name = f"/usr/bin/python3.{sys.version_info.minor}"
     readable = all(folder.stat().st_mode & 5 == 5 for folder in Path(tessy_jax.__file__).parents)
     return name if readable and os.path.exists(name) else None
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(os.geteuid() != 0, reason="not user 0: all other tests are those of an unprivileged user already")
-@pytest.mark.skipif(someones_python() is None, reason="there is no interpreter or package here that every user may read")
+@pytest.mark.skipif(os.geteuid() != 0, reason="not user 0: all other tests run as an unprivileged user already")
+@pytest.mark.skipif(shared_python() is None, reason="no interpreter or package that every user may read")
 @pytest.mark.parametrize("level", [level.name for level in LEVELS])
-def test_a_user_without_privileges_has_the_same(level):
+def test_a_user_without_privileges_has_the_same_limits(level):
     programs = [
         "print(input())",
         "import os\nwhile True:\n    try: os.fork()\n    except OSError: pass",
@@ -296,8 +297,8 @@ def test_a_user_without_privileges_has_the_same(level):
         "except RuntimeError: print(made <= 64, flush=True)\nos._exit(0)",
         "print(input())",
     ]
-    found = subprocess.run(
-        [someones_python(), "-B", "-c", UNPRIVILEGED, level, json.dumps(programs)],
+    result = subprocess.run(
+        [shared_python(), "-B", "-c", UNPRIVILEGED, level, json.dumps(programs)],
         user=65534,
         group=65534,
         extra_groups=[],
@@ -307,9 +308,9 @@ def test_a_user_without_privileges_has_the_same(level):
         text=True,
         check=False,
     )
-    if "there is no sandbox here" in found.stderr:
-        pytest.skip(found.stderr.strip().splitlines()[-1])
-    outcomes = [json.loads(line) for line in found.stdout.splitlines()]
-    assert len(outcomes) == len(programs), found.stderr
+    if "no sandbox is available" in result.stderr:
+        pytest.skip(result.stderr.strip().splitlines()[-1])
+    outcomes = [json.loads(line) for line in result.stdout.splitlines()]
+    assert len(outcomes) == len(programs), result.stderr
     assert [output for _, output in outcomes] == ["x\n", "", "1\n", "none\n", "none\n", "True\n", "x\n"]
     assert outcomes[1][0] in ("timeout", "memory")

@@ -1,4 +1,4 @@
-"""Rows of every form become problems with their tests; a test that cannot be used is named with its place."""
+"""Rows of every form become problems with their tests; an error names the line of an invalid test."""
 
 import base64
 import json
@@ -32,9 +32,9 @@ def livecodebench(**changes):
     return row | changes
 
 
-def read(folder, *found, **changes):
+def read(folder, *items, **changes):
     file = folder / "rows.jsonl"
-    file.write_text("".join(json.dumps(row) + "\n" for row in found))
+    file.write_text("".join(json.dumps(row) + "\n" for row in items))
     return program_problems(Task(name="t", path=str(file), verifier="programs", **changes))
 
 
@@ -46,10 +46,10 @@ def test_a_row_of_livecodebench_has_its_public_and_its_private_tests(tmp_path):
     assert (problem.id, problem.family) == ("t/abc", "easy")
     assert problem.messages[0]["content"].startswith("Add the numbers.")
     again = read(tmp_path, livecodebench(private_test_cases=json.dumps([{"input": "4 5\n", "output": "9\n"}])))
-    assert again[0].reference == problem.reference, "whether tests are packed changes nothing"
+    assert again[0].reference == problem.reference, "the reference depends on compression"
 
 
-def test_what_calls_a_function_has_its_arguments_and_the_starter_code_is_asked_for(tmp_path):
+def test_functional_tests_have_arguments_and_the_prompt_shows_the_starter_code(tmp_path):
     case = {"input": '[1, 2]\n"x"', "output": "[true, null]", "testtype": "functional"}
     row = livecodebench(
         starter_code="class Solution:\n    def f(self, a, b):\n        ",
@@ -62,14 +62,14 @@ def test_what_calls_a_function_has_its_arguments_and_the_starter_code_is_asked_f
     assert "class Solution:" in problem.messages[0]["content"]
 
 
-def test_tests_are_in_neither_prompts_nor_verdicts_and_their_hash_is(tmp_path):
+def test_the_reference_holds_a_hash_of_the_tests_and_prompts_hold_no_tests(tmp_path):
     (problem,) = read(tmp_path, {"prompt": "p", "tests": [{"input": "SECRET", "output": "HIDDEN"}]})
     (other,) = read(tmp_path, {"prompt": "p", "tests": [{"input": "SECRET", "output": "other"}]})
     assert "SECRET" not in json.dumps(problem.to_json()) + repr(problem)
     assert problem.reference != other.reference
 
 
-def test_asserts_that_compare_with_a_literal_are_compared_outside(tmp_path):
+def test_asserts_that_compare_with_a_literal_are_compared_outside_the_sandbox(tmp_path):
     asserts = [
         "assert f(2) == (1, {2})",
         "assert [1] == f(3), 'why'",
@@ -100,8 +100,8 @@ def test_a_row_of_ojbench_has_the_tests_of_its_folder(tmp_path):
     folder_of_tests(tmp_path / "own", PLAIN)
     row = {"id": 7, "prompt": "p", "dataset": "NOI", "language": "cpp", "difficulty": "hard"}
     published, python, named = read(tmp_path, row, {**row, "language": "python"}, {**row, "tests": "own"})
-    assert [one.own_id for one in (published, python, named)] == ["NOI-7-cpp", "NOI-7-python", "NOI-7-cpp/2"]
-    assert [Suite.of(one).language for one in (published, python, named)] == ["cpp", "python", "cpp"]
+    assert [problem.own_id for problem in (published, python, named)] == ["NOI-7-cpp", "NOI-7-python", "NOI-7-cpp/2"]
+    assert [Suite.of(problem).language for problem in (published, python, named)] == ["cpp", "python", "cpp"]
     assert published.family == "hard"
     first, second = Suite.of(published).tests
     assert first == {
@@ -114,7 +114,7 @@ def test_a_row_of_ojbench_has_the_tests_of_its_folder(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("said", "checker"),
+    ("value", "checker"),
     [
         ("floats", "floats:6"),
         ("floatsabs", "floatsabs:6"),
@@ -125,8 +125,8 @@ def test_a_row_of_ojbench_has_the_tests_of_its_folder(tmp_path):
         ("identical", "identical"),
     ],
 )
-def test_a_checker_keeps_the_way_in_which_fractions_may_differ(tmp_path, said, checker):
-    folder_of_tests(tmp_path / "own", PLAIN + f"checker: {said}\n")
+def test_a_checker_keeps_its_tolerance(tmp_path, value, checker):
+    folder_of_tests(tmp_path / "own", PLAIN + f"checker: {value}\n")
     (problem,) = read(tmp_path, {"prompt": "p", "tests": "own"})
     assert [test["checker"] for test in Suite.of(problem).tests] == [checker, checker]
 
@@ -141,7 +141,7 @@ def test_published_rows_of_ojbench_are_read_and_missing_tests_are_named(tmp_path
     assert len(read(tmp_path, *published)) == len(published)
 
 
-def test_a_language_of_the_task_stands_above_that_of_rows(tmp_path):
+def test_the_language_of_the_task_overrides_that_of_rows(tmp_path):
     row = {"prompt": "p", "tests": [{"input": "", "output": ""}], "language": "Fortran"}
     assert Suite.of(read(tmp_path, row, programs={"language": "cpp"})[0]).language == "cpp"
 
@@ -172,10 +172,13 @@ def pickled(value):
         ({"tests": ["assert f()"]}, "it should hold `messages`"),
         (livecodebench(private_test_cases="%%%"), "private_test_cases is neither JSON nor compressed tests"),
         (livecodebench(private_test_cases=packed([])[:-9]), "private_test_cases is (neither|cut off)"),
-        (livecodebench(private_test_cases=pickled(7)), "is no pickled string .it does BININT1, and only a string"),
+        (
+            livecodebench(private_test_cases=pickled(7)),
+            "no pickled string .it has the operation BININT1; it should hold",
+        ),
         (
             livecodebench(private_test_cases=pickled(Harmful())),
-            "is no pickled string .it does STACK_GLOBAL, and only a string",
+            "no pickled string .it has the operation STACK_GLOBAL; it should hold",
         ),
         (livecodebench(public_test_cases="{}"), "public_test_cases is {}; it should be a list"),
         (
@@ -189,7 +192,7 @@ def pickled(value):
         ({"id": True, "prompt": "p", "tests": ["assert f()"]}, "id is a bool"),
     ],
 )
-def test_a_row_that_cannot_be_judged_is_named_with_its_place(tmp_path, row, message):
+def test_an_invalid_row_is_refused_with_its_line(tmp_path, row, message):
     good = {"prompt": "p", "tests": [{"input": "", "output": ""}]}
     with pytest.raises(DataError, match=rf"rows.jsonl:2: .*{message}"):
         read(tmp_path, good, row)
@@ -198,7 +201,7 @@ def test_a_row_that_cannot_be_judged_is_named_with_its_place(tmp_path, row, mess
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
-def test_tests_may_be_pickled_in_whatever_form_a_string_has(tmp_path, protocol):
+def test_tests_may_be_pickled_with_any_protocol(tmp_path, protocol):
     for text in ("short", "é\n\\" * 1000):
         data = pickle.dumps(json.dumps([{"input": text, "output": ""}], ensure_ascii=False), protocol)
         row = livecodebench(private_test_cases=base64.b64encode(zlib.compress(data)).decode())
@@ -208,7 +211,7 @@ def test_tests_may_be_pickled_in_whatever_form_a_string_has(tmp_path, protocol):
 @pytest.mark.parametrize(
     "data", [b"\x8c\x02[]r\xff\xff\xff\x7f0.", b"\x8c\x02[]\x8c\x02[].", b".", b"\x8c\x02[]", b"", b"\x8c\xff["]
 )
-def test_what_a_pickle_says_beyond_one_string_is_not_done(tmp_path, data):
+def test_a_pickle_of_anything_but_one_string_is_refused(tmp_path, data):
     row = livecodebench(private_test_cases=base64.b64encode(zlib.compress(data)).decode())
     with pytest.raises(DataError, match=r"private_test_cases is no pickled string .*use the files that LiveCodeBench"):
         read(tmp_path, row)
@@ -237,13 +240,13 @@ def test_what_a_pickle_says_beyond_one_string_is_not_done(tmp_path, data):
         (PLAIN + "checker: {name: standard, args: [1]}\n", "has the checker .*leave this problem out"),
     ],
 )
-def test_a_folder_that_cannot_be_used_is_named_with_its_row(tmp_path, init, message):
+def test_an_invalid_folder_of_tests_is_refused_with_its_row(tmp_path, init, message):
     folder_of_tests(tmp_path / "own", init)
     with pytest.raises(DataError, match=rf"rows.jsonl:1: .*{message}"):
         read(tmp_path, {"prompt": "p", "tests": "own"})
 
 
-def test_what_unpacks_to_more_than_the_limit_is_refused(tmp_path, monkeypatch):
+def test_tests_that_decompress_to_more_than_the_limit_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(rows, "LARGEST", 1000)
     with pytest.raises(DataError, match="holds more than 1,000 bytes"):
         read(tmp_path, livecodebench(private_test_cases=packed([{"input": "1" * 2000, "output": ""}])))

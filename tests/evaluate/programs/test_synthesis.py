@@ -1,4 +1,4 @@
-"""Programs that a synthesis writes are judged by the tests in the rows of its prompts."""
+"""Programs that a synthesis writes are verified by the tests in the rows of its prompts."""
 
 import json
 
@@ -12,7 +12,7 @@ from tessy_jax.records import Row, Span
 from tessy_jax.synthesis.job import prompts_of
 from tessy_jax.synthesis.verification import open_verification
 
-WANTED = Verification(verifier="programs", wrong="keep", programs=Programs(seconds=2.0))
+VERIFICATION = Verification(verifier="programs", wrong="keep", programs=Programs(seconds=2.0))
 TASK_KINDS = {"programs": task_kind(unsafe=True)}
 
 
@@ -28,7 +28,7 @@ def test_a_program_is_kept_with_the_verdict_of_the_tests_of_its_row(tmp_path):
     file = tmp_path / "rows.jsonl"
     tests = [{"input": "2", "output": "4"}, {"input": "5", "output": "10"}]
     file.write_text(json.dumps({"id": "double", "prompt": "Double it.", "tests": tests}) + "\n")
-    with open_verification(WANTED, response_verifiers(TASK_KINDS)) as verifier:
+    with open_verification(VERIFICATION, response_verifiers(TASK_KINDS)) as verifier:
         (prompt,) = prompts_of(Data(path=str(file)), verifier).prompts
         programs = ("print(2 * int(input()))", "print(4)")
         right, wrong = verifier.verify([(prompt, response(prompt, program)) for program in programs])
@@ -40,7 +40,7 @@ def test_a_row_without_tests_stops_the_job_and_is_named(tmp_path):
     file = tmp_path / "rows.jsonl"
     file.write_text(json.dumps({"id": "double", "prompt": "Double it."}) + "\n")
     with (
-        open_verification(WANTED, response_verifiers(TASK_KINDS)) as verifier,
+        open_verification(VERIFICATION, response_verifiers(TASK_KINDS)) as verifier,
         pytest.raises(DataError, match=r"rows.jsonl:1: has no tests"),
     ):
         prompts_of(Data(path=str(file)), verifier)

@@ -1,3 +1,3 @@
-"""What runs inside of the sandbox: a fork server and the programs that it starts. It is a process of its own with the
-standard library alone: nothing here imports anything of the package but its neighbours.
+"""The code inside the sandbox: a fork server and the programs that it starts. It runs in a separate process with only the
+standard library: a module here imports nothing of the package except other modules here.
 """

@@ -1,4 +1,4 @@
-"""What the kernel has to keep a process apart: namespaces, a root of its own, capabilities, Landlock."""
+"""Kernel features that isolate a process: namespaces, a private root, capabilities, Landlock."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
 PDEATHSIG, DUMPABLE, CAPBSET_DROP, NO_NEW_PRIVS, SUBREAPER, SECUREBITS = 1, 4, 24, 38, 36, 28
 CAPABILITIES = 64
 NO_ROOT = 0x2F
-"""Securebits: no capabilities for user 0, nor kept over a change of user; both locked."""
+"""Securebits: user 0 gets no capabilities, and a change of user keeps none; both locked."""
 ABIS = {1: 0x1FFF, 2: 0x3FFF, 3: 0x7FFF, 5: 0xFFFF}
-"""Of Landlock: the rights to files that each version added to those before it."""
+"""Landlock: all file rights that a version supports, by the first version that has them."""
 READ, USE_FILE = 0x000D, 0xC007
-"""Rights to execute, to read a file and to list a folder; all that there are to a file that is no folder."""
+"""Landlock rights: to execute, to read a file and to list a folder; all rights that apply to a file."""
 
 
-def _checked(result: int, what: str) -> int:
+def _checked(result: int, call: str) -> int:
     if result < 0:
         number = ctypes.get_errno()
-        raise OSError(number, f"{what}: {os.strerror(number)}")
+        raise OSError(number, f"{call}: {os.strerror(number)}")
     return result
 
 
 def unshare(flags: int) -> None:
-    """Moves this process into new namespaces (for new processes: into those of its children)."""
+    """Moves this process into new namespaces; a new PID namespace applies to its children."""
     _checked(_libc.unshare(flags), "unshare")
 
 
 def prctl(option: int, value: int) -> int:
-    """A setting of this process; negative where it cannot be made."""
+    """Calls prctl(2). Returns its result, which is negative on failure."""
     return int(_libc.prctl(option, ctypes.c_ulong(value), 0, 0, 0))
 
 
@@ -48,7 +48,7 @@ def mount(source: str, target: str, kind: str, flags: int, data: str = "") -> No
 
 
 def bind(source: str, target: str) -> None:
-    """Shows a file or folder at another place, to be read only."""
+    """Binds a file or folder to another path, read-only."""
     mount(source, target, "", BIND | REC)
     attributes = struct.pack("QQQQ", RDONLY | NOSUID | (0 if source.startswith("/dev/") else NODEV), 0, 0, 0)
     if _libc.syscall(442, -100, target.encode(), 0x8000, attributes, len(attributes)) < 0:  # before Linux 5.12
@@ -58,8 +58,8 @@ def bind(source: str, target: str) -> None:
 
 
 def enter_root(base: str, binds: Iterable[tuple[str, str]], links: Iterable[tuple[str, str]]) -> None:
-    """Makes a root of nothing but these, and leaves all else behind. base: a folder to build it on. binds: source and
-    target. links: what they say, and where."""
+    """Enters a new root that contains only the given paths. base: a folder to mount it on. binds: (source, target) of bound
+    files and folders. links: (source, target) of symbolic links."""
     mount("", "/", "", REC | PRIVATE)
     mount("root", base, "tmpfs", NOSUID | NODEV, "mode=755,size=1m")
     for source, target in binds:
@@ -70,9 +70,9 @@ def enter_root(base: str, binds: Iterable[tuple[str, str]], links: Iterable[tupl
             os.makedirs(os.path.dirname(place), exist_ok=True)
             os.close(os.open(place, os.O_CREAT | os.O_RDONLY))
         bind(source, place)
-    for says, target in links:
+    for source, target in links:
         os.makedirs(os.path.dirname(base + target), exist_ok=True)
-        os.symlink(says, base + target)
+        os.symlink(source, base + target)
     os.makedirs(f"{base}/tmp", exist_ok=True)
     os.chdir(base)
     _checked(_libc.syscall(PIVOT_ROOT[os.uname().machine], b".", b"."), "pivot_root")
@@ -82,23 +82,23 @@ def enter_root(base: str, binds: Iterable[tuple[str, str]], links: Iterable[tupl
 
 
 def enter_user(user: int | None) -> None:
-    """Moves into a user namespace in which this process is user 0. user: outside, of whom there is user 1000 inside; None
-    where this process may not name others."""
-    me, mine = os.geteuid(), os.getegid()
+    """Moves into a user namespace in which this process is user 0. user: the id outside that becomes user 1000 inside; None
+    if this process may not map other users."""
+    own_user, own_group = os.geteuid(), os.getegid()
     process = os.getpid()
     if user is None:
         unshare(NEWUSER)
         _write("/proc/self/setgroups", "deny")
-        _write("/proc/self/uid_map", f"0 {me} 1")
-        _write("/proc/self/gid_map", f"0 {mine} 1")
+        _write("/proc/self/uid_map", f"0 {own_user} 1")
+        _write("/proc/self/gid_map", f"0 {own_group} 1")
         return
     entered, done = os.pipe(), os.pipe()
     helper = os.fork()
-    if helper == 0:  # who names others must be outside
+    if helper == 0:  # only a process outside the namespace may map other users
         os.close(entered[1])
         os.read(entered[0], 1)
-        _write(f"/proc/{process}/uid_map", f"0 {me} 1\n1000 {user} 1")
-        _write(f"/proc/{process}/gid_map", f"0 {mine} 1\n1000 {user} 1")
+        _write(f"/proc/{process}/uid_map", f"0 {own_user} 1\n1000 {user} 1")
+        _write(f"/proc/{process}/gid_map", f"0 {own_group} 1\n1000 {user} 1")
         os.write(done[1], b".")
         os._exit(0)
     os.close(done[1])
@@ -121,7 +121,7 @@ def _write(path: str, text: str) -> None:
 
 
 def drop(user: int | None) -> None:
-    """Gives up every privilege, for good. user: who to become, too."""
+    """Gives up all privileges irrevocably. user: the user to change to; None keeps it."""
     for capability in range(CAPABILITIES):
         if prctl(CAPBSET_DROP, capability) < 0:
             break
@@ -135,17 +135,17 @@ def drop(user: int | None) -> None:
 
 
 def landlock_version() -> int:
-    """0 where the kernel has none."""
+    """The version of Landlock; 0 if the kernel has none."""
     return max(0, int(_libc.syscall(444, None, ctypes.c_size_t(0), 1)))
 
 
 def landlock(readable: Sequence[str], writable: Sequence[str]) -> None:
-    """Leaves a process nothing but some folders and files, for good; no network, no signals to others. Does nothing where
-    the kernel has no Landlock."""
+    """Restricts this process irrevocably to these folders and files, without TCP and without signals to other processes, as
+    far as the version supports it. Does nothing if the kernel has no Landlock."""
     version = landlock_version()
     if not version:
         return
-    rights = ABIS[max(known for known in ABIS if known <= version)]
+    rights = ABIS[max(abi for abi in ABIS if abi <= version)]
     sizes = 8 if version < 4 else 16 if version < 6 else 24
     attributes = struct.pack("QQQ", rights, 3, 3)[:sizes]
     rules = _checked(_libc.syscall(444, attributes, ctypes.c_size_t(sizes), 0), "landlock")

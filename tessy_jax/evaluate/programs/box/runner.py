@@ -1,4 +1,4 @@
-"""How a program is run in the process that was made for it. It never returns from here."""
+"""Runs a Python program in the current process, which ends with it."""
 
 from __future__ import annotations
 
@@ -20,33 +20,33 @@ NAMED = (
     *("string", "re", "datetime", "collections", "heapq", "bisect", "copy", "math", "random", "statistics", "itertools"),
     *("functools", "operator", "io", "sys", "json", "builtins", "typing"),
 )
-"""Modules that LiveCodeBench gives to every program, with all their names; of two alike, the later one wins, and the
-module above both."""
+"""Modules whose names LiveCodeBench imports for every program. Of two equal names the later one counts; the name of a module
+takes precedence over both."""
 READY = (*NAMED, "decimal", "fractions", "array", "queue", "time", "dataclasses", "enum", "contextlib", "textwrap", "struct")
-"""Modules that are there before a program asks for them, so that it need not wait."""
+"""Modules that are imported in advance, so that a program does not wait for them."""
 RECURSION = 50_000
 
 
 def names() -> dict[str, Any]:
-    """What LiveCodeBench lets every program use without importing it. Also does what `site` would have done."""
+    """The names that LiveCodeBench imports for every program. Also defines `exit` and `quit`, as `site` does."""
     for name in READY:
         importlib.import_module(name)
     random.seed(0)
     builtins.exit = builtins.quit = sys.exit  # type: ignore[assignment]
-    found: dict[str, Any] = {}
+    scope: dict[str, Any] = {}
     for name in NAMED:
-        exec(f"from {name} import *", found)
-    found |= {name: sys.modules[name] for name in NAMED}
-    return {name: value for name, value in found.items() if not name.startswith("__")}
+        exec(f"from {name} import *", scope)
+    scope |= {name: sys.modules[name] for name in NAMED}
+    return {name: value for name, value in scope.items() if not name.startswith("__")}
 
 
 def run(source: str, task: dict[str, Any], given: dict[str, Any], nothing: int, begin: Callable[[], None]) -> NoReturn:
-    """Runs Python. given: names that it need not import. nothing: a descriptor whose text is lost. begin: is called when all
-    is ready.
+    """Runs Python source and ends the process. given: names in its scope. nothing: a descriptor of /dev/null. begin: called
+    immediately before the program starts.
 
-    task: {} for a whole program; {"function", "arguments"} for a call of it, {"expression"} for a value, and {"code",
-    "token"} for code behind it that should come to its end. Of these three, what a program prints is lost; the value, or the
-    token, comes out instead.
+    task: {} for a program whose output counts; {"function", "arguments"} for a call, {"expression"} for a value, or {"code",
+    "token"} for code that runs after the program and should complete. With the last three, standard output of the program is
+    discarded, and the value or the token is written instead.
     """
     results = -1
     if task:
@@ -69,14 +69,14 @@ def run(source: str, task: dict[str, Any], given: dict[str, Any], nothing: int, 
     def work() -> None:
         exec(compile(source, "program.py", "exec", dont_inherit=True), module.__dict__)
         if task:
-            _write(results, _answered(module.__dict__, task))
+            _write(results, _result(module.__dict__, task))
 
     begin()
     os._exit(_code(work))
 
 
-def _answered(scope: dict[str, Any], task: dict[str, Any]) -> str:
-    """What a task asks of a program that has run."""
+def _result(scope: dict[str, Any], task: dict[str, Any]) -> str:
+    """The result of a task in the scope of a program that has run."""
     if "function" in task:
         owner = scope.get("Solution")
         function = getattr(owner() if callable(owner) else owner, task["function"], None) or scope[task["function"]]
@@ -92,10 +92,11 @@ def _encoded(value: Any) -> str:
 
 
 def plain(value: Any) -> Any:
-    """A value for JSON: numbers, strings, booleans and None as they are, [kind, parts] for lists, tuples, sets and dicts.
+    """Converts a value for JSON: numbers, strings, booleans and None are unchanged; a list, tuple, set or dict becomes
+    [kind, parts].
 
     Raises:
-        TypeError: it, or something in it, is nothing of these.
+        TypeError: the value contains another type.
     """
     if value is None or isinstance(value, str | bool | int | float):
         return value
@@ -108,7 +109,7 @@ def plain(value: Any) -> Any:
 
 
 def _code(work: Callable[[], None]) -> int:
-    """Does it as the interpreter would; the exit code."""
+    """Runs `work` and shuts down as the interpreter does. Returns the exit code."""
     code = _tried(work)
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
@@ -119,10 +120,10 @@ def _code(work: Callable[[], None]) -> int:
 def _tried(work: Callable[[], Any]) -> int:
     try:
         work()
-    except SystemExit as left:
-        if left.code is None or isinstance(left.code, int):
-            return (left.code or 0) & 255
-        print(left.code, file=sys.stderr)
+    except SystemExit as error:
+        if error.code is None or isinstance(error.code, int):
+            return (error.code or 0) & 255
+        print(error.code, file=sys.stderr)
         return 1
     except BaseException as error:
         own = error.__traceback__ and error.__traceback__.tb_next  # without these two frames

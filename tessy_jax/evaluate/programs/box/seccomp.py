@@ -1,4 +1,4 @@
-"""Which system calls a program may not make, as a filter for the kernel (seccomp-BPF)."""
+"""The system calls that a program may not make, as a filter for the kernel (seccomp-BPF)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import ctypes
 import platform
 import struct
 
-# name: numbers on x86_64 and aarch64; -1 where there is none
+# name: numbers on x86_64 and aarch64; -1 if the architecture lacks the call
 HARMFUL = {
     "ptrace": (101, 117), "process_vm_readv": (310, 270), "process_vm_writev": (311, 271), "kcmp": (312, 272),
     "pidfd_getfd": (438, 438), "process_madvise": (440, 440), "process_mrelease": (448, 448),
@@ -40,9 +40,10 @@ REACHING = {
     "pidfd_send_signal": (424, 424), "sched_setaffinity": (203, 122), "sched_setparam": (142, 118),
     "sched_setscheduler": (144, 119), "sched_setattr": (314, 274), "setpriority": (141, 140), "ioprio_set": (251, 30),
 }  # fmt: skip
-"""Calls that signal other processes, or slow them down."""
+"""Calls that signal other processes or change their priority."""
 OWNERS = {"fcntl": ((72, 25), (8, 15)), "ioctl": ((16, 29), (0x8901, 0x8902))}
-"""Calls whose second argument may be to name who is signalled about a file: F_SETOWN, F_SETOWN_EX, FIOSETOWN, SIOCSPGRP."""
+"""Calls whose second argument can select the process that gets a file's signals: F_SETOWN, F_SETOWN_EX, FIOSETOWN,
+SIOCSPGRP."""
 CLONE, CLONE3, OPENAT2, PRLIMIT = (56, 220), (435, 435), (437, 437), (302, 261)
 OPEN, OPENAT, SOCKETPAIR = (2, -1), (257, 56), (53, 199)
 KILL, TKILL, TGKILL = (62, 129), (200, 130), (234, 131)
@@ -51,53 +52,53 @@ ARCHITECTURES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
 EPERM, EROFS, ENOSYS = 1, 30, 38
 NAMESPACES, THREAD = 0x7E020080, 0x10000
 FOR_WRITING = 0o1 | 0o2 | 0o100 | 0o1000 | 0o20000000
-"""O_WRONLY, O_RDWR, O_CREAT, O_TRUNC and that of O_TMPFILE."""
+"""O_WRONLY, O_RDWR, O_CREAT, O_TRUNC and the bit of O_TMPFILE."""
 DATAGRAMS = 2
-"""A bit of SOCK_DGRAM and SOCK_RAW alone: either end of such a pair may send to whom it likes."""
+"""The bit that only SOCK_DGRAM and SOCK_RAW have: each end of such a pair can send to any address."""
 ALLOW, ERRNO, KILL_PROCESS = 0x7FFF0000, 0x00050000, 0x80000000
 LOAD, EQUAL, AT_LEAST, ANY_BIT, RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
 
 
 class Filter:
-    """A filter for this architecture; `install` puts the process under it for good.
+    """A filter for this architecture; `install` applies it irrevocably to this process.
 
-    alone: the process can start no other, and can signal nobody but itself (pid). threads: it can still make these.
-    read_only: it can open nothing for writing, nor change what files there are.
+    single: the process cannot start processes, and can signal only itself (pid). threads: it can start threads.
+    read_only: it can neither open files for writing nor create, rename or remove files.
     """
 
-    def __init__(self, *, alone: bool, read_only: bool, threads: bool = True, pid: int = 0) -> None:
+    def __init__(self, *, single: bool, read_only: bool, threads: bool = True, pid: int = 0) -> None:
         self.column, architecture = ARCHITECTURES[platform.machine()]
         self.code: list[bytes] = []
         self._add(LOAD, 4)
         self._add(EQUAL, architecture, 1, 0)
         self._add(RETURN, KILL_PROCESS)
         self._add(LOAD, 0)
-        if self.column == 0:  # the x32 calls of x86_64 have numbers of their own
+        if self.column == 0:  # the x32 calls of x86_64 have other numbers
             self._refuse_if(AT_LEAST, 0x40000000, EPERM)
         for numbers in HARMFUL.values():
             self._refuse(numbers, EPERM)
-        self._refuse(CLONE3, ENOSYS)  # its flags are out of reach; the C library then uses clone
-        self._look(CLONE, 0, [(ANY_BIT, NAMESPACES, EPERM)])
-        self._look(SOCKETPAIR, 1, [(ANY_BIT, DATAGRAMS, EPERM)])
-        if alone:
+        self._refuse(CLONE3, ENOSYS)  # a filter cannot read its flags; the C library falls back to clone
+        self._refuse_by_argument(CLONE, 0, [(ANY_BIT, NAMESPACES, EPERM)])
+        self._refuse_by_argument(SOCKETPAIR, 1, [(ANY_BIT, DATAGRAMS, EPERM)])
+        if single:
             for numbers in (*FORKING.values(), *REACHING.values()):
                 self._refuse(numbers, EPERM)
-            self._only(CLONE, 0, ANY_BIT, THREAD if threads else 0)
+            self._refuse_unless(CLONE, 0, ANY_BIT, THREAD if threads else 0)
             for call, commands in OWNERS.values():
-                self._look(call, 1, [(EQUAL, command, EPERM) for command in commands])
+                self._refuse_by_argument(call, 1, [(EQUAL, command, EPERM) for command in commands])
             for numbers in (KILL, TKILL, TGKILL):
-                self._only(numbers, 0, EQUAL, pid)
-            self._only(PRLIMIT, 0, EQUAL, 0)
+                self._refuse_unless(numbers, 0, EQUAL, pid)
+            self._refuse_unless(PRLIMIT, 0, EQUAL, 0)
         if read_only:
             for numbers in WRITING.values():
                 self._refuse(numbers, EROFS)
             self._refuse(OPENAT2, ENOSYS)
-            self._look(OPEN, 1, [(ANY_BIT, FOR_WRITING, EROFS)])
-            self._look(OPENAT, 2, [(ANY_BIT, FOR_WRITING, EROFS)])
+            self._refuse_by_argument(OPEN, 1, [(ANY_BIT, FOR_WRITING, EROFS)])
+            self._refuse_by_argument(OPENAT, 2, [(ANY_BIT, FOR_WRITING, EROFS)])
         self._add(RETURN, ALLOW)
 
     def install(self) -> None:
-        """Raises OSError where the kernel has no such filters."""
+        """Applies the filter. Raises OSError if the kernel has no such filters."""
         libc = ctypes.CDLL(None, use_errno=True)
         code = ctypes.create_string_buffer(b"".join(self.code))
         program = struct.pack("HxxxxxxP", len(self.code), ctypes.addressof(code))
@@ -115,8 +116,8 @@ class Filter:
         if numbers[self.column] >= 0:
             self._refuse_if(EQUAL, numbers[self.column], errno)
 
-    def _look(self, numbers: tuple[int, int], argument: int, tests: list[tuple[int, int, int]]) -> None:
-        """Refuses a call where its argument passes a test."""
+    def _refuse_by_argument(self, numbers: tuple[int, int], argument: int, tests: list[tuple[int, int, int]]) -> None:
+        """Refuses a call if its argument passes a test."""
         number = numbers[self.column]
         if number < 0:
             return
@@ -126,7 +127,7 @@ class Filter:
             self._refuse_if(test, value, errno)
         self._add(LOAD, 0)
 
-    def _only(self, numbers: tuple[int, int], argument: int, test: int, value: int) -> None:
+    def _refuse_unless(self, numbers: tuple[int, int], argument: int, test: int, value: int) -> None:
         """Refuses a call unless its argument passes the test."""
         self._add(EQUAL, numbers[self.column], 0, 4)
         self._add(LOAD, 16 + 8 * argument)

@@ -1,15 +1,16 @@
-"""The fork server: starts every program in a process of its own, apart from itself and from all others, and ends it in time.
+"""The fork server: starts every program in a separate, isolated process, and ends it at its limits.
 
-A request comes on standard input: a line of JSON, and then as many bytes of program and of input as it says; see `Server`.
-A reply goes to standard output: a line of JSON, and then the bytes of the program's output.
+A request arrives on standard input: a line of JSON, followed by the bytes of the program and of its input; see `Server`. A
+reply goes to standard output: a line of JSON, followed by the bytes of the program's output.
 
-Where there are namespaces, a program has process ids of its own, so that it sees and signals nobody, and ends with all that
-it started when the first process there ends; and mounts of its own, with a /tmp that nobody else sees. The tree is
+With namespaces, each program has its own PID namespace. It can neither see nor signal other processes, and the kernel ends
+all its processes when the first process of the namespace ends. It also has its own mounts, with a private /tmp. The process
+tree is
 
-    server ── first process of the namespace (waits, is out of reach) ── program ── what it starts
+    server ── first process of the namespace (waits; the program cannot reach it) ── program ── its processes
 
-Where there are none, seccomp lets a program write to no file. Nowhere does it let a program start another, so that the
-processor time of its one process is all that it takes; a build, which is ours, may start what it needs.
+Without namespaces, seccomp keeps a program from writing files. In both cases it keeps a program from starting processes, so
+that the processor time of one process is its total; a trusted build may start processes.
 """
 
 from __future__ import annotations
@@ -35,20 +36,21 @@ from . import kernel, runner
 from .seccomp import Filter
 
 STDERR = 4096
-"""Bytes of standard error that are kept, of its end."""
+"""Number of bytes kept of the end of standard error."""
 PIECE = 1 << 16
 FILES, OPEN_FILES = 4096, 128
 STACK = 1 << 26
-"""Bytes for the stack of a Python program; one of C++ may use all its memory for that."""
+"""Stack size of a Python program, in bytes; the limit of a C++ program is its memory."""
 GRACE = 0.02
 FAILED = 3
-"""Descriptor for what went wrong before a program began."""
+"""Descriptor for errors before a program starts."""
 
 
 @dataclass
 class Watched:
-    """A program on its way. ended: readable once it has. report: where its wait status comes from, if it has namespaces.
-    failed: what went wrong before it began."""
+    """A running program. ended: a pidfd, readable after its end. output, errors: its standard output and error.
+    report: gives its wait status, with namespaces. failed: gives errors before its start. All these are descriptors. out,
+    err: the bytes read so far."""
 
     pid: int
     ended: int
@@ -61,17 +63,19 @@ class Watched:
 
 
 class Server:
-    """settings: {"namespaces": whether programs get their own; "root": see `kernel.enter_root`, to make one first, or null;
-    "outside": the user outside that programs are, or null; "user": whom a program becomes, or null; "processes": how many
-    that user may have, threads included, or null where others count with it; "threads": whether programs may make any;
-    "cgroups": descriptors of the files to join them; "kills": that of the file that counts who was ended for memory, or
-    null; "readable": folders; "scratch": a folder for builds, or null}.
+    """Runs programs, one per request.
 
-    A request: {"kind": "python" or "native", "program", "input": bytes, "task": see `runner.run`, "names": whether it gets
-    those, "build": whether it is trusted to write where it may not otherwise, "cpu", "wall": seconds, "memory", "output",
+    settings: {"namespaces": whether each program has its own; "root": arguments of `kernel.enter_root`, or null for the
+    current root; "outside": the user id of programs outside the namespace, or null; "user": the user id that a program
+    changes to, or null; "processes": maximum number of processes and threads of that user, or null if other processes have
+    the same user; "threads": whether programs may start threads; "cgroups", "kills": descriptors, see `cgroups.Group`;
+    "readable": folders; "scratch": a folder for builds, or empty}.
+
+    A request: {"kind": "python" or "native"; "program", "input": sizes in bytes; "task": see `runner.run`; "names": whether
+    the program gets `runner.names`; "build": whether it is a trusted build; "cpu", "wall": seconds; "memory", "output",
     "files": bytes}.
-    A reply: {"ended": "exited", "killed", "timeout", "output" or "memory", "code": exit code or signal, "cpu", "wall",
-    "errors", "output": bytes}.
+    A reply: {"ended": "exited", "killed", "timeout", "output" or "memory"; "code": exit code or negative signal; "cpu",
+    "wall": seconds; "errors": text; "output": size in bytes}.
     """
 
     def __init__(self, settings: dict[str, Any]) -> None:
@@ -88,7 +92,7 @@ class Server:
         self.seccomp = _has_seccomp()
 
     def serve(self) -> None:
-        """Answers until its input ends."""
+        """Replies to requests until its input ends."""
         gc.freeze()
         self._reply({"ready": True, "seccomp": self.seccomp, "landlock": kernel.landlock_version()})
         with os.fdopen(self.requests, "rb", closefd=False) as requests:
@@ -97,11 +101,11 @@ class Server:
                 program, given = requests.read(request["program"]), requests.read(request["input"])
                 watched = self._start(request, program, given)
                 del program, given
-                self._answer(request, watched)
+                self._finish(request, watched)
         self._leave()
 
     def _leave(self) -> NoReturn:
-        """Ends, and leaves nothing behind."""
+        """Removes the scratch folder and ends this process."""
         if self.settings["scratch"]:
             shutil.rmtree(self.settings["scratch"], ignore_errors=True)
         os._exit(0)
@@ -113,7 +117,7 @@ class Server:
         self.failed = failed[1]
         child = os.fork()
         if child == 0:
-            with self._nothing_escapes():
+            with self._exits():
                 if self.settings["namespaces"]:
                     self._first_process(request, program, inside, report[1], born[1])
                 self._program(request, program, inside)
@@ -131,20 +135,21 @@ class Server:
     def _first_process(
         self, request: dict[str, Any], program: bytes, inside: tuple[int, ...], report: int, born: int
     ) -> NoReturn:
-        """In a process between: makes the namespace and its first process, whose id it tells."""
+        """In an intermediate process: makes the namespace and its first process, and writes the id of that process to
+        `born`."""
         kernel.unshare(kernel.NEWPID | kernel.NEWNS)
         first = os.fork()
         if first:
             os.write(born, struct.pack("i", first))
             os._exit(0)
         owner = self.settings["user"]
-        whose = "" if owner is None else f",uid={owner},gid={owner}"
-        how = f"mode=700,size={request['files']},nr_inodes={FILES}{whose}"
-        kernel.mount("tmp", "/tmp", "tmpfs", kernel.NOSUID | kernel.NODEV, how)
+        owner_options = "" if owner is None else f",uid={owner},gid={owner}"
+        options = f"mode=700,size={request['files']},nr_inodes={FILES}{owner_options}"
+        kernel.mount("tmp", "/tmp", "tmpfs", kernel.NOSUID | kernel.NODEV, options)
         self._join()
         child = os.fork()
         if child == 0:
-            with self._nothing_escapes():
+            with self._exits():
                 self._program(request, program, inside)
         for file in (*inside, born, self.failed):
             os.close(file)
@@ -159,44 +164,44 @@ class Server:
             os.write(group, b"0")
 
     def _program(self, request: dict[str, Any], program: bytes, inside: tuple[int, ...]) -> NoReturn:
-        """In the process that is for the program: gives up what it may not have, and runs it."""
-        apart, native, build = self.settings["namespaces"], request["kind"] == "native", request["build"]
-        if not apart:
+        """In the program's process: gives up privileges and runs the program."""
+        isolated, native, build = self.settings["namespaces"], request["kind"] == "native", request["build"]
+        if not isolated:
             self._join()
         os.setsid()
         _only_files(*inside, self.failed, *([_memory_file("program", program)] if native else []))
         self.failed = FAILED
-        os.chdir("/tmp" if apart else (self.settings["scratch"] if build else "/"))
+        os.chdir("/tmp" if isolated else (self.settings["scratch"] if build else "/"))
         _limits(request, native, self.settings["processes"])
         kernel.drop(self.settings["user"])
-        own = ["/tmp"] if apart else [self.settings["scratch"]] if build else []
-        kernel.landlock(self.settings["readable"], [*own, os.devnull])
+        writable = ["/tmp"] if isolated else [self.settings["scratch"]] if build else []
+        kernel.landlock(self.settings["readable"], [*writable, os.devnull])
         nothing = os.open(os.devnull, os.O_WRONLY)
         if native:
             for number in (signal.SIGPIPE, signal.SIGXFSZ):
                 signal.signal(number, signal.SIG_DFL)
-        read_only, threads = not apart and not build, self.settings["threads"]
-        Filter(alone=not build, read_only=read_only, threads=threads, pid=os.getpid()).install()
+        read_only, threads = not isolated and not build, self.settings["threads"]
+        Filter(single=not build, read_only=read_only, threads=threads, pid=os.getpid()).install()
         if native:
             if not os.fstat(FAILED + 1).st_mode & stat.S_IXUSR:
-                raise OSError("no file in memory may be executed here; set sysctl vm.memfd_noexec to 0")
+                raise OSError("files in memory cannot be executed; set sysctl vm.memfd_noexec to 0")
             try:
                 os.execve(FAILED + 1, ["program"], {"PATH": "/usr/bin:/bin", "HOME": "/tmp"})
-            except OSError as error:  # no sound executable: that is the program's doing
+            except OSError as error:  # an invalid executable is a fault of the program
                 os.write(2, f"{error}\n".encode())
                 os._exit(126)
         given = self.names if request["names"] else {}
-        runner.run(program.decode("utf-8", "surrogateescape"), request["task"], given, nothing, self._begun)
+        runner.run(program.decode("utf-8", "surrogateescape"), request["task"], given, nothing, self._begin)
 
-    def _begun(self) -> None:
-        """From here on, what goes wrong is the program's doing."""
+    def _begin(self) -> None:
+        """Closes the descriptor for errors: from here on, errors are the program's."""
         os.close(FAILED)
         self.failed = -1
 
     @contextlib.contextmanager
-    def _nothing_escapes(self) -> Iterator[None]:
-        """A process that was made for a program never goes on as the server; what went wrong before the program began, it
-        tells."""
+    def _exits(self) -> Iterator[None]:
+        """Ends a process of a program, so that it never continues as the server. Reports an error before the program's
+        start."""
         try:
             yield
         except BaseException as error:
@@ -205,24 +210,25 @@ class Server:
         finally:
             os._exit(1)
 
-    def _answer(self, request: dict[str, Any], watched: Watched) -> None:
+    def _finish(self, request: dict[str, Any], watched: Watched) -> None:
+        """Waits for the end of a program, or ends it, and replies."""
         killed = self._killed()
         started = time.monotonic()
         why = self._watch(request, watched, started + request["wall"])
         wall = time.monotonic() - started
         self._end(watched.pid, request["build"])
         used = self._reaped(watched.pid)
-        if why is None:  # nobody is left who could write more
+        if why is None:  # all processes that could write have ended
             why = self._rest(watched, request["output"])
         status: int | None = used[0]
         if self.settings["namespaces"]:
             data = os.read(watched.report, 4)
             status = struct.unpack("i", data)[0] if len(data) == 4 else None
-        wrong = os.read(watched.failed, STDERR).decode("utf-8", "replace")
+        error = os.read(watched.failed, STDERR).decode("utf-8", "replace")
         for file in (watched.ended, watched.output, watched.errors, watched.report, watched.failed):
             os.close(file)
-        if wrong:
-            raise OSError(f"a program cannot be begun: {wrong}")
+        if error:
+            raise OSError(f"a program cannot be started: {error}")
         cpu = used[1].ru_utime + used[1].ru_stime
         code = -signal.SIGKILL if status is None else os.waitstatus_to_exitcode(status)
         if self._killed() > killed:
@@ -234,7 +240,7 @@ class Server:
         self._reply(reply | {"output": len(watched.out)}, bytes(watched.out))
 
     def _watch(self, request: dict[str, Any], watched: Watched, deadline: float) -> str | None:
-        """Until it has ended, or has to: why it has to."""
+        """Waits until a program has ended or exceeds a limit. Returns that limit, or None."""
         poll = select.poll()
         for file in (watched.ended, watched.output, watched.errors):
             poll.register(file, select.POLLIN)
@@ -245,7 +251,7 @@ class Server:
                 return "timeout"
             for file, _ in poll.poll(left * 1000 + 1):
                 if file == self.requests:
-                    self._end(watched.pid, request["build"])  # whoever asked is gone
+                    self._end(watched.pid, request["build"])  # the client has ended
                     self._leave()
                 if file == watched.ended:
                     return None
@@ -255,18 +261,18 @@ class Server:
                 elif _kept(watched, file, data, request["output"]):
                     return "output"
 
-    def _rest(self, watched: Watched, most: int) -> str | None:
-        """Reads what is left of the output: of a program that has ended."""
+    def _rest(self, watched: Watched, max_output: int) -> str | None:
+        """Reads the remaining output of a program that has ended. Returns "output" if it exceeds the limit."""
         for file in (watched.output, watched.errors):
             os.set_blocking(file, False)
             with contextlib.suppress(BlockingIOError):
                 while data := os.read(file, PIECE):
-                    if _kept(watched, file, data, most):
+                    if _kept(watched, file, data, max_output):
                         return "output"
         return None
 
     def _end(self, pid: int, build: bool) -> None:
-        """Ends a program and all that it started."""
+        """Ends a program and all its processes."""
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
         if self.settings["namespaces"] or not build:
@@ -288,7 +294,7 @@ class Server:
         return status, used
 
     def _killed(self) -> int:
-        """How many processes were ended for memory so far."""
+        """The number of processes killed for memory so far."""
         if self.settings["kills"] is None:
             return 0
         lines = os.pread(self.settings["kills"], 4096, 0).decode().splitlines()
@@ -300,19 +306,19 @@ class Server:
             rest = rest[os.write(self.replies, rest) :]
 
 
-def _kept(watched: Watched, file: int, data: bytes, most: int) -> bool:
-    """Keeps what a program wrote; whether its output is too much."""
+def _kept(watched: Watched, file: int, data: bytes, max_output: int) -> bool:
+    """Keeps output of a program. Returns whether it exceeds the limit."""
     if file == watched.errors:
         watched.err = (watched.err + data)[-STDERR:]
         return False
     watched.out += data
-    too_much = len(watched.out) > most
-    del watched.out[most:]
+    too_much = len(watched.out) > max_output
+    del watched.out[max_output:]
     return too_much
 
 
 def _memory_file(name: str, content: bytes) -> int:
-    """A file without a place, at its start."""
+    """A file in memory with this content, positioned at its start."""
     file = os.memfd_create(name)
     rest = memoryview(content)
     while rest:
@@ -322,7 +328,7 @@ def _memory_file(name: str, content: bytes) -> int:
 
 
 def _only_files(*files: int) -> None:
-    """Leaves a program its standard files; what else it is given, from descriptor 3 on, ends when it becomes another."""
+    """Keeps only these files, as descriptors 0, 1, …; those from 3 on are closed on exec."""
     for number, file in enumerate([os.dup(file) for file in files]):
         os.dup2(file, number, inheritable=number < FAILED)
     os.closerange(len(files), 1 << 16)
@@ -331,7 +337,7 @@ def _only_files(*files: int) -> None:
 def _limits(request: dict[str, Any], native: bool, processes: int | None) -> None:
     memory = request["memory"]
     cpu = math.ceil(request["cpu"])
-    wanted = {
+    limits = {
         resource.RLIMIT_CPU: (cpu, cpu + 1),
         resource.RLIMIT_AS: (memory, memory),
         resource.RLIMIT_FSIZE: (request["files"], request["files"]),
@@ -341,33 +347,33 @@ def _limits(request: dict[str, Any], native: bool, processes: int | None) -> Non
         resource.RLIMIT_MSGQUEUE: (0, 0),
     }
     if processes is not None:
-        wanted[resource.RLIMIT_NPROC] = (processes, processes)
-    for limit, (soft, hard) in wanted.items():
-        most = resource.getrlimit(limit)[1]
-        bounded = most != resource.RLIM_INFINITY
-        resource.setrlimit(limit, (min(soft, most), min(hard, most)) if bounded else (soft, hard))
+        limits[resource.RLIMIT_NPROC] = (processes, processes)
+    for limit, (soft, hard) in limits.items():
+        current = resource.getrlimit(limit)[1]
+        bounded = current != resource.RLIM_INFINITY
+        resource.setrlimit(limit, (min(soft, current), min(hard, current)) if bounded else (soft, hard))
 
 
 def _descendants(pid: int) -> set[int]:
-    """All processes below one, by what /proc says."""
+    """The ids of all descendants of a process, from /proc."""
     parents: dict[int, int] = {}
     for name in os.listdir("/proc"):
         if name.isdecimal():
             with contextlib.suppress(OSError), open(f"/proc/{name}/stat", "rb") as file:
                 parents[int(name)] = int(file.read().rpartition(b")")[2].split()[1])
-    found: set[int] = set()
-    while more := {child for child, parent in parents.items() if parent in found | {pid}} - found:
-        found |= more
-    return found
+    descendants: set[int] = set()
+    while more := {child for child, parent in parents.items() if parent in descendants | {pid}} - descendants:
+        descendants |= more
+    return descendants
 
 
 def _has_seccomp() -> bool:
-    """Whether the kernel takes a filter: tried in a process that ends."""
+    """Whether the kernel has seccomp filters. Tries one in a child process."""
     child = os.fork()
     if child == 0:
         try:
             kernel.prctl(kernel.NO_NEW_PRIVS, 1)
-            Filter(alone=True, read_only=True).install()
+            Filter(single=True, read_only=True).install()
         except (OSError, KeyError):
             os._exit(1)
         os._exit(0)
@@ -375,7 +381,7 @@ def _has_seccomp() -> bool:
 
 
 def main(settings: dict[str, Any]) -> None:
-    """Moves to where the settings say, and serves."""
+    """Enters the root of the settings, if any, and serves."""
     if not stat.S_ISFIFO(os.fstat(0).st_mode):
         sys.exit("the fork server is started by the evaluation of programs; see `tessy evaluate --help`")
     if settings["root"] is not None:
@@ -385,7 +391,7 @@ def main(settings: dict[str, Any]) -> None:
 
 
 def _enter(settings: dict[str, Any]) -> None:
-    """Goes on as the first process of new namespaces, with a root of its own."""
+    """Continues as the first process of new namespaces, with a private root."""
     kernel.enter_user(settings["outside"])
     kernel.unshare(kernel.NEWNS | kernel.NEWNET | kernel.NEWIPC | kernel.NEWUTS | kernel.NEWPID | kernel.NEWCGROUP)
     child = os.fork()
