@@ -287,7 +287,7 @@ def test_ctrl_c_leaves_a_run_that_goes_on_and_says_so(tmp_path):
         ({"training": {"step": 1}}, "training.steps"),
         ({"synthesis": {"lanes": "many"}}, "synthesis.lanes"),
         ({"evaluation": {"tasks": []}}, "evaluation.tasks"),
-        ({"evaluation": {"tasks": [TASK, TASK]}}, "the name 'sums' stands twice"),
+        ({"evaluation": {"tasks": [TASK, TASK]}}, "two tasks have the name 'sums'"),
         ({"evaluation": {"tasks": [TASK | {"samples": 2}], "sampling": {"temperature": 0}}}, "temperature 0"),
         ({"rounds": 0}, "rounds"),
         ({"data": {"path": "nowhere.jsonl"}}, "nowhere.jsonl"),

@@ -113,7 +113,7 @@ def segments(rows: Iterable[Row], section: Segments, *, seed: int, open_text: st
     without = 0
     for row in rows:
         if row.id in ids:
-            raise DataError(f"row {row.id!r}: stands twice among the traces; give each response its own id")
+            raise DataError(f"row {row.id!r}: occurs twice among the traces; give each response its own id")
         ids.add(row.id)
         text = thinking(row, open_text, close_text)
         if text is None:

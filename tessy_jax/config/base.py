@@ -24,7 +24,7 @@ Real = Annotated[float, BeforeValidator(_real)]
 
 
 class Section(BaseModel):
-    """A part of a configuration: frozen, strict about types, no unknown keys; the docstrings of fields describe them."""
+    """A part of a configuration: frozen, strict about types, without unknown keys. Docstrings of fields are descriptions."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True, validate_default=True

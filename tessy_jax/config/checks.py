@@ -32,7 +32,7 @@ class Against(Section):
     path: Text
     """JSONL or Parquet file, or the name or folder of a `datasets` data set."""
     split: Text = "test"
-    """Which split of a data set; a file has only one."""
+    """The split of a data set; a file has only one."""
     prompt: Text | None = None
     """The column that holds the question as text, such as problem (null: rows have one of the accepted forms)."""
 
@@ -43,12 +43,12 @@ class Against(Section):
 
 
 class Decontamination(Section):
-    """Which prompts are too similar to those of evaluations."""
+    """The check of prompts against those of evaluations."""
 
     against: list[Against] = Field(default_factory=list)
     """Prompts of evaluations: paths, or sections with path, split and prompt."""
     evaluation: bool = True
-    """In `tessy run`: compare with the prompts of its own evaluation, too."""
+    """In `tessy run`: also compare with the prompts of its own evaluation."""
     ngram: Count | None = 13
     """A prompt that shares this many consecutive words with an evaluation prompt is left out (null: no such check). A prompt
     equal to an evaluation prompt is left out at any length."""

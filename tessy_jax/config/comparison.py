@@ -24,7 +24,7 @@ Seed = Annotated[int, Field(ge=0, lt=1 << 31)]
 class Cell(NamedTuple):
     """One job of a comparison.
 
-    place: its run folder, within that of the comparison.
+    place: its run folder, relative to that of the comparison.
     before: the run folder of the untrained student's evaluation, which the jobs of one student and seed share.
     """
 
@@ -57,12 +57,12 @@ class Comparison(Pipeline):
         for name in (*self.variants, *self.students):
             if not NAME.fullmatch(name):
                 raise ValueError(f"{name!r} is not a valid folder name; use letters, digits, '.', '_' and '-'")
-        taken = next((name for name in self.variants if name in (UNTOUCHED, BEFORE)), None)
-        if taken is not None:
-            raise ValueError(f"variants.{taken}: the name stands for the untouched students; use another")
+        reserved = next((name for name in self.variants if name in (UNTOUCHED, BEFORE)), None)
+        if reserved is not None:
+            raise ValueError(f"variants.{reserved}: the name is reserved for the untouched students; use another")
         for name, seeds in self._seeds().items():
             if len(set(seeds)) < len(seeds):
-                raise ValueError("seeds holds a seed twice; give each once")
+                raise ValueError("seeds holds a seed twice; list each seed once")
             if name not in (list(self.students) or [ALONE]):
                 raise ValueError(f"seeds are given for {name!r}, which is no student; they are {', '.join(self.students)}")
         if len(self._seeds()) < len(self.students):
@@ -74,19 +74,19 @@ class Comparison(Pipeline):
         if fixed is not None:
             raise ValueError(
                 f"variants.{fixed} belongs to the comparison, or to the evaluation that all variants share; set it at the "
-                "top level, beside variants"
+                "top level, next to variants"
             )
         return self
 
     def resolved(self) -> Self:
-        """The comparison itself: values are filled in per job, because variants may change the keys behind them."""
+        """The comparison itself. Values are filled in per job, because variants may change the keys that they depend on."""
         return self
 
     def _shared(self, key: str) -> bool:
         """Whether all variants must share this key, or a section around it."""
         parts = key.split(".")
-        whole = key in ("student", "evaluation") or (parts[:2] == ["student", "sampling"] and not self.evaluation.sampling)
-        return whole or bool({".".join(parts[:i]) for i in range(1, len(parts) + 1)} & (OWN | ASKED))
+        shared = key in ("student", "evaluation") or (parts[:2] == ["student", "sampling"] and not self.evaluation.sampling)
+        return shared or bool({".".join(parts[:i]) for i in range(1, len(parts) + 1)} & (COMPARISON_KEYS | EVALUATION_KEYS))
 
     def _seeds(self) -> dict[str, list[Seed]]:
         """The seeds of every student."""
@@ -98,7 +98,7 @@ class Comparison(Pipeline):
         """Yields all jobs, by student, seed and variant.
 
         Raises:
-            ConfigError: a variant is no job; names variant and key.
+            ConfigError: the configuration of a variant is invalid; names variant and key.
         """
         base = {name: value for name, value in self.model_dump().items() if name in Pipeline.model_fields}
         for student, model in (self.students or {ALONE: self.student.model}).items():
@@ -114,9 +114,9 @@ class Comparison(Pipeline):
                     yield Cell(variant, student, seed, place, f"{student}/seed-{seed}/before", config)
 
 
-OWN = frozenset({"output", "seed", "mesh", "date"})
+COMPARISON_KEYS = frozenset({"output", "seed", "mesh", "date"})
 """Keys that belong to the comparison."""
-ASKED = frozenset(
+EVALUATION_KEYS = frozenset(
     {
         *(f"student.{name}" for name in ("model", "revision", "dtype", "thinking", "template", "system")),
         *(f"evaluation.{name}" for name in ("tasks", "synthesis", "sampling", "confidence")),

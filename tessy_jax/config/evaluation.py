@@ -37,7 +37,7 @@ class Task(Section):
     """Prompts with their answers: JSONL or Parquet file, or the name or folder of a `datasets` data set. With a
     column `family` or `subject`, results are also given per value of that column."""
     split: Text = "test"
-    """Which split of a data set; a file has only one."""
+    """The split of a data set; a file has only one."""
     limit: Count | None = None
     """Use only this many rows from the start (null: all)."""
     prompt: Text | None = None
@@ -49,7 +49,7 @@ class Task(Section):
     """Problems of the miniature world, instead of a path."""
     verifier: VerifierName
     """The verifier: the miniature's own (mini), equal text or numbers (exact), equal mathematics in the last
-    \\boxed{…} (boxed), the right one of several choices (choice), a whole number from 0 to 999 (integer), or tests that the
+    \\boxed{…} (boxed), the right one of several choices (choice), an integer from 0 to 999 (integer), or tests that the
     program in the last fenced block passes (programs)."""
     programs: Programs | None = None
     """How programs are verified (null: the defaults)."""
@@ -88,11 +88,11 @@ class EvaluationSynthesis(Synthesis):
     """How responses are written: by the student alone, in one attempt; a failed response counts as wrong."""
 
     recipe: Literal["student_only"] = "student_only"
-    """The student alone; other recipes cannot be evaluated."""
+    """The student writes alone; other recipes cannot be evaluated."""
     max_attempts: Literal[1] = 1
     """A response that fails is wrong; a second attempt would hide it."""
     verification: None = None
-    """Each task has a verifier of its own."""
+    """Each task has its own verifier."""
 
 
 class EvaluationTasks(Section):
@@ -105,17 +105,17 @@ class EvaluationTasks(Section):
     """The confidence level of intervals."""
 
     @model_validator(mode="after")
-    def _apart(self) -> Self:
-        twice = [name for name, times in Counter(task.name for task in self.tasks).items() if times > 1]
-        if twice:
-            raise ValueError(f"tasks: the name {twice[0]!r} stands twice; give each task its own name")
+    def _unique_names(self) -> Self:
+        repeated = [name for name, times in Counter(task.name for task in self.tasks).items() if times > 1]
+        if repeated:
+            raise ValueError(f"tasks: two tasks have the name {repeated[0]!r}; give each task its own name")
         return self
 
     def check_samples(self, sampling: Sampling | None) -> None:
-        """Checks that several responses to a problem can differ. sampling: of the student; None: the default.
+        """Checks that several responses to a problem can differ. sampling: of the student; None for the default.
 
         Raises:
-            ValueError: temperature is 0, which makes them equal.
+            ValueError: the temperature is 0, so that they are equal.
         """
         several = [task for task in self.tasks if task.samples > 1]
         if several and (sampling or Sampling()).temperature == 0:
@@ -132,7 +132,7 @@ class Evaluate(EvaluationTasks, Dated):
     """The model. If its sampling is null, it is that of the data (temperature 0.7, top-p 0.8, top-k 20)."""
 
     @model_validator(mode="after")
-    def _sound(self) -> Self:
+    def _samples_differ(self) -> Self:
         self.check_samples(self.student.sampling)
         return self
 

@@ -81,7 +81,7 @@ def dump(config: Run) -> str:
 
 
 def reconcile(config: D, earlier: str | None, *, but: Collection[str] = ()) -> D:
-    """The resolved run with its date, checked against the run folder's config.yaml.
+    """The resolved run with its date, checked against the config.yaml of the run folder.
 
     earlier: the text of config.yaml, or None. but: sections that may differ.
 
@@ -113,7 +113,7 @@ class _Loader(yaml.SafeLoader):
         seen: set[str] = set()
         for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
             if key.value in seen:
-                problem = f"the key {key.value!r} stands twice; keep one"
+                problem = f"the key {key.value!r} occurs twice; keep one"
                 raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
             seen.add(key.value)
         return super().construct_mapping(node, deep)
@@ -143,7 +143,7 @@ def _override(raw: dict[str, Any], text: str) -> str:
     key, equals, value = text.partition("=")
     names = key.strip().split(".")
     if not equals or not all(names):
-        raise ConfigError(f"--set {text}: is no override; write it as --set synthesis.lanes=16")
+        raise ConfigError(f"--set {text}: is not an override; write it as --set synthesis.lanes=16")
     _put(raw, names, _parse(value, f"--set {text}"), f"--set {text}")
     return ".".join(names)
 
@@ -153,7 +153,7 @@ def _put(raw: dict[str, Any], names: Sequence[str], value: Any, source: str) -> 
     for name in names[:-1]:
         inner = {} if raw.get(name) is None else raw[name]
         if not isinstance(inner, dict):
-            raise ConfigError(f"{source}: {name} is {_short(inner)}, which has no keys; set {name} as a whole")
+            raise ConfigError(f"{source}: {name} is {_short(inner)}, which has no keys; set {name} itself")
         raw[name] = dict(inner)  # a copy: YAML aliases share one mapping
         raw = raw[name]
     raw[names[-1]] = value
@@ -177,10 +177,10 @@ def _explain(kind: type[Section], error: ValidationError, source: str, set_keys:
         problem = ("" if composite else f"is {_short(got)}: ") + message.removeprefix("Value error, ")
         key += ":" if key and composite else ""
     else:
-        right = "it should be a section of keys" if fault["type"] == "model_type" else message.replace("Input", "it", 1)
-        problem = f"is {_short(got)}; {right}"
-    more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
-    return f"{source}: {key + ' ' if key else ''}{problem}{more}"
+        expected = "it should be a section of keys" if fault["type"] == "model_type" else message.replace("Input", "it", 1)
+        problem = f"is {_short(got)}; {expected}"
+    others = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+    return f"{source}: {key + ' ' if key else ''}{problem}{others}"
 
 
 def _dotted(fault: Mapping[str, Any]) -> str:
@@ -206,7 +206,7 @@ def keys(kind: type[Section], prefix: str = "") -> Iterator[tuple[str, str]]:
 
 
 def _suggestion(key: str, known: Iterable[str]) -> str:
-    """The nearest key of the same section, else the nearest of all, else all keys of the section."""
+    """A hint: the nearest key of the same section, otherwise the nearest of all keys, otherwise the keys of the section."""
     parent, _, name = key.rpartition(".")
     siblings = {k.rpartition(".")[2]: k for k in known if k.rpartition(".")[0] == parent}
     anywhere = {k.rpartition(".")[2]: k for k in reversed(list(known))}

@@ -22,7 +22,7 @@ from tessy_jax.config.sections import (
 from tessy_jax.config.training import Lora, OnOverlength, Optimizer, Training, Weights
 
 MADE, BEFORE, DATA, TRAINING, EVALUATION = "predictors", "before", "synthesis", "training", "evaluation"
-"""Run folders of the stages; the last three lie in the folder of a round."""
+"""Run folders of the stages; the last three are in the folder of a round."""
 EPOCHS = "epochs"
 """The folder of a round with the evaluations after its epochs: 001, 002, …"""
 MARGIN = 16
@@ -38,9 +38,9 @@ class Evaluation(EvaluationTasks):
     """The evaluation of the student, before the first round and after every round."""
 
     sampling: Sampling | None = None
-    """How its responses are sampled (null: as the data is)."""
+    """How its responses are sampled (null: as for the data)."""
     system: Text | None = None
-    """System message of the trained student, if its data has an isolating one (null: that of its section)."""
+    """System message of the trained student, if its data has one from synthesis.isolation (null: student.system)."""
     every_epochs: Natural = 0
     """Also evaluate the student after every this many epochs of a training (0: at the end only)."""
 
@@ -56,7 +56,7 @@ class Pipeline(Dated):
     writer: Model | None = None
     """Another student that writes the data (null: the trained one)."""
     boundary: Boundary = Boundary()
-    """Existing predictors; those that are null are trained as `predictors` says."""
+    """Existing predictors; those that are null are trained as set in `predictors`."""
     predictors: Making | None = None
     """How predictors are made; if its data is null, the prompts are those of the job."""
     synthesis: Synthesis = Synthesis()
@@ -70,7 +70,7 @@ class Pipeline(Dated):
     training: Training = Training()
     evaluation: Evaluation
     rounds: Count = 1
-    """Rounds of data and training; each round's data is written with the student of the round before."""
+    """Rounds of data and training; the data of each round is written with the student of the previous round."""
 
     @property
     def missing(self) -> list[Writer]:
@@ -87,12 +87,12 @@ class Pipeline(Dated):
         if self.missing and self.predictors is None:
             raise ValueError(
                 f"recipe {recipe!r} needs {' and '.join(f'boundary.{name}' for name in self.missing)}; name predictors "
-                "there, or say in predictors how they are made"
+                "there, or set predictors to train them"
             )
         if self.missing and self.predictors is not None and self.predictors.predictor.window != self.boundary.window:
             raise ValueError(
                 f"boundary.window is {self.boundary.window} and predictors.predictor.window "
-                f"{self.predictors.predictor.window}; a predictor is used as it was trained: set both to the same value"
+                f"{self.predictors.predictor.window}; they must be equal: set both to the same value"
             )
         longest = synthesis.max_prompt_tokens + synthesis.max_response_tokens + MARGIN
         if self.on_overlength == "refuse" and training.max_seq_len < longest:

@@ -43,7 +43,7 @@ class Annotator(Section):
     """A list of phrases (rules), the spans of traces with known writers (spans: the student's are style), a language model
     on this mesh (model), or a language model behind a URL (endpoint)."""
     lexicon: Text | None = None
-    """For rules: a JSON file of phrases that replaces the package's own, in the same form."""
+    """For rules: a JSON file of phrases that replaces the package's list, in the same format."""
     model: Model | None = None
     """For model: an instruction-tuned model; `template` may turn its thinking off (enable_thinking: false)."""
     max_new_tokens: Count = 512
@@ -53,7 +53,7 @@ class Annotator(Section):
     batch: Count = 16
     """For model: segments per batch."""
     url: Text | None = None
-    """For endpoint: the base of an OpenAI-compatible server, e.g. http://localhost:8000/v1, or the complete address."""
+    """For endpoint: the base URL of an OpenAI-compatible server, e.g. http://localhost:8000/v1, or the complete URL."""
     name: Text | None = None
     """For endpoint: the server's name of the model."""
     key: Text = "OPENAI_API_KEY"
@@ -90,8 +90,8 @@ class Predictor(Section):
     revision: Text | None = None
     """Branch, tag or commit on the hub (null: its main branch)."""
     layers: Count | None = None
-    """The number of the backbone's layers, from the first (null: all); fewer layers make the decode loop faster, which runs
-    a predictor at every token."""
+    """The number of layers of the backbone to keep, from the first (null: all). The decode loop runs a predictor at every
+    token, so fewer layers make it faster."""
     dtype: Dtype = "bfloat16"
     """The dtype of the exported weights."""
     window: Annotated[int, Field(ge=4, multiple_of=2)] = 200
@@ -112,7 +112,9 @@ class ClassWeights(Section):
     @model_validator(mode="after")
     def _some(self) -> Self:
         if not self.style + self.capability:
-            raise ValueError("style and capability are both 0, so that nothing is learnt; give at least one some weight")
+            raise ValueError(
+                "style and capability are both 0, so that no token counts in the loss; set at least one of them above 0"
+            )
         return self
 
 
@@ -166,7 +168,7 @@ class Making(Section):
             )
         if self.synthesis.verification is not None:
             raise ValueError(
-                "synthesis.verification is set, and traces are good for their thinking whatever they answer; leave it null"
+                "synthesis.verification is set, but traces are used for their thinking, right or wrong; leave it null"
             )
         return self
 
@@ -183,7 +185,9 @@ class Predictors(Making, Dated):
     def _complete(self) -> Self:
         speakers = [name for name in ("student", "teacher") if getattr(self, name) or getattr(self.traces, name)]
         if not speakers:
-            raise ValueError("neither student nor teacher is set, nor traces of one; set a model, or traces.student or so")
+            raise ValueError(
+                "neither student nor teacher is set, nor traces of one; set a model, or traces.student or traces.teacher"
+            )
         sampled = [name for name in speakers if getattr(self.traces, name) is None]
         if sampled and self.data is None:
             raise ValueError(

@@ -1,4 +1,4 @@
-"""The recipes (method, section 5) as plain data: which models write, who thinks, who answers, and what precedes.
+"""The recipes (method, section 5) as plain data: which models write, who thinks, who answers, and the first pass, if any.
 
 A new recipe is a new entry of `RECIPES`.
 """
@@ -41,15 +41,15 @@ class FirstPass:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How the responses of a synthesis come about.
+    """How the responses of a synthesis are made.
 
     writers: the models that write.
     roles: response number n has roles[n % len(roles)]; n is uniform over 32 bits.
-    interleaved: the writers alternate within the thinking, which takes a boundary predictor for each.
+    interleaved: the writers alternate within the thinking, which needs a boundary predictor for each.
     first_pass: the pass before this one, if any.
     scorer: the model that chooses one of the candidates of the first pass; None if this pass writes responses itself.
-    reference: the writer of the first pass whose response the prompts show, as far as `synthesis.reference` says; None if
-        prompts show no reference.
+    reference: the writer of the first pass whose response the prompts show, or the part that `synthesis.reference` selects;
+        None if prompts show no reference.
     """
 
     writers: tuple[Writer, ...]

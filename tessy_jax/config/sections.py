@@ -1,6 +1,6 @@
 """The sections and runs of a configuration, and the only place of their defaults.
 
-A section is a frozen model that any kind of run may hold; a run is a section that a file fills.
+A section is a frozen model that any kind of run may contain. A run is a section that is read from a file.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from tessy_jax.config.recipes import RECIPES, Writer
 
 MESH_AXES = ("data", "fsdp", "tensor", "expert")
 
-# keys that no result depends on: a run folder may be continued with other values; the same holds for these keys within a
-# section of another run
+# keys that do not affect results: a run folder may be continued with other values; this also holds for these keys within
+# a section of another run
 MAY_CHANGE = frozenset(
     {
         "output",
@@ -71,7 +71,7 @@ def _axes(value: Any) -> Any:
         pairs = [piece.partition("=") for piece in value.split(",") if piece.strip()]
         sizes: dict[Any, Any] = {name.strip(): int(n) if n.strip().isdecimal() else n for name, _, n in pairs}
         if len(sizes) < len(pairs):
-            raise ValueError("an axis is given twice; name each once")
+            raise ValueError("an axis occurs twice; give each once")
         value = sizes
     if not isinstance(value, Mapping):
         raise ValueError("should be axes and sizes, such as tensor=8,data=2 or {tensor: 8, data: 2}")
@@ -79,7 +79,7 @@ def _axes(value: Any) -> Any:
         if name not in MESH_AXES:
             raise ValueError(f"axis {name!r} is unknown; the axes are {', '.join(MESH_AXES)}")
         if not isinstance(size, int) or isinstance(size, bool) or size < 1:
-            raise ValueError(f"axis {name!r} has size {size!r}; write a whole number of at least 1, such as {name}=8")
+            raise ValueError(f"axis {name!r} has size {size!r}; write an integer of at least 1, such as {name}=8")
     return value
 
 
@@ -92,7 +92,7 @@ class Data(Section):
     path: Text
     """JSONL or Parquet file, or the name or folder of a `datasets` data set."""
     split: Text = "train"
-    """Which split of a data set; a file has only one."""
+    """The split of a data set; a file has only one."""
     limit: Count | None = None
     """Use only this many rows from the start (null: all)."""
     rollouts: Count = 1
@@ -149,7 +149,7 @@ class Model(Section):
     system: Text | None = None
     """System message before every prompt for this model."""
     sampling: Sampling | None = None
-    """How its tokens are sampled (null: as the preset says)."""
+    """How its tokens are sampled (null: as in the preset)."""
 
 
 class Boundary(Section):
@@ -196,7 +196,7 @@ class Synthesis(Section):
     """How responses are written."""
 
     recipe: str = "tessy"
-    """The recipe, which says who thinks and who answers; see `tessy_jax.config.recipes`."""
+    """The recipe: who thinks and who answers; see `tessy_jax.config.recipes`."""
     preset: Literal["paper", "reference"] = "paper"
     """The source of steps, word rule and sampling that are null here: the paper, or its public code (reference)."""
     student_step: Count | None = None
@@ -208,8 +208,8 @@ class Synthesis(Section):
     final_answer: Writer = "student"
     """The writer of the final answer after shared thinking."""
     isolation: Text | None = None
-    """System message at the start of saved conversations, which no writer has seen. It ties the learnt style to this message
-    (null: none)."""
+    """System message added to saved conversations; no writer sees it. It ties the learned style to this message (null:
+    none)."""
     candidates: Count = 5
     """For teacher_score: responses of the student from which the teacher chooses one."""
     reference: Literal["answer", "response"] = "answer"
@@ -245,14 +245,14 @@ class Synthesis(Section):
     def _parts(cls, value: str) -> str:
         missing = [part for part in ("{prompt}", "{reference}") if part not in value]
         if missing:
-            raise ValueError(f"lacks {' and '.join(missing)}; put both where prompt and reference belong")
+            raise ValueError(f"lacks {' and '.join(missing)}; put each where its text should appear")
         return value
 
     @field_validator("recipe")
     @classmethod
     def _known(cls, value: str) -> str:
         if value not in RECIPES:
-            raise ValueError(f"there is no such recipe; the recipes are {', '.join(RECIPES)}")
+            raise ValueError(f"unknown recipe; the recipes are {', '.join(RECIPES)}")
         return value
 
     @model_validator(mode="after")

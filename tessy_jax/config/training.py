@@ -22,9 +22,10 @@ class Examples(Section):
 
     path: Text
     """Run folder of a synthesis, JSONL or Parquet file, name or folder of a `datasets` data set. Rows hold `messages`,
-    `dialogs` or `conversations` with an assistant message last, `prompt` and `completion`, or `input_ids` and `labels`."""
+    `dialogs` or `conversations` that end with an assistant message, `prompt` and `completion`, or `input_ids` and
+    `labels`."""
     split: Text = "train"
-    """Which split of a data set; a file has only one."""
+    """The split of a data set; a file has only one."""
     limit: Count | None = None
     """Use only this many rows from the start (null: all)."""
     on_overlength: OnOverlength = "refuse"

@@ -44,8 +44,8 @@ IGNORED = -100  # the label of a token that is no target in tokenized data sets
 class TokenizedDataset:
     """Examples in memory-mapped arrays; example i is tokens[offsets[i]:offsets[i + 1]].
 
-    tokens [N], kinds [N], offsets [examples + 1]. names: of the kinds. skipped, cut: the ids of rows that exceed the maximal
-    length. labels: the targets of classification, int32 [N]; None: each token is its own target.
+    tokens [N], kinds [N], offsets [examples + 1]. names: of the kinds. skipped, cut: ids of rows that exceed the maximum
+    length. labels: the targets of classification, int32 [N]; None if each token is its own target.
     """
 
     tokens: NDArray[np.int32]
@@ -66,7 +66,7 @@ class TokenizedDataset:
 
     @property
     def lengths(self) -> NDArray[np.int64]:
-        """Tokens of each example."""
+        """The number of tokens of each example."""
         return np.diff(self.offsets)
 
     def fingerprint(self) -> str:
@@ -88,14 +88,15 @@ class TokenizedDataset:
         """One line: examples, tokens, and targets by kind."""
         targets = self.targets()
         share = sum(targets.values()) / max(len(self.tokens), 1)
-        by = ", ".join(f"{n} {name}" for name, n in targets.items() if n)
-        left = "".join(f"; {len(ids)} rows {what}" for ids, what in ((self.skipped, "left out"), (self.cut, "cut")) if ids)
-        return f"{len(self)} examples, {len(self.tokens)} tokens, {share:.1%} of them targets ({by}){left}"
+        by_kind = ", ".join(f"{n} {name}" for name, n in targets.items() if n)
+        overlong = ((self.skipped, "left out"), (self.cut, "cut"))
+        notes = "".join(f"; {len(ids)} rows {action}" for ids, action in overlong if ids)
+        return f"{len(self)} examples, {len(self.tokens)} tokens, {share:.1%} of them targets ({by_kind}){notes}"
 
 
 def to_memmap(examples: Iterable[Example], names: tuple[str, ...] = KINDS, *, labelled: bool = False) -> TokenizedDataset:
-    """Writes examples to unnamed temporary files (TMPDIR) and maps these into memory, so that the disk alone limits their
-    number. names: of their kinds. labelled: the targets are no tokens, and are stored as `labels`.
+    """Writes examples to unnamed temporary files (TMPDIR) and maps these into memory, so that only the disk limits their
+    number. names: of their kinds. labelled: the targets are labels instead of tokens.
 
     Raises:
         DataError: the disk is full.
@@ -114,7 +115,7 @@ def to_memmap(examples: Iterable[Example], names: tuple[str, ...] = KINDS, *, la
                 if labelled:
                     _write(labels, [np.ascontiguousarray(item.targets, np.int32).tobytes() for item in batch])
             except OSError as error:
-                raise _no_room(error) from None
+                raise _disk_error(error) from None
             lengths += [len(item.tokens) for item in batch]
         if len(lengths) == 1:
             return TokenizedDataset(np.zeros(0, np.int32), np.zeros(0, np.uint8), np.zeros(1, np.int64), names)
@@ -140,18 +141,18 @@ def _write(file: Any, parts: list[bytes]) -> None:
         data = data[file.write(data) :]
 
 
-def _no_room(error: OSError) -> DataError:
+def _disk_error(error: OSError) -> DataError:
     return DataError(
         f"{tempfile.gettempdir()}: cannot hold the tokenized examples, five to nine bytes a token ({error.strerror}); "
-        "make room, or name another folder in TMPDIR"
+        "free space, or set TMPDIR to another folder"
     )
 
 
 def read(section: Examples, chat: Chat, size: int, vocab: int) -> TokenizedDataset:
-    """The examples of an input. size: the maximal length in tokens; vocab: the number of token ids of the model.
+    """The examples of an input. size: the maximum length in tokens. vocab: the number of token ids of the model.
 
     Raises:
-        DataError: the input cannot be read, a row is no conversation or too long, or there is nothing to learn.
+        DataError: the input cannot be read, a row is not a conversation or too long, or no token is a target.
     """
     skipped: list[str] = []
     cut: list[str] = []
@@ -196,10 +197,10 @@ def _examples(section: Examples, chat: Chat, vocab: int) -> Iterator[tuple[str, 
 
 def rows_at(path: str, split: str, limit: int | None) -> Iterator[tuple[str, int, Any]]:
     """The first `limit` rows at a path, as (place, number, row). The rows of a run folder are sorted by key, so that their
-    order does not depend on when each was finished. split: of a data set.
+    order does not depend on the order in which they were finished. split: of a data set.
 
     Raises:
-        DataError: they cannot be read.
+        DataError: the rows cannot be read.
     """
     try:
         reader: RunReader | None = RunReader(path)
@@ -216,8 +217,7 @@ def rows_at(path: str, split: str, limit: int | None) -> Iterator[tuple[str, int
 
 
 def row_of(raw: Any, index: int) -> Row:
-    """A `Row` from any accepted form: a row of a run, messages of which the assistant's is the last, or `prompt` and
-    `completion`.
+    """A `Row` from any accepted form: a row of a run, messages that end with the assistant's, or `prompt` and `completion`.
 
     Raises:
         DataError: the form is unknown, or the spans do not tile the content.
@@ -246,16 +246,19 @@ def _tokenized(raw: dict[str, Any], vocab: int) -> Example:
         if raw.get("source_ids") is not None:
             kinds = np.where(labels == IGNORED, NO_TARGET, np.asarray(raw["source_ids"], np.int64))
     except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise DataError(f"input_ids, labels and source_ids should be lists of as many whole numbers ({error!r})") from None
+        raise DataError(
+            f"input_ids, labels and source_ids should be lists of whole numbers of equal length ({error!r})"
+        ) from None
     if tokens.ndim != 1 or tokens.shape != labels.shape or not len(tokens):
         raise DataError(f"has {tokens.shape} input_ids and {labels.shape} labels; it should have one label a token")
     if tokens.min() < 0 or tokens.max() >= vocab:
         raise DataError(f"has input_ids from {tokens.min()} to {tokens.max()}, the model has {vocab} tokens; tokenize again")
-    strange = np.flatnonzero((labels != IGNORED) & (labels != tokens))
-    if len(strange):
+    mismatches = np.flatnonzero((labels != IGNORED) & (labels != tokens))
+    if len(mismatches):
+        i = mismatches[0]
         raise DataError(
-            f"labels[{strange[0]}] is {labels[strange[0]]}; it should be {IGNORED}, or the token at the same place, "
-            f"{tokens[strange[0]]} (the loss shifts them)"
+            f"labels[{i}] is {labels[i]}; it should be {IGNORED}, or the token at the same place, {tokens[i]} (the loss "
+            "shifts them)"
         )
     if kinds.min() < 0 or kinds.max() >= len(KINDS):
         raise DataError(f"source_ids go from {kinds.min()} to {kinds.max()}; they should be 0 to {len(KINDS) - 1}")
@@ -271,7 +274,7 @@ def tokenized_row(example: Example) -> dict[str, list[int]]:
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """The packed rows of every training step. Any step can be computed without those before it."""
+    """The packed rows of every training step. Each step can be computed without the steps before it."""
 
     data: TokenizedDataset
     max_seq_len: int
@@ -287,7 +290,7 @@ class BatchPlan:
         return assemble([[self.data[i] for i in row] for row in rows], self.max_seq_len)
 
     def from_step(self, step: int) -> Iterator[list[Sequence[int]]]:
-        """The batches from optimizer step `step` on, without end."""
+        """The batches from optimizer step `step` on; an infinite iterator."""
         number = 0
         while step >= len(plan := self.epoch(number)):
             number, step = number + 1, step - len(plan)

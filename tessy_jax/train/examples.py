@@ -1,9 +1,9 @@
 """Rows as token ids: the context, the targets, and the writer of each target.
 
-The context equals the prompt that synthesis gives the student, to the token: the chat template up to the opened thinking.
-The thinking, its closing marker, the answer and the end of the turn are tokenized one by one, as during synthesis. Training
-therefore sees the tokens that the student will produce, and a chat template that drops or changes thinking has no effect on
-them.
+The context equals, token for token, the prompt that synthesis gives the student: the chat template up to the opened
+thinking. The thinking, its closing marker, the answer and the end of the turn are tokenized separately, as during synthesis.
+Training therefore sees the tokens that the student will produce, and a chat template that drops or changes thinking does not
+affect them.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""How many floating-point operations a training step is worth, and how many a device could do: their ratio is the MFU.
+"""The floating-point operations of a training step, and the peak of the devices; their ratio is the MFU.
 
-The count is of the model alone (Chowdhery et al. 2022, appendix B): what rematerialisation computes again, and padding, are
-not in it.
+The count covers the model only (Chowdhery et al. 2022, appendix B), without recomputation by rematerialisation and without
+padding.
 """
 
 from __future__ import annotations
@@ -25,34 +25,34 @@ PEAKS = {
     "TPU v5": 459e12,
     "TPU v4": 275e12,
 }
-"""Dense bfloat16 products per second and device, as their makers state them, by part of the device's name; the first that
-fits."""
+"""Dense bfloat16 operations per second and device, as stated by the manufacturers, by part of the device's name. The first
+match counts."""
 
 
 def active_parameters(config: ModelConfig) -> int:
-    """Those that a token is multiplied with."""
+    """The number of parameters that take part in the computation of one token."""
     return int(plan(config, dtype="bfloat16", slack=0)["parameters"]["active"])
 
 
 def step_flops(config: ModelConfig, active: int, lengths: NDArray[np.int64], *, frozen: bool = False) -> float:
-    """Of a forward and backward pass over documents of these lengths. active: see `active_parameters`. frozen: the weights
-    themselves get no gradient."""
+    """The operations of a forward and backward pass over documents of these lengths. active: see `active_parameters`.
+    frozen: the model's own weights get no gradient."""
     n = lengths.astype(np.float64)
     per_token = (4 if frozen else 6) * active
     latent = config.latent
     heads = config.heads * (latent.nope_dim + latent.rope_dim + latent.v_dim if latent else 2 * config.head_dim)
-    pairs = sum(_seen(n, window) for window in config.windows)
+    pairs = sum(_attended_pairs(n, window) for window in config.windows)
     return float(per_token * n.sum() + 3 * 2 * heads * pairs)
 
 
-def _seen(n: NDArray[np.float64], window: int | None) -> float:
-    """Pairs of a query and a key that it sees, in a causal layer."""
+def _attended_pairs(n: NDArray[np.float64], window: int | None) -> float:
+    """The number of pairs of a query and a key that it attends to, in a causal layer. n: lengths of documents."""
     w = n if window is None else np.minimum(n, window)
     return float((w * n - w * w / 2).sum())
 
 
 def peak_flops(dtype: str, devices: int) -> float | None:
-    """Per second, of so many devices; None where it is not known, or the products are not bfloat16's."""
+    """The peak operations per second of this many devices; None if it is unknown or `dtype` is not bfloat16."""
     device = jax.devices()[0]
     if dtype != "bfloat16":
         return None

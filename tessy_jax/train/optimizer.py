@@ -12,25 +12,26 @@ from tessy_jax.errors import ConfigError
 
 
 def schedule(config: Optimizer, steps: int) -> optax.Schedule:
-    """The learning rate at every step of `steps`: a linear warm-up, then the configured fall."""
+    """The learning rate at every step of `steps`: a linear warm-up, then the configured decay."""
     peak, end = config.learning_rate, config.learning_rate * config.min_lr_ratio
-    warm = round(config.warmup * steps)
-    rest = max(steps - warm, 1)
-    falls: dict[str, optax.Schedule] = {
+    warmup_steps = round(config.warmup * steps)
+    rest = max(steps - warmup_steps, 1)
+    decays: dict[str, optax.Schedule] = {
         "constant": optax.constant_schedule(peak),
         "linear": optax.linear_schedule(peak, end, rest),
         "cosine": optax.cosine_decay_schedule(peak, rest, config.min_lr_ratio),
     }
-    if not warm:
-        return falls[config.schedule]
-    return optax.join_schedules([optax.linear_schedule(0.0, peak, warm), falls[config.schedule]], [warm])
+    decay = decays[config.schedule]
+    if not warmup_steps:
+        return decay
+    return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup_steps), decay], [warmup_steps])
 
 
 def build(config: Optimizer, steps: int) -> optax.GradientTransformation:
-    """The optimizer of a run of so many steps.
+    """The optimizer of a run of `steps` steps, with its schedule and clipping.
 
     Raises:
-        ConfigError: Optax has no such optimizer, or it does not take an option.
+        ConfigError: Optax has no such optimizer, or the optimizer does not accept an option.
     """
     make: Any = getattr(optax, config.name, None)
     if not callable(make) or "learning_rate" not in _arguments(make):

@@ -1,7 +1,7 @@
 """Packing of examples into rows of one length, and the arrays of a batch.
 
-The plan of an epoch depends on the lengths, the seed and the epoch's number alone, so that the state of the data iterator is
-two numbers: epoch and step.
+The plan of an epoch depends only on the lengths, the seed and the epoch's number. The state of the data iterator is
+therefore two numbers: epoch and step.
 """
 
 from __future__ import annotations
@@ -17,12 +17,11 @@ from numpy.typing import NDArray
 
 from tessy_jax.errors import ConfigError
 
-OPEN = 256  # rows that are open while packing; more rows pack tighter and take longer
+OPEN = 256  # number of open rows while packing; with more, packing is tighter and slower
 
 
 class TargetKind(IntEnum):
-    """The writer of a token that the student learns. NONE: the token is read and not learnt. UNKNOWN: the row names no
-    writer."""
+    """The writer of a target. NONE: the token is context, not a target. UNKNOWN: the row names no writer."""
 
     NONE = 0
     STUDENT = 1
@@ -32,7 +31,7 @@ class TargetKind(IntEnum):
 
 
 NO_TARGET = TargetKind.NONE
-"""The kind that is not learnt in every data set. Other kinds may be of another enumeration than `TargetKind`."""
+"""The kind of tokens that are no targets, in every data set. Its other kinds may be those of another enumeration."""
 
 
 class Example(NamedTuple):
@@ -62,8 +61,8 @@ class Batch:
 def pack(lengths: Sequence[int] | NDArray[np.int64], size: int, *, seed: int, epoch: int) -> list[list[int]]:
     """Rows of example numbers: every example once, at most `size` tokens in a row.
 
-    First fit: the examples, in an order drawn from seed and epoch, go into the first open row that has room. A row that is
-    full, or the fullest one when OPEN rows are open, is closed.
+    First fit: each example, in an order drawn from seed and epoch, goes into the first open row that has room. If none has
+    room, a new row opens; with OPEN open rows, it replaces the fullest one.
 
     Raises:
         ConfigError: an example is longer than a row, or empty.
@@ -74,31 +73,32 @@ def pack(lengths: Sequence[int] | NDArray[np.int64], size: int, *, seed: int, ep
         raise ConfigError(f"example {worst} has {sizes[worst]} tokens; it should have 1 to {size}, the size of a row")
     rng = np.random.default_rng([seed, epoch])
     rows: list[list[int]] = []
-    names, room = np.zeros(OPEN, np.int64), np.full(OPEN, -1, np.int64)  # open rows, and the room each has left; -1: none
+    # the numbers of the open rows, and their free tokens; -1: the slot is unused
+    row_numbers, free = np.zeros(OPEN, np.int64), np.full(OPEN, -1, np.int64)
     for number in rng.permutation(len(sizes)).tolist():
-        need = sizes[number]
-        fits = np.flatnonzero(room >= need)
+        needed = sizes[number]
+        fits = np.flatnonzero(free >= needed)
         if len(fits):
-            slot = int(fits[np.argmin(names[fits])])
+            slot = int(fits[np.argmin(row_numbers[fits])])
         else:
-            slot = int(np.argmin(room))
-            names[slot], room[slot] = len(rows), size
+            slot = int(np.argmin(free))
+            row_numbers[slot], free[slot] = len(rows), size
             rows.append([])
-        rows[names[slot]].append(number)
-        room[slot] -= need
+        rows[row_numbers[slot]].append(number)
+        free[slot] -= needed
     return [rows[i] for i in rng.permutation(len(rows)).tolist()]
 
 
 def batches(rows: Sequence[Sequence[int]], size: int) -> list[list[Sequence[int]]]:
-    """Batches of `size` rows; empty rows fill up the last, so that no example is dropped."""
-    cut = [list(rows[i : i + size]) for i in range(0, len(rows), size)]
-    if cut:
-        cut[-1] += [[]] * (size - len(cut[-1]))
-    return cut
+    """Batches of `size` rows. Empty rows complete the last batch, so that no example is dropped."""
+    result = [list(rows[i : i + size]) for i in range(0, len(rows), size)]
+    if result:
+        result[-1] += [[]] * (size - len(result[-1]))
+    return result
 
 
 def assemble(rows: Sequence[Sequence[Example]], size: int) -> Batch:
-    """The arrays of a batch, `size` tokens to a row. Targets move one place to the left, to the token they follow."""
+    """The arrays of a batch, with `size` tokens per row. Targets move one place to the left, to the token before them."""
     shape = (len(rows), size)
     tokens, segments, targets = np.zeros(shape, np.int32), np.zeros(shape, np.int32), np.zeros(shape, np.int32)
     kinds = np.zeros(shape, np.uint8)

@@ -83,5 +83,5 @@ def train_step(
 
 
 def computed_in(dtype: Any, state: Any) -> Any:
-    """The same arrays, with all floating-point arrays converted to `dtype`."""
+    """The same pytree with all floating-point arrays converted to `dtype`."""
     return jax.tree.map(lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x, state)

@@ -56,7 +56,7 @@ def test_a_speaker_needs_a_model_and_prompts_or_traces_that_are_there(tmp_path):
         (SMALL | {"predictor": {"window": 201}}, "predictor.window is 201"),
         (SMALL | {"segments": {"validation": 1.0}}, "segments.validation is 1.0"),
         (SMALL | {"segments": {"word": 3}}, "did you mean segments.words"),
-        (SMALL | {"weights": {"style": 0.0, "capability": 0.0}}, "give at least one some weight"),
+        (SMALL | {"weights": {"style": 0.0, "capability": 0.0}}, "set at least one of them above 0"),
         (SMALL | {"training": {"max_seq_len": 100}}, "set training.max_seq_len to at least 201"),
     ],
 )

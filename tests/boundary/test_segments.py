@@ -90,7 +90,7 @@ def test_traces_without_thinking_are_counted_and_an_id_may_stand_once():
     rows = [row("no", prompt="a"), row(f"{OPEN}yes{CLOSE}x", prompt="b")]
     cuts = segments(rows, Segments(), seed=0, open_text=OPEN, close_text=CLOSE)
     assert (len(cuts.segments), cuts.traces, cuts.without) == (1, 2, 1)
-    with pytest.raises(DataError, match="row 'a/0': stands twice"):
+    with pytest.raises(DataError, match="row 'a/0': occurs twice"):
         segments([*rows, rows[0]], Segments(), seed=0, open_text=OPEN, close_text=CLOSE)
 
 

@@ -52,7 +52,7 @@ def test_every_key_is_described():
         ({"tasks": []}, "tasks is .*at least 1"),
         ({"synthesis": {"max_attempts": 3}}, "synthesis.max_attempts is 3; it should be 1"),
         ({"synthesis": {"recipe": "tessy"}}, "synthesis.recipe is 'tessy'; it should be 'student_only'"),
-        ({"tasks": [MINI, MINI]}, "the name 'm' stands twice"),
+        ({"tasks": [MINI, MINI]}, "two tasks have the name 'm'"),
         ({"tasks": [{**MINI, "name": "a/b"}]}, r"tasks.0.name is 'a/b'"),
         ({"tasks": [{**MINI, "verifier": "exact"}]}, "use verifier mini"),
         (

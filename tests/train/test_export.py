@@ -78,7 +78,7 @@ def test_a_tokenized_data_set_trains_as_the_data_it_was_made_of(config, tmp_path
         ({"input_ids": [1, 2], "labels": [-100]}, "one label a token"),
         ({"input_ids": [1, 2000], "labels": [-100, 2000]}, "the model has 150 tokens"),
         ({"input_ids": [1, 2], "labels": [-100, 2], "source_ids": [0, 9]}, "source_ids go from 0 to 9"),
-        ({"input_ids": [1, 2]}, "lists of as many whole numbers"),
+        ({"input_ids": [1, 2]}, "lists of whole numbers of equal length"),
         ({"input_ids": [1, 2], "labels": [-100, -100]}, "none of its 2 tokens is a target"),
     ],
 )

@@ -361,7 +361,7 @@ def test_a_temporary_folder_without_room_is_named(config, capsys, monkeypatch):
     monkeypatch.setattr(data.tempfile, "TemporaryFile", lambda **how: Path("/dev/full").open("wb", **how))  # noqa: SIM115
     code, said = train(capsys, config())
     assert code == 2
-    assert "No space left on device); make room, or name another folder in TMPDIR" in said
+    assert "No space left on device); free space, or set TMPDIR to another folder" in said
 
 
 def test_a_checkpoint_that_does_not_fit_is_named_and_the_training_goes_on_when_it_does(
