@@ -9,7 +9,7 @@ from __future__ import annotations
 
 SLOW = (
     "tests/analyze/test_charts.py::test_a_chart_is_the_same_bytes_each_time",
-    "tests/boundary/test_commands.py::test_an_interrupted_training_of_a_predictor_ends_as_one_that_was_not",
+    "tests/boundary/test_commands.py::test_an_interrupted_training_of_a_predictor_equals_an_uninterrupted_one",
     "tests/decode/test_generate.py::test_a_continuation_does_not_depend_on_batch_order_or_devices",
     "tests/decode/test_loop.py::test_a_response_does_not_depend_on_the_number_of_devices",
     "tests/decode/test_loop.py::test_labels_are_inverted_where_the_oracle_inverts_them",
@@ -42,7 +42,7 @@ SLOW = (
     "tests/synthesis/test_recipes.py::test_a_recipe_says_who_thinks_and_who_answers",
     "tests/synthesis/test_recipes.py::test_of_all_candidates_the_one_that_the_teacher_finds_most_probable_is_kept",
     "tests/synthesis/test_recipes.py::test_rewritten_prompts_are_printed_and_not_saved",
-    "tests/train/test_job.py::test_a_continued_training_holds_no_more_than_one_that_was_not",
+    "tests/train/test_job.py::test_a_continued_training_needs_no_more_memory_than_an_uninterrupted_one",
     "tests/train/test_step.py::test_the_gradient_in_bfloat16_is_near_that_which_jax_derives_for_every_family[qwen3_moe",
 )
 

@@ -1,4 +1,4 @@
-"""Multiple-choice questions with one right choice: the format of their rows, and the choice that an answer names.
+"""Multiple-choice questions with one right choice: the format of rows, and the choice that an answer names.
 
 Choices have the letters A, B, …. The choice of an answer is taken from the text after the thinking. It is the one that the
 first of these names:
@@ -39,8 +39,10 @@ WRONG_ONES = tuple(f"{name}{number}" for name in ("incorrect_answer_", "Incorrec
 IDS = ("id", "Record ID")
 COLUMNS = (*LISTS, *QUESTION, *RIGHT, WRONG, *WRONG_ONES, *IDS)
 """Columns that are read from rows."""
-ASKED = 'End with "Answer: " and the letter of the right choice.'
-DRESSED = re.compile(r"\\(?:text|textbf|mathrm|mathbf|mathsf)\s*\{|[\s*_`$(\[{\\]|(?:option|choice|letter)\b", re.IGNORECASE)
+INSTRUCTION = 'End with "Answer: " and the letter of the right choice.'
+LETTER_PREFIX = re.compile(
+    r"\\(?:text|textbf|mathrm|mathbf|mathsf)\s*\{|[\s*_`$(\[{\\]|(?:option|choice|letter)\b", re.IGNORECASE
+)
 """Text that may precede a letter."""
 LETTER = re.compile(r"(?:[B-HJ-Z]|[AI](?! (?!because\b|since\b|as\b)[a-z]))(?![^\W_])")
 """A letter that names a choice; A and I may be words instead."""
@@ -61,7 +63,7 @@ class Choice:
 
 
 def chosen(answer: str, choices: tuple[str, ...]) -> str | None:
-    """The letter of the choice that an answer names; None if it names none. choices: their texts; empty if not known."""
+    """The letter of the choice that an answer names, or None. choices: their texts; empty if they are not known."""
     markers = list(MARKER.finditer(answer))
     behind = "" if not markers else answer[markers[-1].end() :]
     for text in (boxed(answer) or "", next((line for line in behind.splitlines() if line.strip(BEHIND)), "")):
@@ -75,7 +77,7 @@ def chosen(answer: str, choices: tuple[str, ...]) -> str | None:
 
 
 def named(text: str, choices: tuple[str, ...], *, only: bool = False) -> str | None:
-    """The letter of the choice that a piece of text names; None if it names none.
+    """The letter of the choice that a piece of text names, or None.
 
     only: the letter must be the complete text.
     """
@@ -83,8 +85,8 @@ def named(text: str, choices: tuple[str, ...], *, only: bool = False) -> str | N
     if len(equal) == 1:
         return equal[0]
     at = 0
-    while dress := DRESSED.match(text, at):
-        at = dress.end()
+    while prefix := LETTER_PREFIX.match(text, at):
+        at = prefix.end()
     bare = not text[at + 1 :].strip(BEHIND + ")]}")
     letter = LETTER.match(text[at : at + 1].upper() if bare else text, 0 if bare else at)
     if letter is None or letter[0] not in _letters(choices) or (only and not bare):
@@ -145,7 +147,7 @@ def shown(row: Any, column: str) -> Any:
         )
     listed = "\n".join(f"{letter}) {choice}" for letter, choice in zip(LETTERS, choices, strict=False))
     others = {name: value for name, value in row.items() if name not in LISTS}
-    return {**others, "id": own, "prompt": f"{question}\n\n{listed}\n\n{ASKED}", "choices": choices, column: answer}
+    return {**others, "id": own, "prompt": f"{question}\n\n{listed}\n\n{INSTRUCTION}", "choices": choices, column: answer}
 
 
 def problems(task: Task) -> list[Problem]:

@@ -22,7 +22,7 @@ from tessy_jax.evaluate.answers import AROUND, BEHIND, MARKER, boxed, number
 from tessy_jax.evaluate.tasks import GroundTruth, Problem, Verdict, table_problems, text_of
 
 INTEGER = re.compile(r"(?<![\w.,/^−-])0*[0-9]{1,3}(?!\w|[.,/][0-9])", re.ASCII)
-DRESS = re.compile(r"\\(?:text|textbf|mathrm|mathbf|boldsymbol)\s*\{|\\[,;! ()]|[{}$]|\^?\\circ|~")
+MARKUP = re.compile(r"\\(?:text|textbf|mathrm|mathbf|boldsymbol)\s*\{|\\[,;! ()]|[{}$]|\^?\\circ|~")
 LARGEST = 999
 
 
@@ -42,7 +42,7 @@ def integer(answer: str) -> str | None:
     """The number in an answer, without leading zeros, or the other contents of its box; None if there is neither."""
     inside = boxed(answer)
     if inside is not None and inside.strip():
-        plain = DRESS.sub("", inside).rpartition("=")[2].strip(BEHIND)
+        plain = MARKUP.sub("", inside).rpartition("=")[2].strip(BEHIND)
         return _without_zeros(plain) if INTEGER.fullmatch(plain) else inside.strip()
     markers = list(MARKER.finditer(answer))
     if markers:
@@ -63,7 +63,7 @@ def ground_truth(row: dict[str, Any], column: str, name: str) -> GroundTruth:
     """
     text = text_of(row, column, needed=True)
     inside = boxed(text)
-    value = number((text if inside is None else DRESS.sub("", inside)).strip(BEHIND))
+    value = number((text if inside is None else MARKUP.sub("", inside)).strip(BEHIND))
     if value is None or value.denominator != 1 or not 0 <= value <= LARGEST:
         raise DataError(
             f"{column} is {text[:60]!r}; it should be a whole number from 0 to {LARGEST}, or use verifier exact or boxed"

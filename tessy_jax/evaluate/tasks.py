@@ -72,7 +72,7 @@ class DescribedVerifier(Protocol):
 
     @property
     def describes(self) -> str:
-        """How it verifies answers on this machine."""
+        """The way in which it verifies answers on this machine."""
 
 
 class GroundTruth(NamedTuple):
@@ -175,7 +175,7 @@ def text_of(row: dict[str, Any], column: str, *, needed: bool = False) -> str:
     """The text of a column; empty if the column is missing.
 
     Raises:
-        DataError: the value is no text or number, or it is needed and missing or empty.
+        DataError: the value is neither text nor a number, or it is needed and missing or empty.
     """
     value = row.get(column)
     if value is None and not needed:

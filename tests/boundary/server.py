@@ -1,4 +1,4 @@
-"""A chat-completions server on this machine that answers as it is told."""
+"""A local chat-completions server with scripted answers."""
 
 import json
 import threading
@@ -7,8 +7,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 class Server:
-    """url: its base. requests: the bodies it got. paths, keys: where they went, and their Authorization headers. most: the
-    highest number of requests that it had at once."""
+    """A running server. url: its base URL. requests: the excerpt and body of each request. paths, keys: the paths and
+    Authorization headers of the requests. open, most: the current and the highest number of concurrent requests."""
 
     def __init__(self, url):
         self.url, self.requests, self.paths, self.keys, self.most, self.open = url, [], [], [], 0, 0
@@ -17,7 +17,8 @@ class Server:
 
 @contextmanager
 def serving(answer):
-    """answer: from an excerpt and how often it was asked for before, to a reply (text), a status, or (status, headers)."""
+    """Runs a server. answer: called with an excerpt and the number of its earlier requests; returns a reply as text, a body
+    as bytes, a status, or (status, headers)."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -33,24 +34,24 @@ def serving(answer):
                 server.open += 1
                 server.most = max(server.most, server.open)
             try:
-                found = answer(excerpt, before)
+                result = answer(excerpt, before)
             finally:
                 with server.lock:
                     server.open -= 1
-            self.reply(found)
+            self.reply(result)
 
-        def reply(self, found):
+        def reply(self, result):
             status, headers, content = 200, {}, b"no"
-            if isinstance(found, str):
-                content = json.dumps({"choices": [{"message": {"content": found}}]}).encode()
-            elif isinstance(found, bytes):
-                content = found
+            if isinstance(result, str):
+                content = json.dumps({"choices": [{"message": {"content": result}}]}).encode()
+            elif isinstance(result, bytes):
+                content = result
             else:
-                status, headers = found if isinstance(found, tuple) else (found, {})
+                status, headers = result if isinstance(result, tuple) else (result, {})
             self.send_response(status)
             for name, value in {**headers, "Content-Length": str(len(content))}.items():
                 self.send_header(name, value)
-            with suppress(OSError):  # whoever asked has gone
+            with suppress(OSError):  # the client has disconnected
                 self.end_headers()
                 self.wfile.write(content)
 

@@ -1,4 +1,4 @@
-"""Annotating survives being killed at any instant, repeats nothing that is committed, and never changes a corrected file."""
+"""Annotation survives a kill at any instant, does not repeat committed batches, and never changes a corrected file."""
 
 import json
 import signal
@@ -34,21 +34,22 @@ ROWS = [row(i) for i in range(20)]
 
 
 class Scripted:
-    """Finds "x", fails, or does what it is told for a segment; counts what it was asked, and dies after some batches."""
+    """Annotates by a rule or with given replies, of which None is a failure; counts requests, and raises KeyboardInterrupt
+    after `dies_after` batches."""
 
     name, at_once = "scripted", 4
 
     def __init__(self, replies=None, dies_after=None):
-        self.replies, self.left, self.asked = replies or {}, dies_after, Counter()
+        self.replies, self.remaining, self.requested = replies or {}, dies_after, Counter()
 
     def __call__(self, config):
         return self
 
     def annotate(self, segments):
-        if self.left == 0:
+        if self.remaining == 0:
             raise KeyboardInterrupt
-        self.left = None if self.left is None else self.left - 1
-        self.asked.update(s.id for s in segments)
+        self.remaining = None if self.remaining is None else self.remaining - 1
+        self.requested.update(s.id for s in segments)
         return [self.outcome(s) for s in segments]
 
     def outcome(self, segment):
@@ -79,15 +80,15 @@ def config(output, **annotator):
 
 
 def run(opened, output, annotator, rows=ROWS, **settings):
-    told = []
-    return annotate(config(output, **settings), "student", rows, opened, told.append, annotator=annotator)
+    messages = []
+    return annotate(config(output, **settings), "student", rows, opened, messages.append, annotator=annotator)
 
 
 def kept(opened):
     return read_annotations(opened.get(NAME), "a.jsonl").kept
 
 
-def test_annotations_are_in_the_order_of_the_segments_and_the_parts_go(opened, output):
+def test_annotations_are_in_the_order_of_the_segments_and_the_parts_are_deleted(opened, output):
     counts = run(opened, output, Scripted())
     assert counts == {
         "traces": 20,
@@ -105,7 +106,7 @@ def test_annotations_are_in_the_order_of_the_segments_and_the_parts_go(opened, o
         assert locate(a.segment.text, [a.segment.text[s:e] for s, e in a.spans])[1] is None
 
 
-def test_what_is_dropped_is_counted_and_written_down_with_its_reply(opened, output):
+def test_dropped_segments_are_counted_and_saved_with_their_reply(opened, output):
     replies = {"p0/0#0": "what?", "p0/0#1": '["not there"]', "p1/0#0": "[]", "p1/0#1": ""}
     counts = run(opened, output, Scripted(replies))
     assert {name: counts[name] for name in ("kept", "unparsable", "unmatched", "empty")} == {
@@ -125,43 +126,43 @@ def test_what_is_dropped_is_counted_and_written_down_with_its_reply(opened, outp
 
 
 @pytest.mark.parametrize("batches", [0, 1, 7, 14])
-def test_a_process_that_dies_loses_only_the_batch_in_flight_and_nothing_is_repeated(opened, output, batches):
+def test_a_killed_process_loses_only_the_batch_in_flight_and_nothing_is_repeated(opened, output, batches):
     dying = Scripted(dies_after=batches)
     with pytest.raises(KeyboardInterrupt):
         run(opened, output, dying)
-    assert sum(dying.asked.values()) == 4 * batches
+    assert sum(dying.requested.values()) == 4 * batches
     again = Scripted()
     assert run(opened, output, again)["kept"] == 60
-    assert not dying.asked & again.asked
-    assert set(dying.asked) | set(again.asked) == {a.segment.id for a in kept(opened)}
+    assert not dying.requested & again.requested
+    assert set(dying.requested) | set(again.requested) == {a.segment.id for a in kept(opened)}
 
 
-@pytest.mark.parametrize("what", ["put", "delete"])
+@pytest.mark.parametrize("operation", ["put", "delete"])
 @pytest.mark.parametrize("failing", [None, "p3/0#1"])
-def test_a_death_at_any_write_or_deletion_loses_nothing(opened, output, what, failing, monkeypatch):
+def test_an_interruption_at_any_write_or_deletion_loses_nothing(opened, output, operation, failing, monkeypatch):
     replies = {"p2/0#2": "[]", **({failing: None} if failing else {})}
-    real = getattr(opened, what)
-    asked = Counter()
+    real = getattr(opened, operation)
+    requested = Counter()
     finished = False
     for step in range(100):
-        left = step
+        remaining = step
 
-        def dies(*args, **kwargs):
-            nonlocal left
-            if left == 0:
+        def interrupted(*args, **kwargs):
+            nonlocal remaining
+            if remaining == 0:
                 raise KeyboardInterrupt
-            left -= 1
+            remaining -= 1
             return real(*args, **kwargs)
 
-        monkeypatch.setattr(opened, what, dies)
+        monkeypatch.setattr(opened, operation, interrupted)
         annotator = Scripted(replies)
         try:
             counts = run(opened, output, annotator)
             finished = True
         except KeyboardInterrupt:
             pass
-        monkeypatch.setattr(opened, what, real)
-        asked += annotator.asked
+        monkeypatch.setattr(opened, operation, real)
+        requested += annotator.requested
         if finished:
             break
     assert finished
@@ -169,12 +170,12 @@ def test_a_death_at_any_write_or_deletion_loses_nothing(opened, output, what, fa
     assert [a.segment.id for a in kept(opened)] == [
         f"p{i}/0#{n}" for i in range(20) for n in range(3) if f"p{i}/0#{n}" not in replies
     ]
-    lost = 4 * step if what == "put" else 0  # a batch that was not committed
-    assert sum(n - 1 for name, n in asked.items() if name != failing) <= lost
+    lost = 4 * step if operation == "put" else 0  # a batch that was not committed
+    assert sum(n - 1 for name, n in requested.items() if name != failing) <= lost
 
 
 @pytest.mark.slow
-def test_kill_9_while_annotating_loses_nothing(tmp_path):
+def test_kill_9_during_annotation_loses_nothing(tmp_path):
     code = f"""
 import sys, time
 sys.path.insert(0, {str(sys.path[0])!r})
@@ -189,10 +190,10 @@ class Slow(Scripted):
         return super().annotate(segments)
 files = open_files(sys.argv[1])
 files.start()
-print("begun", flush=True)
+print("started", flush=True)
 print(annotate(config(sys.argv[1]), "student", ROWS, files, annotator=Slow())["kept"], "kept", flush=True)
 """
-    asked = []
+    requested = []
     for kills in range(20):
         process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
         lines = []
@@ -204,16 +205,16 @@ print(annotate(config(sys.argv[1]), "student", ROWS, files, annotator=Slow())["k
                 break
         process.stdout.close()
         process.wait()
-        asked += [name for line in lines if line[0].startswith("p") for name in line]
+        requested += [name for line in lines if line[0].startswith("p") for name in line]
         if lines[-1][-1] == "kept":
             break
     assert lines[-1] == ["60", "kept"]
-    assert len(asked) - len(set(asked)) <= 4 * kills
+    assert len(requested) - len(set(requested)) <= 4 * kills
     annotations = read_annotations((tmp_path / NAME).read_bytes(), "a").kept
     assert [a.segment.id for a in annotations] == [f"p{i}/0#{n}" for i in range(20) for n in range(3)]
 
 
-def test_a_finished_file_is_counted_and_left_as_it_is_corrections_and_all(opened, output):
+def test_a_finished_file_is_counted_and_keeps_its_corrections(opened, output):
     run(opened, output, Scripted({"p0/0#0": "[]"}))
     lines = opened.get(NAME).decode().splitlines()
     first = json.loads(lines[0])
@@ -225,30 +226,30 @@ def test_a_finished_file_is_counted_and_left_as_it_is_corrections_and_all(opened
     assert opened.get(NAME) == corrected
 
 
-def test_a_finished_file_that_is_not_valid_any_more_is_refused_by_its_line(opened, output):
+def test_a_finished_file_that_is_no_longer_valid_is_refused_with_its_line(opened, output):
     run(opened, output, Scripted())
     opened.put(NAME, opened.get(NAME) + b"{}\n")
     with pytest.raises(DataError, match=rf"{output}/{NAME}:61: the annotation lacks"):
         run(opened, output, Scripted())
 
 
-def test_what_failed_is_tried_again_by_the_next_start_and_appended(opened, output):
+def test_failed_segments_are_retried_by_the_next_start_and_appended(opened, output):
     assert run(opened, output, Scripted({"p3/0#1": None, "p4/0#0": None, "p5/0#0": "[]"}))["failed"] == 2
     before = opened.get(NAME).replace(b"scripted", b"me", 1).rstrip()
     opened.put(NAME, before)
     second = Scripted({"p4/0#0": None})
     counts = run(opened, output, second)
     assert (counts["kept"], counts["failed"], counts["empty"]) == (58, 1, 1)
-    assert set(second.asked) == {"p3/0#1", "p4/0#0"}
+    assert set(second.requested) == {"p3/0#1", "p4/0#0"}
     assert opened.get(NAME).startswith(before + b"\n")
     third = Scripted()
     assert run(opened, output, third)["kept"] == 59
-    assert set(third.asked) == {"p4/0#0"}
+    assert set(third.requested) == {"p4/0#0"}
     assert [a.segment.id for a in kept(opened)[-2:]] == ["p3/0#1", "p4/0#0"]
     assert [json.loads(line)["id"] for line in opened.get(DROPPED).splitlines()] == ["p5/0#0"]
 
 
-def test_a_dropped_segment_that_a_person_has_annotated_counts_once(opened, output):
+def test_a_dropped_segment_with_a_manual_annotation_counts_once(opened, output):
     run(opened, output, Scripted({"p3/0#1": None, "p5/0#0": "[]"}))
     moved = [json.loads(line) for line in opened.get(DROPPED).splitlines()]
     lines = [
@@ -258,10 +259,10 @@ def test_a_dropped_segment_that_a_person_has_annotated_counts_once(opened, outpu
     annotator = Scripted()
     counts = run(opened, output, annotator)
     assert (counts["kept"], counts["segments"], counts["failed"], counts["empty"]) == (60, 60, 0, 0)
-    assert not annotator.asked
+    assert not annotator.requested
 
 
-def test_it_fails_with_the_counts_if_too_few_survive_and_goes_on_where_it_failed(opened, output):
+def test_too_few_annotations_are_refused_with_counts_and_the_next_start_continues(opened, output):
     none = dict.fromkeys(f"p{i}/0#{n}" for i in range(20) for n in range(2))
     with pytest.raises(DataError, match=r"of 60 segments: 20 kept, 0 unparsable, .*, 40 failed; .*min_share = 0.5") as error:
         run(opened, output, Scripted(none))
@@ -269,26 +270,26 @@ def test_it_fails_with_the_counts_if_too_few_survive_and_goes_on_where_it_failed
     assert NAME.rpartition("/")[2] not in opened.sizes("annotations")
     second = Scripted()
     assert run(opened, output, second)["kept"] == 60
-    assert set(second.asked) == set(none)
+    assert set(second.requested) == set(none)
 
 
-def test_where_nobody_answers_the_command_stops_at_the_first_whole_batch_and_goes_on_from_there(opened, output):
+def test_a_batch_without_any_reply_stops_the_command_and_the_next_start_continues(opened, output):
     down = Scripted(dict.fromkeys((f"p{i}/0#{n}" for i in range(4, 20) for n in range(3)), None))
     with pytest.raises(DataError, match=r"all 4 segments of a batch failed \(no server\); so far 12 kept, .* 4 failed"):
         run(opened, output, down)
-    assert len(down.asked) == 16
+    assert len(down.requested) == 16
     second = Scripted()
     assert run(opened, output, second)["kept"] == 60
-    assert len(second.asked) == 48
+    assert len(second.requested) == 48
 
 
-def test_an_annotator_that_always_fails_stops_the_command_even_at_a_share_of_nothing(opened, output):
+def test_an_annotator_without_any_annotation_stops_the_command_even_with_min_share_0(opened, output):
     everything = {f"p{i}/0#{n}": "nothing" for i in range(20) for n in range(3)}
     with pytest.raises(DataError, match="0 kept, 60 unparsable"):
         run(opened, output, Scripted(everything), min_share=0.0)
 
 
-def test_traces_without_thinking_are_counted_and_too_many_stop_the_command_before_any_work(opened, output):
+def test_traces_without_thinking_are_counted_and_too_many_are_refused_before_any_work(opened, output):
     without = [Row(f"q{i}/0", f"q{i}", 0, ({"role": "assistant", "content": "42"},), (), {}) for i in range(2)]
     with pytest.raises(DataError, match=r"2 of 4 traces of the student have thinking, less than annotator.min_share = 0.6"):
         run(opened, output, Scripted(dies_after=0), [*ROWS[:2], *without], min_share=0.6)
@@ -304,14 +305,14 @@ def test_parts_of_other_traces_are_refused(opened, output):
         run(opened, output, Scripted(), [row(i, "quite another thing that is thought of here ") for i in range(20)])
 
 
-def test_a_torn_line_of_a_part_is_annotated_again(opened, output):
+def test_a_truncated_line_of_a_part_is_annotated_again(opened, output):
     with pytest.raises(KeyboardInterrupt):
         run(opened, output, Scripted(dies_after=2))
     part = "annotations/student/part-00001.jsonl"
     opened.put(part, opened.get(part)[:-30])
     again = Scripted()
     assert run(opened, output, again)["kept"] == 60
-    assert len(again.asked) == 60 - 7
+    assert len(again.requested) == 60 - 7
 
 
 def test_the_thinking_is_found_by_the_speakers_own_markers(opened, output):
@@ -329,7 +330,7 @@ def test_the_rules_annotate_by_default_and_keep_everything(opened, output):
     assert {a.annotator for a in kept(opened)} == {"rules"}
 
 
-def test_an_endpoint_that_breaks_down_is_asked_for_the_rest_by_the_next_start(opened, output, monkeypatch):
+def test_after_an_outage_the_next_start_requests_the_remaining_segments(opened, output, monkeypatch):
     monkeypatch.setattr(endpoint, "BACKOFF", 0.01)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     broken = True
@@ -347,6 +348,6 @@ def test_an_endpoint_that_breaks_down_is_asked_for_the_rest_by_the_next_start(op
         assert len(server.requests) - done == first["failed"]
 
 
-def test_the_configuration_chooses_the_annotator(tmp_path):
+def test_the_configuration_selects_the_annotator(tmp_path):
     assert isinstance(make_annotator(config("x")), Rules)
     assert isinstance(make_annotator(config("x", kind="endpoint", url="http://a", name="m")), Endpoint)

@@ -27,7 +27,7 @@ from tessy_jax.mini import models, rows, tasks
 from tessy_jax.models import hf
 from tessy_jax.sharding import Partitioner, make_mesh
 from tests.synthesis.tiny_pair import CLOSE, build, write_prompts
-from tests.train.test_job import kill_again_and_again
+from tests.train.test_job import kill_repeatedly
 
 STEPS = 6
 WINDOW = 16
@@ -35,7 +35,7 @@ WINDOW = 16
 
 @pytest.fixture(scope="module")
 def backbones(tmp_path_factory):
-    """Random models that know the grammar's words and nothing else."""
+    """Random models whose vocabularies hold only the grammar's words."""
     folder = tmp_path_factory.mktemp("blank")
     for speaker in ("student", "teacher"):
         models.blank(speaker, folder / speaker, seed=1)
@@ -79,8 +79,8 @@ def config(backbones, tmp_path):
 def run(capsys, what, file, *options):
     capsys.readouterr()
     code = main(["boundary", what, str(file), "--json", *options])
-    said = capsys.readouterr()
-    return code, json.loads(said.out) if code == 0 else said.err
+    captured = capsys.readouterr()
+    return code, json.loads(captured.out) if code == 0 else captured.err
 
 
 def lines(folder):
@@ -92,9 +92,9 @@ def test_a_predictor_is_made_measured_and_loads_in_transformers_with_equal_logit
     code, counts = run(capsys, "annotate", file)
     assert code == 0, counts
     assert counts["student"]["kept"] == counts["student"]["segments"] == 40
-    code, found = run(capsys, "train", file)
-    assert code == 0, found
-    summary = found["student"]
+    code, result = run(capsys, "train", file)
+    assert code == 0, result
+    summary = result["student"]
     assert summary["finished"]
     metrics = lines(tmp_path / "run" / "training" / "student")
     evaluated = [line for line in metrics if "style_f1" in line]
@@ -121,14 +121,14 @@ def test_a_predictor_is_made_measured_and_loads_in_transformers_with_equal_logit
     assert json.loads((tmp_path / "run" / "evaluation.json").read_text()) == measures
 
 
-def test_an_interrupted_training_of_a_predictor_ends_as_one_that_was_not(config, tmp_path, capsys):
+def test_an_interrupted_training_of_a_predictor_equals_an_uninterrupted_one(config, tmp_path, capsys):
     from tessy_jax.boundary.train import train_predictor
     from tessy_jax.config import Predictors, read
 
-    for name in ("whole", "parts"):
+    for name in ("uninterrupted", "parts"):
         assert run(capsys, "annotate", config(name, predictor={"layers": 1}))[0] == 0
-    assert run(capsys, "train", tmp_path / "whole.yaml")[0] == 0
-    assert hf.read_config(tmp_path / "whole" / "training" / "student" / "model").layers == 1
+    assert run(capsys, "train", tmp_path / "uninterrupted.yaml")[0] == 0
+    assert hf.read_config(tmp_path / "uninterrupted" / "training" / "student" / "model").layers == 1
 
     def stop(line, steps):
         if line["step"] == 3:
@@ -136,16 +136,17 @@ def test_an_interrupted_training_of_a_predictor_ends_as_one_that_was_not(config,
 
     summary = train_predictor(read(Predictors, tmp_path / "parts.yaml"), "student", on_step=stop)
     assert (summary["steps"], summary["finished"]) == (3, False)
-    code, found = run(capsys, "train", tmp_path / "parts.yaml")
-    assert code == 0, found
-    assert found["student"]["steps_of_this_start"] == STEPS - 3
-    one, two = (
-        load_file(tmp_path / name / "training" / "student" / "model" / "model.safetensors") for name in ("whole", "parts")
+    code, result = run(capsys, "train", tmp_path / "parts.yaml")
+    assert code == 0, result
+    assert result["student"]["steps_of_this_start"] == STEPS - 3
+    expected, actual = (
+        load_file(tmp_path / name / "training" / "student" / "model" / "model.safetensors")
+        for name in ("uninterrupted", "parts")
     )
-    assert all((one[name] == two[name]).all() for name in one)
+    assert all((expected[name] == actual[name]).all() for name in expected)
 
 
-def test_training_stops_when_evaluations_do_not_get_better_and_keeps_the_best(config, tmp_path, capsys, monkeypatch):
+def test_training_stops_when_evaluations_do_not_improve_and_keeps_the_best(config, tmp_path, capsys, monkeypatch):
     from tessy_jax.boundary import train
 
     scores = iter([0.2, 0.7, 0.5, 0.6, 0.9])
@@ -158,17 +159,17 @@ def test_training_stops_when_evaluations_do_not_get_better_and_keeps_the_best(co
     monkeypatch.setattr(train.SegmentScorer, "__call__", lambda *_: Said())
     file = config(patience=2, training={"steps": 20, "save_every": 100}, predictor={"threshold": 0.25})
     assert run(capsys, "annotate", file)[0] == 0
-    code, found = run(capsys, "train", file)
-    assert code == 0, found
-    assert found["student"]["steps"] == 8, "two evaluations after the best, at step 4"
-    assert found["student"]["finished"]
-    assert (found["student"]["best_step"], found["student"]["style_f1"]) == (4, 0.7)
+    code, result = run(capsys, "train", file)
+    assert code == 0, result
+    assert result["student"]["steps"] == 8, "two evaluations after the best, at step 4"
+    assert result["student"]["finished"]
+    assert (result["student"]["best_step"], result["student"]["style_f1"]) == (4, 0.7)
     assert {path.name for path in (tmp_path / "run" / "training" / "student" / "checkpoints").iterdir()} >= {"4", "8"}
     assert run(capsys, "train", file)[1]["student"]["steps_of_this_start"] == 0
 
 
 @pytest.mark.parametrize("mesh", [{}, {"data": 2, "tensor": 2}])
-def test_a_decision_on_a_long_trace_is_that_on_its_bounded_window_and_that_of_the_decode_loop(backbones, mesh):
+def test_a_decision_on_a_long_trace_equals_that_on_its_window_and_that_of_the_decode_loop(backbones, mesh):
     partitioner = Partitioner(make_mesh(mesh)) if mesh else Partitioner()
     half = WINDOW // 2
     folder = backbones / "student"
@@ -182,8 +183,8 @@ def test_a_decision_on_a_long_trace_is_that_on_its_bounded_window_and_that_of_th
     scorer = SegmentScorer(
         *[nnx.split(predictor)[0], [tokens]], window=WINDOW, size=64, rows=4, dtype="float32", partitioner=partitioner
     )
-    (found,) = scorer(nnx.state(predictor)).probabilities
-    assert np.isnan(found[-1])
+    (probabilities,) = scorer(nnx.state(predictor)).probabilities
+    assert np.isnan(probabilities[-1])
 
     alone = hf.load(folder, classes=CLASSES, seed=3)
     graph, params = nnx.split(alone)
@@ -192,18 +193,18 @@ def test_a_decision_on_a_long_trace_is_that_on_its_bounded_window_and_that_of_th
         anchor = max(0, (t // half - 1) * half)
         read = np.zeros(WINDOW, np.int32)
         read[: t + 1 - anchor] = tokens.ids[anchor : t + 1]
-        np.testing.assert_allclose(found[t], style(jnp.asarray(read))[t - anchor], atol=1e-5)
+        np.testing.assert_allclose(probabilities[t], style(jnp.asarray(read))[t - anchor], atol=1e-5)
 
     state = new_predictor_state(alone.config, 1, WINDOW, half, jnp.float32, Partitioner())
     step = jax.jit(lambda state, ids: predict(graph, params, state, ids, jnp.full(1, half), half, jnp.float32(0)))
     for block in range(count // half):
-        state, said = step(state, jnp.asarray(tokens.ids[None, block * half : (block + 1) * half]))
-        part = found[block * half : (block + 1) * half][: count - 1 - block * half]
+        state, predicted = step(state, jnp.asarray(tokens.ids[None, block * half : (block + 1) * half]))
+        part = probabilities[block * half : (block + 1) * half][: count - 1 - block * half]
         clear = np.abs(part - 0.5) > 1e-4
-        assert (np.asarray(said)[0, : len(part)][clear] == (part > 0.5)[clear]).all()
+        assert (np.asarray(predicted)[0, : len(part)][clear] == (part > 0.5)[clear]).all()
 
 
-def test_every_decision_is_learnt_once_and_is_about_the_next_token(backbones):
+def test_every_decision_is_a_target_once_and_labels_the_next_token(backbones):
     from tessy_jax.boundary.examples import examples
     from tessy_jax.train.data import BatchPlan
 
@@ -217,9 +218,9 @@ def test_every_decision_is_learnt_once_and_is_about_the_next_token(backbones):
         segments.append(tokens_of(Annotation(Segment("a#0", "a", "train", 0, text), style, "t"), tokenizer))
     plan = BatchPlan(examples(segments, WINDOW), 64, 4, seed=0)
     batches = [plan.assembled(rows) for rows in plan.epoch(0)]
-    learnt = sum((batch.kinds_BT != 0).sum() for batch in batches)
+    targets = sum((batch.kinds_BT != 0).sum() for batch in batches)
     assert (
-        learnt
+        targets
         == sum(len(tokens.ids) - 1 for tokens in segments)
         == sum((tokens.labels != UNKNOWN).sum() for tokens in segments)
     )
@@ -230,7 +231,7 @@ def test_every_decision_is_learnt_once_and_is_about_the_next_token(backbones):
 
 
 @pytest.mark.slow
-def test_traces_are_sampled_by_each_speaker_alone_once_and_annotated_by_rules(tmp_path, capsys):
+def test_each_speaker_samples_its_traces_once_and_rules_annotate_them(tmp_path, capsys):
     paths = build(tmp_path / "pair")
     thinking = {"open": "<think>\n", "close": CLOSE}
     writer = {"dtype": "float32", "thinking": thinking, "sampling": {"temperature": 1.0, "top_p": 1.0, "top_k": 0}}
@@ -255,24 +256,24 @@ def test_traces_are_sampled_by_each_speaker_alone_once_and_annotated_by_rules(tm
     file = tmp_path / "run.yaml"
     file.write_text(yaml.safe_dump(raw))
     assert "no traces of the student yet" in run(capsys, "annotate", file)[1]
-    code, found = run(capsys, "sample", file)
-    assert code == 0, found
-    assert found["student"]["run"]["tokens_teacher"] == found["teacher"]["run"]["tokens_student"] == 0
-    assert found["teacher"]["run"]["responses"] > 4
+    code, result = run(capsys, "sample", file)
+    assert code == 0, result
+    assert result["student"]["run"]["tokens_teacher"] == result["teacher"]["run"]["tokens_student"] == 0
+    assert result["teacher"]["run"]["responses"] > 4
     again = run(capsys, "sample", file)[1]
-    assert again["student"]["responses"] == 0, "what is there is not sampled again"
+    assert again["student"]["responses"] == 0, "existing traces are not sampled again"
     code, counts = run(capsys, "annotate", file)
     assert code == 0, counts
-    assert counts["student"]["traces"] == found["student"]["run"]["responses"]
+    assert counts["student"]["traces"] == result["student"]["run"]["responses"]
     assert "no predictor yet" in run(capsys, "eval", file)[1]
-    code, said = run(capsys, "train", file, "--speaker", "teacher")
-    assert code == 0, said
-    assert list(said) == ["teacher"]
+    code, output = run(capsys, "train", file, "--speaker", "teacher")
+    assert code == 0, output
+    assert list(output) == ["teacher"]
     assert run(capsys, "eval", file, "--speaker", "teacher")[0] == 0
 
 
 @pytest.mark.parametrize(
-    ("what", "changes", "options", "says"),
+    ("what", "changes", "options", "message"),
     [
         ("train", {}, [], "run `tessy boundary annotate` first"),
         ("train", {"predictor": {"layers": 40}}, [], "set it to 3 at most, or to null"),
@@ -280,46 +281,47 @@ def test_traces_are_sampled_by_each_speaker_alone_once_and_annotated_by_rules(tm
         ("annotate", {"traces": {"student": "absent.jsonl"}}, [], "absent.jsonl: "),
     ],
 )
-def test_what_cannot_be_done_yet_says_what_to_do_first(config, capsys, tmp_path, what, changes, options, says):
+def test_a_command_that_cannot_run_yet_names_the_missing_step(config, capsys, tmp_path, what, changes, options, message):
     file = config(**changes)
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.yaml").write_text("# A run folder of tessy_jax\n") if what == "train" else None
-    code, said = run(capsys, what, file, *options)
-    assert code == 2, said
-    assert says in said
+    code, output = run(capsys, what, file, *options)
+    assert code == 2, output
+    assert message in output
 
 
-def test_an_annotation_that_is_not_valid_is_refused_with_its_line_or_left_out(config, tmp_path, capsys):
+def test_an_invalid_annotation_is_refused_with_its_line_or_skipped(config, tmp_path, capsys):
     file = config()
     assert run(capsys, "annotate", file)[0] == 0
     path = tmp_path / "run" / "annotations" / "student.jsonl"
-    told = [json.loads(line) for line in path.read_text().splitlines()]
-    told[2]["spans"][0]["text"] += "x"
-    path.write_text("".join(json.dumps(one) + "\n" for one in told))
-    code, said = run(capsys, "train", file)
+    annotations = [json.loads(line) for line in path.read_text().splitlines()]
+    annotations[2]["spans"][0]["text"] += "x"
+    path.write_text("".join(json.dumps(annotation) + "\n" for annotation in annotations))
+    code, output = run(capsys, "train", file)
     assert code == 2
-    assert "student.jsonl:3: " in said
-    code, found = run(capsys, "train", file, "--skip-invalid")
-    assert code == 0, found
-    assert found["student"]["segments"]["skipped"] == 1
+    assert "student.jsonl:3: " in output
+    code, result = run(capsys, "train", file, "--skip-invalid")
+    assert code == 0, result
+    assert result["student"]["segments"]["skipped"] == 1
 
 
 @pytest.mark.slow
 def test_kill_9_at_random_instants_changes_no_bit_of_a_predictor(config, tmp_path, capsys):
     training = {"steps": 40, "save_every": 2, "eval_every": 5}
-    for name in ("whole", "killed"):
+    for name in ("uninterrupted", "killed"):
         assert run(capsys, "annotate", config(name, training=training))[0] == 0
-    assert run(capsys, "train", tmp_path / "whole.yaml")[0] == 0
+    assert run(capsys, "train", tmp_path / "uninterrupted.yaml")[0] == 0
     file = tmp_path / "killed.yaml"
     folder = tmp_path / "killed" / "training" / "student" / "checkpoints"
-    killed, _ = kill_again_and_again(["boundary", "train", str(file)], folder, 5)
+    killed, _ = kill_repeatedly(["boundary", "train", str(file)], folder, 5)
     assert killed >= 3, "the run ended before it was killed often"
-    code, said = run(capsys, "train", file)
-    assert code == 0, said
-    one, two = (
-        load_file(tmp_path / name / "training" / "student" / "model" / "model.safetensors") for name in ("whole", "killed")
+    code, output = run(capsys, "train", file)
+    assert code == 0, output
+    expected, actual = (
+        load_file(tmp_path / name / "training" / "student" / "model" / "model.safetensors")
+        for name in ("uninterrupted", "killed")
     )
-    assert all((one[name] == two[name]).all() for name in one)
+    assert all((expected[name] == actual[name]).all() for name in expected)
 
 
 @pytest.mark.slow
@@ -334,11 +336,11 @@ def test_a_predictor_trained_from_scratch_knows_the_boundaries_of_the_grammar(co
         training={"steps": 100, "max_seq_len": 512, "batch_size": 8, "eval_every": 25},
     )
     for what in ("annotate", "train"):
-        code, said = run(capsys, what, file)
-        assert code == 0, said
+        code, output = run(capsys, what, file)
+        assert code == 0, output
     code, measures = run(capsys, "eval", file)
     assert code == 0, measures
-    found = measures[speaker]
-    assert found["style"]["f1"] >= 0.98
-    assert found["cuts"]["exact_share"] >= 0.95
-    print(f"{speaker}: style F1 {found['style']['f1']:.4f}, exact cuts {found['cuts']['exact_share']:.4f}")
+    metrics = measures[speaker]
+    assert metrics["style"]["f1"] >= 0.98
+    assert metrics["cuts"]["exact_share"] >= 0.95
+    print(f"{speaker}: style F1 {metrics['style']['f1']:.4f}, exact cuts {metrics['cuts']['exact_share']:.4f}")

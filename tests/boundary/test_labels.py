@@ -1,4 +1,4 @@
-"""Labels are right to the character, and the windows of training are those of inference."""
+"""Labels follow the rule for every character, and the windows of training equal those of inference."""
 
 from functools import cache
 
@@ -27,7 +27,7 @@ def reference(offsets, spans):
 
 @st.composite
 def spans_of(draw, text):
-    """Some spans of a text, in order and apart; they may touch."""
+    """Some spans of a text, sorted and disjoint; they may touch."""
     edges = sorted(draw(st.lists(st.integers(0, len(text)), max_size=8)))
     return [(a, b) for a, b in zip(edges[::2], edges[1::2], strict=False) if a < b]
 
@@ -75,7 +75,7 @@ def test_labels_equal_the_rule_with_real_tokenizers(real, data):
 
 @settings(deadline=None)
 @given(data=st.data())
-def test_spans_of_the_whole_text_and_of_none_are_all_style_and_all_capability(real, data):
+def test_a_span_of_the_complete_text_is_all_style_and_no_span_is_all_capability(real, data):
     text = data.draw(texts.filter(bool))
     offsets = np.array(real.encode(text, add_special_tokens=False).offsets)
     assert token_labels(offsets, [(0, len(text))]).all()

@@ -1,4 +1,4 @@
-"""A model on this mesh annotates each segment for itself, and what it cannot do is said."""
+"""A model on the mesh annotates each segment independently of its batch, and unsupported input is refused."""
 
 import pytest
 
@@ -22,27 +22,27 @@ def local(pair, name="student", **settings):
     return LocalModel(section, partitioner=Partitioner(), seed=3)
 
 
-def test_a_local_model_answers_every_segment_the_same_in_any_company(pair):
+def test_the_annotation_of_a_segment_does_not_depend_on_its_batch(pair):
     segments = [Segment(f"r#{i}", "r", "train", i, "wait, so " + "x = 1 " * i + "y") for i in range(9)]
     annotator = local(pair, temperature=1.0)
-    together = annotator.annotate(segments)
-    assert [o.segment for o in together] == segments
-    assert all(isinstance(o, Annotation) or o.outcome != "failed" for o in together)
+    batched = annotator.annotate(segments)
+    assert [o.segment for o in batched] == segments
+    assert all(isinstance(o, Annotation) or o.outcome != "failed" for o in batched)
     alone = [outcome for s in segments for outcome in annotator.annotate([s])]
-    assert alone == together
-    assert annotator.annotate(segments[::-1]) == together[::-1]
+    assert alone == batched
+    assert annotator.annotate(segments[::-1]) == batched[::-1]
 
 
-def test_what_is_too_long_for_the_model_fails_and_the_others_do_not(pair):
+def test_a_segment_that_is_too_long_for_the_model_fails_without_affecting_others(pair):
     long = Segment("r#0", "r", "train", 0, "x" * 3000)
     short = Segment("r#1", "r", "train", 0, "so")
-    found = local(pair).annotate([long, short])
-    assert found[0].outcome == "failed"
-    assert "exceed the model's 2048" in found[0].detail
-    assert isinstance(found[1], Annotation) or found[1].outcome != "failed"
+    results = local(pair).annotate([long, short])
+    assert results[0].outcome == "failed"
+    assert "exceed the model's 2048" in results[0].detail
+    assert isinstance(results[1], Annotation) or results[1].outcome != "failed"
 
 
-def test_a_classifier_or_a_model_without_a_template_is_no_annotator(pair, tmp_path):
+def test_a_classifier_or_a_model_without_a_template_is_refused_as_annotator(pair, tmp_path):
     with pytest.raises(ConfigError, match=r"is a token classifier; annotator.model needs"):
         local(pair, "student-predictor")
     fast = tiny_pair.tokenizer("student")

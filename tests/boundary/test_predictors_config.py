@@ -1,4 +1,4 @@
-"""The configuration of predictors: what it cannot do without is asked for, and its own defaults stay when others are set."""
+"""The configuration of predictors: missing keys are named, and setting one key keeps the other defaults."""
 
 import pytest
 import yaml
@@ -38,7 +38,7 @@ def test_every_key_is_described_and_every_section_has_a_docstring(tmp_path):
         assert description or key in sections, key
 
 
-def test_a_speaker_needs_a_model_and_prompts_or_traces_that_are_there(tmp_path):
+def test_a_speaker_needs_a_model_and_prompts_or_existing_traces(tmp_path):
     assert configured(tmp_path, {"output": "x", "traces": {"teacher": "t.jsonl"}}).data is None
     assert configured(tmp_path, {"output": "x", "traces": {"teacher": "t.jsonl"}, "student": {"model": "s"}} | SMALL)
 
@@ -60,6 +60,6 @@ def test_a_speaker_needs_a_model_and_prompts_or_traces_that_are_there(tmp_path):
         (SMALL | {"training": {"max_seq_len": 100}}, "set training.max_seq_len to at least 201"),
     ],
 )
-def test_what_cannot_be_run_is_refused_with_the_remedy(tmp_path, content, message):
+def test_an_invalid_configuration_is_refused_with_the_remedy(tmp_path, content, message):
     with pytest.raises(ConfigError, match=message):
         configured(tmp_path, content)

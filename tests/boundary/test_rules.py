@@ -1,4 +1,4 @@
-"""The list of phrases does what its documentation says, whatever the text."""
+"""The list of phrases matches any text by its documented rules."""
 
 import json
 
@@ -20,7 +20,7 @@ pieces = st.lists(
 ).map("".join)
 
 
-def found(text, begins=False, rules=RULES):
+def matches(text, begins=False, rules=RULES):
     return [text[start:end] for start, end in rules.spans(text, begins=begins)]
 
 
@@ -42,23 +42,23 @@ def found(text, begins=False, rules=RULES):
     ],
 )
 def test_phrases_are_found_by_the_documented_rules(text, spans):
-    assert found(text) == spans
+    assert matches(text) == spans
 
 
 def test_an_opening_phrase_at_the_start_of_a_text_counts_where_the_trace_begins():
-    assert found("So x") == []
-    assert found("So x", begins=True) == ["So"]
+    assert matches("So x") == []
+    assert matches("So x", begins=True) == ["So"]
     segments = [Segment("r#0", "r", "train", start, "So x") for start in (0, 7)]
     assert [len(a.spans) for a in RULES.annotate(segments)] == [1, 0]
 
 
-def test_what_has_no_phrase_is_kept_without_spans():
+def test_a_text_without_phrases_is_kept_without_spans():
     segment = Segment("r#0", "r", "train", 0, "x = 3")
     assert RULES.annotate([segment]) == [Annotation(segment, (), "rules")]
 
 
 @given(st.one_of(pieces, st.text(st.characters(exclude_categories=["Cs"]), max_size=80)), st.booleans())
-def test_spans_are_in_order_apart_not_blank_and_begin_and_end_with_text(text, begins):
+def test_spans_are_sorted_disjoint_not_blank_and_without_surrounding_white_space(text, begins):
     spans = RULES.spans(text, begins=begins)
     assert spans == RULES.spans(text, begins=begins)
     at = 0
@@ -71,20 +71,20 @@ def test_spans_are_in_order_apart_not_blank_and_begin_and_end_with_text(text, be
         assert RULES.spans(text.upper(), begins=begins) == spans
 
 
-def test_the_shipped_list_is_large_and_every_phrase_of_it_is_found():
+def test_every_phrase_of_the_shipped_list_is_matched():
     phrases = read_lexicon(None)
     assert sum(map(len, phrases.values())) > 150
     for phrase in phrases["anywhere"]:
-        assert found(f"x {phrase} x") == [phrase]
+        assert matches(f"x {phrase} x") == [phrase]
     for phrase in phrases["opening"]:
-        assert found(f"x. {phrase} x") == [phrase]
+        assert matches(f"x. {phrase} x") == [phrase]
 
 
-def test_a_file_of_ones_own_takes_the_place_of_the_list_and_the_longest_phrase_counts(tmp_path):
+def test_a_given_file_replaces_the_list_and_the_longest_phrase_counts(tmp_path):
     file = tmp_path / "own.json"
     file.write_text(json.dumps({"anywhere": ["tja", "tja nun also"], "opening": ["also"]}))
     rules = Rules(str(file))
-    assert found("wait tja x, tja nun also y. Also z", rules=rules) == ["tja", "tja nun also", "Also"]
+    assert matches("wait tja x, tja nun also y. Also z", rules=rules) == ["tja", "tja nun also", "Also"]
 
 
 @pytest.mark.parametrize(
@@ -102,13 +102,13 @@ def test_a_file_of_ones_own_takes_the_place_of_the_list_and_the_longest_phrase_c
         ({"about": "nothing"}, "holds no phrases; list some under anywhere or opening"),
     ],
 )
-def test_a_malformed_list_is_refused_saying_what_is_wrong(tmp_path, content, message):
+def test_a_malformed_list_is_refused_with_the_reason(tmp_path, content, message):
     file = tmp_path / "own.json"
     file.write_text(content if isinstance(content, str) else json.dumps(content))
     with pytest.raises(ConfigError, match=f"own.json: {message}"):
         Rules(str(file))
 
 
-def test_a_list_that_is_not_there_is_refused(tmp_path):
+def test_a_missing_list_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="No such file"):
         Rules(str(tmp_path / "own.json"))

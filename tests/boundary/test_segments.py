@@ -1,4 +1,4 @@
-"""Segments are verbatim, drawn by seed and trace alone, and no prompt is on both sides of the split."""
+"""Segments are verbatim and depend only on seed and trace, and no prompt is on both sides of the split."""
 
 import pytest
 from hypothesis import given
@@ -20,7 +20,7 @@ def row(content, spans=(), *, prompt="p", rollout=0):
     return Row(f"{prompt}/{rollout}", prompt, rollout, messages, tuple(spans), {})
 
 
-def test_the_thinking_is_what_the_spans_say_or_what_stands_between_the_markers():
+def test_the_thinking_comes_from_the_spans_or_from_the_markers():
     spanned = [
         Span("template", "think", 0, 8),
         Span("student", "think", 8, 10),
@@ -34,7 +34,7 @@ def test_the_thinking_is_what_the_spans_say_or_what_stands_between_the_markers()
 
 
 @pytest.mark.parametrize(("opens", "closes"), [("```python\n", "\n```\n\n"), ("```\n", "\n```\n\n"), ("(", ")")])
-def test_markers_may_be_of_the_same_signs(opens, closes):
+def test_markers_may_share_characters(opens, closes):
     assert thinking(row(f"{opens}a b{closes}{opens}c{closes}"), opens, closes).strip() == "a b"
 
 
@@ -43,35 +43,35 @@ def test_a_trace_without_thinking_has_none(content):
     assert thinking(row(content), OPEN, CLOSE) is None
 
 
-def test_spans_of_an_answer_alone_are_no_thinking():
+def test_spans_of_only_an_answer_have_no_thinking():
     assert thinking(row("42", [Span("student", "answer", 0, 2)]), OPEN, CLOSE) is None
 
 
 @given(text, st.integers(1, 8), st.integers(1, 6), st.integers(0, 3))
-def test_segments_are_verbatim_windows_of_whole_words_at_different_places(trace, words, per_trace, seed):
-    found = cut("r", trace, "train", words=words, per_trace=per_trace, seed=seed)
+def test_segments_are_verbatim_windows_of_complete_words_at_different_places(trace, words, per_trace, seed):
+    result = cut("r", trace, "train", words=words, per_trace=per_trace, seed=seed)
     count = len(trace.split())
-    assert len(found) == (min(per_trace, max(1, count - words + 1)) if count else 0)
-    assert len({s.start for s in found}) == len(found)
-    assert [s.id for s in found] == [f"r#{n}" for n in range(len(found))]
-    assert [s.start for s in found] == sorted(s.start for s in found)
-    for s in found:
+    assert len(result) == (min(per_trace, max(1, count - words + 1)) if count else 0)
+    assert len({s.start for s in result}) == len(result)
+    assert [s.id for s in result] == [f"r#{n}" for n in range(len(result))]
+    assert [s.start for s in result] == sorted(s.start for s in result)
+    for s in result:
         assert s.text == trace[s.start : s.start + len(s.text)]
         assert s.text == s.text.strip()
         assert len(s.text.split()) == min(words, count)
         assert s.text.split() == trace.split()[len(trace[: s.start].split()) :][:words]
 
 
-def test_places_depend_on_seed_and_trace_and_cover_all_of_it():
+def test_places_depend_on_seed_and_trace_and_cover_the_trace():
     trace = " ".join(map(str, range(50)))
     first = [cut(f"r{i}", trace, "train", words=5, per_trace=3, seed=0) for i in range(200)]
     assert first == [cut(f"r{i}", trace, "train", words=5, per_trace=3, seed=0) for i in range(200)]
     assert [s.start for s in first[0]] != [s.start for s in cut("r0", trace, "train", words=5, per_trace=3, seed=1)]
-    begun = {s.text.split()[0] for found in first for s in found}
-    assert begun == {str(i) for i in range(46)}
+    first_words = {s.text.split()[0] for cuts in first for s in cuts}
+    assert first_words == {str(i) for i in range(46)}
 
 
-def test_the_split_is_by_prompt_whatever_the_order_and_as_large_as_wanted():
+def test_the_split_is_by_prompt_independent_of_order_and_of_the_configured_size():
     rows = [row(f"{OPEN}a b c{CLOSE}x", prompt=f"p{i}", rollout=j) for i in range(500) for j in range(3)]
     section = Segments(words=2, per_trace=2, validation=0.2)
     cuts = segments(rows, section, seed=1, open_text=OPEN, close_text=CLOSE)
@@ -79,14 +79,14 @@ def test_the_split_is_by_prompt_whatever_the_order_and_as_large_as_wanted():
     for s in cuts.segments:
         sides.setdefault(s.trace.split("/")[0], set()).add(s.split)
     assert all(len(side) == 1 for side in sides.values())
-    held = sum(side == {"validation"} for side in sides.values())
-    assert 70 <= held <= 130
+    validation = sum(side == {"validation"} for side in sides.values())
+    assert 70 <= validation <= 130
     backwards = segments(rows[::-1], section, seed=1, open_text=OPEN, close_text=CLOSE)
     assert sorted(backwards.segments, key=lambda s: s.id) == sorted(cuts.segments, key=lambda s: s.id)
     assert split_of("p", 0.2, 0) in ("train", "validation")
 
 
-def test_traces_without_thinking_are_counted_and_an_id_may_stand_once():
+def test_traces_without_thinking_are_counted_and_an_id_may_occur_once():
     rows = [row("no", prompt="a"), row(f"{OPEN}yes{CLOSE}x", prompt="b")]
     cuts = segments(rows, Segments(), seed=0, open_text=OPEN, close_text=CLOSE)
     assert (len(cuts.segments), cuts.traces, cuts.without) == (1, 2, 1)
@@ -95,7 +95,7 @@ def test_traces_without_thinking_are_counted_and_an_id_may_stand_once():
 
 
 @pytest.mark.parametrize("spanned", [True, False])
-def test_a_segment_that_goes_to_the_end_of_a_closed_thinking_holds_what_closes_it(spanned):
+def test_a_segment_at_the_end_of_closed_thinking_includes_the_closing_marker(spanned):
     spans = [
         Span("template", "think", 0, 8),
         Span("student", "think", 8, 15),
@@ -113,22 +113,22 @@ def test_a_segment_that_goes_to_the_end_of_a_closed_thinking_holds_what_closes_i
         assert not cuts.endings
 
 
-def test_what_closes_the_thinking_is_style_and_annotators_do_not_see_it():
+def test_the_closing_marker_is_style_and_annotators_do_not_see_it():
     class Last:
         name, at_once = "last", 9
 
-        def annotate(self, wanted):
-            assert all("think" not in segment.text for segment in wanted)
+        def annotate(self, segments):
+            assert all("think" not in segment.text for segment in segments)
             return [
                 Dropped(s, "empty", "[]")
                 if s.text == "no"
                 else Annotation(s, (Range(len(s.text) - 1, len(s.text)),), "last")
-                for s in wanted
+                for s in segments
             ]
 
     texts = ["x = 3.\n</think>", "x = 4.", "no\n</think>"]
-    wanted = [Segment(f"r#{i}", "r", "train", 0, text) for i, text in enumerate(texts)]
-    first, second, third = with_endings(Last(), wanted, {"\n</think>", "</think>"})
-    assert (first.segment, first.spans) == (wanted[0], (Range(5, 15),))
-    assert (second.segment, second.spans) == (wanted[1], (Range(5, 6),))
-    assert (third.segment, third.outcome) == (wanted[2], "empty")
+    originals = [Segment(f"r#{i}", "r", "train", 0, text) for i, text in enumerate(texts)]
+    first, second, third = with_endings(Last(), originals, {"\n</think>", "</think>"})
+    assert (first.segment, first.spans) == (originals[0], (Range(5, 15),))
+    assert (second.segment, second.spans) == (originals[1], (Range(5, 6),))
+    assert (third.segment, third.outcome) == (originals[2], "empty")

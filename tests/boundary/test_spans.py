@@ -1,4 +1,4 @@
-"""Replies are read leniently and located strictly; an annotation that is not true to its text is refused by its line."""
+"""Replies are parsed leniently and located strictly; an annotation that differs from its text is refused with its line."""
 
 import json
 from itertools import pairwise
@@ -43,7 +43,7 @@ def test_annotations_read_back_as_they_were_written(written):
 
 
 @given(annotations())
-def test_the_texts_of_spans_are_located_where_they_stand_or_earlier(annotation):
+def test_the_texts_of_spans_are_located_at_their_place_or_earlier(annotation):
     phrases = [annotation.segment.text[a:b] for a, b in annotation.spans]
     spans, missing = locate(annotation.segment.text, phrases)
     if all(p.strip() for p in phrases):
@@ -56,7 +56,7 @@ def test_the_texts_of_spans_are_located_where_they_stand_or_earlier(annotation):
         assert not missing.strip()
 
 
-def test_a_phrase_is_searched_on_from_the_end_of_the_one_before_it():
+def test_a_phrase_is_searched_from_the_end_of_the_previous_one():
     assert locate("so a so b so", ["so", "so"]) == ((Range(0, 2), Range(5, 7)), None)
     assert locate("so a so b", ["a", "so ", " b"]) == ((Range(3, 4), Range(5, 7), Range(8, 9)), None)
     assert locate("wait so", ["so", "wait"]) == ((Range(5, 7),), "wait")
@@ -78,7 +78,7 @@ def test_a_phrase_is_searched_on_from_the_end_of_the_one_before_it():
         '[[1], {"a": [}] ["Okay, so", "Wait,"] [1, 2] [[',
     ],
 )
-def test_an_array_of_strings_is_found_in_whatever_surrounds_it(reply):
+def test_an_array_of_strings_is_found_in_any_surrounding_text(reply):
     assert parse_reply(reply) == ["Okay, so", "Wait,"]
     assert parse_reply_spans(SEGMENT, reply, "me") == Annotation(SEGMENT, (Range(0, 8), Range(16, 21)), "me")
 
@@ -110,12 +110,12 @@ def test_every_other_reply_has_its_own_outcome(reply, outcome):
 
 
 @given(st.text(max_size=80))
-def test_no_reply_is_too_odd(reply):
+def test_any_reply_has_an_outcome(reply):
     outcome = parse_reply_spans(SEGMENT, reply, "me")
     json.dumps(outcome.to_json(), ensure_ascii=False).encode()
 
 
-def test_the_instruction_holds_the_excerpt_as_it_is():
+def test_the_instruction_holds_the_excerpt_verbatim():
     assert "\n{x} [1]\n" in INSTRUCTION.format(text="{x} [1]")
 
 
@@ -145,15 +145,15 @@ BAD = [
 
 
 @pytest.mark.parametrize(("bad", "message"), BAD)
-def test_a_line_that_is_no_annotation_is_refused_by_its_number_or_recorded(bad, message):
+def test_an_invalid_line_is_refused_with_its_number_or_recorded(bad, message):
     data = f"{line()}\n\n{bad}\n{line(id='q')}\n".encode()
     with pytest.raises(DataError, match=f"^a.jsonl:3: {message}"):
         read_annotations(data, "a.jsonl")
-    found = read_annotations(data, "a.jsonl", skip_invalid=True)
-    assert [a.segment.id for a in found.kept] == ["p/0#0", "q"]
-    assert [where for where, _ in found.skipped] == ["a.jsonl:3"]
+    annotations = read_annotations(data, "a.jsonl", skip_invalid=True)
+    assert [a.segment.id for a in annotations.kept] == ["p/0#0", "q"]
+    assert [where for where, _ in annotations.skipped] == ["a.jsonl:3"]
 
 
-def test_an_annotation_of_nothing_is_one():
+def test_an_annotation_may_have_no_spans():
     (kept,) = read_annotations(line(spans=[]).encode(), "a.jsonl").kept
     assert kept.spans == ()

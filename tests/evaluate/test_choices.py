@@ -13,7 +13,7 @@ from tessy_jax.config.evaluation import Task
 from tessy_jax.errors import DataError
 from tessy_jax.evaluate import choices, integers
 from tessy_jax.evaluate.boxed import Boxed
-from tessy_jax.evaluate.choices import ASKED, Choice, chosen
+from tessy_jax.evaluate.choices import INSTRUCTION, Choice, chosen
 from tessy_jax.evaluate.integers import Integer, integer
 from tessy_jax.evaluate.job import TASK_KINDS
 from tessy_jax.evaluate.tasks import Problem
@@ -213,7 +213,7 @@ def test_the_right_choice_is_a_letter_a_number_or_a_text(tmp_path, own, referenc
 
 def test_a_question_with_choices_becomes_a_prompt_that_shows_them_in_their_order(tmp_path):
     (question,) = table(tmp_path, "choice", {"question": "Which?", "choices": list(ANIMALS), "answer": 3, "subject": "law"})
-    assert question.messages[0]["content"] == f"Which?\n\nA) red fox\nB) blue whale\nC) 1/2\nD) an ant\n\n{ASKED}"
+    assert question.messages[0]["content"] == f"Which?\n\nA) red fox\nB) blue whale\nC) 1/2\nD) an ant\n\n{INSTRUCTION}"
     assert (question.reference, question.family, question.choices) == ("D", "law", ANIMALS)
 
 

@@ -1,4 +1,4 @@
-"""What the student learns from a row is what it would have to write after the prompt that synthesis gives it."""
+"""The targets of a row are the tokens that the student would write after the prompt that synthesis gives it."""
 
 import datetime
 
@@ -25,14 +25,14 @@ PIECES = [
 ]
 
 
-def row(pieces=PIECES, told=True, question="What is 6 × 7?"):
+def row(pieces=PIECES, spanned=True, question="What is 6 × 7?"):
     spans, at, answers = [], 0, False
     for source, text in pieces:
         spans.append(Span(source, "answer" if answers else "think", at, at + len(text)))
         answers |= text == CLOSE
         at += len(text)
     messages = ({"role": "user", "content": question}, {"role": "assistant", "content": "".join(t for _, t in pieces)})
-    return Row("7/0", "7", 0, messages, tuple(spans) if told else (), {})
+    return Row("7/0", "7", 0, messages, tuple(spans) if spanned else (), {})
 
 
 @pytest.fixture(scope="module", params=["qwen3", "gpt-oss", "deepseek-v3"])
@@ -50,35 +50,35 @@ def decoded(chat, tokens):
 
 
 def test_the_context_is_the_prompt_of_synthesis_and_the_rest_spells_the_content(chat):
-    found = example(chat, row())
+    result = example(chat, row())
     prompt = chat.prompt(row().messages[:-1])
-    assert found.tokens[: len(prompt)].tolist() == prompt
+    assert result.tokens[: len(prompt)].tolist() == prompt
     thinking = "".join(text for _, text in PIECES[1:4])
-    rest = decoded(chat, found.tokens[len(prompt) :].tolist())
+    rest = decoded(chat, result.tokens[len(prompt) :].tolist())
     assert rest == thinking + decoded(chat, chat.close_ids) + "It is **42**." + decoded(chat, chat.turn_end)
-    assert found.tokens[-1] in chat.end_ids
+    assert result.tokens[-1] in chat.end_ids
 
 
-def test_a_token_is_of_the_kind_of_the_character_it_begins_with(chat):
-    found = example(chat, row())
+def test_the_kind_of_a_token_is_that_of_its_first_character(chat):
+    result = example(chat, row())
     start = len(chat.prompt(row().messages[:-1]))
     ids, begins = chat.text_tokens("".join(text for _, text in PIECES[1:4]))
     owners = [1 + ("student", "teacher").index(source) for source, text in PIECES[1:4] for _ in text]
-    kinds = found.kinds[start:]
+    kinds = result.kinds[start:]
     assert kinds[: len(ids)].tolist() == [owners[i] for i in begins]
     close = len(ids) + len(chat.close_ids)
     assert set(kinds[len(ids) : close]) == {TargetKind.TEMPLATE}
     assert set(kinds[close : -len(chat.turn_end)]) == {TargetKind.STUDENT}
     assert set(kinds[-len(chat.turn_end) :]) == {TargetKind.TEMPLATE}
-    assert {TargetKind.STUDENT, TargetKind.TEACHER, TargetKind.TEMPLATE} == set(found.kinds.tolist()) - {NO_TARGET}
+    assert {TargetKind.STUDENT, TargetKind.TEACHER, TargetKind.TEMPLATE} == set(result.kinds.tolist()) - {NO_TARGET}
 
 
-def test_only_what_the_assistant_has_to_write_is_a_target(chat):
-    found = example(chat, row())
+def test_only_tokens_that_the_assistant_writes_are_targets(chat):
+    result = example(chat, row())
     context, opening = chat.turn_start(row().messages[:-1], thinks=True)
     assert context + opening == chat.prompt(row().messages[:-1])
-    assert (found.kinds[: len(context)] == NO_TARGET).all()
-    assert (found.kinds[len(context) :] != NO_TARGET).all()
+    assert (result.kinds[: len(context)] == NO_TARGET).all()
+    assert (result.kinds[len(context) :] != NO_TARGET).all()
     assert OPEN.strip() in decoded(chat, opening) or decoded(chat, opening) == "<|channel|>analysis<|message|>"
 
 
@@ -98,19 +98,19 @@ def test_qwen3_renders_the_same_tokens_where_its_template_changes_nothing(shared
     assert decoded(chat, list(theirs)[len(ours) :]) == "\n"
 
 
-def test_a_row_that_does_not_say_who_wrote_it_is_learnt_all_the_same(chat):
-    told, untold = example(chat, row()), example(chat, row(told=False))
-    assert (told.tokens == untold.tokens).all()
-    assert ((told.kinds == NO_TARGET) == (untold.kinds == NO_TARGET)).all()
-    assert set(untold.kinds.tolist()) == {NO_TARGET, TargetKind.TEMPLATE, TargetKind.UNKNOWN}
+def test_a_row_without_spans_has_the_same_targets_of_unknown_kind(chat):
+    spanned, plain = example(chat, row()), example(chat, row(spanned=False))
+    assert (spanned.tokens == plain.tokens).all()
+    assert ((spanned.kinds == NO_TARGET) == (plain.kinds == NO_TARGET)).all()
+    assert set(plain.kinds.tolist()) == {NO_TARGET, TargetKind.TEMPLATE, TargetKind.UNKNOWN}
 
 
-def test_an_answer_without_thinking_begins_where_the_template_lets_it(chat):
-    found = example(chat, row([("student", "It is 42.")]))
+def test_an_answer_without_thinking_follows_the_template(chat):
+    result = example(chat, row([("student", "It is 42.")]))
     context, opening = chat.turn_start(row().messages[:-1], thinks=False)
     assert opening == []
-    assert found.tokens[: len(context)].tolist() == context
-    assert decoded(chat, found.tokens[len(context) :].tolist()) == "It is 42." + decoded(chat, chat.turn_end)
+    assert result.tokens[: len(context)].tolist() == context
+    assert decoded(chat, result.tokens[len(context) :].tolist()) == "It is 42." + decoded(chat, chat.turn_end)
 
 
 def test_thinking_that_never_closes_is_an_error(chat):

@@ -1,4 +1,4 @@
-"""What is exported is what was trained, and what other programs read."""
+"""Exports equal the trained model and data, and other programs read them."""
 
 import datasets
 import numpy as np
@@ -54,25 +54,25 @@ def test_an_exported_adapter_on_its_base_is_the_exported_model(config, student, 
     assert np.abs(ours - before).max() > 1e-2
 
 
-@pytest.mark.parametrize("how", ["file", "folder"])
-def test_a_tokenized_data_set_trains_as_the_data_it_was_made_of(config, tmp_path, capsys, how):  # noqa: F811
-    file = config("whole")
+@pytest.mark.parametrize("source", ["file", "folder"])
+def test_a_tokenized_data_set_trains_as_its_source(config, tmp_path, capsys, source):  # noqa: F811
+    file = config("text")
     assert train(capsys, file)[0] == 0
     assert main(["export", "tokens", str(file), str(tmp_path / "exported")]) == 0
     assert "40 tokenized conversations" in capsys.readouterr().out
     files = sorted((tmp_path / "exported" / "data").iterdir())
     assert len(datasets.load_dataset(str(tmp_path / "exported"), split="train", cache_dir=str(tmp_path / "cache"))) == 40
-    path = str(files[0]) if how == "file" else str(tmp_path / "exported")
+    path = str(files[0]) if source == "file" else str(tmp_path / "exported")
     code, summary = train(capsys, config("tokens", data={"path": path}))
     assert code == 0, summary
-    for a, b in zip(lines(tmp_path / "whole"), lines(tmp_path / "tokens"), strict=True):
+    for a, b in zip(lines(tmp_path / "text"), lines(tmp_path / "tokens"), strict=True):
         assert (a["loss"], a["loss_cap"], a["tokens_by"]) == (b["loss"], b["loss_cap"], b["tokens_by"])
-    one, two = weights(tmp_path / "whole"), weights(tmp_path / "tokens")
-    assert all((one[name] == two[name]).all() for name in one)
+    from_text, from_tokens = weights(tmp_path / "text"), weights(tmp_path / "tokens")
+    assert all((from_text[name] == from_tokens[name]).all() for name in from_text)
 
 
 @pytest.mark.parametrize(
-    ("tokenized", "says"),
+    ("tokenized", "message"),
     [
         ({"input_ids": [1, 2, 3], "labels": [-100, 3, -100]}, "labels[1] is 3; it should be -100, or the token at the same"),
         ({"input_ids": [1, 2], "labels": [-100]}, "one label a token"),
@@ -82,14 +82,14 @@ def test_a_tokenized_data_set_trains_as_the_data_it_was_made_of(config, tmp_path
         ({"input_ids": [1, 2], "labels": [-100, -100]}, "none of its 2 tokens is a target"),
     ],
 )
-def test_a_tokenized_row_that_cannot_be_learnt_is_refused(config, capsys, tokenized, says):  # noqa: F811
-    code, said = train(capsys, config(rows=[tokenized]))
+def test_an_invalid_tokenized_row_is_refused(config, capsys, tokenized, message):  # noqa: F811
+    code, output = train(capsys, config(rows=[tokenized]))
     assert code == 2
-    assert says in said
+    assert message in output
 
 
 @pytest.mark.parametrize("form", ["dialogs", "conversations", "prompt"])
-def test_conversations_in_other_forms_are_learnt_as_messages_are(config, tmp_path, capsys, form):  # noqa: F811
+def test_conversations_in_other_forms_train_as_messages(config, tmp_path, capsys, form):  # noqa: F811
     rows = [row(i) for i in range(40)]
 
     def other(messages):
@@ -100,8 +100,9 @@ def test_conversations_in_other_forms_are_learnt_as_messages_are(config, tmp_pat
             return {"conversations": [{"from": names[m["role"]], "value": m["content"]} for m in messages]}
         return {"prompt": messages[0]["content"], "completion": messages[1]["content"]}
 
-    one = train(capsys, config("one", rows=[{"messages": r["messages"]} for r in rows]))
-    two = train(capsys, config("two", rows=[other(r["messages"]) for r in rows]))
-    assert one[0] == two[0] == 0, (one, two)
-    assert [line["loss"] for line in lines(tmp_path / "one")] == [line["loss"] for line in lines(tmp_path / "two")]
-    assert two[1]["targets"]["unknown"] > 0
+    code, summary = train(capsys, config("messages", rows=[{"messages": r["messages"]} for r in rows]))
+    assert code == 0, summary
+    code, summary = train(capsys, config("other", rows=[other(r["messages"]) for r in rows]))
+    assert code == 0, summary
+    assert [line["loss"] for line in lines(tmp_path / "messages")] == [line["loss"] for line in lines(tmp_path / "other")]
+    assert summary["targets"]["unknown"] > 0

@@ -1,4 +1,4 @@
-"""A training ends the same whatever interrupts it, says what it learnt, and refuses what it cannot learn."""
+"""An interrupted training ends with the same model, metrics agree with their sums, and invalid data are refused."""
 
 import json
 import os
@@ -98,11 +98,11 @@ def test_a_training_writes_metrics_that_add_up_and_a_model_that_transformers_loa
     code, summary = train(capsys, config(evaluation={"path": str(tmp_path / "rows.jsonl")}))
     assert code == 0, summary
     assert summary["finished"]
-    found = lines(tmp_path / "run")
-    assert [line["step"] for line in found] == list(range(1, STEPS + 1))
-    assert found[-1]["loss"] < found[0]["loss"]
-    assert found[-1]["evaluation_loss"] < found[0]["loss"]
-    for line in found:
+    metrics = lines(tmp_path / "run")
+    assert [line["step"] for line in metrics] == list(range(1, STEPS + 1))
+    assert metrics[-1]["loss"] < metrics[0]["loss"]
+    assert metrics[-1]["evaluation_loss"] < metrics[0]["loss"]
+    for line in metrics:
         assert sum(line["tokens_by"].values()) == line["tokens"] > 0
         assert min(line["loss_cap"], line["loss_sty"]) > 0
         assert line["grad_norm"] > 0
@@ -114,17 +114,17 @@ def test_a_training_writes_metrics_that_add_up_and_a_model_that_transformers_loa
     assert (tmp_path / "run" / "model" / "tokenizer.json").exists()
 
 
-def test_an_interrupted_training_ends_as_one_that_was_not(config, tmp_path, capsys, monkeypatch):
+def test_an_interrupted_training_equals_an_uninterrupted_one(config, tmp_path, capsys, monkeypatch):
     """Interrupted by SIGTERM after a step that is not due to be saved."""
-    assert train(capsys, config("whole"))[0] == 0
+    assert train(capsys, config("uninterrupted"))[0] == 0
     from tessy_jax.train import loop
 
-    told = loop.Trainer._line
+    original = loop.Trainer._line
 
     def line(self, number, *args):
         if number == 3:
             os.kill(os.getpid(), signal.SIGTERM)
-        return told(self, number, *args)
+        return original(self, number, *args)
 
     with monkeypatch.context() as patch:
         patch.setattr(loop.Trainer, "_line", line)
@@ -133,16 +133,17 @@ def test_an_interrupted_training_ends_as_one_that_was_not(config, tmp_path, caps
     assert (summary["steps"], summary["finished"]) == (3, False)
     code, summary = train(capsys, config("parts"))
     assert (summary["steps"], summary["steps_of_this_start"], summary["finished"]) == (STEPS, STEPS - 3, True)
-    whole, parts = weights(tmp_path / "whole"), weights(tmp_path / "parts")
-    assert all((whole[name] == parts[name]).all() for name in whole)
+    uninterrupted, parts = weights(tmp_path / "uninterrupted"), weights(tmp_path / "parts")
+    assert all((uninterrupted[name] == parts[name]).all() for name in uninterrupted)
     untimed = [
-        [{**line, "seconds": 0, "tokens_per_second": 0} for line in lines(tmp_path / name)] for name in ("whole", "parts")
+        [{**line, "seconds": 0, "tokens_per_second": 0} for line in lines(tmp_path / name)]
+        for name in ("uninterrupted", "parts")
     ]
     assert untimed[0] == untimed[1]
 
 
-def test_a_training_goes_on_on_another_mesh(config, tmp_path, capsys):
-    assert train(capsys, config("whole"))[0] == 0
+def test_a_training_continues_on_another_mesh(config, tmp_path, capsys):
+    assert train(capsys, config("uninterrupted"))[0] == 0
     file = config("parts", mesh={"data": 2, "fsdp": 2, "tensor": 2})
     from tessy_jax.config import Train, read
     from tessy_jax.train.job import train as run
@@ -155,7 +156,7 @@ def test_a_training_goes_on_on_another_mesh(config, tmp_path, capsys):
     code, summary = train(capsys, file, "--set", "mesh={}")
     assert code == 0, summary
     assert summary["steps_of_this_start"] == STEPS - 3
-    for a, b in zip(lines(tmp_path / "whole"), lines(tmp_path / "parts"), strict=True):
+    for a, b in zip(lines(tmp_path / "uninterrupted"), lines(tmp_path / "parts"), strict=True):
         np.testing.assert_allclose(a["loss"], b["loss"], rtol=1e-5)
 
 
@@ -171,17 +172,17 @@ def test_the_last_checkpoints_and_those_with_the_lowest_evaluation_loss_are_kept
     assert summary["evaluation_loss"] == 2.0
 
 
-def kill_again_and_again(command, folder, times):
-    """Starts a command and kills it at a random instant after its first new checkpoint, so many times or until it ends;
-    returns how often it was killed, and how often inside a checkpoint. folder: of the checkpoints."""
+def kill_repeatedly(command, folder, times):
+    """Starts a command and kills it at a random instant after its first new checkpoint, `times` times or until it ends.
+    Returns the number of kills, and of kills while a checkpoint was written. folder: of the checkpoints."""
     environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".cache" / "xla"), "PYTHONPATH": str(ROOT)}
     rng, killed, torn = random.Random(0), 0, 0
 
-    def there():
+    def names():
         return {path.name for path in folder.glob("*")} if folder.exists() else set()
 
     while killed < times:
-        before = there()
+        before = names()
         process = subprocess.Popen(
             [sys.executable, "-m", "tessy_jax.cli", *command],
             env=environment,
@@ -189,7 +190,7 @@ def kill_again_and_again(command, folder, times):
             stderr=subprocess.DEVNULL,
         )
         wait = time.monotonic() + 60
-        while time.monotonic() < wait and process.poll() is None and not there() - before:
+        while time.monotonic() < wait and process.poll() is None and not names() - before:
             time.sleep(0.005)
         time.sleep(rng.random() * 0.3)
         if process.poll() is not None:
@@ -197,36 +198,36 @@ def kill_again_and_again(command, folder, times):
         process.send_signal(signal.SIGKILL)
         process.wait()
         killed += 1
-        torn += any("tmp" in name for name in there())
+        torn += any("tmp" in name for name in names())
     return killed, torn
 
 
 @pytest.mark.slow
 def test_kill_9_at_10_random_instants_changes_no_bit(config, tmp_path, capsys):
     steps = "training.steps=60"
-    assert train(capsys, config("whole"), "--set", steps)[0] == 0
+    assert train(capsys, config("uninterrupted"), "--set", steps)[0] == 0
     file = config("killed")
-    killed, torn = kill_again_and_again(["train", str(file), "--set", steps], tmp_path / "killed" / "checkpoints", 10)
+    killed, torn = kill_repeatedly(["train", str(file), "--set", steps], tmp_path / "killed" / "checkpoints", 10)
     with capsys.disabled():
         print(f"killed {killed} times, {torn} times inside a checkpoint")
-    assert killed >= 5, "the run ended before it was killed often"
+    assert killed >= 5, "the run ended before enough kills"
     code, summary = train(capsys, file, "--set", steps)
     assert code == 0, summary
-    whole, parts = weights(tmp_path / "whole"), weights(tmp_path / "killed")
-    assert all((whole[name] == parts[name]).all() for name in whole)
+    uninterrupted, parts = weights(tmp_path / "uninterrupted"), weights(tmp_path / "killed")
+    assert all((uninterrupted[name] == parts[name]).all() for name in uninterrupted)
 
 
-def test_a_loss_that_is_no_number_stops_and_names_the_last_good_checkpoint(config, tmp_path, capsys):
-    code, said = train(
+def test_a_loss_that_is_not_finite_stops_and_names_the_last_good_checkpoint(config, tmp_path, capsys):
+    code, output = train(
         capsys, config(optimizer={"name": "sgd", "learning_rate": 1e30, "max_grad_norm": 0, "options": {}, "warmup": 0.5})
     )
     assert code == 1
-    assert "the loss is" in said
-    assert "checkpoint" in said
+    assert "the loss is" in output
+    assert "checkpoint" in output
 
 
 @pytest.mark.parametrize(
-    ("changes", "says"),
+    ("changes", "message"),
     [
         ({"rows": [{"messages": [{"role": "user", "content": "a"}]}]}, "rows.jsonl:1: the last message is of 'user'"),
         ({"rows": [{**row(0), "spans": row(0)["spans"][:-1]}]}, "the spans end at"),
@@ -241,10 +242,10 @@ def test_a_loss_that_is_no_number_stops_and_names_the_last_good_checkpoint(confi
         ({"optimizer": {"options": {"weight": 1}}}, "adamw takes no weight"),
     ],
 )
-def test_what_cannot_be_learnt_is_refused_before_the_first_step(config, tmp_path, capsys, changes, says):
-    code, said = train(capsys, config(**changes))
-    assert code == 2, said
-    assert says in said
+def test_invalid_data_or_settings_are_refused_before_the_first_step(config, tmp_path, capsys, changes, message):
+    code, output = train(capsys, config(**changes))
+    assert code == 2, output
+    assert message in output
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
@@ -258,28 +259,28 @@ def test_rows_that_are_too_long_are_counted(config, tmp_path, capsys):
     assert summary["examples"] == 19
 
 
-def test_a_checkpoint_that_is_torn_or_of_another_model_is_named_before_the_first_step(config, tmp_path, capsys):
+def test_a_checkpoint_that_is_truncated_or_of_another_model_is_refused_before_the_first_step(config, tmp_path, capsys):
     file = config(training={"steps": 2})
     assert train(capsys, file)[0] == 0
     newest = tmp_path / "run" / "checkpoints" / "2"
     for part in newest.rglob("*"):
         if part.is_file() and part.stat().st_size > 2000:
             part.write_bytes(part.read_bytes()[:1000])
-    code, said = train(capsys, file)
-    assert code == 2, said
-    assert "checkpoints/2: cannot be restored into this model and optimizer" in said
+    code, output = train(capsys, file)
+    assert code == 2, output
+    assert "checkpoints/2: cannot be restored into this model and optimizer" in output
 
     other = config("other", training={"steps": 2})
     assert train(capsys, config("sgd", optimizer={"name": "sgd", "options": {}}, training={"steps": 2}))[0] == 0
     assert train(capsys, other)[0] == 0
     shutil.rmtree(tmp_path / "other" / "checkpoints")
     shutil.copytree(tmp_path / "sgd" / "checkpoints", tmp_path / "other" / "checkpoints")
-    code, said = train(capsys, other)
-    assert code == 2, said
-    assert "other/checkpoints/2: cannot be restored into this model and optimizer" in said
+    code, output = train(capsys, other)
+    assert code == 2, output
+    assert "other/checkpoints/2: cannot be restored into this model and optimizer" in output
 
 
-def test_the_best_checkpoint_stays_across_restarts_and_is_the_first_of_equals(tmp_path):
+def test_the_best_checkpoint_is_kept_across_restarts_and_is_the_first_of_equals(tmp_path):
     from tessy_jax.train.checkpoint import Checkpoints
 
     def save(scores):
@@ -297,12 +298,12 @@ def test_the_best_checkpoint_stays_across_restarts_and_is_the_first_of_equals(tm
 def test_data_that_have_changed_since_a_run_began_are_refused(config, tmp_path, capsys):
     assert train(capsys, config())[0] == 0
     write(tmp_path / "rows.jsonl", [row(i) for i in range(39)])
-    code, said = train(capsys, tmp_path / "run.yaml")
+    code, output = train(capsys, tmp_path / "run.yaml")
     assert code == 2
-    assert "checkpoints/6: was trained on other data" in said
+    assert "checkpoints/6: was trained on other data" in output
 
 
-def test_a_continued_training_holds_no_more_than_one_that_was_not(config, tmp_path):
+def test_a_continued_training_needs_no_more_memory_than_an_uninterrupted_one(config, tmp_path):
     import gc
 
     import jax
@@ -310,12 +311,12 @@ def test_a_continued_training_holds_no_more_than_one_that_was_not(config, tmp_pa
     from tessy_jax.config import Train, read
     from tessy_jax.train.job import train as run
 
-    held = {}
+    live_bytes = {}
 
-    def look(name, at):
+    def measure(name, at):
         def on_step(line, steps):
             gc.collect()
-            held[name, line["step"]] = sum(x.nbytes for x in jax.live_arrays())
+            live_bytes[name, line["step"]] = sum(x.nbytes for x in jax.live_arrays())
             if line["step"] == at:
                 os.kill(os.getpid(), signal.SIGTERM)
 
@@ -324,67 +325,68 @@ def test_a_continued_training_holds_no_more_than_one_that_was_not(config, tmp_pa
     gc.collect()
     before = sum(x.nbytes for x in jax.live_arrays())
     file = config()
-    run(read(Train, file), on_step=look("first", 3))
+    run(read(Train, file), on_step=measure("first", 3))
     gc.collect()
     between = sum(x.nbytes for x in jax.live_arrays())
-    run(read(Train, file), on_step=look("again", STEPS))
-    first, again = held["first", 2] - before, held["again", 4] - between  # before anything is saved in the background
+    run(read(Train, file), on_step=measure("again", STEPS))
+    # at steps before any save in the background
+    first, again = live_bytes["first", 2] - before, live_bytes["again", 4] - between
     assert first > 1 << 18
     assert again < 1.1 * first
 
 
-def test_weights_by_which_nothing_counts_are_refused(config, capsys):
-    code, said = train(capsys, config(weights={"student": 0, "teacher": 0, "template": 0}))
+def test_weights_that_leave_no_target_are_refused(config, capsys):
+    code, output = train(capsys, config(weights={"student": 0, "teacher": 0, "template": 0}))
     assert code == 2
-    assert "`weights` gives them 0" in said
+    assert "`weights` gives them 0" in output
 
 
 def test_an_infinite_gradient_stops_before_its_weights_are_saved(config, tmp_path, capsys, monkeypatch):
     from tessy_jax.train import loop
 
-    told = loop.Trainer._line
+    original = loop.Trainer._line
 
-    def line(self, number, found, norm, *rest):
-        return told(self, number, found, float("inf") if number == 4 else norm, *rest)
+    def line(self, number, sums, norm, *rest):
+        return original(self, number, sums, float("inf") if number == 4 else norm, *rest)
 
     monkeypatch.setattr(loop.Trainer, "_line", line)
-    code, said = train(capsys, config())
+    code, output = train(capsys, config())
     assert code == 1
-    assert "the norm of its gradient inf; the last good checkpoint is" in said
+    assert "the norm of its gradient inf; the last good checkpoint is" in output
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["2"]
-    assert [found["step"] for found in lines(tmp_path / "run")] == [1, 2, 3, 4], "the step that explains it is told"
+    assert [line["step"] for line in lines(tmp_path / "run")] == [1, 2, 3, 4], "the metrics hold the failed step"
 
 
-def test_a_temporary_folder_without_room_is_named(config, capsys, monkeypatch):
+def test_a_full_temporary_folder_is_reported(config, capsys, monkeypatch):
     from tessy_jax.train import data
 
-    monkeypatch.setattr(data.tempfile, "TemporaryFile", lambda **how: Path("/dev/full").open("wb", **how))  # noqa: SIM115
-    code, said = train(capsys, config())
+    monkeypatch.setattr(data.tempfile, "TemporaryFile", lambda **options: Path("/dev/full").open("wb", **options))  # noqa: SIM115
+    code, output = train(capsys, config())
     assert code == 2
-    assert "No space left on device); free space, or set TMPDIR to another folder" in said
+    assert "No space left on device); free space, or set TMPDIR to another folder" in output
 
 
-def test_a_checkpoint_that_does_not_fit_is_named_and_the_training_goes_on_when_it_does(
+def test_a_checkpoint_that_cannot_be_written_is_reported_and_the_training_continues_later(
     config, tmp_path, capsys, monkeypatch
 ):
-    assert train(capsys, config("whole"))[0] == 0
+    assert train(capsys, config("uninterrupted"))[0] == 0
     file = config()
     monkeypatch.setattr(files, "PROBE", b"\0")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
     try:
-        code, said = train(capsys, file)
+        code, output = train(capsys, file)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert code == 2
-    assert f"{tmp_path}/run/checkpoints: a checkpoint cannot be written" in said
-    assert "free space" in said
+    assert f"{tmp_path}/run/checkpoints: a checkpoint cannot be written" in output
+    assert "free space" in output
     assert train(capsys, file)[0] == 0
-    assert [line["loss"] for line in lines(tmp_path / "run")] == [line["loss"] for line in lines(tmp_path / "whole")]
+    assert [line["loss"] for line in lines(tmp_path / "run")] == [line["loss"] for line in lines(tmp_path / "uninterrupted")]
 
 
 def test_another_kind_of_run_and_other_settings_are_refused(config, tmp_path, capsys):
     assert train(capsys, config())[0] == 0
-    code, said = train(capsys, config(seed=5))
+    code, output = train(capsys, config(seed=5))
     assert code == 2
-    assert "other settings (seed)" in said
+    assert "other settings (seed)" in output

@@ -1,4 +1,4 @@
-"""Adapters change what they are asked to and nothing else, and PEFT reads them."""
+"""Adapters change only their targets, and PEFT reads them."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -51,8 +51,8 @@ def test_an_adapter_loads_in_peft_and_a_merged_model_in_transformers_with_equal_
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=2e-4)
 
     export(merge_lora(model), tmp_path / "model")
-    whole = AutoModelForCausalLM.from_pretrained(tmp_path / "model", dtype=torch.float32, attn_implementation="eager")
-    np.testing.assert_allclose(ours, hf_logits(whole.eval()), rtol=0, atol=2e-4)
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "model", dtype=torch.float32, attn_implementation="eager")
+    np.testing.assert_allclose(ours, hf_logits(merged.eval()), rtol=0, atol=2e-4)
 
 
 def test_only_the_targets_have_adapters_and_a_new_one_changes_nothing():

@@ -1,4 +1,4 @@
-"""Packing loses nothing, keeps examples apart, and follows from lengths, seed and epoch alone."""
+"""Packing keeps all examples, separates them, and depends only on lengths, seed and epoch."""
 
 import numpy as np
 import pytest
@@ -26,25 +26,25 @@ def test_another_epoch_or_seed_is_another_order():
     assert len({str(plan) for plan in plans}) == 3
 
 
-def test_rows_are_full_where_lengths_differ_as_those_of_responses_do():
+def test_rows_are_full_for_lengths_distributed_as_those_of_responses():
     rng = np.random.default_rng(0)
     lengths = np.clip(rng.lognormal(9.2, 0.7, 3000), 200, 40_960).astype(int)
     rows = pack(lengths, 40_960, seed=0, epoch=0)
     assert lengths.sum() / (len(rows) * 40_960) > 0.95
 
 
-@pytest.mark.parametrize(("lengths", "says"), [([3, 51], "example 1 has 51 tokens"), ([4, 0], "example 1 has 0 tokens")])
-def test_an_example_that_fits_no_row_is_an_error(lengths, says):
-    with pytest.raises(ConfigError, match=says):
+@pytest.mark.parametrize(("lengths", "message"), [([3, 51], "example 1 has 51 tokens"), ([4, 0], "example 1 has 0 tokens")])
+def test_an_example_that_fits_no_row_is_an_error(lengths, message):
+    with pytest.raises(ConfigError, match=message):
         pack(lengths, SIZE, seed=0, epoch=0)
 
 
 @given(LENGTHS, st.integers(1, 5))
-def test_batches_leave_no_row_out(lengths, size):
+def test_batches_hold_every_row(lengths, size):
     rows = pack(lengths, SIZE, seed=0, epoch=0)
-    cut = batches(rows, size)
-    assert [row for batch in cut for row in batch if row] == rows
-    assert all(len(batch) == size for batch in cut)
+    result = batches(rows, size)
+    assert [row for batch in result for row in batch if row] == rows
+    assert all(len(batch) == size for batch in result)
 
 
 @given(LENGTHS)
@@ -54,8 +54,8 @@ def test_a_target_is_the_next_token_of_the_same_example(lengths):
     ]
     rows = pack(lengths, SIZE, seed=0, epoch=0)
     batch = assemble([[examples[i] for i in row] for row in rows], SIZE)
-    learnt = batch.kinds_BT != NO_TARGET
-    assert (batch.targets_BT[learnt] == batch.tokens_BT[learnt] + 1).all()
-    assert (batch.kinds_BT[learnt] == 1 + batch.targets_BT[learnt] // 1000 % 3).all()
-    assert learnt.sum() == sum(n - 1 for n in lengths)
+    is_target = batch.kinds_BT != NO_TARGET
+    assert (batch.targets_BT[is_target] == batch.tokens_BT[is_target] + 1).all()
+    assert (batch.kinds_BT[is_target] == 1 + batch.targets_BT[is_target] // 1000 % 3).all()
+    assert is_target.sum() == sum(n - 1 for n in lengths)
     assert (batch.segments_BT > 0).sum() == sum(lengths)

@@ -1,4 +1,4 @@
-"""Several processes train as one does, and stop together."""
+"""Several processes train as one does, and stop at the same step."""
 
 import json
 import signal
@@ -16,12 +16,12 @@ MESH = "mesh={data: 2, fsdp: 2, tensor: 2}"
 
 
 def start(file, *options, **keywords):
-    """So many processes of one training."""
+    """Starts the processes of one training."""
     return tessy("train", file, "--set", MESH, *options, **keywords)
 
 
 def summary(outputs):
-    """The last line; the transport between CPUs prints, too."""
+    """The last line; the transport between CPUs prints others."""
     return json.loads(outputs[0].splitlines()[-1])
 
 
@@ -39,9 +39,9 @@ def test_two_processes_give_the_losses_and_the_model_of_one(config, tmp_path, ca
     for a, b in zip(lines(tmp_path / "one"), lines(tmp_path / "two"), strict=True):
         np.testing.assert_allclose(a["loss"], b["loss"], rtol=1e-5)
         assert a.get("evaluation_loss", 0) == pytest.approx(b.get("evaluation_loss", 0), rel=1e-5)
-    one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
-    for name in one:
-        np.testing.assert_allclose(one[name], two[name], rtol=0, atol=1e-5)
+    expected, actual = weights(tmp_path / "one"), weights(tmp_path / "two")
+    for name in expected:
+        np.testing.assert_allclose(expected[name], actual[name], rtol=0, atol=1e-5)
 
 
 @pytest.mark.slow
@@ -63,7 +63,7 @@ def test_two_processes_stop_at_the_same_step_on_sigterm_and_continue(config, tmp
     assert (after["steps"], after["steps_of_this_start"]) == (400, 400 - stopped["steps"])
 
 
-def test_what_the_first_process_refuses_all_do(config, tmp_path, capsys):  # noqa: F811
+def test_a_refusal_of_the_first_process_ends_all(config, tmp_path, capsys):  # noqa: F811
     assert train(capsys, config("two"))[0] == 0
     codes, outputs = ended(start(config("two", seed=5)))
     assert codes == [2, 2]

@@ -1,4 +1,4 @@
-"""Fine-tuning a real model takes the steps that torch and transformers take."""
+"""Fine-tuning a real model gives the losses of torch and transformers."""
 
 import datetime
 import json
@@ -57,11 +57,11 @@ def test_the_first_losses_of_smollm2_are_those_of_torch(steps, shared, real_mode
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=DECAY, eps=1e-8)
     theirs = []
     for rows_of_step in islice((batch for epoch in range(9) for batch in plan.epoch(epoch)), steps):
-        found = [data[i] for row in rows_of_step for i in row]
-        count = sum(int((example.kinds[1:] != NO_TARGET).sum()) for example in found)
+        batch_examples = [data[i] for row in rows_of_step for i in row]
+        count = sum(int((example.kinds[1:] != NO_TARGET).sum()) for example in batch_examples)
         optimizer.zero_grad()
         total = 0.0
-        for example in found:  # alone, without packing
+        for example in batch_examples:  # without packing
             ids = torch.from_numpy(example.tokens).long()
             losses = torch.nn.functional.cross_entropy(model(ids[None]).logits[0, :-1], ids[1:], reduction="none")
             loss = losses[torch.from_numpy(example.kinds[1:] != NO_TARGET)].sum() / count

@@ -1,4 +1,4 @@
-"""A step means the same however its examples are packed, split and sharded, and counts every target by its kind."""
+"""Packing, splitting and sharding do not change a step, which counts every target by its kind."""
 
 from functools import cache
 
@@ -48,7 +48,7 @@ def stacked(rows: list, splits: int, partitioner: Partitioner) -> Batch:
 
 
 def run(name: str, rows: list, splits: int = 1, devices: int = 1, weights=WEIGHTS, remat: str = "none") -> tuple:
-    """The mean loss, and the parameters' change in one step of plain gradient descent, which is the gradient."""
+    """The loss sums, and the change of the parameters in one step of plain gradient descent, which is the gradient."""
     partitioner, graph, params, frozen = load(name, devices)
     optimizer = optax.sgd(1.0)
     state = State(params, optimizer.init(params), jnp.int32(0))
@@ -75,7 +75,7 @@ def packed() -> list:
 
 
 @cache
-def alone(name: str) -> tuple:
+def unpacked(name: str) -> tuple:
     return run(name, [[example] for example in examples()])
 
 
@@ -91,24 +91,24 @@ def alone(name: str) -> tuple:
 def test_packing_splitting_and_sharding_change_neither_loss_nor_gradient(name, splits, devices):
     rows = packed()
     assert len(rows) < len(LENGTHS) / 1.5
-    assert_same(run(name, rows, splits, devices), alone(name))
+    assert_same(run(name, rows, splits, devices), unpacked(name))
 
 
 @pytest.mark.parametrize("remat", [name for name in REMAT if name != "none"])
-def test_what_is_kept_for_the_gradient_does_not_change_it(remat):
-    assert_same(run("llama-untied", packed(), remat=remat), alone("llama-untied"))
+def test_rematerialisation_does_not_change_the_gradient(remat):
+    assert_same(run("llama-untied", packed(), remat=remat), unpacked("llama-untied"))
 
 
-def test_the_losses_of_all_kinds_are_the_whole_loss():
-    total, _ = alone("llama-untied")
+def test_the_losses_of_all_kinds_add_up_to_the_loss():
+    total, _ = unpacked("llama-untied")
     kinds = np.concatenate([example.kinds[1:] for example in examples()])
     np.testing.assert_array_equal(total.tokens_K, [0, *np.bincount(kinds)[1:]])
     np.testing.assert_allclose(total.loss_K.sum(), total.loss, rtol=1e-6)
     assert total.weight == (kinds != NO_TARGET).sum()
 
 
-def test_a_weight_acts_on_the_targets_of_its_kind_alone():
-    """A kind of weight 0 is as if its tokens were no targets; halves of two sums are what a weight of a half is."""
+def test_a_weight_acts_only_on_the_targets_of_its_kind():
+    """Weight 0 equals tokens without targets; weight ½ equals the mean of the sums with weights 0 and 1."""
     without = [e._replace(kinds=np.where(e.kinds == 2, NO_TARGET, e.kinds).astype(np.uint8)) for e in examples()]
     total, gradient = run("llama-untied", [[e] for e in examples()], weights=np.array([0, 1, 0, 1], np.float32))
     other, expected = run("llama-untied", [[e] for e in without])
@@ -117,10 +117,10 @@ def test_a_weight_acts_on_the_targets_of_its_kind_alone():
     for a, b in zip(gradient, expected, strict=True):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-6)
     half, mixed = run("llama-untied", [[e] for e in examples()], weights=np.array([0, 1, 0.5, 1], np.float32))
-    whole, full = alone("llama-untied")
-    np.testing.assert_allclose(half.weight, (whole.weight + other.weight) / 2)
-    for a, b, c in zip(mixed, full, expected, strict=True):
-        np.testing.assert_allclose(a * half.weight, (b * whole.weight + c * other.weight) / 2, rtol=0, atol=2e-3)
+    full, full_gradient = unpacked("llama-untied")
+    np.testing.assert_allclose(half.weight, (full.weight + other.weight) / 2)
+    for a, b, c in zip(mixed, full_gradient, expected, strict=True):
+        np.testing.assert_allclose(a * half.weight, (b * full.weight + c * other.weight) / 2, rtol=0, atol=2e-3)
 
 
 def test_computing_in_bfloat16_leaves_the_master_weights_in_float32():
@@ -128,8 +128,8 @@ def test_computing_in_bfloat16_leaves_the_master_weights_in_float32():
     batch = jax.tree.map(lambda x: x[0], stacked(packed(), 1, Partitioner()))
 
     def loss(params, dtype):
-        found = loss_sums(graph, params, frozen, batch, jnp.asarray(WEIGHTS), dtype, "none")
-        return found.loss / found.weight
+        sums = loss_sums(graph, params, frozen, batch, jnp.asarray(WEIGHTS), dtype, "none")
+        return sums.loss / sums.weight
 
     rough, gradient = jax.jit(jax.value_and_grad(lambda p: loss(p, jnp.bfloat16)))(params)
     exact = jax.jit(lambda p: loss(p, jnp.float32))(params)
@@ -153,8 +153,8 @@ def test_the_gradient_in_bfloat16_is_near_that_which_jax_derives_for_every_famil
 
     def gradient():
         def loss(params):
-            found = loss_sums(graph, params, frozen, batch, jnp.asarray(WEIGHTS), jnp.bfloat16, "full")
-            return found.loss / found.weight
+            sums = loss_sums(graph, params, frozen, batch, jnp.asarray(WEIGHTS), jnp.bfloat16, "full")
+            return sums.loss / sums.weight
 
         return [np.asarray(x, np.float64).ravel() for x in jax.tree.leaves(jax.jit(jax.grad(loss))(params))]
 
