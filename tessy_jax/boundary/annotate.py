@@ -1,10 +1,10 @@
-"""`tessy boundary annotate`: which words of the segments are style, in files that survive being killed at any instant.
+"""`tessy boundary annotate`: annotates the style words of segments, in files that survive a kill at any instant.
 
-Outcomes are committed in parts, `annotations/<speaker>/part-<number>.jsonl`. When every segment has one, they become two
-files that a person can read: `annotations/<speaker>.jsonl`, the annotations in the order of the segments, and
-`annotations/<speaker>-dropped.jsonl`, the segments that have none, and why; then the parts are deleted. From then on the
-first file belongs to whoever corrects it: its lines are never changed or removed. Segments that failed (there was no reply)
-are tried again by the next start, which appends the outcomes.
+Outcomes are committed in parts, `annotations/<speaker>/part-<number>.jsonl`. When every segment has an outcome, they become
+two readable files: `annotations/<speaker>.jsonl`, the annotations in the order of the segments, and
+`annotations/<speaker>-dropped.jsonl`, the segments without an annotation and the reasons. The parts are then deleted. From
+then on the first file may be corrected by hand: its lines are never changed or removed. The next start retries segments that
+failed (no reply), and appends their outcomes.
 """
 
 from __future__ import annotations
@@ -51,14 +51,14 @@ PART = re.compile(r"part-([0-9]{5,})\.jsonl")
 
 
 class AnnotatorLike(Protocol):
-    """Says which words of segments are style. name: the origin that annotations record. at_once: segments that it likes to
-    get together, and so the most that are annotated twice when the process is killed."""
+    """Finds the style words of segments. name: the origin that annotations record. at_once: the preferred number of segments
+    per call, and so the maximum number that is annotated twice after a kill."""
 
     name: str
     at_once: int
 
     def annotate(self, segments: Sequence[Segment]) -> list[Outcome]:
-        """An outcome per segment, in their order."""
+        """The outcome of each segment, in order."""
 
 
 class LocalModel:
@@ -77,7 +77,7 @@ class LocalModel:
         if config.labels is not None:
             raise ConfigError(f"{folder}: is a token classifier; annotator.model needs a …ForCausalLM model")
         self.name = f"model:{model.model}"
-        self.at_once = 8 * section.batch  # so that segments of like length meet
+        self.at_once = 8 * section.batch  # so that batches hold segments of similar length
         self._section, self._seed = section, seed
         self._positions = config.max_positions
         self._system = [] if model.system is None else [{"role": "system", "content": model.system}]
@@ -118,7 +118,7 @@ class LocalModel:
         tokenizer = self._tokenizer.hf
         try:
             rendered = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False, **self._variables)
-        except Exception as error:  # templates are programs: they raise anything
+        except Exception as error:  # a template is a program and may raise any error
             raise TokenizerError(f"{self._tokenizer.folder}: the chat template fails on an instruction ({error})") from error
         return list(tokenizer(rendered, add_special_tokens=False)["input_ids"])
 
@@ -147,14 +147,14 @@ def annotate(
     *,
     annotator: Callable[[Predictors], AnnotatorLike] = make_annotator,
 ) -> dict[str, int]:
-    """Annotates segments of a speaker's traces, or goes on with it; returns how many traces there were, how many without
-    thinking, how many segments, and how many of these came to which outcome.
+    """Annotates segments of a speaker's traces, or continues. Returns the numbers of traces, of traces without thinking, of
+    segments, and of segments by outcome.
 
-    files: of the run folder, started. annotator: makes it, once there is something to annotate.
+    files: of the run folder, started. annotator: makes the annotator, called if there are segments to annotate.
 
     Raises:
         DataError: fewer traces have thinking, or fewer segments an annotation, than annotator.min_share, or all segments of
-            a whole batch failed; with the counts. Or the finished file is not valid any more: names the line.
+            a batch failed; gives the counts. Or the finished file is no longer valid; names the line.
         TessyError: the annotator cannot be used.
     """
     cuts = cuts_of(config, speaker, rows)
@@ -168,7 +168,9 @@ def annotate(
         work.append(outcomes)
     else:
         annotations, dropped = finished
-        ids = {annotation.segment.id for annotation in annotations}  # a kill may have left some of them among the dropped
+        ids = {
+            annotation.segment.id for annotation in annotations
+        }  # after a kill, some of them may also be among the dropped
         final = [d for d in dropped if d.outcome != "failed" and d.segment.id not in ids]
         failed = [d.segment for d in dropped if d.outcome == "failed" and d.segment.id not in ids]
         annotated_traces = {a.segment.trace for a in annotations} | {d.segment.trace for d in dropped}
@@ -198,7 +200,7 @@ def _outcomes(
     log: Callable[[str], None],
     annotator: Callable[[Predictors], AnnotatorLike],
 ) -> list[Outcome]:
-    """The outcome of each segment: from the committed parts, else from the annotator."""
+    """The outcome of each segment, from the committed parts or else from the annotator."""
     known = work.committed(segments)
     todo = [segment for segment in segments if not _is_final(known.get(segment.id))]
     if todo:
@@ -215,8 +217,8 @@ def _outcomes(
 
 
 def with_endings(annotator: AnnotatorLike, segments: Sequence[Segment], endings: Collection[str]) -> list[Outcome]:
-    """Annotates segments without the marker that closes the thinking. The marker is style: there the student writes
-    on and the teacher hands over."""
+    """Annotates segments without the marker that closes the thinking. The marker is style: there the student continues and
+    the teacher hands over."""
     bare = [
         replace(segment, text=segment.text.removesuffix(max(filter(segment.text.endswith, endings), key=len, default="")))
         for segment in segments
@@ -276,7 +278,7 @@ class _Work:
         """The last outcome of each segment in the committed parts.
 
         Raises:
-            DataError: the parts are of other segments.
+            DataError: the parts belong to other segments.
         """
         by_id = {segment.id: segment for segment in segments}
         outcomes: dict[str, Outcome] = {}
@@ -284,7 +286,7 @@ class _Work:
             for number, parsed in json_lines(self._get(f"{self._folder}/{name}") or b""):
                 try:
                     outcome = _outcome(parsed)
-                except DataError as error:  # of a commit that never returned, so never reported
+                except DataError as error:  # of a commit that did not return, and was therefore not reported
                     logger.warning("%s/%s/%s:%d: is left out: %s", self._output, self._folder, name, number, error)
                     continue
                 segment = by_id.get(outcome.segment.id)
@@ -292,8 +294,9 @@ class _Work:
                     continue
                 if segment != outcome.segment:
                     raise DataError(
-                        f"{self._output}/{self._folder}/{name}:{number}: the segment {segment.id!r} is another one by now; "
-                        f"the traces have changed: delete {self._folder} to annotate all again, or name another output"
+                        f"{self._output}/{self._folder}/{name}:{number}: the segment {segment.id!r} differs from that "
+                        f"of the traces, which have changed: delete {self._folder} to annotate them all again, or name "
+                        "another output"
                     )
                 outcomes[segment.id] = outcome
         return outcomes
@@ -345,7 +348,7 @@ def _is_final(outcome: Outcome | None) -> bool:
 
 
 def _sample(segment_id: str) -> int:
-    """The key of the randomness of a reply. It depends on the segment id alone."""
+    """The random key of a reply. It depends only on the segment id."""
     return int.from_bytes(hashlib.sha256(segment_id.encode()).digest()[:4], "big") >> 1
 
 
@@ -363,17 +366,18 @@ def _check_thinking(cuts: Cuts, speaker: str, share: float) -> None:
     if not having or having < share * cuts.traces:
         raise DataError(
             f"{having} of {cuts.traces} traces of the {speaker} have thinking, less than annotator.min_share = {share:g}; "
-            f"check the traces, and {speaker}.thinking, which says how they mark it"
+            f"check the traces, and {speaker}.thinking, which holds its markers"
         )
 
 
 def _check_answers(batch: Sequence[Outcome], at_once: int, known: Iterable[Outcome]) -> None:
-    """Stops if every segment of a batch failed: each request to a server that is down takes all its retries."""
+    """Raises DataError if every segment of a batch failed, because each request to an unavailable server takes all its
+    retries."""
     failed = [o for o in batch if isinstance(o, Dropped) and o.outcome == "failed"]
     if len(failed) == at_once:
         raise DataError(
-            f"all {len(failed)} segments of a batch failed ({failed[-1].detail}); so far {_described(known)}. Mend that and "
-            "start again: finished annotations are kept"
+            f"all {len(failed)} segments of a batch failed ({failed[-1].detail}); so far {_described(known)}. Fix the cause "
+            "and start again: finished annotations are kept"
         )
 
 
@@ -382,5 +386,5 @@ def _check_kept(outcomes: Sequence[Outcome], config: Predictors, dropped: str) -
     if not kept or kept < share * len(outcomes):
         raise DataError(
             f"of {len(outcomes)} segments: {_described(outcomes)}; fewer were kept than annotator.min_share = {share:g} of "
-            f"them. Look at {dropped}; then start again where they failed, or annotate by another model into another output"
+            f"them. Look at {dropped}; then start again if segments failed, or use another model and another output"
         )

@@ -46,10 +46,10 @@ class Endpoint:
         self._section = section
 
     def annotate(self, segments: Sequence[Segment]) -> list[Outcome]:
-        """An outcome per segment; "failed" where there was no reply after all retries.
+        """The outcome of each segment; "failed" if there was no reply after all retries.
 
         Raises:
-            ConfigError: the server refuses in a way in which it will every time (no such address or model, a wrong key).
+            ConfigError: the server refuses permanently (unknown address or model, wrong key).
         """
         try:
             return asyncio.run(self._all(segments))
@@ -59,7 +59,7 @@ class Endpoint:
     async def _all(self, segments: Sequence[Segment]) -> list[Outcome]:
         section = self._section
         key = os.environ.get(section.key, "").strip()
-        if not (key.isascii() and key.isprintable()):  # what failed would quote it
+        if not (key.isascii() and key.isprintable()):  # the error message of httpx would quote it
             raise ConfigError(f"the environment variable {section.key} holds no API key; set it again")
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         limits = httpx2.Limits(max_connections=section.concurrency, max_keepalive_connections=section.concurrency)
@@ -81,7 +81,7 @@ class Endpoint:
             **section.request,
         }
         body = {name: value for name, value in fields.items() if value is not None}
-        async with free:  # also while it waits for a retry: a server in trouble gets fewer requests
+        async with free:  # also while waiting for a retry, so that a failing server gets fewer requests
             for attempt in range(section.retries + 1):
                 retry_delay = 0.0
                 try:
@@ -117,7 +117,7 @@ class Endpoint:
 
 
 def retry_after(header: str | None, now: float) -> float:
-    """The seconds that a Retry-After header asks for, given as such or as a date; 0 where there is none to be understood.
+    """The seconds in a Retry-After header, which holds seconds or a date; 0 if it is missing or invalid.
 
     now: seconds since 1970.
     """

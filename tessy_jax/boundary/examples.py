@@ -1,4 +1,4 @@
-"""Annotated segments as predictors read them: tokens, labels, and the windows of inference."""
+"""Annotated segments as input of predictors: tokens, labels, and the windows of inference."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Tokens:
 
 
 def reader(folder: Path) -> Any:
-    """The `tokenizers.Tokenizer` with which a predictor in this folder reads text, as the decode loop does.
+    """The `tokenizers.Tokenizer` of the predictor in a folder, configured as in the decode loop.
 
     Raises:
         ConfigError, TokenizerError: the folder's configuration or tokenizer cannot be read.
@@ -53,7 +53,7 @@ def tokens_of(annotation: Annotation, tokenizer: Any) -> Tokens:
 
 
 def examples(segments: Sequence[Tokens], window: int) -> TokenizedDataset:
-    """The training examples: every decision once, in the window in which inference makes it.
+    """The training examples: every decision once, in the window of inference.
 
     The example of a window holds one more token, whose kind is the last target.
     """

@@ -1,7 +1,7 @@
 """Style spans as labels of tokens, and the windows in which a predictor reads them (method, sections 2 and 3).
 
-A label is 1 for style and 0 for capability. A token is style if the character with which it begins lies in a style span, or
-if a span begins inside it. A predictor classifies the next token, so that its targets are the labels, one place to the left.
+A label is 1 for style and 0 for capability. A token is style if its first character is in a style span, or if a span begins
+inside it. A predictor classifies the next token: its targets are the labels, shifted one place to the left.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ CAPABILITY, STYLE, UNKNOWN = 0, 1, -1
 
 
 class Crop(NamedTuple):
-    """Tokens start … end−1 as a predictor reads them at once; the decisions after tokens first … end−1 are made in it."""
+    """A window: a predictor reads tokens start … end−1 and makes the decisions after tokens first … end−1."""
 
     start: int
     end: int
@@ -27,9 +27,9 @@ class Crop(NamedTuple):
 def token_labels(offsets: NDArray[np.integer], spans: Sequence[tuple[int, int]]) -> NDArray[np.int8]:
     """The label of every token: int8 [T].
 
-    offsets [T, 2]: the code points start … end−1 that a token covers at least in part, as tokenizers give them. Tokens
-    that share a character all cover it; a token of white space that was trimmed away covers none and counts by its start.
-    spans: code points start … end−1, in order and apart.
+    offsets [T, 2]: the code points start … end−1 that a token covers at least partly, as tokenizers return them. Tokens
+    that share a character all cover it. A token of trimmed white space covers none; its start decides. spans: code points
+    start … end−1, sorted and disjoint.
     """
     offsets = np.asarray(offsets, np.int64).reshape(-1, 2)
     edges = np.asarray(spans, np.int64).reshape(-1, 2)
@@ -46,7 +46,7 @@ def shifted(labels: NDArray[np.int8]) -> NDArray[np.int8]:
 
 
 def crops(tokens: int, window: int) -> list[Crop]:
-    """The windows of inference over a text of so many tokens: in them, every decision is made exactly once.
+    """The windows of inference over a text of `tokens` tokens; each decision is made in exactly one of them.
 
     With h = window / 2, the decision after token t reads tokens a(t) … t with a(t) = max(0, (⌊t / h⌋ − 1) h). So the first
     two blocks of h tokens are one window, and each further block is the second half of one.

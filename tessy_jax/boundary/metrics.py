@@ -1,9 +1,9 @@
 """Metrics of a predictor: classes, cuts, calibration, and errors by type of token.
 
 All measures read the same arrays over the tokens of all segments, one segment after another: probabilities [N] that the next
-token is style, labels [N] of the next token (1 style, 0 capability, −1 none: at the last token of a segment, and where
-nothing is classified), and lengths [S] of the segments in tokens. As in the decode, for both speakers, the next token is
-taken for style if its probability exceeds the threshold.
+token is style, labels [N] of the next token (1 style, 0 capability, −1 none: at the last token of a segment, and at tokens
+that are not classified), and lengths [S] of the segments in tokens. As in the decode loop, for both speakers, the next token
+counts as style if its probability exceeds the threshold.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ Labels = NDArray[np.integer]
 
 @dataclass(frozen=True)
 class Cuts:
-    """How the turns of a speaker would end: one begins at every true run of its kind, and its first token cannot end it.
+    """The predicted ends of a speaker's turns. A turn begins at every true run of its kind; its first token cannot end it.
 
-    early, exact, late: where the predictor cuts, against where the run ends. A run that goes on to the end of its segment
-    can only be cut early; one that ends, and is not cut within the segment, is late. none: neither ends nor is cut.
-    distances: in tokens, predicted minus true, of the turns of which both are in the segment.
+    early, exact, late: numbers of turns, by the predicted end relative to the end of the run. A run that continues to the
+    end of its segment can only be cut early. A run that ends, and is not cut within the segment, is late. none: turns that
+    neither end nor are cut. distances: predicted minus true end, in tokens, of the turns that have both in the segment.
     """
 
     early: int
@@ -72,10 +72,10 @@ def measure(
     threshold: float,
     texts: Sequence[str] | None = None,
 ) -> dict[str, Any]:
-    """Everything below as one JSON object. texts [N]: the text of each token, for the confusion by type of token.
+    """All measures as one JSON object. texts [N]: the text of each token, for the confusion by type of token.
 
     Raises:
-        DataError: the arrays do not fit each other, or nothing is labelled.
+        DataError: the arrays have different lengths, or no token is labelled.
     """
     check(probabilities, labels, lengths)
     measures = {
@@ -91,10 +91,10 @@ def measure(
 
 
 def check(probabilities: Floats, labels: Labels, lengths: Labels) -> None:
-    """Checks that the arrays fit each other.
+    """Checks the lengths of the arrays.
 
     Raises:
-        DataError: they do not, or nothing is labelled.
+        DataError: the arrays have different lengths, or no token is labelled.
     """
     if probabilities.shape != labels.shape or labels.ndim != 1 or int(lengths.sum()) != len(labels):
         raise DataError(
@@ -128,16 +128,16 @@ def _one_class(truth: NDArray[np.bool_], predicted: NDArray[np.bool_]) -> dict[s
 
 
 def cuts(probabilities: Floats, labels: Labels, lengths: Labels, speaker: Writer, *, threshold: float) -> Cuts:
-    """Where the speaker's turns would be cut; see `Cuts`. A token without a label ends its segment."""
+    """The predicted ends of the speaker's turns; see `Cuts`. A token without a label ends its segment."""
     own, size = OWN[speaker], len(labels)
     style = probabilities > threshold
-    limit = _limits(labels, lengths)  # the first position that no longer belongs to what goes on here
+    limit = _limits(labels, lengths)  # the first position after the labelled part of the segment
     at = np.arange(size)
     inside = at < limit
     mine = inside & (labels == own)
     goes_on = np.zeros(size, bool)
     goes_on[1:] = mine[:-1] & (limit[1:] == limit[:-1])
-    # the decision at j is about token j + 1, with which the turn begins; the next one is the first that can end it
+    # the decision at j is about token j + 1, the first of the turn; the next decision is the first that can end it
     first = np.flatnonzero(mine & ~goes_on) + 1
     true_end = _next(inside & (labels != own))[first]
     predicted_end = _next(inside & (style != (own == STYLE)))[first]
@@ -155,7 +155,7 @@ def cuts(probabilities: Floats, labels: Labels, lengths: Labels, speaker: Writer
 
 def calibration(probabilities: Floats, labels: Labels, bins: int = 10) -> dict[str, Any]:
     """Brier score, expected calibration error, and per bin of probability its lower edge, its tokens, their mean probability
-    and the share of them that is style. Bins are equally wide; empty ones are left out."""
+    and their share of style. Bins have equal widths; empty bins are omitted."""
     known = labels != UNKNOWN
     predicted, truth = probabilities[known].astype(np.float64), labels[known] == STYLE
     which = np.minimum((predicted * bins).astype(np.int64), bins - 1)
@@ -227,7 +227,7 @@ def token_type(text: str) -> str:
 
 
 def _limits(labels: Labels, lengths: Labels) -> NDArray[np.int64]:
-    """At each position the first one at or after it that has no label or is in a later segment."""
+    """For each position, the first position at or after it that has no label or is in a later segment."""
     size = len(labels)
     limit = np.full(size, size, np.int64)
     ends = np.cumsum(lengths)[lengths > 0]
@@ -238,7 +238,7 @@ def _limits(labels: Labels, lengths: Labels) -> NDArray[np.int64]:
 
 
 def _next(holds: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """[N + 1]: at each position the first one at or after it where it holds, N where there is none."""
+    """[N + 1]: for each position, the first position at or after it where the condition holds, or N."""
     size = len(holds)
     positions = np.append(np.where(holds, np.arange(size), size), size)
     return np.minimum.accumulate(positions[::-1])[::-1]

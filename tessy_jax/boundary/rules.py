@@ -1,11 +1,11 @@
-"""The transparent annotator: a list of phrases, in a file that anybody can read and change.
+"""The transparent annotator: a list of phrases in a readable file.
 
-How a phrase is matched: whatever its case, with any white space between its words, with either apostrophe, and never as part
-of a longer word, a name or a piece of code (`now.year`, `so-called`). Punctuation that follows and ends at white space
-belongs to it; a phrase that ends with a comma is matched only where there is one. Where several phrases begin, the
-longest counts. Phrases under `anywhere` are style wherever they stand. Those under `opening` are only where a sentence, a
-line or the trace begins, or right after another phrase ("wait, so now …"): inside a clause they connect what is being
-reasoned. Phrases that only white space parts are one span.
+A phrase matches in any case, with any white space between its words and with either apostrophe, and never as part of a
+longer word, a name or a piece of code (`now.year`, `so-called`). Following punctuation that ends at white space belongs to
+it. A phrase that ends with a comma matches only with this comma. If several phrases begin at one place, the longest counts.
+Phrases under `anywhere` are style at any place. Phrases under `opening` are style only at the start of a sentence, a line or
+the trace, or directly after another phrase ("wait, so now …"), because inside a clause they connect parts of the reasoning.
+Phrases separated only by white space form one span.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ AFTER = r"(?!\w)(?![-'._:/(\[]\w)(?![(\[=])(?:[,.!?…:;]+(?!\S))?"
 
 
 class Rules:
-    """Finds phrases. An annotator whose every reply is kept: where no phrase is found, nothing is style."""
+    """The annotator that matches phrases. Its outcomes are always kept: a segment without phrases has no style."""
 
     name = "rules"
     at_once = 2000
@@ -52,15 +52,15 @@ class Rules:
         return [Annotation(s, self.spans(s.text, begins=s.start == 0), self.name) for s in segments]
 
     def spans(self, text: str, *, begins: bool) -> tuple[Range, ...]:
-        """The style spans of a text. begins: whether it begins a sentence."""
+        """The style spans of a text. begins: whether the text begins a sentence."""
         marked = ("\n" if begins else " ") + _marked(text)
         return tuple(Range(match.start() - 1, match.end() - 1) for match in self._regex.finditer(marked))
 
 
 def read_lexicon(path: str | None) -> dict[str, list[str]]:
-    """The phrases of a lexicon by class, in lower case and with single spaces. path: None is the package's own.
+    """The phrases of a lexicon by class, in lower case and with single spaces. path: None for the package's lexicon.
 
-    The file holds one object: `anywhere` and `opening` (lists of phrases; one may be left out) and, if you like, `about`.
+    The file holds one object: `anywhere` and `opening` (lists of phrases; one may be omitted) and optionally `about`.
 
     Raises:
         ConfigError: it cannot be read or is malformed; names the file and the entry.
@@ -106,8 +106,8 @@ def _pattern(phrase: str) -> str:
 
 
 def _marked(text: str) -> str:
-    """The text, character for character, with "\\n" only in front of what begins a sentence or a line, and otherwise " " for
-    white space. So the character before a phrase shows where it begins."""
+    """The text, character for character, with white space replaced: by "\\n" at the start of a sentence or a line, otherwise
+    by " ". The character before a phrase then shows whether it opens a sentence."""
     plain = re.sub(r"\s", " ", text.replace("’", "'"))
     ends = [match.end() - 1 for match in BEGINS.finditer(text)]
     parts, at = [], 0

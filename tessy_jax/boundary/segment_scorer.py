@@ -41,10 +41,10 @@ class SegmentScores:
         return classes(probabilities, labels, threshold=threshold)
 
     def measured(self, speaker: Writer, threshold: float) -> dict[str, Any]:
-        """Everything that `metrics.measure` finds.
+        """All metrics; see `metrics.measure`.
 
         Raises:
-            DataError: nothing is labelled.
+            DataError: no token is labelled.
         """
         texts = [t.annotation.segment.text[start:end] for t in self.segments for start, end in t.offsets]
         after = [*texts[1:], ""]  # a decision is about the token that follows
@@ -52,8 +52,8 @@ class SegmentScores:
 
 
 class SegmentScorer:
-    """Judges segments with a predictor's parameters. graph: of the predictor. size, rows: tokens per row, and rows at once.
-    dtype: of computing."""
+    """Scores segments with a predictor's parameters. graph: of the predictor. size, rows: tokens per row, and rows per
+    batch. dtype: of computation."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Segments: windows of words out of the thinking of traces, and which of them are learnt from."""
+"""Segments: windows of words in the thinking of traces, and their split into training and validation."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ WORD = re.compile(r"\S+")
 @dataclass(frozen=True, slots=True)
 class Segment:
     """A piece of a trace. id: "<trace>#<number>". trace: the id of its row. split: the same for all segments of a prompt.
-    start: the code point of the thinking at which it begins. text: verbatim, without white space at its ends; where it goes
-    to the end of a thinking that was closed, with what closed it, because who goes on there is a decision, too."""
+    start: its first code point in the thinking. text: verbatim, without white space at its ends. At the end of closed
+    thinking it includes the closing marker, because the speaker after it is also a decision."""
 
     id: str
     trace: str
@@ -32,8 +32,9 @@ class Segment:
 
 
 class Cuts(NamedTuple):
-    """What traces gave. traces: how many there were. without: how many of them had no thinking. endings: what stands between
-    the last word of a thinking and the end of what closes it, such as "\\n</think>"; a segment that ends so, ends there."""
+    """The segments of traces. traces: number of traces. without: number of traces without thinking. endings: texts from the
+    last word of the thinking to the end of its closing marker, such as "\\n</think>"; only a segment at the end of the
+    thinking ends with one."""
 
     segments: list[Segment]
     traces: int
@@ -42,10 +43,10 @@ class Cuts(NamedTuple):
 
 
 def thinking(row: Row, open_text: str, close_text: str) -> str | None:
-    """The thinking of a response, without its markers; None where there is none but white space.
+    """The thinking of a response, without its markers; None if there is none or only white space.
 
-    A row with spans says what it is. In one without, it ends at close_text and begins after open_text, or with the
-    content, as it does where a template had opened it. White space around the markers does not count.
+    The spans of a row define it. In a row without spans, it ends at close_text, and begins after open_text or, if the
+    template had opened it, with the content. White space around the markers does not count.
     """
     content = row.content
     if row.spans:
@@ -61,7 +62,7 @@ def thinking(row: Row, open_text: str, close_text: str) -> str | None:
 
 
 def ending(row: Row, text: str, close_text: str) -> str:
-    """What stands between the last word of a thinking, `text`, and the end of what closes it; empty where nothing does."""
+    """The text from the last word of the thinking `text` to the end of its closing marker; empty if it is not closed."""
     space = text[len(text.rstrip()) :]
     if not row.spans:
         return space + close_text.strip()
@@ -73,15 +74,15 @@ def ending(row: Row, text: str, close_text: str) -> str:
 
 
 def split_of(prompt_id: str, validation: float, seed: int) -> Split:
-    """Where the traces of a prompt belong: a hash of seed and prompt decides, so that neither the order nor the number of
-    traces does, and no two rollouts of one prompt are on different sides."""
+    """The split of the traces of a prompt, by a hash of seed and prompt. It does not depend on the order or number of
+    traces, and all rollouts of a prompt have the same split."""
     return "validation" if _digest(seed, "split", prompt_id) / 2**64 < validation else "train"
 
 
 def cut(row_id: str, text: str, split: Split, *, words: int, per_trace: int, seed: int) -> list[Segment]:
-    """Up to per_trace windows of `words` words of a thinking, in the order in which they stand there.
+    """Up to per_trace windows of `words` words of the thinking, in their order in the text.
 
-    They begin at different words, drawn by seed and row id alone. A text that is no longer than a segment gives one.
+    They begin at different words, which depend only on seed and row id. A text no longer than a segment gives one window.
     """
     word_spans = [match.span() for match in WORD.finditer(text)]
     if not word_spans:
@@ -105,7 +106,7 @@ def segments(rows: Iterable[Row], section: Segments, *, seed: int, open_text: st
     open_text, close_text: the markers of thinking, for rows that have no spans.
 
     Raises:
-        DataError: two rows have one id.
+        DataError: two rows have the same id.
     """
     segments_of_rows: list[Segment] = []
     ids: set[str] = set()
@@ -136,8 +137,8 @@ def _digest(seed: int, purpose: str, name: str) -> int:
 
 
 def _draw(numbers: int, count: int, rng: random.Random) -> list[int]:
-    """`count` different numbers below `numbers`, in order (Floyd's way). Uses random() alone, whose values no version of
-    Python changes: what was annotated under one must be found again under another."""
+    """`count` different numbers below `numbers`, sorted (Floyd's algorithm). Uses only random(), whose values are the same
+    in every version of Python, so that all versions give the same segments."""
     chosen: set[int] = set()
     for last in range(numbers - count, numbers):
         pick = int(rng.random() * (last + 1))

@@ -1,8 +1,8 @@
-"""Style spans of a segment: what an annotator is asked, what it answers, and the JSON in which annotations are kept.
+"""Style spans of a segment: the instruction for an annotator, its reply, and the JSON form of annotations.
 
-An annotation is one object a line that a person can read and correct:
+An annotation is one readable object per line, which may be corrected by hand:
 `{"id", "trace", "split", "start", "text", "spans": [{"start", "end", "text"}], "annotator"}`. Spans are code points into
-its text, in order and apart; each repeats its own text, so that a slip is found out.
+its text, sorted and disjoint; each repeats its own text, so that errors are detected.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class Annotation:
 
 @dataclass(frozen=True, slots=True)
 class Dropped:
-    """A segment that has no annotation, and why. detail: the reply, or what went wrong."""
+    """A segment without an annotation, and the reason. detail: the reply, or the error."""
 
     segment: Segment
     outcome: Reason
@@ -93,7 +93,7 @@ class Dropped:
 
     def to_json(self) -> dict[str, Any]:
         """The dropped segment as a JSON object."""
-        detail = self.detail.encode("utf-8", "replace").decode("utf-8")  # a reply may hold halves of surrogate pairs
+        detail = self.detail.encode("utf-8", "replace").decode("utf-8")  # a reply may contain halves of surrogate pairs
         return {**asdict(self.segment), "outcome": self.outcome, "detail": detail}
 
     @classmethod
@@ -101,7 +101,7 @@ class Dropped:
         """A dropped segment, from a JSON object.
 
         Raises:
-            DataError: it is no such object.
+            DataError: it is not a dropped segment.
         """
         given = _object(data, {*(f.name for f in fields(Segment)), "outcome", "detail"}, "what was dropped")
         outcome, detail = given.pop("outcome"), given.pop("detail")
@@ -122,7 +122,7 @@ class Annotations:
 
 
 def read_annotations(data: bytes, name: str, *, skip_invalid: bool = False) -> Annotations:
-    """The annotations of a JSONL file. name: of the file, for errors. skip_invalid: bad lines are recorded, not refused.
+    """The annotations of a JSONL file. name: of the file, for errors. skip_invalid: invalid lines are recorded, not refused.
 
     Raises:
         DataError: a line is not an annotation or repeats an id; names file and line.
@@ -147,18 +147,18 @@ def read_annotations(data: bytes, name: str, *, skip_invalid: bool = False) -> A
 
 def json_lines(data: bytes) -> Iterator[tuple[int, Any]]:
     """Number and object of every line that is not blank; a DataError in place of the object if the line is not JSON."""
-    for number, line in enumerate(data.removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):  # U+2028 may stand in a string
+    for number, line in enumerate(data.removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):  # U+2028 may occur in a string
         if line.strip():
             try:
                 yield number, json.loads(line.decode("utf-8"))
-            except (ValueError, RecursionError) as error:  # not UTF-8 is a ValueError, too
+            except (ValueError, RecursionError) as error:  # invalid UTF-8 is also a ValueError
                 yield number, DataError(f"is not JSON ({error}); give one object a line, in UTF-8")
 
 
 def locate(text: str, phrases: Sequence[str]) -> tuple[tuple[Range, ...], str | None]:
     """The ranges of phrases, each searched from the end of the previous one; and the first phrase not found, or None.
 
-    White space at the ends of a phrase is no part of it, and a blank one is never found.
+    White space at the ends of a phrase does not count; a blank phrase is never found.
     """
     ranges: list[Range] = []
     at = 0
@@ -173,13 +173,13 @@ def locate(text: str, phrases: Sequence[str]) -> tuple[tuple[Range, ...], str | 
 
 
 def parse_reply(reply: str) -> list[str] | None:
-    """The JSON array of strings in a reply; None where there is none.
+    """The JSON array of strings in a reply, or None.
 
-    What a model thought before (<think>…</think>, also where its template had opened it), code fences and prose around the
-    array do not matter. Of several arrays of strings the last counts: models correct themselves in that direction.
+    Thinking before it (<think>…</think>, also if the template had opened it), code fences and prose around the array do not
+    matter. Of several arrays of strings the last counts, because models correct themselves.
     """
     reply = spoken(reply)
-    decoder = json.JSONDecoder(strict=False)  # a line break inside a string is clear enough
+    decoder = json.JSONDecoder(strict=False)  # allows line breaks inside strings
     phrases: list[str] | None = None
     at = reply.find("[")
     while at >= 0:
@@ -187,7 +187,7 @@ def parse_reply(reply: str) -> list[str] | None:
             value, end = decoder.raw_decode(reply, at)
         except ValueError:
             end = at + 1
-        except RecursionError:  # nothing but brackets
+        except RecursionError:  # too many nested brackets
             break
         else:
             if all(isinstance(item, str) for item in value):
@@ -206,10 +206,9 @@ def spoken(reply: str) -> str:
 def parse_reply_spans(segment: Segment, reply: str, annotator: str) -> Outcome:
     """The outcome of a model's reply about a segment.
 
-    An empty array counts as empty, like no reply at all, and is not kept: hardly any 60 words of thinking are without a
-    word that sets the tone, while models that did not understand, or did not bother, answer just that. Learnt from, it
-    would teach a predictor that style is substance. (A list of phrases does not get tired: what `Rules` finds nothing in is
-    kept.)
+    An empty array has the outcome "empty", like a blank reply, and is not kept. Nearly every 60 words of thinking have style
+    words, while models that do not follow the instruction often reply with an empty array. Training on it would teach a
+    predictor that style is capability. (`Rules` is reliable: its segments without spans are kept.)
     """
     if not spoken(reply):
         return Dropped(segment, "empty", reply)
@@ -225,7 +224,7 @@ def parse_reply_spans(segment: Segment, reply: str, annotator: str) -> Outcome:
 
 
 def segment_from(given: dict[str, Any]) -> Segment:
-    """The segment of the fields of one, validated.
+    """A segment from its fields, validated.
 
     Raises:
         DataError: a field is of the wrong type or empty.

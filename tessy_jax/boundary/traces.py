@@ -1,4 +1,4 @@
-"""`tessy boundary sample`: traces of each speaker alone, from which predictors are made."""
+"""`tessy boundary sample`: samples traces of each speaker alone, the material for predictors."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ def speakers_of(config: Predictors, only: Writer | None) -> list[Writer]:
 
 def opened(config: Predictors, but: Collection[str]) -> tuple[RunStore, Predictors]:
     """The run folder, which the caller closes, and the configuration, checked against that of the folder's earlier commands.
-    but: sections that may differ; those of annotating may, as long as nothing is annotated.
+    but: sections that may differ; those of annotation may also differ while nothing is annotated.
 
     Raises:
-        ConfigError: they had other settings, or another process writes to it.
+        ConfigError: the earlier commands had other settings, or another process writes to the folder.
         DataError: it cannot be written.
     """
     store = RunStore(config.output)
@@ -56,7 +56,7 @@ def opened(config: Predictors, but: Collection[str]) -> tuple[RunStore, Predicto
 
 
 def place(config: Predictors, speaker: Writer) -> str:
-    """Where a speaker's traces are: those that the configuration names, or the run folder that `sample` fills."""
+    """The place of a speaker's traces: that in the configuration, or the run folder that `sample` fills."""
     return getattr(config.traces, speaker) or within(config.output, f"traces/{speaker}")
 
 

@@ -301,7 +301,7 @@ def test_traces_without_thinking_are_counted_and_too_many_are_refused_before_any
 def test_parts_of_other_traces_are_refused(opened, output):
     with pytest.raises(KeyboardInterrupt):
         run(opened, output, Scripted(dies_after=2))
-    with pytest.raises(DataError, match="is another one by now; the traces have changed"):
+    with pytest.raises(DataError, match="differs from that of the traces, which have changed"):
         run(opened, output, Scripted(), [row(i, "quite another thing that is thought of here ") for i in range(20)])
 
 
