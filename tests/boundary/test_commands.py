@@ -151,12 +151,12 @@ def test_training_stops_when_evaluations_do_not_improve_and_keeps_the_best(confi
 
     scores = iter([0.2, 0.7, 0.5, 0.6, 0.9])
 
-    class Said:
+    class Scores:
         def classes(self, threshold):
             assert threshold == 0.25
             return {"style": {"f1": next(scores)}, "capability": {"f1": 0.5}, "accuracy": 0.5}
 
-    monkeypatch.setattr(train.SegmentScorer, "__call__", lambda *_: Said())
+    monkeypatch.setattr(train.SegmentScorer, "__call__", lambda *_: Scores())
     file = config(patience=2, training={"steps": 20, "save_every": 100}, predictor={"threshold": 0.25})
     assert run(capsys, "annotate", file)[0] == 0
     code, result = run(capsys, "train", file)
