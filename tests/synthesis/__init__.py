@@ -1,1 +1,1 @@
-"""What writes the responses."""
+"""Tests of synthesis."""

@@ -1,4 +1,4 @@
-"""No prompt is trained on that an evaluation asks, too; which are left out depends on nothing but their texts."""
+"""Prompts of evaluations are left out of training data. Which are left out depends on the texts only."""
 
 import json
 import random
@@ -34,15 +34,15 @@ def prompts_of(*texts):
     return [Prompt(str(i), [{"role": "user", "content": text}], i) for i, text in enumerate(texts)]
 
 
-def found(texts, others, **how):
-    """Which of the texts are left out, and how."""
-    data = Data(path="p.jsonl", decontaminate=Decontamination(**how))
+def reasons(texts, others, **settings_of_comparison):
+    """The reason of each text that is left out, by prompt id."""
+    data = Data(path="p.jsonl", decontaminate=Decontamination(**settings_of_comparison))
     spare = prompts_of(*texts, "something that nobody asks")
     return contaminated(data, spare, [question(f"e{i}", text) for i, text in enumerate(others)])
 
 
 def shares(a, b, size):
-    """Whether two lists of words have so many in a row in common, looked for in the plain way."""
+    """Whether two lists of words share a run of `size` words, by a plain search."""
     rows = {tuple(b[i : i + size]) for i in range(len(b) - size + 1)}
     return any(tuple(a[i : i + size]) in rows for i in range(len(a) - size + 1))
 
@@ -51,8 +51,8 @@ texts = st.lists(st.lists(st.sampled_from("abcdef"), min_size=1, max_size=12).ma
 
 
 @given(texts, texts, st.integers(1, 5))
-def test_words_in_a_row_are_found_as_one_finds_them_by_looking(given_texts, others, size):
-    out = found(given_texts, others, ngram=size, near_duplicates=None, common=100)
+def test_shared_runs_of_words_are_those_of_a_plain_search(given_texts, others, size):
+    out = reasons(given_texts, others, ngram=size, near_duplicates=None, common=100)
     for i, text in enumerate(given_texts):
         words = text.split()
         expected = any(words == other.split() or shares(words, other.split(), size) for other in others)
@@ -61,8 +61,8 @@ def test_words_in_a_row_are_found_as_one_finds_them_by_looking(given_texts, othe
 
 @settings(max_examples=25, deadline=None)
 @given(texts, texts)
-def test_what_is_near_is_as_near_as_its_shingles_say(given_texts, others):
-    out = found(given_texts, others, ngram=None, near_duplicates=0.5)
+def test_near_duplicates_have_the_required_jaccard_similarity(given_texts, others):
+    out = reasons(given_texts, others, ngram=None, near_duplicates=0.5)
     for i, text in enumerate(given_texts):
         best = max(Fraction(*_shared(text, other)) for other in others)
         if str(i) in out:
@@ -71,8 +71,8 @@ def test_what_is_near_is_as_near_as_its_shingles_say(given_texts, others):
 
 
 def _shared(a, b):
-    one, other = ({tuple(t.split()[i : i + 3]) for i in range(max(1, len(t.split()) - 2))} for t in (a, b))
-    return len(one & other), len(one | other)
+    ours, theirs = ({tuple(t.split()[i : i + 3]) for i in range(max(1, len(t.split()) - 2))} for t in (a, b))
+    return len(ours & theirs), len(ours | theirs)
 
 
 def test_a_text_with_few_words_changed_is_a_near_duplicate_and_one_with_many_is_not():
@@ -83,7 +83,7 @@ def test_a_text_with_few_words_changed_is_a_near_duplicate_and_one_with_many_is_
         words = other.split()
         near.append(" ".join([*words[:-1], "changed"]))
         far.append(" ".join(word if i % 6 else "changed" for i, word in enumerate(words)))
-    out = found([*near, *far], others, ngram=None)
+    out = reasons([*near, *far], others, ngram=None)
     assert out.keys() == {str(i) for i in range(50)}
     for i in range(50):
         similarity = jaccard(shingles(words_of(near[i])), shingles(words_of(others[i])))
@@ -92,7 +92,7 @@ def test_a_text_with_few_words_changed_is_a_near_duplicate_and_one_with_many_is_
 
 @settings(max_examples=15, deadline=None)
 @given(st.permutations(range(6)), st.permutations(range(8)))
-def test_the_order_of_neither_side_matters(ours, theirs):
+def test_contamination_does_not_depend_on_the_order_of_prompts_or_evaluations(ours, theirs):
     rng = random.Random(1)
     others = [" ".join(rng.choices(WORDS, k=40)) for _ in range(6)]
     given_texts = [
@@ -123,31 +123,31 @@ def test_the_order_of_neither_side_matters(ours, theirs):
 )
 def test_case_width_punctuation_and_layout_do_not_count(a, b):
     assert words_of(a) == words_of(b)
-    assert found([a], [b], **NEVER) == {"0": "e0: is the same text"}
+    assert reasons([a], [b], **NEVER) == {"0": "e0: is the same text"}
 
 
 @pytest.mark.parametrize(("a", "b"), [("A 7 + 3", "A 7 - 3"), ("A 7 * 3", "A 7 3"), ("x = 1", "x < 1"), ("求和", "求积")])
-def test_what_calculates_counts(a, b):
-    assert found([a], [b], **NEVER) == {}
+def test_texts_that_differ_in_a_symbol_differ(a, b):
+    assert reasons([a], [b], **NEVER) == {}
 
 
-def test_words_that_many_evaluation_prompts_share_are_no_sign():
+def test_words_that_many_evaluation_prompts_share_are_ignored():
     instruction = "Please reason step by step and put your final answer within a box at the very end."
     others = [f"{instruction} {' '.join(WORDS[10 * i : 10 * i + 10])}" for i in range(12)]
     mine = f"{instruction} Something else entirely, which nobody asks."
-    assert found([mine], others) == {}
-    assert "shares 13 words in a row: please reason step" in found([mine], others[:10])["0"]
-    assert "is the same text" in found([others[3]], others)["0"]
+    assert reasons([mine], others) == {}
+    assert "shares 13 words in a row: please reason step" in reasons([mine], others[:10])["0"]
+    assert "is the same text" in reasons([others[3]], others)["0"]
 
 
-def test_texts_that_come_again_count_once_and_no_text_is_lost_to_one_of_the_same_name():
+def test_repeated_texts_count_once_and_all_texts_of_one_name_are_compared():
     text, other = " ".join(WORDS[:20]), " ".join(WORDS[20:40])
     index = Index(Decontamination(), [*(question(f"e{i}", text) for i in range(12)), question("e0", other)])
-    for one in (text, other):
-        assert index.like(f"{one} and more") == ("e0", f"shares 13 words in a row: {' '.join(one.split()[:13])}")
+    for shared in (text, other):
+        assert index.like(f"{shared} and more") == ("e0", f"shares 13 words in a row: {' '.join(shared.split()[:13])}")
 
 
-def test_only_what_the_user_says_counts_and_a_prompt_without_words_is_like_nothing():
+def test_only_user_messages_are_compared_and_a_prompt_without_words_matches_nothing():
     system = {"role": "system", "content": " ".join(WORDS[:40])}
     data = Data(path="p", decontaminate=Decontamination())
     prompts = [Prompt("a", [system, {"role": "user", "content": "one"}], 0), *prompts_of("?!")]
@@ -160,7 +160,7 @@ def test_only_what_the_user_says_counts_and_a_prompt_without_words_is_like_nothi
 @given(
     st.lists(st.text(st.characters()), min_size=1, max_size=4), st.lists(st.text(st.characters()), min_size=1, max_size=4)
 )
-def test_any_text_can_be_compared_and_is_like_itself(given_texts, others):
+def test_any_text_can_be_compared_and_matches_itself(given_texts, others):
     index = Index(Decontamination(ngram=2), [question(str(i), text) for i, text in enumerate(others)])
     for text in given_texts:
         index.like(text)
@@ -168,14 +168,14 @@ def test_any_text_can_be_compared_and_is_like_itself(given_texts, others):
         assert (index.like(text) is None) == (not words_of(text))
 
 
-def test_prompts_are_named_in_tables_of_all_forms(tmp_path):
+def test_evaluation_prompts_are_named_by_file_and_id(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"id": 7, "prompt": "one two"}\n')
     (tmp_path / "b.jsonl").write_text('{"problem": "three four", "id": "x"}\n')
     config = Decontamination.model_validate(
         {"against": [str(tmp_path / "a.jsonl"), {"path": str(tmp_path / "b.jsonl"), "prompt": "problem"}]}
     )
     asked = questions(config)
-    assert [(one.name, one.messages[0]["content"]) for one in asked] == [
+    assert [(question.name, question.messages[0]["content"]) for question in asked] == [
         (f"{tmp_path}/a.jsonl: 7", "one two"),
         (f"{tmp_path}/b.jsonl: x", "three four"),
     ]
@@ -183,7 +183,7 @@ def test_prompts_are_named_in_tables_of_all_forms(tmp_path):
         questions(Decontamination.model_validate({"against": [{"path": str(tmp_path / "a.jsonl"), "prompt": "problem"}]}))
 
 
-def test_nothing_to_compare_with_and_nothing_left_are_refused_with_the_remedy():
+def test_no_evaluation_prompts_and_no_remaining_prompts_are_refused_with_the_remedy():
     data = Data(path="p.jsonl", decontaminate=Decontamination())
     with pytest.raises(DataError, match=r"nothing to compare with.* name prompts of evaluations in against"):
         contaminated(data, prompts_of("a"), [])
@@ -202,7 +202,7 @@ def test_an_unknown_key_of_a_source_is_named(tmp_path):
         read(Pipeline, file)
 
 
-def test_a_synthesis_writes_nothing_to_what_is_contaminated_and_says_why(tmp_path, capsys):
+def test_a_synthesis_skips_contaminated_prompts_and_records_the_reason(tmp_path, capsys):
     pair = tiny_pair.build(tmp_path)
     prompts = tiny_pair.write_prompts(tmp_path / "prompts.jsonl", 6)
     lines = [json.loads(line) for line in prompts.read_text().splitlines()]
@@ -219,14 +219,14 @@ def test_a_synthesis_writes_nothing_to_what_is_contaminated_and_says_why(tmp_pat
         reader = RunReader(str(tmp_path / "run"))
         out = [failure for failure in reader.failures() if failure.reason == "contaminated"]
         why = f"{tmp_path}/test.jsonl: q: is the same text"
-        assert sorted(out, key=lambda one: one.rollout) == [
+        assert sorted(out, key=lambda failure: failure.rollout) == [
             Failure(f"2/{rollout}", "2", rollout, "contaminated", 0, why) for rollout in range(4)
         ]
         assert summary["run"]["failures"]["contaminated"] == 4
         assert summary["run"]["failures"] == {"contaminated": 4, "prompt_too_long": 10}
 
 
-def test_a_whole_job_compares_with_its_own_evaluation_unless_told_otherwise(tmp_path):
+def test_a_complete_job_compares_with_its_own_evaluation_by_default(tmp_path):
     (tmp_path / "asked.jsonl").write_text(json.dumps({"prompt": "1 + 1", "answer": "2", "id": "x"}) + "\n")
     tasks = [
         {"name": "sums", "mini": {"families": ["Ae"], "items": 3}, "verifier": "mini"},

@@ -1,4 +1,4 @@
-"""A job writes every response once, as its rows say, whatever happens to it; bad input is refused before any work."""
+"""A job writes every response exactly once, also after crashes. Bad input is refused before any work."""
 
 import json
 import os
@@ -110,11 +110,11 @@ def test_kill_9_at_25_random_instants_changes_nothing(config, tmp_path, capsys):
         started = time.monotonic() - begin
         if kills >= 25:
             break
-        whole = max(1.0, started)  # it was through before the kill: aim at an earlier instant of a job begun anew
+        whole = max(1.0, started)  # it ended before the kill: aim at an earlier instant of a new job
         os.rename(tmp_path / "killed", tmp_path / f"whole-{kills}-{time.monotonic_ns()}")
-    found = rows_of(capsys, tmp_path / "killed")
-    assert len(found) == len({r["id"] for r in found})
-    assert {r["id"]: without_time(r) for r in found} == expected
+    rows = rows_of(capsys, tmp_path / "killed")
+    assert len(rows) == len({r["id"] for r in rows})
+    assert {r["id"]: without_time(r) for r in rows} == expected
     assert sorted(json.dumps(f) for f in rows_of(capsys, tmp_path / "killed", "--failures")) == expected_failures
 
 
@@ -141,7 +141,7 @@ def test_one_model_alone_writes_through_the_same_engine(config, tmp_path, capsys
     assert json.loads(out.out)["discarded_tokens"] == {name: 0}
 
 
-def test_traces_may_be_cut_inside_thinking_or_answer_and_say_so(pair, tmp_path, capsys):
+def test_traces_cut_inside_thinking_or_answer_record_their_finish_reason(pair, tmp_path, capsys):
     from tessy_jax.config import Synthesize
     from tessy_jax.synthesis.job import synthesize
 

@@ -1,4 +1,4 @@
-"""Several processes write, judge and train as one does, and go on together."""
+"""Several processes write, verify and train as one process does, and continue after a crash."""
 
 import json
 import shutil
@@ -60,9 +60,9 @@ def evaluation(pair, folder, name, **changes):
     return {k: given[k] for k in ("output", "seed", "student")} | {"synthesis": own, "tasks": tasks} | changes
 
 
-def last(said):
-    """What the first process printed; the transport between CPUs prints, too."""
-    return json.loads(said[0][0].splitlines()[-1])
+def last(outputs):
+    """The report of the first process. The transport between CPUs prints to the same stream."""
+    return json.loads(outputs[0][0].splitlines()[-1])
 
 
 def printed(capsys, *args):
@@ -72,7 +72,7 @@ def printed(capsys, *args):
 
 
 def responses(capsys, run, count):
-    """Rows and failures, time aside."""
+    """Rows and failures, without times."""
     rows = [json.loads(line) for line in printed(capsys, "rows", run).splitlines()]
     for row in rows:
         row["meta"].pop("seconds")
@@ -84,39 +84,39 @@ def responses(capsys, run, count):
 
 @pytest.fixture(scope="module")
 def alone(pair, tmp_path_factory):
-    """What one process writes on eight devices: its summary, and its run folder."""
+    """A synthesis by one process on eight devices: its summary and its run folder."""
     folder = tmp_path_factory.mktemp("alone")
     file = written(folder / "one.yaml", synthesis(pair, folder, "one"))
-    said = StringIO()
-    with redirect_stdout(said):
+    report = StringIO()
+    with redirect_stdout(report):
         assert main(["synthesize", str(file), "--json"]) == 0
-    return json.loads(said.getvalue()), folder / "one"
+    return json.loads(report.getvalue()), folder / "one"
 
 
 def test_two_processes_of_four_devices_write_the_responses_of_one_of_eight(pair, tmp_path, capsys):
     few = {"data": {"path": str(tmp_path / "prompts.jsonl"), "rollouts": 1}}
-    found = []
+    summaries = []
     for name in ("one", "two"):
         raw = synthesis(pair, tmp_path, name, **few)
         raw["synthesis"] |= {"max_response_tokens": 24, "max_attempts": 3, "rounds_per_dispatch": 16}
         file = written(tmp_path / f"{name}.yaml", raw)
         if name == "one":
-            found.append(json.loads(printed(capsys, "synthesize", file, "--json")))
+            summaries.append(json.loads(printed(capsys, "synthesize", file, "--json")))
             continue
-        codes, said = ended(tessy("synthesize", file))
-        assert codes == [0, 0], said
-        assert "{" not in said[1][0], "the second process prints no report"
-        assert "first prompt" not in said[1][1]
-        found.append(last(said))
-    one, two = found
-    assert (one["processes"], two["processes"]) == (1, 2)
+        codes, outputs = ended(tessy("synthesize", file))
+        assert codes == [0, 0], outputs
+        assert "{" not in outputs[1][0], "the second process prints no report"
+        assert "first prompt" not in outputs[1][1]
+        summaries.append(last(outputs))
+    of_one, of_two = summaries
+    assert (of_one["processes"], of_two["processes"]) == (1, 2)
     for name in ("kept_tokens", "generated_tokens", "passes", "rounds", "host_syncs", "retries"):
-        assert one[name] == two[name], name
+        assert of_one[name] == of_two[name], name
     rows = responses(capsys, tmp_path / "one", 6)
     assert rows == responses(capsys, tmp_path / "two", 6)
 
 
-def test_two_processes_that_are_killed_go_on_as_two_or_as_one(pair, alone, tmp_path, capsys):
+def test_two_killed_processes_continue_as_two_or_as_one(pair, alone, tmp_path, capsys):
     summary, folder = alone
     expected = responses(capsys, folder, 24)
     run, mesh = tmp_path / "run", {"mesh": {"data": 2}}
@@ -128,14 +128,14 @@ def test_two_processes_that_are_killed_go_on_as_two_or_as_one(pair, alone, tmp_p
     for process in running:
         process.send_signal(signal.SIGKILL)
     ended(running)
-    assert not (run / "summary.json").exists(), "it was through before it was killed"
+    assert not (run / "summary.json").exists(), "it ended before it was killed"
     shutil.copytree(run, tmp_path / "copy")
-    codes, said = ended(tessy("synthesize", file, devices=1))
-    assert codes == [0, 0], said
-    assert last(said)["responses"] < len(expected[0])
-    assert last(said)["generated_tokens"] != summary["generated_tokens"], "it began anew"
+    codes, outputs = ended(tessy("synthesize", file, devices=1))
+    assert codes == [0, 0], outputs
+    assert last(outputs)["responses"] < len(expected[0])
+    assert last(outputs)["generated_tokens"] != summary["generated_tokens"], "it started again from the beginning"
     assert responses(capsys, run, 24) == expected
-    # how many devices there are, is no part of what a run is
+    # the number of devices may change between starts
     copied = written(tmp_path / "copy.yaml", synthesis(pair, tmp_path, "copy"))
     printed(capsys, "synthesize", copied, "--json")
     assert responses(capsys, tmp_path / "copy", 24) == expected
@@ -143,7 +143,7 @@ def test_two_processes_that_are_killed_go_on_as_two_or_as_one(pair, alone, tmp_p
 
 @pytest.mark.parametrize("recipe", ["teacher_score", "teacher_reference"])
 def test_two_processes_do_both_passes_of_a_recipe_as_one_does(pair, tmp_path, capsys, recipe):
-    found = []
+    results = []
     for name in ("one", "two"):
         raw = synthesis(
             pair, tmp_path, name, mesh={"data": 2}, data={"path": str(tmp_path / "prompts.jsonl"), "rollouts": 1}
@@ -154,32 +154,32 @@ def test_two_processes_do_both_passes_of_a_recipe_as_one_does(pair, tmp_path, ca
         if name == "one":
             printed(capsys, "synthesize", file, "--json")
         else:
-            codes, said = ended(tessy("synthesize", file, devices=1))
-            assert codes == [0, 0], said
+            codes, outputs = ended(tessy("synthesize", file, devices=1))
+            assert codes == [0, 0], outputs
         rows, failures = responses(capsys, tmp_path / name, 6)
         for row in rows:
             row["meta"].pop("teacher_score", None)  # up to rounding
-        found.append((rows, failures))
-    assert found[0] == found[1]
+        results.append((rows, failures))
+    assert results[0] == results[1]
 
 
 def test_two_processes_evaluate_as_one_on_a_mesh_that_cuts_no_lanes(pair, tmp_path, capsys):
     mesh = {"mesh": {"tensor": 2}}
-    one = written(tmp_path / "one.yaml", evaluation(pair, tmp_path, "one", **mesh))
-    alone = json.loads(printed(capsys, "evaluate", one, "--json"))
-    two = written(tmp_path / "two.yaml", evaluation(pair, tmp_path, "two", **mesh))
+    file_of_one = written(tmp_path / "one.yaml", evaluation(pair, tmp_path, "one", **mesh))
+    alone = json.loads(printed(capsys, "evaluate", file_of_one, "--json"))
+    file_of_two = written(tmp_path / "two.yaml", evaluation(pair, tmp_path, "two", **mesh))
     for again in (False, True):  # the second only reads
-        codes, said = ended(tessy("evaluate", two, devices=1))
-        assert codes == [0, 0], said
-        assert "{" not in said[1][0], "the second process prints no report"
-        assert {**last(said), "seconds": 0} == {**alone, "seconds": 0}, again
+        codes, outputs = ended(tessy("evaluate", file_of_two, devices=1))
+        assert codes == [0, 0], outputs
+        assert "{" not in outputs[1][0], "the second process prints no report"
+        assert {**last(outputs), "seconds": 0} == {**alone, "seconds": 0}, again
     verdicts = [(tmp_path / name / "verdicts.jsonl").read_text() for name in ("one", "two")]
     assert verdicts[0] == verdicts[1]
     assert len(verdicts[0].splitlines()) == 8
 
 
 def test_two_processes_pass_the_students_arrays_on_as_one_does(pair, tmp_path):
-    found = []
+    results = []
     for name, processes in (("one", 1), ("two", 2)):
         folder = tmp_path / name
         folder.mkdir()
@@ -206,26 +206,28 @@ def test_two_processes_pass_the_students_arrays_on_as_one_does(pair, tmp_path):
             }  # each token crosses processes
         (folder / "raw.json").write_text(json.dumps(raw))
         options = ["join"] if processes > 1 else []
-        codes, said = ended(start("-c", FUSED, folder / "raw.json", *options, devices=2 // processes, processes=processes))
-        assert codes == [0] * processes, said
-        found.append(last(said))
-    (loss, tasks, back), (other_loss, other_tasks, other_back) = found
+        codes, outputs = ended(
+            start("-c", FUSED, folder / "raw.json", *options, devices=2 // processes, processes=processes)
+        )
+        assert codes == [0] * processes, outputs
+        results.append(last(outputs))
+    (loss, tasks, back), (other_loss, other_tasks, other_back) = results
     assert other_loss == pytest.approx(loss, rel=1e-5)
     assert back
     assert other_back
     assert [task["problems"] for task in tasks.values()] == [task["problems"] for task in other_tasks.values()]
 
 
-def test_what_the_first_process_refuses_and_what_they_read_differently_stops_all(pair, tmp_path):
+def test_a_refusal_of_the_first_process_or_different_input_stops_all_processes(pair, tmp_path):
     file = written(tmp_path / "run.yaml", synthesis(pair, tmp_path, "run"))
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "letter.txt").write_text("not of a run")
-    codes, said = ended(tessy("synthesize", file))
-    assert codes == [2, 2], said
-    assert all("holds 'letter.txt' but no run" in error for _, error in said)
+    codes, outputs = ended(tessy("synthesize", file))
+    assert codes == [2, 2], outputs
+    assert all("holds 'letter.txt' but no run" in error for _, error in outputs)
     (tmp_path / "other").mkdir()
     other = write_prompts(tmp_path / "other" / "prompts.jsonl", 7)
-    codes, said = ended(tessy("synthesize", file, each=((), ("--set", f"data.path={other}"))))
-    assert codes == [2, 2], said
-    assert all("process 1 reads other data than process 0" in error for _, error in said)
-    assert CLOSE not in said[0][1], "it was not found out before the work"
+    codes, outputs = ended(tessy("synthesize", file, each=((), ("--set", f"data.path={other}"))))
+    assert codes == [2, 2], outputs
+    assert all("process 1 reads other data than process 0" in error for _, error in outputs)
+    assert CLOSE not in outputs[0][1], "it was refused only after the work"

@@ -1,4 +1,4 @@
-"""Prompts: all published forms come to the same messages, every bad row is named, and no two responses share a key."""
+"""Prompts: all published forms give the same messages, every bad row is named, and no two responses share a key."""
 
 import gzip
 import json
@@ -22,7 +22,7 @@ SPOKEN = [
     {"from": "gpt", "value": "42"},
 ]
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
-said = text.filter(str.strip)
+nonblank = text.filter(str.strip)
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def rows_file(tmp_path):
         {"messages": [SYSTEM | {"name": None}, USER], "prompt": "something else", "score": 1.5},
     ],
 )
-def test_every_form_comes_to_the_same_prompt_with_the_same_id(row, rows_file):
+def test_every_form_gives_the_same_prompt_with_the_same_id(row, rows_file):
     (prompt,) = read(rows_file(row)).prompts
     assert prompt == Prompt("h6f41a7bccbd34db4", [SYSTEM, USER], 0)
 
@@ -59,14 +59,14 @@ def test_earlier_turns_stay_and_only_the_last_answer_goes(rows_file):
 
 
 def test_ids_are_the_rows_own_as_text_or_a_hash_of_the_messages(rows_file):
-    found = read(rows_file({"prompt": "a", "id": 7}, {"prompt": "a", "id": "x/é"}, {"prompt": "a"}, {"prompt": "a", "n": 1}))
-    assert [p.id for p in found.prompts[:2]] == ["7", "x/é"]
-    assert found.prompts[2].id == found.prompts[3].id
-    assert re.fullmatch("h[0-9a-f]{16}", found.prompts[2].id)
-    assert [p.index for p in found.prompts] == [0, 1, 2, 3]
+    data = read(rows_file({"prompt": "a", "id": 7}, {"prompt": "a", "id": "x/é"}, {"prompt": "a"}, {"prompt": "a", "n": 1}))
+    assert [p.id for p in data.prompts[:2]] == ["7", "x/é"]
+    assert data.prompts[2].id == data.prompts[3].id
+    assert re.fullmatch("h[0-9a-f]{16}", data.prompts[2].id)
+    assert [p.index for p in data.prompts] == [0, 1, 2, 3]
 
 
-def test_a_column_is_the_prompt_where_one_says_which(rows_file):
+def test_a_named_column_is_the_prompt(rows_file):
     file = rows_file({"problem": "a", "id": 7, "messages": [USER]}, {"problem": "b", "answer": 3})
     first, second = read(
         file, prompt="problem", columns=["answer"], known=lambda row, name: (row.get("answer"), name)
@@ -82,22 +82,22 @@ def test_a_column_is_the_prompt_where_one_says_which(rows_file):
 def test_real_prompts_are_read(shared):
     file = shared / "data" / "ojbench-examples.jsonl"
     raw = [json.loads(line) for line in file.read_text().splitlines()]
-    found = read(str(file))
-    assert [p.id for p in found.prompts] == [str(row["id"]) for row in raw]
-    assert [p.messages for p in found.prompts] == [[{"role": "user", "content": row["prompt"]}] for row in raw]
+    data = read(str(file))
+    assert [p.id for p in data.prompts] == [str(row["id"]) for row in raw]
+    assert [p.messages for p in data.prompts] == [[{"role": "user", "content": row["prompt"]}] for row in raw]
     assert len(raw) == 5
     assert len(read(str(file), limit=3).prompts) == 3
 
 
-@given(st.lists(st.tuples(said, st.booleans(), st.integers(0, 2)), min_size=1, max_size=8))
-def test_any_text_reads_back_as_it_was_escaped_or_not_between_blank_lines(tmp_path_factory, rows):
+@given(st.lists(st.tuples(nonblank, st.booleans(), st.integers(0, 2)), min_size=1, max_size=8))
+def test_any_text_reads_back_unchanged_escaped_or_not_between_blank_lines(tmp_path_factory, rows):
     file = tmp_path_factory.mktemp("any") / "a.jsonl"
     lines = [json.dumps({"prompt": t}, ensure_ascii=escaped) + "\n" * (1 + blank) for t, escaped, blank in rows]
     file.write_bytes("\ufeff".encode() + "".join(lines).encode())
     assert [p.messages[0]["content"] for p in read(str(file)).prompts] == [t for t, _, _ in rows]
 
 
-def test_byte_order_marks_line_separators_and_windows_line_ends_are_no_trouble(tmp_path):
+def test_byte_order_marks_line_separators_and_windows_line_ends_are_read(tmp_path):
     file = tmp_path / "a.jsonl"
     file.write_bytes('\ufeff\r\n{"prompt": "a\u2028b\x85"}\r\n \t\n{"prompt": "c"}'.encode())
     assert [p.messages[0]["content"] for p in read(str(file)).prompts] == ["a\u2028b\x85", "c"]
@@ -151,21 +151,21 @@ def test_a_row_that_is_no_prompt_is_named_with_file_and_line_or_recorded(row, sa
     with pytest.raises(DataError, match=rf"rows\.jsonl:3: .*{says}") as caught:
         read(file)
     assert len(str(caught.value)) < 500
-    found = read(file, skip_invalid=True)
-    assert [p.index for p in found.prompts] == [0, 2]
-    assert [where for where, _ in found.skipped] == [f"{file}:3"]
-    assert found.skipped[0][1] in str(caught.value)
+    data = read(file, skip_invalid=True)
+    assert [p.index for p in data.prompts] == [0, 2]
+    assert [where for where, _ in data.skipped] == [f"{file}:3"]
+    assert data.skipped[0][1] in str(caught.value)
 
 
-def test_one_id_on_two_prompts_names_both_places(rows_file):
+def test_an_id_of_two_different_prompts_is_refused_with_both_places(rows_file):
     file = rows_file(
         {"prompt": "a", "id": 1}, {"prompt": "a", "id": "1"}, {"prompt": "b", "id": 1}, {"prompt": "c", "id": 2}
     )
     with pytest.raises(DataError, match=r"rows\.jsonl:3: has the id '1' of another prompt, at .*rows\.jsonl:1; give each"):
         read(file)
-    found = read(file, skip_invalid=True)
-    assert [p.id for p in found.prompts] == ["1", "1", "2"]
-    assert [where for where, _ in found.skipped] == [f"{file}:3"]
+    data = read(file, skip_invalid=True)
+    assert [p.id for p in data.prompts] == ["1", "1", "2"]
+    assert [where for where, _ in data.skipped] == [f"{file}:3"]
 
 
 def test_an_input_without_prompts_is_refused(rows_file, tmp_path):
@@ -184,7 +184,7 @@ def test_an_input_without_prompts_is_refused(rows_file, tmp_path):
         read("nosuch://a.jsonl")
 
 
-def test_rows_after_the_limit_are_not_looked_at(rows_file):
+def test_rows_after_the_limit_are_not_read(rows_file):
     file = rows_file({"prompt": "a"}, "", {"prompt": "b"}, "{")
     assert len(read(file, limit=2).prompts) == 2
     with pytest.raises(DataError):
@@ -206,16 +206,16 @@ def test_compressed_and_remote_lines_are_read(rows_file, tmp_path):
 
 
 @given(st.lists(st.integers(0, 3), max_size=12), st.integers(1, 4))
-def test_every_response_has_a_key_of_its_own_also_to_prompts_that_come_again(which, rollouts):
+def test_every_response_has_its_own_key_also_for_repeated_prompts(which, rollouts):
     prompts = [Prompt(f"p{w}", [USER], i) for i, w in enumerate(which)]
-    found = jobs(prompts, rollouts)
-    assert [job.prompt.index for job in found] == [p.index for p in prompts for _ in range(rollouts)]
-    keys = {(job.prompt.id, job.rollout) for job in found}
-    assert len(keys) == len(found)
+    keyed = jobs(prompts, rollouts)
+    assert [job.prompt.index for job in keyed] == [p.index for p in prompts for _ in range(rollouts)]
+    keys = {(job.prompt.id, job.rollout) for job in keyed}
+    assert len(keys) == len(keyed)
     assert keys == {(f"p{w}", r) for w in set(which) for r in range(which.count(w) * rollouts)}
 
 
-def test_the_second_time_a_prompt_comes_its_rollouts_are_numbered_on():
+def test_rollouts_of_a_repeated_prompt_continue_its_numbering():
     a, b, again = Prompt("a", [USER], 0), Prompt("b", [USER], 1), Prompt("a", [USER], 2)
     assert jobs([a, b, again], 2) == [Job(a, 0), Job(a, 1), Job(b, 0), Job(b, 1), Job(again, 2), Job(again, 3)]
 

@@ -13,8 +13,8 @@ def row(number, **meta):
     cut = content.index("it is")
     messages = ({"role": "user", "content": f"what is {number}?"}, {"role": "assistant", "content": content})
     spans = (Span("template", "think", 0, 8), Span("student", "think", 8, cut), Span("student", "answer", cut, len(content)))
-    said = {"index": number, "recipe": "tessy", "tokens_student": 7, "tokens_teacher": 3, **meta}
-    return Row(f"{number}/0", str(number), 0, messages, spans, said)
+    values = {"index": number, "recipe": "tessy", "tokens_student": 7, "tokens_teacher": 3, **meta}
+    return Row(f"{number}/0", str(number), 0, messages, spans, values)
 
 
 @pytest.fixture
@@ -32,8 +32,8 @@ def test_the_data_set_holds_every_row_in_the_order_of_the_input(run, tmp_path, c
     source = run(rows[::-1])
     assert main(["export", "data", source, str(tmp_path / "out")]) == 0
     assert "30 responses" in capsys.readouterr().out
-    found = datasets.load_dataset(str(tmp_path / "out"), split="train", cache_dir=str(tmp_path / "cache"))
-    assert [Row.from_json(dict(one)) for one in found] == rows
+    published = datasets.load_dataset(str(tmp_path / "out"), split="train", cache_dir=str(tmp_path / "cache"))
+    assert [Row.from_json(dict(published_row)) for published_row in published] == rows
     card = (tmp_path / "out" / "README.md").read_text()
     assert "30 responses to 30 prompts" in card
     assert "| student | 210 (70.0% of the kept ones) |" in card
@@ -47,8 +47,8 @@ def test_several_files_are_numbered_as_the_hub_numbers_them(run, tmp_path, monke
     assert main(["export", "data", run([row(i) for i in range(30)]), str(tmp_path / "out")]) == 0
     names = sorted(file.name for file in (tmp_path / "out" / "data").iterdir())
     assert names == [f"train-{i:05}-of-00003.parquet" for i in range(3)]
-    found = datasets.load_dataset(str(tmp_path / "out"), split="train", cache_dir=str(tmp_path / "cache"))
-    assert [one["meta"]["index"] for one in found] == list(range(30))
+    published = datasets.load_dataset(str(tmp_path / "out"), split="train", cache_dir=str(tmp_path / "cache"))
+    assert [published_row["meta"]["index"] for published_row in published] == list(range(30))
 
 
 def test_a_folder_without_responses_or_with_mixed_types_is_refused_and_leaves_nothing(run, tmp_path, capsys):

@@ -1,4 +1,4 @@
-"""Every recipe of the method: who wrote what, on the miniature."""
+"""Every recipe of the method has the right writers, on the miniature."""
 
 import json
 from collections import Counter
@@ -56,12 +56,12 @@ def test_a_recipe_says_who_thinks_and_who_answers(tmp_path, recipe):
     )
     assert len(rows) + len(failures) == 12
     assert rows
-    found = Counter((writers(row, "think"), writers(row, "answer")) for row in rows)
+    pairs = Counter((writers(row, "think"), writers(row, "answer")) for row in rows)
     if recipe == "tessy":  # a response may be all of one kind
-        assert {answer for _, answer in found} == {("student",)}
-        assert (("student", "teacher"), ("student",)) in found
+        assert {answer for _, answer in pairs} == {("student",)}
+        assert (("student", "teacher"), ("student",)) in pairs
     else:
-        assert set(found) == {(think, (answer,)) for think, answer in WHO[recipe].items()}
+        assert set(pairs) == {(think, (answer,)) for think, answer in WHO[recipe].items()}
     prompts = {f"{json.loads(line)['id']}": json.loads(line)["prompt"] for line in (tmp_path / "prompts.jsonl").open()}
     for row in rows:
         assert Row.from_json(row.to_json()) == row
@@ -69,12 +69,12 @@ def test_a_recipe_says_who_thinks_and_who_answers(tmp_path, recipe):
         assert [dict(message) for message in row.messages[:-1]] == [{"role": "user", "content": prompts[row.prompt_id]}]
         assert row.content.startswith("<think>\n")
         for name in ("student", "teacher"):
-            there = any(span.source == name for span in row.spans)
-            assert bool(row.meta[f"tokens_{name}"]) == there
+            wrote = any(span.source == name for span in row.spans)
+            assert bool(row.meta[f"tokens_{name}"]) == wrote
     assert summary["run"]["responses"] == len(rows)
 
 
-def test_of_all_candidates_the_one_that_the_teacher_finds_most_probable_is_kept(tmp_path):
+def test_the_candidate_that_is_most_probable_to_the_teacher_is_kept(tmp_path):
     rows, _, summary = written(config_of(tmp_path, "teacher_score", candidates=4))
     candidates = {}
     for row in RunReader(str(tmp_path / "teacher_score" / "candidates")).rows():
@@ -82,17 +82,17 @@ def test_of_all_candidates_the_one_that_the_teacher_finds_most_probable_is_kept(
     assert sum(map(len, candidates.values())) == summary["first_pass"]["run"]["responses"] == 48
     means = _means_of_transformers(tmp_path, [row for group in candidates.values() for row in group])
     for row in rows:
-        group = sorted(candidates[row.key], key=lambda one: one.rollout)
-        best = max(group, key=lambda one: means[one.id])
+        group = sorted(candidates[row.key], key=lambda candidate: candidate.rollout)
+        best = max(group, key=lambda candidate: means[candidate.id])
         assert (row.content, row.spans) == (best.content, best.spans)
         assert row.meta["teacher_score"] == pytest.approx(means[best.id], abs=1e-3)
         assert (row.meta["candidates"], row.meta["candidate"]) == (4, best.rollout % 4)
-        assert row.meta["candidate_tokens"] == sum(one.meta["tokens_student"] for one in group)
+        assert row.meta["candidate_tokens"] == sum(candidate.meta["tokens_student"] for candidate in group)
     assert len({row.meta["candidate"] for row in rows}) > 1
 
 
 def _means_of_transformers(folder, rows):
-    """The teacher's mean log-probability of a token, as transformers has it."""
+    """The teacher's mean log-probability per token by row id, computed with transformers."""
     import datetime
 
     import torch
@@ -104,7 +104,7 @@ def _means_of_transformers(folder, rows):
     chat = writer_spec("teacher", section, datetime.date(2026, 1, 1)).chat
     tokenizer = AutoTokenizer.from_pretrained(section.model)
     model = AutoModelForCausalLM.from_pretrained(section.model, dtype=torch.float32)
-    found = {}
+    means = {}
     for row in rows:
         thought, answer = row.content.removeprefix("<think>\n").split("\n</think>\n\n")
         prompt = chat.prompt(row.messages[:-1])
@@ -113,27 +113,27 @@ def _means_of_transformers(folder, rows):
         with torch.no_grad():
             logits = model(torch.tensor([ids])).logits[0].log_softmax(-1)
         own = [*range(len(prompt), len(prompt) + len(parts[0])), *range(len(ids) - len(parts[1]), len(ids))]
-        found[row.id] = sum(logits[at - 1, ids[at]].item() for at in own) / len(own)
-    return found
+        means[row.id] = sum(logits[at - 1, ids[at]].item() for at in own) / len(own)
+    return means
 
 
 def test_rewritten_prompts_are_printed_and_not_saved(tmp_path, capsys):
     file = config_of(tmp_path, "teacher_reference", max_prompt_tokens=250, rewrite="{prompt} {reference}")
     _, _, summary = written(file)
-    said = capsys.readouterr().err
+    errors = capsys.readouterr().err
     references = {row.key: row for row in RunReader(str(tmp_path / "teacher_reference" / "references")).rows()}
     first = references[min(references, key=lambda key: references[key].place)]
     answer = first.content.split("</think>\n\n")[1]
-    assert f"<|user|>{first.messages[0]['content']} {answer}<|end|>" in said
+    assert f"<|user|>{first.messages[0]['content']} {answer}<|end|>" in errors
     assert summary["first_pass"]["run"]["responses"] == len(references)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["teacher_score", "teacher_reference"])
-def test_both_passes_go_on_where_they_were(tmp_path, monkeypatch, recipe):
-    how = {"max_prompt_tokens": 250, "rewrite": "{prompt} {reference}", "lanes": 4}
+def test_both_passes_continue_after_an_interruption(tmp_path, monkeypatch, recipe):
+    settings = {"max_prompt_tokens": 250, "rewrite": "{prompt} {reference}", "lanes": 4}
     monkeypatch.setattr(passes, "RESPONSES_PER_COMMIT", 5)
-    whole = [row.to_json() for row in written(config_of(tmp_path, recipe, "whole", **how))[0]]
+    whole = [row.to_json() for row in written(config_of(tmp_path, recipe, "whole", **settings))[0]]
     commit, left = RunStore.commit, dict[str, int]()
 
     def interrupted(store, rows, failures):
@@ -143,7 +143,7 @@ def test_both_passes_go_on_where_they_were(tmp_path, monkeypatch, recipe):
         if rows and left[store.output] == 0:
             raise KeyboardInterrupt
 
-    file = config_of(tmp_path, recipe, "torn", **how)
+    file = config_of(tmp_path, recipe, "torn", **settings)
     monkeypatch.setattr(RunStore, "commit", interrupted)
     for _ in range(2):
         assert cli.main(["synthesize", str(file)]) == 1
@@ -157,18 +157,18 @@ def test_both_passes_go_on_where_they_were(tmp_path, monkeypatch, recipe):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["tessy", "teacher_score"])
-def test_a_message_that_isolates_is_saved_and_seen_by_no_writer(tmp_path, recipe):
+def test_an_isolation_message_is_saved_and_no_writer_reads_it(tmp_path, recipe):
     plain, _, _ = written(config_of(tmp_path, recipe, "plain"))
-    told, _, _ = written(config_of(tmp_path, recipe, "told", isolation="You are somebody else."))
-    assert [(row.content, row.spans) for row in told] == [(row.content, row.spans) for row in plain]
+    isolated, _, _ = written(config_of(tmp_path, recipe, "isolated", isolation="You are somebody else."))
+    assert [(row.content, row.spans) for row in isolated] == [(row.content, row.spans) for row in plain]
     system = {"role": "system", "content": "You are somebody else."}
-    assert [list(row.messages) for row in told] == [[system, *row.messages] for row in plain]
+    assert [list(row.messages) for row in isolated] == [[system, *row.messages] for row in plain]
     if recipe == "tessy":
-        pages = [RunReader(str(tmp_path / name)).file("scores.jsonl") for name in ("plain", "told")]
+        pages = [RunReader(str(tmp_path / name)).file("scores.jsonl") for name in ("plain", "isolated")]
         assert pages[0] == pages[1] is not None
 
 
-def test_a_system_message_that_is_there_comes_behind_the_one_that_isolates():
+def test_the_system_message_of_a_prompt_follows_the_isolation_message():
     question = {"role": "user", "content": "why?"}
     own = {"role": "system", "content": "be kind"}
     assert with_system(None, [own, question]) == [own, question]

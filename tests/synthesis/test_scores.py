@@ -1,4 +1,4 @@
-"""Scores are the log-probabilities that transformers computes, of the tokens that stand in a response."""
+"""Scores are the log-probabilities that transformers computes for the tokens of a response."""
 
 import datetime
 import json
@@ -45,48 +45,48 @@ def pair(tmp_path_factory):
 
 
 def scorers_of(pair, partitioner=None):
-    found = {}
+    scorers = {}
     for name in ("student", "teacher"):
         section = Model.model_validate({"model": pair[name], "dtype": "float32", "thinking": {"open": OPEN, "close": CLOSE}})
         chat = writer_spec(name, section, datetime.date(2026, 1, 2)).chat
-        found[name] = Scorer(hf.load(pair[name], dtype="float32", partitioner=partitioner or Partitioner()), chat)
-    return found
+        scorers[name] = Scorer(hf.load(pair[name], dtype="float32", partitioner=partitioner or Partitioner()), chat)
+    return scorers
 
 
 def by_hand(folder, row):
-    """(text, log-probability) of each token: what transformers says, tokenized piece by piece."""
+    """(text, log-probability) of each token, computed with transformers and tokenized piece by piece."""
     fast, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder)
     context = fast.apply_chat_template(list(row.messages[:-1]), add_generation_prompt=True, tokenize=False) + OPEN
     thinking, closed, answer = row.content.removeprefix(OPEN).partition(CLOSE)
     pieces = [(context, False), (thinking, True), (closed, False), (answer, True)]
-    ids, told = [], []
+    ids, scored = [], []
     for text, counts in pieces:
         own = fast(text, add_special_tokens=False)["input_ids"]
         ids += own
-        told += [counts] * len(own)
+        scored += [counts] * len(own)
     with torch.no_grad():
         logits = model(torch.tensor([ids])).logits[0].float()
     values = torch.log_softmax(logits, -1)[:-1].gather(-1, torch.tensor(ids)[1:, None])[:, 0]
-    return [(fast.decode([i]), float(v)) for i, v, counts in zip(ids[1:], values, told[1:], strict=True) if counts]
+    return [(fast.decode([i]), float(v)) for i, v, counts in zip(ids[1:], values, scored[1:], strict=True) if counts]
 
 
-def test_scores_are_what_transformers_computes_of_the_same_tokens(pair):
-    found = score(ROWS, scorers_of(pair), **TEXTS)
-    assert [line["id"] for line in found] == [row.id for row in ROWS]
+def test_scores_equal_those_of_transformers_for_the_same_tokens(pair):
+    lines = score(ROWS, scorers_of(pair), **TEXTS)
+    assert [line["id"] for line in lines] == [row.id for row in ROWS]
     for name in ("student", "teacher"):
-        for line, row in zip(found, ROWS, strict=True):
-            wanted = by_hand(pair[name], row)
-            assert [row.content[start:end] for start, end, _ in line[name]] == [text for text, _ in wanted]
+        for line, row in zip(lines, ROWS, strict=True):
+            expected = by_hand(pair[name], row)
+            assert [row.content[start:end] for start, end, _ in line[name]] == [text for text, _ in expected]
             values = [value for _, _, value in line[name]]
-            np.testing.assert_allclose(values, [value for _, value in wanted], atol=2e-3)
+            np.testing.assert_allclose(values, [value for _, value in expected], atol=2e-3)
 
 
 def test_scored_tokens_tile_the_thinking_and_the_answer(pair):
     for line, row in zip(score(ROWS, scorers_of(pair), **TEXTS), ROWS, strict=True):
         closes = row.content.find(CLOSE)
-        wanted = set(range(len(OPEN), len(row.content))) - set(range(closes, closes + len(CLOSE)) if closes >= 0 else ())
+        expected = set(range(len(OPEN), len(row.content))) - set(range(closes, closes + len(CLOSE)) if closes >= 0 else ())
         for name in ("student", "teacher"):
-            assert [i for start, end, _ in line[name] for i in range(start, end)] == sorted(wanted)
+            assert [i for start, end, _ in line[name] for i in range(start, end)] == sorted(expected)
 
 
 def test_neighbours_and_padding_change_nothing(pair):
@@ -101,8 +101,8 @@ def test_neighbours_and_padding_change_nothing(pair):
 def test_a_mesh_gives_the_same_scores(pair):
     plain = score(ROWS, scorers_of(pair), **TEXTS)
     meshed = score(ROWS[:3], scorers_of({**pair}, Partitioner.of({"data": 2, "fsdp": 2})), **TEXTS)
-    for one, other in zip(plain, meshed, strict=False):
-        np.testing.assert_allclose(np.array(one["student"]), np.array(other["student"]), atol=5e-4)
+    for plain_line, meshed_line in zip(plain, meshed, strict=False):
+        np.testing.assert_allclose(np.array(plain_line["student"]), np.array(meshed_line["student"]), atol=5e-4)
 
 
 def test_a_long_row_is_scored_up_to_the_limit(pair):
@@ -114,13 +114,13 @@ def test_a_long_row_is_scored_up_to_the_limit(pair):
     assert score(ROWS[2:3], scorers, **TEXTS, limit=5)[0] == {"id": "2/0", "student": [], "teacher": []}
 
 
-def test_rows_of_like_length_share_a_program(pair, monkeypatch):
+def test_rows_of_similar_length_share_a_program(pair, monkeypatch):
     sizes = []
     real = scores._scored
     monkeypatch.setattr(scores, "_scored", lambda *args: sizes.append(args[2].shape) or real(*args))  # runs when traced
     scorers = scorers_of(pair)
     scores._program.cache_clear()
-    for _ in range(2):  # the second time all are there
+    for _ in range(2):  # the second time, all programs are cached
         score([*ROWS, row_of("so " * 300, "19", 5)], {"student": scorers["student"]}, **TEXTS)
     scores._program.cache_clear()
     assert sizes == [(1, 256), (1, 768)]
@@ -134,13 +134,13 @@ def test_the_first_rows_in_the_order_of_the_input_are_scored_and_each_is_a_line_
     models = SimpleNamespace(writers=writers, config=config, **TEXTS)
     decoders = [scorer.model for scorer in scorers.values()]
     lines = score_lines(models, decoders, first_rows(iter(rows), 8)).splitlines()
-    found = [json.loads(line) for line in lines]
-    assert [line["id"] for line in found] == [f"{number}/0" for number in (0, 1, 2, 3, 4, 5, 7, 9)]
-    assert all(sorted(line) == ["id", "student", "teacher"] for line in found)
+    scored = [json.loads(line) for line in lines]
+    assert [line["id"] for line in scored] == [f"{number}/0" for number in (0, 1, 2, 3, 4, 5, 7, 9)]
+    assert all(sorted(line) == ["id", "student", "teacher"] for line in scored)
     assert score_lines(models, decoders, first_rows([], 8)) == ""
 
 
-def test_of_tokens_that_share_a_character_the_last_has_it():
+def test_the_last_of_several_tokens_of_a_character_owns_it():
     chat = SimpleNamespace(prompt=lambda messages: [7], close_ids=[8], text_tokens=lambda text: ([1, 2, 3], [0, 1, 1]))
     row = row_of("a數", "", closes=False)
     reading = scores._reading(chat, row, OPEN, CLOSE, 100)

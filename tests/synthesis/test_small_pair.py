@@ -1,4 +1,4 @@
-"""Two real models with two vocabularies write one response, as the shipped configuration says."""
+"""Two real models with two vocabularies write one response, with the shipped configuration."""
 
 import json
 import subprocess
@@ -18,7 +18,7 @@ OPEN, CLOSE = "```python\n", "\n```\n\n"
 
 
 def synthesized(folder, shared, real_models, capsys, *changes):
-    """What the shipped configuration makes of the shared prompts: prompts, rows, summary."""
+    """A synthesis of the shared prompts with the shipped configuration: prompts, rows, summary."""
     data = shared / "data" / "ojbench-examples.jsonl"
     models = {"student": real_models / "smollm2", "teacher": real_models / "qwen-coder-0.5b"}
     changes = [f"data.path={data}", f"output={folder / 'run'}", *changes]
@@ -45,10 +45,10 @@ def test_the_real_small_pair_writes_responses_to_all_shared_prompts(rollouts, sh
         texts = [row.content[span.start : span.end] for span in row.spans]
         assert "".join(texts) == row.content
         assert row.content.encode().decode() == row.content
-        told = list(zip(row.spans, texts, strict=True))
-        assert told[0][1] == OPEN
-        assert [text for span, text in told if span.source == "template"] == [OPEN, CLOSE]
-        thinking = "".join(text for span, text in told if span.phase == "think" and span.source != "template")
+        spans = list(zip(row.spans, texts, strict=True))
+        assert spans[0][1] == OPEN
+        assert [text for span, text in spans if span.source == "template"] == [OPEN, CLOSE]
+        thinking = "".join(text for span, text in spans if span.phase == "think" and span.source != "template")
         assert CLOSE.strip() not in thinking
         assert {span.source for span in row.spans if span.phase == "answer"} <= {"student", "template"}
         assert row.meta["tokens_student"] + row.meta["tokens_teacher"] <= 300 + 300

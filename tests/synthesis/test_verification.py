@@ -1,4 +1,4 @@
-"""Finished responses are judged once: what is not right is kept with its verdict, recorded, or written again."""
+"""A finished response is verified once. A wrong one is kept with its verdict, recorded as a failure, or written again."""
 
 import json
 import os
@@ -33,7 +33,7 @@ ATTEMPTS = 3
 
 
 def written(folder, name, verification, *, prompts=16, **changes):
-    """The file of a configuration: the miniature's student, alone, on sums of which it can do about half."""
+    """A configuration file: the miniature's student alone, on sums of which it solves about half."""
     rows = [
         {"id": item.id, "prompt": item.prompt}
         for family in ("Ae", "Ah")
@@ -65,8 +65,8 @@ def written(folder, name, verification, *, prompts=16, **changes):
     return file
 
 
-def told(folder):
-    """Rows and failures by id, without what depends on time."""
+def rows_and_failures(folder):
+    """Rows and failures by id, without times."""
     reader = RunReader(str(folder))
     rows = {row.id: row for row in reader.rows()}
     for row in rows.values():
@@ -80,7 +80,7 @@ def right(row):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Run folders of the same job, with each way to treat what is wrong, and without any verifier."""
+    """Run folders of the same job, with each treatment of wrong responses and without verification."""
     folder = tmp_path_factory.mktemp("verified")
     for wrong in ("keep", "drop", "resample", "unverified"):
         verification = None if wrong == "unverified" else {"verifier": "mini", "wrong": wrong}
@@ -88,9 +88,9 @@ def folder(tmp_path_factory):
     return folder
 
 
-def test_responses_that_are_kept_carry_their_verdict_and_are_else_those_of_a_run_that_does_not_verify(folder):
-    rows, failures = told(folder / "keep")
-    plain, same = told(folder / "unverified")
+def test_kept_responses_carry_their_verdict_and_otherwise_equal_those_of_an_unverified_run(folder):
+    rows, failures = rows_and_failures(folder / "keep")
+    plain, same = rows_and_failures(folder / "unverified")
     assert {row.meta["verified"] for row in rows.values()} == {True, False}, "the job has to have both"
     for row in rows.values():
         assert row.meta["verified"] == right(row) == (row.meta["verdict"] == "right")
@@ -102,9 +102,9 @@ def test_responses_that_are_kept_carry_their_verdict_and_are_else_those_of_a_run
     assert summary["verdicts"] == summary["run"]["verdicts"] == Counter(row.meta["verdict"] for row in rows.values())
 
 
-def test_what_is_dropped_is_recorded_and_what_is_right_stays_as_it_is(folder):
-    kept, others = told(folder / "keep")
-    rows, failures = told(folder / "drop")
+def test_dropped_responses_are_recorded_and_right_ones_are_unchanged(folder):
+    kept, others = rows_and_failures(folder / "keep")
+    rows, failures = rows_and_failures(folder / "drop")
     assert {name: row.content for name, row in rows.items()} == {n: row.content for n, row in kept.items() if right(row)}
     dropped = {name: failure for name, failure in failures.items() if failure.reason == "wrong_answer"}
     assert dropped.keys() == {name for name, row in kept.items() if not right(row)}
@@ -116,13 +116,13 @@ def test_what_is_dropped_is_recorded_and_what_is_right_stays_as_it_is(folder):
 
 
 def test_a_resampled_response_becomes_right_or_fails_after_its_attempts(folder, capsys):
-    kept, _ = told(folder / "keep")
-    rows, failures = told(folder / "resample")
-    assert len(rows) + len(failures) == len(kept) + len(told(folder / "keep")[1])
+    kept, _ = rows_and_failures(folder / "keep")
+    rows, failures = rows_and_failures(folder / "resample")
+    assert len(rows) + len(failures) == len(kept) + len(rows_and_failures(folder / "keep")[1])
     assert all(map(right, rows.values()))
     assert all(rows[name].content == row.content for name, row in kept.items() if right(row))
     again = [name for name in rows if name in kept and not right(kept[name])]
-    assert again, "the job has to have some that come right later"
+    assert again, "the job has to have some that become right later"
     assert all(rows[name].meta["attempt"] > kept[name].meta["attempt"] for name in again)
     assert {failure.attempts for failure in failures.values()} == {ATTEMPTS}
     summary = json.loads((folder / "resample" / "summary.json").read_text())
@@ -134,22 +134,23 @@ def test_a_resampled_response_becomes_right_or_fails_after_its_attempts(folder, 
     capsys.readouterr()
     assert main(["rows", str(folder / "resample"), "--failures"]) == 0
     shown = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert {line["id"]: line["reason"] for line in shown} == {name: one.reason for name, one in failures.items()}
+    assert {line["id"]: line["reason"] for line in shown} == {name: failure.reason for name, failure in failures.items()}
     assert "synthesis.verification" in next(line["detail"] for line in shown if line["reason"] == "wrong_answer")
 
 
-def test_responses_that_are_given_as_they_end_are_judged_alike(folder):
+def test_streamed_responses_get_the_same_verdicts(folder):
     config = read(Synthesize, folder / "drop.yaml")
-    found = list(responses(config, verifiers=response_verifiers(mini.TASK_KINDS)))
-    rows, failures = told(folder / "drop")
-    assert {one.id: one.reason for one in found if isinstance(one, Failure)} == {
-        n: one.reason for n, one in failures.items()
+    results = list(responses(config, verifiers=response_verifiers(mini.TASK_KINDS)))
+    rows, failures = rows_and_failures(folder / "drop")
+    assert {result.id: result.reason for result in results if isinstance(result, Failure)} == {
+        name: failure.reason for name, failure in failures.items()
     }
-    assert {one.id: one.content for one in found if not isinstance(one, Failure)} == {n: r.content for n, r in rows.items()}
+    finished = {result.id: result.content for result in results if not isinstance(result, Failure)}
+    assert finished == {name: row.content for name, row in rows.items()}
 
 
 def broken(*_):
-    pytest.fail("this is before any work")
+    pytest.fail("the models were loaded")
 
 
 @pytest.mark.parametrize(
@@ -178,19 +179,19 @@ def test_a_prompt_without_a_right_answer_is_named_before_any_work_or_recorded(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_row_without_a_right_answer_is_skipped_where_bad_rows_are(folder, tmp_path):
+def test_a_row_without_a_right_answer_is_skipped_with_skip_invalid(folder, tmp_path):
     file = written(tmp_path, "run", {"verifier": "mini", "wrong": "drop"}, data={"skip_invalid": True})
     prompts = tmp_path / "prompts.jsonl"
     lines = prompts.read_text().splitlines()[:2]
     prompts.write_text("\n".join([lines[0], '{"id": "x", "prompt": "A 1 + 1"}', lines[1]]) + "\n")
     assert main(["synthesize", str(file), "--json"]) == 0
-    rows, failures = told(tmp_path / "run")
+    rows, failures = rows_and_failures(tmp_path / "run")
     (skipped,) = [failure for failure in failures.values() if failure.reason == "invalid_row"]
     assert "is not an id of a miniature task" in skipped.detail
     assert len(rows) + len(failures) == 3
 
 
-def test_a_verifier_that_nobody_gives_is_refused_before_any_work(tmp_path):
+def test_a_missing_verifier_is_refused_before_any_work(tmp_path):
     config = read(Synthesize, written(tmp_path, "run", {"verifier": "mini"}))
     with pytest.raises(ConfigError, match="no verifiers were given"):
         synthesize(config)
@@ -226,10 +227,9 @@ def test_a_variant_of_a_comparison_may_verify():
         f"variants.{name}={{synthesis.verification: {{verifier: mini, wrong: {name}}}}}" for name in ("keep", "drop")
     ]
     config = read(Comparison, ROOT / "configs" / "mini_table.yaml", overrides)
-    found = {cell.variant: cell.config.synthesis.verification for cell in config.cells()}
-    assert {name: one and (one.verifier, one.wrong) for name, one in found.items()} == dict.fromkeys(config.variants) | {
-        name: ("mini", name) for name in ("keep", "drop")
-    }
+    sections = {cell.variant: cell.config.synthesis.verification for cell in config.cells()}
+    verifications = {name: section and (section.verifier, section.wrong) for name, section in sections.items()}
+    assert verifications == dict.fromkeys(config.variants) | {name: ("mini", name) for name in ("keep", "drop")}
     single = read(
         Comparison, ROOT / "configs" / "mini_table.yaml", ["variants.tessy={synthesis.verification.verifier: mini}"]
     )
@@ -237,8 +237,8 @@ def test_a_variant_of_a_comparison_may_verify():
 
 
 @pytest.mark.slow
-def test_resampling_that_is_killed_goes_on_to_the_same_responses(folder, tmp_path):
-    expected = told(folder / "resample")
+def test_a_killed_resampling_continues_to_the_same_responses(folder, tmp_path):
+    expected = rows_and_failures(folder / "resample")
     quick = {"synthesis": {"snapshot_seconds": 0, "rounds_per_dispatch": 8}}
     file = written(tmp_path, "run", {"verifier": "mini"}, **quick)
     command = [sys.executable, "-m", "tessy_jax.cli", "synthesize", str(file), "--json"]
@@ -252,12 +252,12 @@ def test_resampling_that_is_killed_goes_on_to_the_same_responses(folder, tmp_pat
         process.send_signal(signal.SIGKILL)
         process.wait()
     assert subprocess.run(command, env=environment, capture_output=True, check=False).returncode == 0
-    assert told(tmp_path / "run") == expected
+    assert rows_and_failures(tmp_path / "run") == expected
 
 
 @pytest.mark.slow
 def test_two_processes_resample_as_one_does(folder, tmp_path):
     file = written(tmp_path, "run", {"verifier": "mini"}, mesh={"data": 2})
-    codes, said = several.ended(several.tessy("synthesize", file, devices=1))
-    assert codes == [0, 0], said
-    assert told(tmp_path / "run") == told(folder / "resample")
+    codes, outputs = several.ended(several.tessy("synthesize", file, devices=1))
+    assert codes == [0, 0], outputs
+    assert rows_and_failures(tmp_path / "run") == rows_and_failures(folder / "resample")

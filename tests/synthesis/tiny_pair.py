@@ -87,8 +87,8 @@ def build(folder: Path, **tokenizers: PreTrainedTokenizerFast) -> dict[str, str]
         (folder / name / "generation_config.json").write_text(json.dumps({"eos_token_id": ends}))
         torch.manual_seed(10 + seed)
         student = tokenizer("student")
-        judge = LlamaForTokenClassification(shape(len(student), num_labels=2))
-        judge.save_pretrained(folder / f"{name}-predictor")
+        predictor = LlamaForTokenClassification(shape(len(student), num_labels=2))
+        predictor.save_pretrained(folder / f"{name}-predictor")
         student.save_pretrained(folder / f"{name}-predictor")
         paths |= {name: str(folder / name), f"{name}-predictor": str(folder / f"{name}-predictor")}
     return paths
