@@ -36,18 +36,18 @@ HARMONY = """\
 TEXT = "The river has n rocks and we may take away m of them; find the largest possible shortest jump. "
 
 
-def told(**found):
-    print(json.dumps({"device": jax.devices()[0].device_kind, **found}), flush=True)
+def print_result(**fields):
+    print(json.dumps({"device": jax.devices()[0].device_kind, **fields}), flush=True)
 
 
 def size_of(tree):
     return sum(x.nbytes for x in jax.tree.leaves(tree))
 
 
-def built(config, seed, dtype=jnp.bfloat16, **how):
+def built(config, seed, dtype=jnp.bfloat16, **options):
     from tessy_jax.models.transformer import Decoder
 
-    return nnx.jit(lambda: Decoder(config, nnx.Rngs(seed), dtype=dtype, **how))()
+    return nnx.jit(lambda: Decoder(config, nnx.Rngs(seed), dtype=dtype, **options))()
 
 
 def folder_of(place, name, tokenizers, layers, **changes):
@@ -74,7 +74,7 @@ def writer_of(writer, seed):
 
 
 def predictor_of(predictor, seed, rate, cuts_at):
-    """Random weights, with a bias that makes the label that cuts about as frequent as wanted."""
+    """Random weights, with a bias that gives the cutting label about the frequency `rate`."""
     model = built(predictor.config, seed)
     spread = 0.02 * math.sqrt(2 * predictor.config.embed)
     shift = spread * NormalDist().inv_cdf(1 - rate)
@@ -95,7 +95,7 @@ def decode(args):
         place = Path(name)
         labels = {"num_labels": 2, "id2label": {"0": "c", "1": "s"}, "label2id": {"c": 0, "s": 1}}
         labels |= {"architectures": ["Qwen3ForTokenClassification"]}
-        judge = folder_of(place / "judge", "qwen3-0.6b-base", args.tokenizers, args.layers, **labels)
+        predictor = folder_of(place / "predictor", "qwen3-0.6b-base", args.tokenizers, args.layers, **labels)
         models = {
             "student": folder_of(place / "student", "qwen3-8b", args.tokenizers, args.layers),
             "teacher": folder_of(place / "teacher", args.teacher, args.tokenizers, args.layers),
@@ -105,7 +105,7 @@ def decode(args):
                 "output": str(place / "run"),
                 "data": {"path": str(place / "none.jsonl")},
                 **{speaker: {"model": model} for speaker, model in models.items()},
-                "boundary": {"student": judge, "teacher": judge},
+                "boundary": {"student": predictor, "teacher": predictor},
                 "synthesis": {
                     "max_prompt_tokens": args.prompt + 200,
                     "max_response_tokens": args.limit,
@@ -144,13 +144,13 @@ def decode(args):
     committed = (tally.kept + tally.failed).sum()
     weights = size_of(engine.weights)
     per_token = sum(plan(v.config, dtype="bfloat16", slack=0)["kv"]["bytes_per_token"] for v in models.writers)
-    held = (
+    cache_bytes = (
         per_token * (totals.prefilled + totals.shared).sum() / len(models.writers) / args.lanes + per_token * args.limit / 2
     )
     bandwidth = next((b for n, b in BANDWIDTH.items() if n in jax.devices()[0].device_kind), None)
-    bound = None if bandwidth is None else args.lanes / ((weights + args.lanes * held) / bandwidth)
+    bound = None if bandwidth is None else args.lanes / ((weights + args.lanes * cache_bytes) / bandwidth)
     rate = committed / seconds
-    told(
+    print_result(
         teacher=args.teacher,
         layers=[len(v.config.windows) for v in models.writers],
         lanes=args.lanes,
@@ -168,7 +168,7 @@ def decode(args):
         seconds=round(seconds, 2),
         prefill={"tokens": int(totals.prefilled.sum()), "shared": int(totals.shared.sum()), "seconds": round(filled, 2)},
         weight_gb=round(weights / 1e9, 2),
-        cache_mb_per_lane=round(held / 1e6, 1),
+        cache_mb_per_lane=round(cache_bytes / 1e6, 1),
         one_vocabulary=models.one_vocabulary,
         compile=[[c.name, round(c.seconds, 1), c.temporary_bytes >> 20] for c in engine.compilations],
     )
@@ -204,17 +204,17 @@ def train(args):
             seconds = []
             for _ in range(args.steps + 1):
                 start = time.perf_counter()
-                state, found, _ = program(state, frozen, batch, weights)
-                loss = float(found.loss) / float(found.weight)
+                state, sums, _ = program(state, frozen, batch, weights)
+                loss = float(sums.loss) / float(sums.weight)
                 seconds.append(time.perf_counter() - start)
         except jax.errors.JaxRuntimeError as error:
-            told(remat=remat, failed=str(error).splitlines()[0][:200])
+            print_result(remat=remat, failed=str(error).splitlines()[0][:200])
             continue
         finally:
             del state, params
         flops = step_flops(config, active_parameters(config), np.full(2 * args.rows, half))
         peak = peak_flops("bfloat16", 1)
-        told(
+        print_result(
             remat=remat,
             layers=args.layers,
             tokens=args.tokens,

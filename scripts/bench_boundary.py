@@ -1,4 +1,4 @@
-"""Benchmark of making boundary predictors, beside torch/transformers, each system in processes of its own; and what they
+"""Benchmark of making boundary predictors, against torch/transformers, each system in processes of its own, and of their
 cost in the decode loop.
 
 python scripts/bench_boundary.py MODELS_DIR TRACES [--segments 32] [--steps 2] [--dtype float32] [--only-train]
@@ -33,8 +33,8 @@ def segments_of(args):
     config = Predictors.model_validate(
         {"output": "unused", "traces": {"student": str(args.traces)}, "segments": {"words": WORDS, "per_trace": 4}}
     )
-    found = segments(rows(config, "student"), config.segments, seed=0, open_text="<think>", close_text="</think>").segments
-    full = [s for s in found if len(s.text.split()) == WORDS]
+    cut = segments(rows(config, "student"), config.segments, seed=0, open_text="<think>", close_text="</think>").segments
+    full = [s for s in cut if len(s.text.split()) == WORDS]
     if len(full) < args.segments:
         raise SystemExit(f"{args.traces} has {len(full)} segments of {WORDS} words, {args.segments} are asked for")
     return Rules(None).annotate(full[: args.segments])
@@ -47,7 +47,7 @@ def tokens(args):
     return [tokens_of(annotation, tokenizer) for annotation in segments_of(args)]
 
 
-def told(seconds, count, **more):
+def print_rates(seconds, count, **more):
     print(json.dumps({"per_second": round(count / min(seconds[1:]), 2), "seconds": [round(s, 3) for s in seconds], **more}))
 
 
@@ -82,10 +82,12 @@ def train_ours(args):
     seconds, losses, weights = [], [], jnp.asarray([0.0, 1.0, 1.0])
     for _ in range(args.steps + 1):
         start = time.perf_counter()
-        state, found, _ = step(state, batch, weights)
-        losses.append(float(found.loss) / float(found.weight))
+        state, sums, _ = step(state, batch, weights)
+        losses.append(float(sums.loss) / float(sums.weight))
         seconds.append(time.perf_counter() - start)
-    told(seconds, count, tokens=count, padding=round(1 - count / (rows * size), 4), losses=[round(x, 4) for x in losses])
+    print_rates(
+        seconds, count, tokens=count, padding=round(1 - count / (rows * size), 4), losses=[round(x, 4) for x in losses]
+    )
 
 
 def train_theirs(args):
@@ -117,7 +119,9 @@ def train_theirs(args):
         losses.append(loss.item())
         seconds.append(time.perf_counter() - start)
     count = int(seen.sum())
-    told(seconds, count, tokens=count, padding=round(1 - count / seen.numel(), 4), losses=[round(x, 4) for x in losses])
+    print_rates(
+        seconds, count, tokens=count, padding=round(1 - count / seen.numel(), 4), losses=[round(x, 4) for x in losses]
+    )
 
 
 def prompts(args, tokenizer):
@@ -142,7 +146,7 @@ def annotate_ours(args):
         start = time.perf_counter()
         annotator.annotate(parts)
         seconds.append(time.perf_counter() - start)
-    told(seconds, len(parts))
+    print_rates(seconds, len(parts))
 
 
 def annotate_theirs(args):
@@ -160,11 +164,11 @@ def annotate_theirs(args):
         with torch.no_grad():
             model.generate(**batch, max_new_tokens=REPLY, do_sample=False)
         seconds.append(time.perf_counter() - start)
-    told(seconds, args.segments)
+    print_rates(seconds, args.segments)
 
 
 def loop(args):
-    """How long one pass of a predictor takes over all lanes, and what that makes of a run."""
+    """The time of one pass of a predictor over all lanes, and its share of a run."""
     import jax
     import jax.numpy as jnp
     from flax import nnx
@@ -177,15 +181,15 @@ def loop(args):
     model = hf.load(args.predictor, dtype=args.dtype)
     graph, params = nnx.split(model)
     lanes = summary["lanes"]
-    judge = new_predictor_state(model.config, lanes, 200, 256, model.embed.dtype, Partitioner())
+    state = new_predictor_state(model.config, lanes, 200, 256, model.embed.dtype, Partitioner())
     step = jax.jit(
         lambda p, j, t: predict(graph, p, j, t, jnp.ones(lanes, jnp.int32), 100, jnp.float32(0)), donate_argnums=1
     )
     ids, seconds = jnp.ones((lanes, 1), jnp.int32), []
     for _ in range(60):
         start = time.perf_counter()
-        judge, said = step(params, judge, ids)
-        jax.block_until_ready(said)
+        state, labels = step(params, state, ids)
+        jax.block_until_ready(labels)
         seconds.append(time.perf_counter() - start)
     each = sorted(seconds[5:])[len(seconds[5:]) // 2]
     passes = sum(summary["predictor_passes"].values())
@@ -223,9 +227,9 @@ def main():
             done = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=False)
             if done.returncode:
                 raise SystemExit(done.stderr[-2000:])
-            found = json.loads(done.stdout.splitlines()[-1])
-            rates.append(found["per_second"])
-            print(f"{task} {args.dtype} {name}: {json.dumps(found)}", flush=True)
+            result = json.loads(done.stdout.splitlines()[-1])
+            rates.append(result["per_second"])
+            print(f"{task} {args.dtype} {name}: {json.dumps(result)}", flush=True)
         print(f"{task} {args.dtype} ratio {rates[0] / rates[1]:.2f}", flush=True)
 
 

@@ -1,8 +1,8 @@
-"""Benchmark of judging programs: short Python tests per second in the sandbox, everything included.
+"""Benchmark of verifying programs: short Python tests per second in the sandbox, everything included.
 
 python scripts/bench_grading.py [--programs 40] [--tests 10] [--level namespaces] [--repeat 3]
 
-Each program reads numbers, prints their sum, and passes all its tests; as many programs are judged at once as this
+Each program reads numbers, prints their sum, and passes all its tests; as many programs are verified at once as this
 process has processors. One line of JSON: the level of the sandbox, tests, and tests per second of every repetition.
 """
 
@@ -38,7 +38,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--programs", type=int, default=40)
     parser.add_argument("--tests", type=int, default=10)
-    parser.add_argument("--level", help="of the sandbox (default: the strongest there is)")
+    parser.add_argument("--level", help="of the sandbox (default: the strongest available)")
     parser.add_argument("--repeat", type=int, default=3)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -48,14 +48,14 @@ def main():
             ProgramVerifier(Programs(), unsafe=True, level=args.level) as verifier,
             ThreadPoolExecutor(processors()) as threads,
         ):
-            opening = time.perf_counter() - started
+            opening_seconds = time.perf_counter() - started
             seconds = []
             for _ in range(args.repeat):
-                begun = time.perf_counter()
+                start = time.perf_counter()
                 verdicts = list(threads.map(lambda _: verifier.verify(problem, PROGRAM), range(args.programs)))
-                seconds.append(time.perf_counter() - begun)
+                seconds.append(time.perf_counter() - start)
                 if not all(verdict.right for verdict in verdicts):
-                    raise SystemExit(f"a right program was judged {verdicts[0].why}")
+                    raise SystemExit(f"the verdict on a right program is {verdicts[0].why}")
             print(
                 json.dumps(
                     {
@@ -63,9 +63,9 @@ def main():
                         "processors": processors(),
                         "programs": args.programs,
                         "tests": args.programs * args.tests,
-                        "seconds_to_open": round(opening, 3),
-                        "seconds": [round(one, 3) for one in seconds],
-                        "tests_per_second": [round(args.programs * args.tests / one, 1) for one in seconds],
+                        "seconds_to_open": round(opening_seconds, 3),
+                        "seconds": [round(elapsed, 3) for elapsed in seconds],
+                        "tests_per_second": [round(args.programs * args.tests / elapsed, 1) for elapsed in seconds],
                     }
                 )
             )

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Loading, greedy decoding and compiling, beside Hugging Face transformers on the same machine.
+"""Loading, greedy decoding and compiling, against Hugging Face transformers on the same machine.
 
     python scripts/bench_models.py MODELS_DIR [--part load decode compile] [--threads 2] [--new-tokens 64]
 
 MODELS_DIR holds Hugging Face folders (here smollm2 and qwen-coder-0.5b). Needs the `test` extra (torch). Every figure is
-printed as one JSON object per line; times stand beside counts that do not depend on the machine. Each measurement runs in a
+printed as one JSON object per line, with counts that do not depend on the machine. Each measurement runs in a
 process of its own, so that peak memory and compile counts are its own.
 """
 

@@ -1,10 +1,10 @@
-"""Benchmark of the interleaved decode: our engine beside the same algorithm on transformers (plain_tessy.py).
+"""Benchmark of the interleaved decode: our engine against the same algorithm on transformers (plain_tessy.py).
 
 python scripts/bench_synthesis.py MODELS_DIR PROMPTS.jsonl [--responses 16] [--limit 300] [--dtype float32] [--skip-plain]
 
 MODELS_DIR holds smollm2 (student) and qwen-coder-0.5b (teacher); the predictors are random ones (make_predictor.py). Every
-attempt counts, whether it came to an end within the limit or not, and none is made twice: committed tokens are what both
-systems wrote and kept. Seconds are of reading prompts and writing, without loading and compiling.
+attempt counts, also one that reaches the limit, and no attempt is repeated. Committed tokens are those that a system wrote
+and kept. Seconds include reading prompts and writing, not loading and compiling.
 """
 
 import argparse
@@ -112,8 +112,8 @@ def main() -> None:
         print(f"  host syncs per committed token: {a['host_syncs'] / sum(committed.values()):.5f}")
         print(f"  responses {a['responses']}, failures {a['failures']}; compile {a['compile_seconds']} s:")
         for c in a["compilations"]:
-            held = f"{c['temporary_bytes'] / 2**20:.1f} MiB of temporaries"
-            print(f"    {c['name']} @ {c['capacity']}: {c['seconds']:.1f} s, {held}")
+            temporaries = f"{c['temporary_bytes'] / 2**20:.1f} MiB of temporaries"
+            print(f"    {c['name']} @ {c['capacity']}: {c['seconds']:.1f} s, {temporaries}")
         if args.skip_plain:
             return
         b = plain(args.models, args.prompts, folder, args)

@@ -1,4 +1,4 @@
-"""Benchmark of fine-tuning: our step beside torch/transformers, each system in processes of its own.
+"""Benchmark of fine-tuning: our step against torch/transformers, each system in processes of its own.
 
 python scripts/bench_train.py MODELS_DIR [--tokens 512] [--rows 8] [--steps 3] [--dtype float32 bfloat16] [--remat none full]
 
@@ -24,7 +24,7 @@ def batch_of(args):
     return np.random.default_rng(0).integers(10, 40_000, (args.rows, args.tokens)).astype(np.int32)
 
 
-def told(seconds, losses, args, **more):
+def print_rates(seconds, losses, args, **more):
     peak = psutil.Process().memory_info()
     high = getattr(peak, "peak_wset", None) or int(_status("VmHWM")) * 1024
     best = min(seconds[1:])
@@ -77,11 +77,11 @@ def ours(args):
     seconds, losses = [], []
     for _ in range(args.steps + 1):
         start = time.perf_counter()
-        state, found, _ = program(state, batch, weights)
-        losses.append(float(found.loss) / float(found.weight))
+        state, sums, _ = program(state, batch, weights)
+        losses.append(float(sums.loss) / float(sums.weight))
         seconds.append(time.perf_counter() - start)
     temporary = program.memory_analysis().temp_size_in_bytes >> 20
-    told(seconds, losses, args, compile_seconds=round(compile_seconds, 1), temporaries_mib=temporary)
+    print_rates(seconds, losses, args, compile_seconds=round(compile_seconds, 1), temporaries_mib=temporary)
 
 
 def theirs(args):
@@ -105,7 +105,7 @@ def theirs(args):
         optimizer.step()
         losses.append(loss.item())
         seconds.append(time.perf_counter() - start)
-    told(seconds, losses, args)
+    print_rates(seconds, losses, args)
 
 
 def main():
@@ -130,9 +130,9 @@ def main():
                 done = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=False)
                 if done.returncode:
                     raise SystemExit(done.stderr[-2000:])
-                found = json.loads(done.stdout.splitlines()[-1])
-                rates[system] = found["tokens_per_second"]
-                print(f"{dtype} remat {remat} {system}: {json.dumps(found)}", flush=True)
+                result = json.loads(done.stdout.splitlines()[-1])
+                rates[system] = result["tokens_per_second"]
+                print(f"{dtype} remat {remat} {system}: {json.dumps(result)}", flush=True)
             print(f"{dtype} remat {remat} ratio {rates['ours'] / rates['theirs']:.2f}", flush=True)
 
 

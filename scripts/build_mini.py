@@ -1,7 +1,7 @@
 """Builds the models of the miniature world that the package ships: python scripts/build_mini.py
 
-Teacher, students and predictors, from nothing, seeded; started again, it goes on where it was. Writes the folders, with
-evaluation.json and build.log, to --output.
+Trains teacher, students and predictors from scratch, from fixed seeds. A restart continues an interrupted build. Writes the
+folders, with evaluation.json and build.log, to --output.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from tessy_jax.mini.build import build
 if __name__ == "__main__":
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--output", type=Path, default=Path("tessy_jax/mini/checkpoints"))
-    options.add_argument("--work", type=Path, default=Path(".cache/build_mini"), help="training runs, to go on from")
+    options.add_argument("--work", type=Path, default=Path(".cache/build_mini"), help="training runs, for a restart")
     options.add_argument("--students", type=int, default=3)
     args = options.parse_args()
     logging.basicConfig(level=logging.WARNING)
@@ -30,5 +30,5 @@ if __name__ == "__main__":
             out.write(line + "\n")
             out.flush()
 
-        found = build(args.output, args.work, students=args.students, log=log)
-        log(f"{found['bytes'] / 1e6:.2f} MB in {args.output}")
+        summary = build(args.output, args.work, students=args.students, log=log)
+        log(f"{summary['bytes'] / 1e6:.2f} MB in {args.output}")

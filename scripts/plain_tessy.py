@@ -1,6 +1,6 @@
 """Teacher and student in turns, written plainly on Hugging Face transformers: the baseline of `bench_synthesis.py`.
 
-What one would write without an engine, and not to its disadvantage:
+An implementation without an engine, optimized where that is simple:
 
 - A batch of samples runs until all are done. In every round the student continues those samples whose turn it is by up to k
   tokens, then the teacher its own, with those that the student has just handed over.
@@ -123,13 +123,14 @@ class Sample:
 
 @dataclass(eq=False)
 class Proposal:
-    """What a speaker wrote in this turn: the whole text with it, and how the writing ended."""
+    """The text of one turn. written: the response with the proposal; ending: empty while tokens follow, else the reason
+    (ended, closed, control)."""
 
     sample: Sample
     start: int
     length: int
     written: bytes
-    over: str = ""
+    ending: str = ""
     count: int = 0
 
     @property
@@ -166,7 +167,7 @@ class Writers:
         if not fitting:
             return
         proposals = self.propose(m, fitting)
-        flips = self.judge(m, [p for p in proposals if p.thinking])
+        flips = self.predict(m, [p for p in proposals if p.thinking])
         for proposal in proposals:
             self.commit(m, proposal, flips.get(proposal))
 
@@ -189,9 +190,9 @@ class Writers:
             tokens = drawn[:, 0].tolist()
             side.host_syncs += 1
             for p, token in zip(proposals, tokens, strict=True):
-                if self.goes_on(m, p):
+                if self.has_room(m, p):
                     self.take(m, p, token)
-            if not any(self.goes_on(m, p) for p in proposals):
+            if not any(self.has_room(m, p) for p in proposals):
                 break
             inputs, fed = drawn, fed + 1
             positions = positions[:, -1:] + 1
@@ -200,15 +201,15 @@ class Writers:
             view.cache = _row(side, cache, i, lengths[i] + fed)
         return proposals
 
-    def goes_on(self, m: int, p: Proposal) -> bool:
-        return not p.over and p.count < self.sides[m].step and len(p.sample.views[m].tokens) < self.limit
+    def has_room(self, m: int, p: Proposal) -> bool:
+        return not p.ending and p.count < self.sides[m].step and len(p.sample.views[m].tokens) < self.limit
 
     def take(self, m: int, p: Proposal, token: int) -> None:
         """Adds a sampled token to a proposal."""
         side, view = self.sides[m], p.sample.views[m]
         side.generated += 1
         if token in side.ends or token in side.control or token >= len(side.spell):
-            p.over = "ended" if token in side.ends else "control"
+            p.ending = "ended" if token in side.ends else "control"
             return
         p.count += 1
         p.written += side.spell[token]
@@ -217,11 +218,11 @@ class Writers:
         marker = self.close.strip()
         at = p.written.find(marker, max(0, p.start - len(marker))) if p.thinking else -1
         if at >= 0:
-            p.over, p.written = "closed", p.written[:at]
+            p.ending, p.written = "closed", p.written[:at]
 
-    def judge(self, m: int, proposals: Sequence[Proposal]) -> dict[Proposal, int | None]:
-        """Where the predictor of model m sees the first token of the other kind, in bytes of the whole text. The predictor
-        reads the student's tokens."""
+    def predict(self, m: int, proposals: Sequence[Proposal]) -> dict[Proposal, int | None]:
+        """The end of the first token whose label ends a turn of model m, in bytes of the written text, or None, by proposal.
+        The predictor reads the student's tokens."""
         if not proposals:
             return {}
         readings = []
@@ -229,34 +230,34 @@ class Writers:
             view = p.sample.views[STUDENT]
             tokens, ends = list(view.tokens), list(view.ends)
             if m == TEACHER:
-                for token, spelled in self.sides[STUDENT].encode(_whole(p.written[p.start :])):
+                for token, spelled in self.sides[STUDENT].encode(_complete_characters(p.written[p.start :])):
                     tokens.append(token)
                     ends.append((ends[-1] if ends else 0) + len(spelled))
             readings.append((tokens[-WINDOW:] or [0], ends[-WINDOW:]))
         longest = max(len(tokens) for tokens, _ in readings)
         inputs = torch.tensor([tokens + [0] * (longest - len(tokens)) for tokens, _ in readings])
-        mask = torch.ones_like(inputs)  # what is padded on the right is never looked at
+        mask = torch.ones_like(inputs)  # attention is causal: padding on the right is never read
         scores = self.sides[m].predictor(inputs, attention_mask=mask, use_cache=False).logits
         labels = (scores[..., 1] > scores[..., 0]).tolist()
         self.sides[m].predictor_passes += 1
         self.sides[m].host_syncs += 1
         flips: dict[Proposal, int | None] = {}
         for p, (_, ends), row in zip(proposals, readings, labels, strict=True):
-            judged = zip(ends, row[: len(ends)], strict=True)
-            found = (end for end, label in judged if label == CUTS_AT[m] and p.start < end <= len(p.written))
-            flips[p] = next(found, None)
+            labelled = zip(ends, row[: len(ends)], strict=True)
+            cuts = (end for end, label in labelled if label == CUTS_AT[m] and p.start < end <= len(p.written))
+            flips[p] = next(cuts, None)
         return flips
 
     def commit(self, m: int, p: Proposal, flip: int | None) -> None:
-        """What is kept of a proposal joins the response; then the speaker, or the phase, may change."""
+        """Appends the kept part of a proposal to the response; then the speaker or the phase may change."""
         side, sample = self.sides[m], p.sample
         start, written = min(p.start, len(p.written)), p.written
         if p.thinking:
-            proposal = _whole(written[start:])
+            proposal = _complete_characters(written[start:])
             turn = len(proposal) if flip is None else flip - start
-            written = written[: start + self.word_cut(proposal, turn, bool(p.over))]
-        over = p.over if flip is None else ""
-        if over == "closed":
+            written = written[: start + self.word_cut(proposal, turn, bool(p.ending))]
+        ending = p.ending if flip is None else ""
+        if ending == "closed":
             written = written.rstrip()
             sample.thought = len(written)
         sample.text = written
@@ -266,14 +267,14 @@ class Writers:
         if flip is not None:
             sample.speaker = 1 - m
             sample.switches += 1
-        elif over == "closed":
+        elif ending == "closed":
             sample.text += self.close
             sample.speaker = STUDENT
-        elif over == "ended":
+        elif ending == "ended":
             side.kept += 1
             sample.status = "early end" if p.thinking else "done"
-        elif over:
-            sample.status = over
+        elif ending:
+            sample.status = ending
         if not sample.status and len(sample.views[m].tokens) >= self.limit:
             sample.status = "length"
 
@@ -306,7 +307,7 @@ def run(
 ) -> dict[str, Any]:
     """Writes one response to every prompt. seconds: of reading prompts and writing, without loading; passes: of writing.
 
-    deadline_s: after so many seconds no further turn begins, and the responses are what there is of them.
+    deadline_s: after so many seconds no further turn begins, and the responses stay unfinished.
     """
     folders = ((student_dir, predictor_student_dir, student_step), (teacher_dir, predictor_teacher_dir, teacher_step))
     sides = [Side(Path(f), Path(p), getattr(torch, dtype), step, open) for f, p, step in folders]
@@ -354,8 +355,8 @@ def run(
     }
 
 
-def _whole(data: bytes) -> bytes:
-    """The text up to where it stops being UTF-8, such as an unfinished character at its end."""
+def _complete_characters(data: bytes) -> bytes:
+    """The text up to its first byte that is not UTF-8, such as an unfinished character at its end."""
     try:
         return data.decode().encode()
     except UnicodeDecodeError as error:
@@ -385,7 +386,7 @@ def _row(side: Side, stacked: DynamicCache, i: int, length: int) -> DynamicCache
 
 
 def _fill(layer: Any, keys: torch.Tensor, values: torch.Tensor) -> None:
-    """What `update` would do, without its copy."""
+    """Sets keys and values as `update` does, without its copy."""
     layer.lazy_initialization(keys, values)
     layer.keys, layer.values = keys, values
 
