@@ -21,20 +21,20 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Most tests compile much and compute little: their programs are not optimized where the heavy ones are left out."""
+    """Compiles without optimization where heavy tests are left out: most tests compile much and compute little."""
     chosen = config.getoption("markexpr")
     if "not slow" in chosen or "not heavy" in chosen:
         os.environ["XLA_FLAGS"] += QUICK
 
 
 def compiling() -> str:
-    """How this process compiles, for the flags of others that are to write the same."""
+    """XLA flags of this process, for child processes that must write the same."""
     return QUICK if QUICK in os.environ["XLA_FLAGS"] else ""
 
 
 @pytest.hookimpl(tryfirst=True)  # before the markers select
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Marks tests as `tests/tiers.py` says, and starts the longest first, so that no process waits for it at the end."""
+    """Adds the markers of `tests/tiers.py`, and starts the longest tests first, so that no process waits at the end."""
     for item in items:
         by_hand = item.nodeid.startswith(tiers.BY_HAND)
         if by_hand or item.nodeid.startswith(tiers.SLOW):
@@ -44,7 +44,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if config.args == config.getini("testpaths"):
         stale = tiers.stale([item.nodeid for item in items])
         if stale:
-            raise pytest.UsageError(f"tests/tiers.py names tests that do not exist: {', '.join(stale)}; mend the entries")
+            raise pytest.UsageError(f"tests/tiers.py names tests that do not exist: {', '.join(stale)}; correct the entries")
     items.sort(key=lambda item: item.path.name not in LONGEST)
 
 
@@ -84,8 +84,8 @@ def real_models(shared: Path) -> Path:
 
 @pytest.fixture(scope="module", autouse=True)
 def _programs_of_one_module_only():
-    """Compiled programs take memory and memory maps, of which a process may have only so many; they come back from the
-    cache on disk."""
+    """Drops compiled programs after each module: they take memory and memory maps, which are limited per process. The cache
+    on disk keeps them."""
     yield
     from tessy_jax.decode import engine
 

@@ -9,7 +9,7 @@ from tests.conftest import ROOT, compiling
 
 
 def start(*command, devices=4, processes=2, each=()):
-    """So many processes of one Python command. each: what each has behind it."""
+    """Starts processes of one Python command. devices: per process; each: further arguments, by process."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -33,16 +33,16 @@ def start(*command, devices=4, processes=2, each=()):
     ]
 
 
-def tessy(what, file, *options, **how):
-    """So many processes of one command."""
-    return start("-m", "tessy_jax.cli", what, file, "--json", "--distributed", *options, **how)
+def tessy(command, file, *options, **settings):
+    """Starts processes of one `tessy` command. settings: those of `start`."""
+    return start("-m", "tessy_jax.cli", command, file, "--json", "--distributed", *options, **settings)
 
 
 def ended(running, timeout=900):
-    """Exit codes, and what each has printed."""
+    """Waits for the processes. Returns exit codes and pairs of standard output and standard error, by process."""
     try:
-        said = [process.communicate(timeout=timeout) for process in running]
+        outputs = [process.communicate(timeout=timeout) for process in running]
     finally:
         for process in running:
             process.kill()
-    return [process.returncode for process in running], said
+    return [process.returncode for process in running], outputs

@@ -13,8 +13,8 @@ MODELS = ROOT / "tessy_jax" / "mini" / "checkpoints"
 
 
 def job(folder: Path, name: str = "job", items_each: int = 6, **changes) -> Path:
-    """Writes the configuration, and its prompts beside it. items_each: problems of a family. changes: sections to be
-    updated, or values to be replaced."""
+    """Writes the configuration and its prompts to the folder. items_each: problems of a family. changes: sections to update,
+    or values to replace."""
     prompts = folder / "prompts.jsonl"
     lines = [json.dumps({"id": item.id, "prompt": item.prompt}) for item in islice(items("A", "train", 3), 12)]
     prompts.write_text("\n".join(lines) + "\n")

@@ -1,4 +1,7 @@
-"""The whole job on an accelerator is the job that CPUs do: `python -m pytest -m gpu tests/test_accelerator.py`."""
+"""The complete job on an accelerator equals that on CPUs up to rounding.
+
+python -m pytest -m gpu tests/test_accelerator.py
+"""
 
 import json
 import os
@@ -25,15 +28,15 @@ def run(file, platform):
 
 
 @pytest.mark.gpu
-def test_an_accelerator_writes_and_learns_what_cpus_do_but_where_rounding_decides(tmp_path):
-    found = {}
+def test_an_accelerator_and_cpus_write_and_learn_the_same_up_to_rounding(tmp_path):
+    results = {}
     for platform in ("cpu", "cuda"):
         folder = tmp_path / platform
         folder.mkdir()
-        found[platform] = run(job(folder, data={"rollouts": 4}), platform)
-    there, here = found["cuda"], found["cpu"]
-    assert there[0]["devices"] != here[0]["devices"]
-    texts = [{row["id"]: row["messages"] for row in rows} for _, rows, _ in (here, there)]
+        results[platform] = run(job(folder, data={"rollouts": 4}), platform)
+    cuda, cpu = results["cuda"], results["cpu"]
+    assert cuda[0]["devices"] != cpu[0]["devices"]
+    texts = [{row["id"]: row["messages"] for row in rows} for _, rows, _ in (cpu, cuda)]
     assert len(texts[0]) == len(texts[1]) == 48
     assert sum(texts[1][name] == messages for name, messages in texts[0].items()) >= 0.9 * 48
-    assert there[2] == pytest.approx(here[2], rel=0.05)
+    assert cuda[2] == pytest.approx(cpu[2], rel=0.05)

@@ -50,7 +50,7 @@ def test_help_shows_an_example_and_ends_with_0(arguments, capsys):
         ["generate", "--model", "x", "--prompt", "a", "--prompts", "b"],
     ],
 )
-def test_arguments_that_cannot_be_meant_end_with_code_2(arguments, capsys):
+def test_invalid_arguments_end_with_code_2(arguments, capsys):
     with pytest.raises(SystemExit) as ended:
         cli.main(arguments)
     assert ended.value.code == 2
@@ -93,7 +93,7 @@ def test_a_prompt_is_continued_raw_or_in_the_chat_template(folder, capsys, monke
     assert chat == "<|user|>the dog<|end|><|assistant|>"
 
 
-def test_an_output_that_is_a_link_stays_one(folder, tmp_path):
+def test_an_output_that_is_a_link_stays_a_link(folder, tmp_path):
     (tmp_path / "real.jsonl").write_text("old")
     (tmp_path / "link.jsonl").symlink_to(tmp_path / "real.jsonl")
     assert generate(folder, "--prompt", "the fox", "--output", tmp_path / "link.jsonl") == 0
@@ -217,7 +217,7 @@ def test_bad_input_is_one_line_and_code_2_and_writes_nothing(case, folder, tmp_p
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_a_fault_of_ours_ends_with_code_1_and_shows_its_traceback_with_debug(folder, capsys, monkeypatch):
+def test_an_internal_error_ends_with_code_1_and_shows_its_traceback_with_debug(folder, capsys, monkeypatch):
     import tessy_jax.synthesis.generate as module
 
     def fault(*_, **__):
@@ -230,7 +230,7 @@ def test_a_fault_of_ours_ends_with_code_1_and_shows_its_traceback_with_debug(fol
         generate(folder, "--prompt", "x", "--debug")
 
 
-def test_a_reader_that_has_seen_enough_is_no_error(tmp_path):
+def test_a_closed_output_pipe_is_no_error(tmp_path):
     from tests.synthesis.test_publish import row
 
     with RunStore(str(tmp_path / "run")) as store:

@@ -1,4 +1,4 @@
-"""The run configuration: read whole, refused in one line that names key and remedy, written so that it reads back."""
+"""The run configuration: read completely, refused in one line with key and remedy, and written so that it reads back."""
 
 import re
 from pathlib import Path
@@ -82,7 +82,7 @@ OTHERS = {
 
 
 @pytest.mark.parametrize("name", OTHERS)
-def test_a_shipped_run_of_another_kind_loads_and_reads_back_as_it_was(name, tmp_path):
+def test_a_shipped_run_of_another_kind_loads_and_reads_back_unchanged(name, tmp_path):
     config = read(OTHERS[name], CONFIGS / f"{name}.yaml")
     assert config.output == f"runs/{name}"
     (tmp_path / "again.yaml").write_text(dump(config))
@@ -139,11 +139,11 @@ def test_markers_are_written_on_one_line():
     assert 'close: "\\n```\\n\\n"' in dump(load(CONFIGS / "small_pair.yaml"))
 
 
-def test_a_run_fills_every_none_from_its_preset_and_keeps_what_was_set(small):
+def test_a_run_fills_every_none_from_its_preset_and_keeps_set_values(small):
     paper, reference = small().resolved(), small("synthesis.preset=reference", "synthesis.teacher_step=7").resolved()
     assert (paper.synthesis.student_step, paper.synthesis.teacher_step, paper.synthesis.word_rule) == (20, 20, "discard")
-    found = reference.synthesis
-    assert (found.student_step, found.teacher_step, found.word_rule) == (5, 7, "extend")
+    synthesis = reference.synthesis
+    assert (synthesis.student_step, synthesis.teacher_step, synthesis.word_rule) == (5, 7, "extend")
     assert paper.student.sampling == paper.teacher.sampling == reference.student.sampling == Sampling()
     assert (Sampling().temperature, Sampling().top_p, Sampling().top_k, Sampling().min_p) == (0.7, 0.8, 20, 0)
     greedy = small("student.sampling={temperature: 0, top_k: 0}").resolved()
@@ -161,7 +161,7 @@ def test_a_mesh_is_read_from_text_and_from_a_mapping(small, value):
 
 
 @pytest.mark.parametrize("number", ["1e-4", "0.0001", "1.0e-4"])
-def test_numbers_are_read_however_yaml_spells_them(small, number):
+def test_numbers_are_read_in_every_spelling_of_yaml(small, number):
     assert small(f"boundary.threshold={number}").boundary.threshold == 1e-4
 
 
@@ -182,7 +182,7 @@ def test_an_override_changes_one_of_two_sections_that_share_a_yaml_alias(small):
 
 
 @pytest.mark.parametrize(
-    ("overrides", "wanted"),
+    ("overrides", "expected"),
     [
         (["synthesis.lane=4"], ["synthesis.lane is unknown", "did you mean synthesis.lanes?"]),
         (["lanes=4"], ["lanes is unknown", "did you mean synthesis.lanes?"]),
@@ -219,16 +219,16 @@ def test_an_override_changes_one_of_two_sections_that_share_a_yaml_alias(small):
         (["synthesis.lanes=0", "synthesis.rounds_per_dispatch=0"], ["(and 1 more)"]),
     ],
 )
-def test_a_fault_is_one_line_with_the_key_what_was_got_and_what_is_right(small, overrides, wanted):
+def test_an_error_is_one_line_with_the_key_the_value_and_the_correction(small, overrides, expected):
     with pytest.raises(ConfigError) as caught:
         small(*overrides)
     message = str(caught.value)
-    assert [part for part in wanted if part not in message] == []
+    assert [part for part in expected if part not in message] == []
     assert "\n" not in message
 
 
 @pytest.mark.parametrize(
-    ("text", "wanted"),
+    ("text", "expected"),
     [
         ("output: a\noutput: b\n", "(line 2, column 1): the key 'output' occurs twice"),
         ("data: {path: a, path: b}\n", "the key 'path' occurs twice"),
@@ -240,19 +240,19 @@ def test_a_fault_is_one_line_with_the_key_what_was_got_and_what_is_right(small, 
         ("? [a, b]\n: 1\n", "is not valid YAML"),
     ],
 )
-def test_a_file_that_is_no_configuration_is_refused_with_its_name(small, text, wanted):
+def test_an_invalid_configuration_file_is_refused_with_its_name(small, text, expected):
     with pytest.raises(ConfigError) as caught:
         small(text=text)
     assert "run.yaml: " in str(caught.value)
-    assert wanted in str(caught.value)
+    assert expected in str(caught.value)
 
 
-def test_a_file_that_is_absent_is_refused_with_its_name(tmp_path):
+def test_an_absent_file_is_refused_with_its_name(tmp_path):
     with pytest.raises(ConfigError, match=r"absent\.yaml: cannot be read \(No such file"):
         load(tmp_path / "absent.yaml")
 
 
-def test_a_fault_in_an_override_names_the_override_and_one_in_the_file_the_file(small):
+def test_an_error_names_its_source_the_override_or_the_file(small):
     with pytest.raises(ConfigError, match=r"^--set: synthesis\.lanes is 0"):
         small("synthesis.lanes=0")
     with pytest.raises(ConfigError, match=r"run\.yaml: seed is -1"):
@@ -274,7 +274,7 @@ def test_a_renamed_key_is_refused_with_its_new_name_and_the_new_name_exists(sect
         from_values(kind, {}, [f"{sorted(places)[0]}{old}=1"], "test")
 
 
-def test_a_folder_of_an_earlier_version_is_refused_with_the_renamedkeys(small):
+def test_a_folder_of_an_earlier_version_is_refused_with_the_renamed_keys(small):
     earlier = yaml.safe_dump({**SMALL, "synthesis": {"rounds": 8}})
     with pytest.raises(ConfigError, match=r"earlier version \(synthesis\.rounds is now synthesis\.rounds_per_dispatch\)"):
         reconcile(small(), earlier)
@@ -285,12 +285,12 @@ def test_the_other_recipes_load_with_one_model(small):
     assert small("synthesis.recipe=student_only", "teacher=null", "boundary={}").student.model == "s"
 
 
-def test_runs_differ_in_what_their_responses_depend_on_only(small):
+def test_two_runs_differ_only_in_keys_that_their_responses_depend_on(small):
     base = small("date=2025-06-28")
     free = ["mesh=tensor=2", "synthesis.lanes=7", "synthesis.rounds_per_dispatch=7", "synthesis.snapshot_seconds=7"]
     free += ["synthesis.handover=1", "output=elsewhere", "boundary.mode=rollback", "date=null"]
     assert differences(base, small("date=2025-06-28", *free)) == []
-    assert differences(base, small("synthesis.student_step=20")) == []  # what the preset says anyway
+    assert differences(base, small("synthesis.student_step=20")) == []  # the value of the preset
     assert differences(base, small("seed=1", "synthesis.student_step=5", "student.sampling={top_k: 1}")) == [
         "seed",
         "student.sampling.top_k",

@@ -1,4 +1,4 @@
-"""One process synthesizes, trains on it and synthesizes again, and loads the student once."""
+"""One process synthesizes, trains on the responses and synthesizes again, and loads the student once."""
 
 import json
 
@@ -17,7 +17,7 @@ from tests.synthesis.tiny_pair import CLOSE, build, settings, write_prompts
 OPEN = "<think>\n"
 
 
-def held():
+def live_bytes():
     """Bytes of all arrays on the devices."""
     return sum(x.nbytes for x in jax.live_arrays())
 
@@ -50,11 +50,11 @@ def test_the_students_arrays_go_from_synthesis_to_training_and_back_without_touc
 
     loaded = []
     load = hf.load
-    monkeypatch.setattr(hf, "load", lambda folder, **how: (loaded.append(str(folder)), load(folder, **how))[1])
-    before = held()
+    monkeypatch.setattr(hf, "load", lambda folder, **options: (loaded.append(str(folder)), load(folder, **options))[1])
+    before = live_bytes()
     written = synthesize(synthesis("first", paths["student"]), progress=False)
     weights = sum(x.nbytes for x in _arrays(written.student))
-    assert held() - before < 1.5 * weights, "the teacher, the predictors or the caches are still held"
+    assert live_bytes() - before < 1.5 * weights, "the teacher, the predictors or the caches are still held"
     fused = train(training("fused"), written.student)
     assert all(x.is_deleted() for x in _arrays(written.student)), "the untrained weights are still held"
     again = synthesize(synthesis("again", paths["student"]), fused.student, progress=False)

@@ -35,9 +35,9 @@ def edges():
 
 
 def test_every_import_points_up():
-    found = list(edges())
-    assert len(found) > 20
-    for file, row, target in found:
+    imports = list(edges())
+    assert len(imports) > 20
+    for file, row, target in imports:
         assert ROWS.index(target) <= ROWS.index(row), f"{file} imports {target}, which is below {row}"
         assert (row, target) not in FORBIDDEN, f"{file} must not import {target}"
 

@@ -1,4 +1,4 @@
-"""Rows: validated whole, spans that tile the content whatever the text is, and JSON that reads back."""
+"""Rows: complete validation, spans that tile the content of any text, and JSON that reads back."""
 
 import json
 from dataclasses import replace
@@ -23,7 +23,7 @@ ROW = Row(
 )
 FAILURE = Failure("a/1", "a", 1, "repetition", 3, "an n-gram came 8 times")
 
-# what breaks counting by anything but code points: emoji, joiners, CJK, combining marks, line separators, NUL, BOM
+# text that breaks every count but that of code points: emoji, joiners, CJK, combining marks, line separators, NUL, BOM
 pieces = st.one_of(
     st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=6),
     st.sampled_from(
@@ -33,7 +33,7 @@ pieces = st.one_of(
 written = st.lists(st.tuples(pieces, st.sampled_from(sorted(CODES))), max_size=12)
 
 
-def put_together(parts):
+def assembled(parts):
     """Bytes, codes, and the runs of equal code as (code, text)."""
     text = "".join(piece for piece, _ in parts).encode()
     codes = np.concatenate([np.full(len(piece.encode()), c, np.uint8) for piece, c in parts] or [np.zeros(0, np.uint8)])
@@ -47,8 +47,8 @@ def put_together(parts):
 
 
 @given(written)
-def test_spans_give_back_who_wrote_what_whatever_the_text(parts):
-    text, codes, runs = put_together(parts)
+def test_spans_restore_the_writer_of_every_character_of_any_text(parts):
+    text, codes, runs = assembled(parts)
     content, spans = spans_from_bytes(text, codes)
     assert content.encode() == text
     assert [(code(s.source, s.phase), content[s.start : s.end]) for s in spans] == runs
@@ -84,7 +84,7 @@ def test_a_change_of_writer_inside_a_character_is_refused_and_between_characters
         (b"ab", np.array([0, 3], np.uint8), r"codes \[3\] are unknown"),
     ],
 )
-def test_bytes_that_are_no_response_are_refused(text, codes, says):
+def test_invalid_bytes_of_a_response_are_refused(text, codes, says):
     with pytest.raises(DataError, match=says):
         spans_from_bytes(text, codes)
 
@@ -97,7 +97,7 @@ def test_codes_are_those_of_the_decode_loop_with_the_answer_as_bit_two():
     assert len(CODES) == 6
 
 
-def test_a_row_and_a_failure_read_back_as_they_were():
+def test_a_row_and_a_failure_read_back_unchanged():
     assert Row.from_json(json.loads(json.dumps(ROW.to_json()))) == ROW
     assert Failure.from_json(json.loads(json.dumps(FAILURE.to_json()))) == FAILURE
     assert list(ROW.to_json()) == ["id", "prompt_id", "rollout", "messages", "spans", "meta"]
@@ -144,7 +144,7 @@ def assistant(content, **extra):
         ({"meta": [1]}, "meta is a list"),
     ],
 )
-def test_what_is_no_row_is_refused_with_what_would_be_right(change, says):
+def test_an_invalid_row_is_refused_with_the_correction(change, says):
     with pytest.raises(DataError, match=says):
         validate(replace(ROW, **change))
 

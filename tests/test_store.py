@@ -1,4 +1,4 @@
-"""A run folder: what was committed is there once and only once, whenever the process dies, on paths and object stores."""
+"""A run folder keeps every committed row exactly once, whenever the process dies, on paths and object stores."""
 
 import itertools
 import os
@@ -43,7 +43,7 @@ def many_merges(monkeypatch):
     monkeypatch.setattr(run, "SMALL", 2000)
 
 
-def test_what_is_committed_reads_back_in_order_also_after_opening_again(output):
+def test_committed_rows_read_back_in_order_also_after_reopening(output):
     with RunStore(output) as store:
         store.save_config("output: x\n")
         store.commit([response(0), response(1)], [failure(2)])
@@ -57,7 +57,7 @@ def test_what_is_committed_reads_back_in_order_also_after_opening_again(output):
         assert opened.config().endswith("\noutput: x\n")
 
 
-def test_a_key_keeps_its_first_response_and_a_response_outdoes_failures(output):
+def test_a_key_keeps_its_first_response_and_a_response_replaces_failures(output):
     with RunStore(output) as store:
         store.commit([response(0), response(0, 40)], [failure(0, 9), failure(1, 2), failure(1, 1), failure(2)])
         store.commit([response(0, 60)], [failure(1, 3), failure(1, 2)])
@@ -143,7 +143,7 @@ class DiesAt:
 @pytest.mark.usefixtures("many_merges")
 @pytest.mark.parametrize("happens", [False, True])
 @pytest.mark.parametrize("place", ["path", "object store"])
-def test_a_crash_between_any_two_changes_loses_and_doubles_nothing(place, happens, tmp_path, monkeypatch):
+def test_a_crash_between_any_two_changes_loses_and_duplicates_nothing(place, happens, tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda handle: None)
     for n in itertools.count(1):
         output = str(tmp_path / f"{n}") if place == "path" else f"memory://{uuid.uuid4().hex}"
@@ -200,7 +200,7 @@ with RunStore(sys.argv[1]) as store:
 """
 
 
-def test_every_response_that_was_counted_survives_kill_9_at_any_instant_once(tmp_path):
+def test_every_counted_response_survives_kill_9_at_any_instant_exactly_once(tmp_path):
     output = str(tmp_path / "run")
     moments = random.Random(7)
     counted, snapshot = [], 0
@@ -211,7 +211,7 @@ def test_every_response_that_was_counted_survives_kill_9_at_any_instant_once(tmp
         process.kill()
         lines = [line for line in (first + process.stdout.read()).split("\n")[:-1] if line]
         process.wait()
-        assert lines, "the worker got nowhere"
+        assert lines, "the worker printed nothing"
         for line in lines:
             if line.startswith("snapshot"):
                 snapshot = int(line.split()[1])
@@ -232,7 +232,7 @@ def test_every_response_that_was_counted_survives_kill_9_at_any_instant_once(tmp
         assert not list((tmp_path / "run" / "responses").glob(".*"))
 
 
-def test_one_process_at_a_time_writes_and_its_end_by_kill_9_lets_the_next_in(tmp_path):
+def test_one_process_writes_at_a_time_and_kill_9_releases_its_lock(tmp_path):
     output = str(tmp_path / "run")
     process = subprocess.Popen([sys.executable, "-c", WORKER, output], stdout=subprocess.PIPE, text=True)
     process.stdout.readline()
@@ -246,16 +246,16 @@ def test_one_process_at_a_time_writes_and_its_end_by_kill_9_lets_the_next_in(tmp
         RunStore(output)
 
 
-def test_a_second_writer_of_an_object_store_is_found_out_and_overwrites_nothing():
+def test_a_second_writer_of_an_object_store_is_refused_and_overwrites_nothing():
     output = f"memory://{uuid.uuid4().hex}"
-    one, two = RunStore(output), RunStore(output)
-    one.commit([response(1)])
+    first, second = RunStore(output), RunStore(output)
+    first.commit([response(1)])
     with pytest.raises(ConfigError, match="another process has written it meanwhile"):
-        two.commit([response(2)])
+        second.commit([response(2)])
     assert [row.id for row in RunReader(output).rows()] == ["p1/0"]
 
 
-def test_a_put_whose_answer_got_lost_and_that_was_tried_again_is_no_conflict():
+def test_a_put_repeated_after_a_lost_answer_is_no_conflict():
     files = RemoteFiles(f"memory://{uuid.uuid4().hex}")
     files.start()
     files.put("a", b"1", new=True)
@@ -267,7 +267,7 @@ def test_a_put_whose_answer_got_lost_and_that_was_tried_again_is_no_conflict():
 
 
 @pytest.mark.usefixtures("many_merges")
-def test_a_reader_that_parts_are_merged_under_still_sees_every_row_once(output):
+def test_a_reader_sees_every_row_once_while_parts_are_merged(output):
     with RunStore(output) as store:
         for number in range(3):
             store.commit([response(number)])
@@ -281,7 +281,7 @@ def test_a_reader_that_parts_are_merged_under_still_sees_every_row_once(output):
     assert set(seen) >= {f"p{i}/0" for i in range(3)}
 
 
-def test_torn_lines_and_strange_files_are_passed_over(output):
+def test_torn_lines_and_foreign_files_are_ignored(output):
     with RunStore(output) as store:
         store.save_config("")
         store.commit([response(0)])
@@ -300,7 +300,7 @@ def test_torn_lines_and_strange_files_are_passed_over(output):
         assert store._parts[-1].end == 9
 
 
-def test_a_torn_snapshot_gives_way_to_the_one_before_it(output):
+def test_the_previous_snapshot_replaces_a_torn_one(output):
     with RunStore(output) as store:
         assert store.load_snapshot() is None
         for number in range(4):
@@ -318,7 +318,7 @@ def test_a_torn_snapshot_gives_way_to_the_one_before_it(output):
         assert store.load_snapshot() == b""
 
 
-def test_config_and_summary_are_replaced_whole(output):
+def test_config_and_summary_are_replaced_and_a_torn_summary_is_ignored(output):
     with RunStore(output) as store:
         assert store.config() is None
         assert store.summary() is None
@@ -333,7 +333,7 @@ def test_config_and_summary_are_replaced_whole(output):
         assert store.summary() is None
 
 
-def test_a_folder_with_other_things_in_it_is_not_touched(tmp_path):
+def test_a_folder_with_other_files_is_not_changed(tmp_path):
     (tmp_path / "config.yaml").write_text("model: mine\n")
     (tmp_path / "data.bin").write_text("precious")
     before = sorted(tmp_path.iterdir())
@@ -352,18 +352,18 @@ def test_a_folder_with_other_things_in_it_is_not_touched(tmp_path):
         RunStore(str(tmp_path / "other"))
 
 
-def test_a_start_that_was_killed_at_once_does_not_spoil_the_folder(output):
+def test_a_folder_of_a_start_that_was_killed_at_once_opens_again(output):
     RunStore(output).close()
     with RunStore(output) as store:
         store.commit([response(0)])
 
 
-def test_an_address_of_an_unknown_kind_names_the_remedy():
+def test_an_address_with_an_unknown_protocol_is_refused():
     with pytest.raises(ConfigError, match=r"nosuch://x/y: cannot be opened .*Protocol not known"):
         RunStore("nosuch://x/y")
 
 
-def test_a_folder_without_room_is_refused_when_it_is_opened(tmp_path):
+def test_a_folder_without_free_space_is_refused_when_it_is_opened(tmp_path):
     code = "import resource, sys\nfrom tessy_jax.store import RunStore\n"
     code += "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\nRunStore(sys.argv[1])"
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "run")], capture_output=True, text=True, check=False)
@@ -374,7 +374,7 @@ def test_a_folder_without_room_is_refused_when_it_is_opened(tmp_path):
         RunStore(str(tmp_path / "file" / "run"))
 
 
-def test_a_commit_that_fails_keeps_what_was_committed_and_the_next_one_works(tmp_path, monkeypatch):
+def test_a_failed_commit_keeps_committed_rows_and_the_next_commit_succeeds(tmp_path, monkeypatch):
     store = RunStore(str(tmp_path / "run"))
     store.commit([response(0)])
     with monkeypatch.context() as patch:

@@ -1,4 +1,4 @@
-"""Pictures of the tests are small: nothing depends on how many points an inch has, but time does."""
+"""Figures of the tests have few points per inch, which saves time."""
 
 from tessy_jax.analyze import charts
 
