@@ -211,10 +211,10 @@ def main():
     parser.add_argument("--only-train", action="store_true")
     parser.add_argument("--loop", type=Path)
     parser.add_argument("--predictor", type=Path)
-    parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)  # a process of its own
+    parser.add_argument("--only", nargs=2, help=argparse.SUPPRESS)  # a process of its own
     args = parser.parse_args()
-    if args.one:
-        TASKS[args.one[0]][int(args.one[1])](args)
+    if args.only:
+        TASKS[args.only[0]][int(args.only[1])](args)
         return
     if args.loop:
         loop(args)
@@ -223,7 +223,7 @@ def main():
         rates = []
         for system, name in enumerate(("ours", "theirs")):
             command = [sys.executable, __file__, args.models, args.traces, "--segments", args.segments]
-            command += ["--steps", args.steps, "--dtype", args.dtype, "--one", task, system]
+            command += ["--steps", args.steps, "--dtype", args.dtype, "--only", task, system]
             done = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=False)
             if done.returncode:
                 raise SystemExit(done.stderr[-2000:])

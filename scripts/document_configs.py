@@ -188,7 +188,7 @@ def bases(section: type[Section]) -> list[type[Section]]:
 
 
 def reachable() -> list[type[Section]]:
-    """All sections below the kinds of run, each once, the bases before what extends them."""
+    """All sections below the kinds of run, each once, base classes first."""
     known: dict[type[Section], None] = {}
 
     def visit(section: type[Section]) -> None:

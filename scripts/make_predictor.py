@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""A small random boundary predictor: a token classifier that cuts at about a wanted rate. For tests and benchmarks.
+"""A small random boundary predictor: a token classifier with a given flip rate. For tests and benchmarks.
 
     python scripts/make_predictor.py --tokenizer DIR --output DIR --flip-rate 0.12 --seed 0 [--cuts-at {0,1}]
 
-Its labels mean nothing (0 capability, 1 style), but it is of the form that trained ones have (LlamaForTokenClassification,
-score.weight and score.bias), reads the vocabulary of the model in --tokenizer, and costs what its size says. The bias is set
-so that on some text the share of tokens after which the label is --cuts-at is the flip rate. A student's predictor cuts at
+Its labels (0 capability, 1 style) are meaningless. It has the form of trained predictors (LlamaForTokenClassification,
+score.weight and score.bias), the vocabulary of the model in --tokenizer, and the cost of its size. The bias is set so that
+on a sample text the share of tokens after which the label is --cuts-at is the flip rate. A student's predictor cuts at
 0, a teacher's at 1. Needs the `test` extra (torch).
 """
 
@@ -67,7 +67,7 @@ def make_predictor(
 ) -> None:
     """Writes the predictor's folder; equal arguments give equal files.
 
-    flip_rate: wanted share of the tokens of `text` after which the label is cuts_at.
+    flip_rate: share of the tokens of `text` after which the label is cuts_at.
     """
     import torch
     from transformers import AutoTokenizer, LlamaConfig, LlamaForTokenClassification

@@ -29,7 +29,7 @@ def test_a_real_model_continues_the_shared_prompts_as_transformers_does(name, sh
     tokenizer = AutoTokenizer.from_pretrained(folder)
     theirs = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     ours = hf.load(folder)
-    whole = jax.jit(lambda model, tokens_BT: model.logits(model(tokens_BT)[0]))
+    logits_of = jax.jit(lambda model, tokens_BT: model.logits(model(tokens_BT)[0]))
     ties = []
     for number, row in enumerate(rows):
         prompt = tokenizer(row["prompt"], return_tensors="pt")
@@ -45,7 +45,7 @@ def test_a_real_model_continues_the_shared_prompts_as_transformers_does(name, sh
         ids = done.sequences[0].numpy()
         padded = np.zeros((1, 1024), int)
         padded[0, : len(ids)] = ids
-        chosen = np.asarray(whole(ours, jnp.asarray(padded)))[0, start - 1 : len(ids) - 1].argmax(-1).tolist()
+        chosen = np.asarray(logits_of(ours, jnp.asarray(padded)))[0, start - 1 : len(ids) - 1].argmax(-1).tolist()
         for position, (mine, other) in enumerate(zip(chosen, expected, strict=True)):
             if mine != other:
                 assert gaps[position] < TIE, f"prompt {number}, token {position}: {mine} for {other}, gap {gaps[position]}"

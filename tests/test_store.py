@@ -287,8 +287,8 @@ def test_torn_lines_and_foreign_files_are_ignored(output):
         store.commit([response(0)])
         store.commit([response(1)])
         name = store._parts[-1].name
-        whole = store._files.get(name)
-        store._files.put(name, whole + whole.replace(b"p1", b"p2")[:-30])
+        content = store._files.get(name)
+        store._files.put(name, content + content.replace(b"p1", b"p2")[:-30])
         store._files.put("responses/part-1.jsonl.tmp", b"{")
         store._files.put(f"responses/part-{7:020}-1.jsonl", b"")
         for opened in (store, RunReader(output)):
@@ -308,8 +308,8 @@ def test_the_previous_snapshot_replaces_a_torn_one(output):
         assert store.load_snapshot().endswith(b"3")
         newest = sorted(store._files.sizes("snapshots"))[-1]
         assert len(store._files.sizes("snapshots")) == 2
-        whole = store._files.get(f"snapshots/{newest}")
-        for torn in (whole[:-1], whole[:20], b"", whole[:50] + b"\0" + whole[51:]):
+        content = store._files.get(f"snapshots/{newest}")
+        for torn in (content[:-1], content[:20], b"", content[:50] + b"\0" + content[51:]):
             store._files.put(f"snapshots/{newest}", torn)
             assert RunReader(output).load_snapshot().endswith(b"2")
         store.clear_snapshots()

@@ -34,10 +34,10 @@ def prompts_of(*texts):
     return [Prompt(str(i), [{"role": "user", "content": text}], i) for i, text in enumerate(texts)]
 
 
-def reasons(texts, others, **settings_of_comparison):
+def reasons(texts, others, **options):
     """The reason of each text that is left out, by prompt id."""
-    data = Data(path="p.jsonl", decontaminate=Decontamination(**settings_of_comparison))
-    spare = prompts_of(*texts, "something that nobody asks")
+    data = Data(path="p.jsonl", decontaminate=Decontamination(**options))
+    spare = prompts_of(*texts, "an unrelated text")
     return contaminated(data, spare, [question(f"e{i}", text) for i, text in enumerate(others)])
 
 
@@ -134,7 +134,7 @@ def test_texts_that_differ_in_a_symbol_differ(a, b):
 def test_words_that_many_evaluation_prompts_share_are_ignored():
     instruction = "Please reason step by step and put your final answer within a box at the very end."
     others = [f"{instruction} {' '.join(WORDS[10 * i : 10 * i + 10])}" for i in range(12)]
-    mine = f"{instruction} Something else entirely, which nobody asks."
+    mine = f"{instruction} An entirely different task follows here."
     assert reasons([mine], others) == {}
     assert "shares 13 words in a row: please reason step" in reasons([mine], others[:10])["0"]
     assert "is the same text" in reasons([others[3]], others)["0"]

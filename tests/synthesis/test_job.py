@@ -94,11 +94,11 @@ def test_kill_9_at_25_random_instants_changes_nothing(config, tmp_path, capsys):
     command = [sys.executable, "-m", "tessy_jax.cli", "synthesize", str(file), "--json"]
     rng = random.Random(7)
     kills, started = 0, None
-    whole = 10.0
+    longest_wait = 10.0
     while True:
         begin = time.monotonic()
         process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-        wait = rng.uniform(0.2, whole) if kills < 25 else None
+        wait = rng.uniform(0.2, longest_wait) if kills < 25 else None
         try:
             _, error = process.communicate(timeout=wait)
         except subprocess.TimeoutExpired:
@@ -110,8 +110,8 @@ def test_kill_9_at_25_random_instants_changes_nothing(config, tmp_path, capsys):
         started = time.monotonic() - begin
         if kills >= 25:
             break
-        whole = max(1.0, started)  # it ended before the kill: aim at an earlier instant of a new job
-        os.rename(tmp_path / "killed", tmp_path / f"whole-{kills}-{time.monotonic_ns()}")
+        longest_wait = max(1.0, started)  # it ended before the kill: aim at an earlier instant of a new job
+        os.rename(tmp_path / "killed", tmp_path / f"ended-{kills}-{time.monotonic_ns()}")
     rows = rows_of(capsys, tmp_path / "killed")
     assert len(rows) == len({r["id"] for r in rows})
     assert {r["id"]: without_time(r) for r in rows} == expected

@@ -163,7 +163,7 @@ def test_two_processes_do_both_passes_of_a_recipe_as_one_does(pair, tmp_path, ca
     assert results[0] == results[1]
 
 
-def test_two_processes_evaluate_as_one_on_a_mesh_that_cuts_no_lanes(pair, tmp_path, capsys):
+def test_two_processes_evaluate_as_one_on_a_mesh_that_does_not_shard_lanes(pair, tmp_path, capsys):
     mesh = {"mesh": {"tensor": 2}}
     file_of_one = written(tmp_path / "one.yaml", evaluation(pair, tmp_path, "one", **mesh))
     alone = json.loads(printed(capsys, "evaluate", file_of_one, "--json"))

@@ -133,7 +133,7 @@ def test_rewritten_prompts_are_printed_and_not_saved(tmp_path, capsys):
 def test_both_passes_continue_after_an_interruption(tmp_path, monkeypatch, recipe):
     settings = {"max_prompt_tokens": 250, "rewrite": "{prompt} {reference}", "lanes": 4}
     monkeypatch.setattr(passes, "RESPONSES_PER_COMMIT", 5)
-    whole = [row.to_json() for row in written(config_of(tmp_path, recipe, "whole", **settings))[0]]
+    uninterrupted = [row.to_json() for row in written(config_of(tmp_path, recipe, "uninterrupted", **settings))[0]]
     commit, left = RunStore.commit, dict[str, int]()
 
     def interrupted(store, rows, failures):
@@ -143,16 +143,16 @@ def test_both_passes_continue_after_an_interruption(tmp_path, monkeypatch, recip
         if rows and left[store.output] == 0:
             raise KeyboardInterrupt
 
-    file = config_of(tmp_path, recipe, "torn", **settings)
+    file = config_of(tmp_path, recipe, "interrupted", **settings)
     monkeypatch.setattr(RunStore, "commit", interrupted)
     for _ in range(2):
         assert cli.main(["synthesize", str(file)]) == 1
     monkeypatch.setattr(RunStore, "commit", commit)
-    assert len(list(RunReader(str(tmp_path / "torn")).rows())) in range(1, 12)
-    torn = [row.to_json() for row in written(file)[0]]
-    for row in (*whole, *torn):
+    assert len(list(RunReader(str(tmp_path / "interrupted")).rows())) in range(1, 12)
+    continued = [row.to_json() for row in written(file)[0]]
+    for row in (*uninterrupted, *continued):
         row["meta"].pop("seconds")
-    assert torn == whole
+    assert continued == uninterrupted
 
 
 @pytest.mark.slow

@@ -107,10 +107,10 @@ def test_a_mesh_gives_the_same_scores(pair):
 
 def test_a_long_row_is_scored_up_to_the_limit(pair):
     scorers = scorers_of(pair)
-    whole, cut = (score(ROWS[2:3], scorers, **TEXTS, limit=limit)[0] for limit in (scores.LIMIT, 60))
+    complete, cut = (score(ROWS[2:3], scorers, **TEXTS, limit=limit)[0] for limit in (scores.LIMIT, 60))
     prompt = len(scorers["student"].chat.prompt(ROWS[2].messages[:-1]))
-    assert len(cut["student"]) == 60 - prompt < len(whole["student"])
-    np.testing.assert_allclose(np.array(cut["student"]), np.array(whole["student"])[: 60 - prompt], atol=2e-4)
+    assert len(cut["student"]) == 60 - prompt < len(complete["student"])
+    np.testing.assert_allclose(np.array(cut["student"]), np.array(complete["student"])[: 60 - prompt], atol=2e-4)
     assert score(ROWS[2:3], scorers, **TEXTS, limit=5)[0] == {"id": "2/0", "student": [], "teacher": []}
 
 
