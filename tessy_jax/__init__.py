@@ -1,8 +1,20 @@
 """TESSY in JAX: teacher and student write SFT data jointly on one device mesh, and the student is fine-tuned on it.
 
-Arrays carry their dims as a suffix: B lanes (batch), T query time, S cache time, D model, N query heads, K key/value
-heads, G query heads per key/value head, H head dim, R latent rank, F feed-forward, E experts, A active experts per
-token, V vocabulary, C label classes, L layers. `tokens_BT` is an integer array of lanes by time.
+Names of arrays end in their axes: `tokens_BT` has lanes and times. A digit is an axis of that size (V1: V + 1).
+
+    A  active experts per token          M  markers that close the thinking
+    B  lanes, or rows of a batch         N  query heads
+    C  classes of labels or targets      P  bytes of a proposal or of a text to tokenize
+    D  model                             Q  tokens to append
+    E  experts                           R  latent rank
+    F  feed-forward                      S  cache time
+    G  query heads per key/value head    T  query time
+    H  head dimension                    U  packed tokens of several lanes
+    I  bytes of one marker or token      V  vocabulary
+    J  periods of a repetition           W  positions in a window of bytes or tokens
+    K  key/value heads                   X  entries of a table or list that no other letter describes
+    L  layers                            Y  bytes of a response
+                                         Z  candidates of sampling
 """
 
 __version__ = "0.2.0"

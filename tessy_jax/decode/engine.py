@@ -92,7 +92,7 @@ class Engine:
         steps = max(int(step) for step in params.steps)
         self.margin = steps + 2
         self.tokens = tokens + config.window_bytes + self.margin
-        self.room = int(params.max_response_bytes) + config.max_token_bytes + len(tables.close_N)
+        self.room = int(params.max_response_bytes) + config.max_token_bytes + len(tables.close_X)
         self._capacity = bucket(max(capacity, 2 * self.margin))
         self.lanes = self._empty(predictors)
 
@@ -242,12 +242,12 @@ class Engine:
         size = 1 << (len(lanes) - 1).bit_length()  # so that few sizes are compiled for
         index = np.pad(np.array(lanes, np.int32), (0, size - len(lanes)), mode="edge")
         extracted = self._call(f"extract {size}", extract, (), (without_caches(self.lanes), index))
-        scalars_N, committed_N, text, sources, sides = jax.device_get(extracted)
+        scalars_X, committed_X, text, sources, sides = jax.device_get(extracted)
         self.totals.host_syncs += 1
         states = []
         for row in range(len(lanes)):
-            committed = int(committed_N[row])
-            scalars = _scalars_of(scalars_N, row)
+            committed = int(committed_X[row])
+            scalars = _scalars_of(scalars_X, row)
             views = []
             for m, (tokens, ends, prompt, known) in enumerate(sides):
                 kept = int((ends[row, : known[row]] <= committed).sum())

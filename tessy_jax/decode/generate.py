@@ -67,7 +67,7 @@ def catch_up(graph: Any, params: Any, lanes: Lanes, size: int) -> Lanes:
 
 
 @partial(jax.jit, static_argnums=0, donate_argnums=2)
-def decode(graph: Any, params: Any, lanes: Lanes, eos_N: jax.Array, sampling: Sampling, seed: jax.Array) -> Lanes:
+def decode(graph: Any, params: Any, lanes: Lanes, eos_X: jax.Array, sampling: Sampling, seed: jax.Array) -> Lanes:
     """Decodes until every lane has ended or one has filled the bucket."""
     rows_B = jnp.arange(lanes.known_B.shape[0])
 
@@ -79,7 +79,7 @@ def decode(graph: Any, params: Any, lanes: Lanes, eos_N: jax.Array, sampling: Sa
         next_B = sample(model.logits(hidden_B1D)[:, 0], keys_B, sampling)
         slot_B = jnp.where(lanes.running_B, lanes.known_B, lanes.tokens_BS.shape[1])
         known_B = lanes.known_B + lanes.running_B
-        ended_B = (next_B[:, None] == eos_N).any(axis=1) | (known_B >= lanes.limit_B)
+        ended_B = (next_B[:, None] == eos_X).any(axis=1) | (known_B >= lanes.limit_B)
         return replace(
             lanes,
             tokens_BS=lanes.tokens_BS.at[rows_B, slot_B].set(next_B, mode="drop"),
@@ -112,9 +112,9 @@ def generate(
     longest = max(len(prompt) for prompt in prompts)
     for _ in range(-(-(longest - 1) // CHUNK)):
         lanes = catch_up(graph, params, lanes, CHUNK)
-    eos_N = jnp.asarray(list(eos_ids) or [-1], jnp.int32)
+    eos_X = jnp.asarray(list(eos_ids) or [-1], jnp.int32)
     while True:
-        lanes = decode(graph, params, lanes, eos_N, Sampling.of(temperature), jnp.uint32(seed))
+        lanes = decode(graph, params, lanes, eos_X, Sampling.of(temperature), jnp.uint32(seed))
         if not bool(lanes.running_B.any()):
             break
         lanes = _grow(lanes, model.config)

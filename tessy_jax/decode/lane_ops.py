@@ -67,8 +67,8 @@ def report(lanes: Lanes) -> tuple[jax.Array, Counts, jax.Array]:
     return lanes.scalars.status, lanes.counts, longest
 
 
-def extract(lanes: Lanes, index_N: jax.Array) -> tuple[LaneScalars, jax.Array, jax.Array, jax.Array, list[Any]]:
+def extract(lanes: Lanes, index_X: jax.Array) -> tuple[LaneScalars, jax.Array, jax.Array, jax.Array, list[Any]]:
     """Extracts lanes: their scalars, committed bytes, text, its sources, and per side the tokens, their byte ends, and the
     numbers of prompt and known tokens."""
     sides = [(side.tokens_BS, side.ends_BS, side.prompt_B, side.known_B) for side in lanes.sides]
-    return jax.tree.map(lambda x: x[index_N], (lanes.scalars, lanes.committed_B, lanes.text_BY, lanes.source_BY, sides))
+    return jax.tree.map(lambda x: x[index_X], (lanes.scalars, lanes.committed_B, lanes.text_BY, lanes.source_BY, sides))

@@ -51,22 +51,22 @@ def find_close_marker(ctx: LoopContext, lanes: Lanes, moved_B: jax.Array) -> tup
 
     Returns the lanes, and the number of bytes [B] before anything that may be the beginning of a marker.
     """
-    markers, lengths = ctx.tables.markers_ML, ctx.tables.marker_lengths_M
+    markers, lengths = ctx.tables.markers_MI, ctx.tables.marker_lengths_M
     longest = markers.shape[1]
     size = ctx.config.max_token_bytes + longest
     start_B = lanes.written_B - size
     tail_BW = text_window(lanes.text_BY, start_B, size)
     at_W = jnp.arange(size)
     window = jnp.pad(tail_BW, ((0, 0), (0, longest)))
-    pieces_BWL = jnp.stack([window[:, i : i + size] for i in range(longest)], axis=-1)
-    equal_BWML = pieces_BWL[:, :, None, :] == markers
-    used_ML = jnp.arange(longest) < lengths[:, None]
+    pieces_BWI = jnp.stack([window[:, i : i + size] for i in range(longest)], axis=-1)
+    equal_BWMI = pieces_BWI[:, :, None, :] == markers
+    used_MI = jnp.arange(longest) < lengths[:, None]
     left_W1 = size - at_W[:, None]  # bytes of text from a position on
-    whole_BWM = (equal_BWML | ~used_ML).all(axis=-1) & (lengths <= left_W1)
+    whole_BWM = (equal_BWMI | ~used_MI).all(axis=-1) & (lengths <= left_W1)
     inside_BW = start_B[:, None] + at_W >= 0
     found_BW = whole_BWM.any(axis=-1) & inside_BW
-    seen_WML = jnp.arange(longest) < left_W1[:, :, None]
-    begun_BW = ((equal_BWML | ~seen_WML | ~used_ML).all(axis=-1) & (lengths > left_W1)).any(axis=-1) & inside_BW
+    seen_WMI = jnp.arange(longest) < left_W1[:, :, None]
+    begun_BW = ((equal_BWMI | ~seen_WMI | ~used_MI).all(axis=-1) & (lengths > left_W1)).any(axis=-1) & inside_BW
     certain_B = start_B + jnp.where(begun_BW, at_W, size).min(axis=1)
 
     first_B = jnp.where(found_BW, at_W, size).min(axis=1)
@@ -303,14 +303,14 @@ def close_thinking(ctx: LoopContext, lanes: Lanes, closes_B: jax.Array) -> Lanes
     blank_BW = (tail_BW == 0x20) | ((tail_BW >= 0x09) & (tail_BW <= 0x0D))
     last_B = jnp.where(inside_BW & ~blank_BW, at_W + 1, 0).max(axis=1)
     thought_B = jnp.maximum(lanes.committed_B - MAX_STRIPPED_BYTES + last_B, 0)
-    close_N, scalars = ctx.tables.close_N, lanes.scalars
-    size = close_N.shape[0]
-    slots_BN = jnp.where(closes_B[:, None], thought_B[:, None], lanes.text_BY.shape[1]) + jnp.arange(size)
+    close_X, scalars = ctx.tables.close_X, lanes.scalars
+    size = close_X.shape[0]
+    slots_BX = jnp.where(closes_B[:, None], thought_B[:, None], lanes.text_BY.shape[1]) + jnp.arange(size)
     lanes_B1 = jnp.arange(thought_B.shape[0])[:, None]
     end_B = thought_B + size
     return replace(
         lanes,
-        text_BY=lanes.text_BY.at[lanes_B1, slots_BN].set(close_N, mode="drop"),
+        text_BY=lanes.text_BY.at[lanes_B1, slots_BX].set(close_X, mode="drop"),
         source_BY=_fill_bytes(lanes.source_BY, thought_B, jnp.where(closes_B, size, 0), TEMPLATE, size),
         committed_B=jnp.where(closes_B, end_B, lanes.committed_B),
         written_B=jnp.where(closes_B, end_B, lanes.written_B),
@@ -326,11 +326,11 @@ def is_repetitive(side: Side, known_B: jax.Array, period: int, repeats_in: int) 
     """Whether the last `repeats_in` tokens of the response repeat with a period of at most `period`."""
     if repeats_in == 0:
         return jnp.zeros(known_B.shape, bool)
-    index_BR = jnp.maximum(known_B[:, None] - repeats_in + jnp.arange(repeats_in), 0)
-    tail_BR = jnp.take_along_axis(side.tokens_BS, index_BR, axis=1)
-    before_PR = jnp.arange(repeats_in) - jnp.arange(1, period + 1)[:, None]
-    same_BPR = (tail_BR[:, None, :] == tail_BR[:, jnp.maximum(before_PR, 0)]) | (before_PR < 0)
-    return same_BPR.all(axis=2).any(axis=1) & (known_B - side.prompt_B >= repeats_in)
+    index_BW = jnp.maximum(known_B[:, None] - repeats_in + jnp.arange(repeats_in), 0)
+    tail_BW = jnp.take_along_axis(side.tokens_BS, index_BW, axis=1)
+    before_JW = jnp.arange(repeats_in) - jnp.arange(1, period + 1)[:, None]
+    same_BJW = (tail_BW[:, None, :] == tail_BW[:, jnp.maximum(before_JW, 0)]) | (before_JW < 0)
+    return same_BJW.all(axis=2).any(axis=1) & (known_B - side.prompt_B >= repeats_in)
 
 
 def trim_caches(lanes: Lanes) -> Lanes:

@@ -62,14 +62,14 @@ def sample(logits_BV: jax.Array, keys_B: jax.Array, sampling: Sampling) -> jax.A
         return jnp.where(largest, jnp.arange(V), V - 1).min(axis=-1)
 
     def few() -> jax.Array:
-        values_BF, ids_BF = _largest(logits_BV, min(FEW, V))
-        rank_F = jnp.arange(values_BF.shape[-1])
-        kept_BF = jnp.where(rank_F < sampling.top_k, values_BF / sampling.temperature, -jnp.inf)
-        weights_BF = jnp.exp(kept_BF - kept_BF[:, :1])
-        before_BF = jnp.cumsum(weights_BF, axis=-1) - weights_BF
-        weights_BF = jnp.where(before_BF < sampling.top_p * weights_BF.sum(axis=-1, keepdims=True), weights_BF, 0.0)
-        weights_BF = jnp.where(weights_BF >= sampling.min_p, weights_BF, 0.0)
-        return jnp.take_along_axis(ids_BF, _invert(weights_BF, uniform_B1()), axis=-1)[:, 0]
+        values_BZ, ids_BZ = _largest(logits_BV, min(FEW, V))
+        rank_Z = jnp.arange(values_BZ.shape[-1])
+        kept_BZ = jnp.where(rank_Z < sampling.top_k, values_BZ / sampling.temperature, -jnp.inf)
+        weights_BZ = jnp.exp(kept_BZ - kept_BZ[:, :1])
+        before_BZ = jnp.cumsum(weights_BZ, axis=-1) - weights_BZ
+        weights_BZ = jnp.where(before_BZ < sampling.top_p * weights_BZ.sum(axis=-1, keepdims=True), weights_BZ, 0.0)
+        weights_BZ = jnp.where(weights_BZ >= sampling.min_p, weights_BZ, 0.0)
+        return jnp.take_along_axis(ids_BZ, _invert(weights_BZ, uniform_B1()), axis=-1)[:, 0]
 
     def many() -> jax.Array:
         scaled_BV = logits_BV / sampling.temperature
@@ -97,11 +97,11 @@ def _largest(logits_BV: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
     if groups <= count:
         return jax.lax.top_k(logits_BV, count)
     padded = jnp.pad(logits_BV, ((0, 0), (0, groups * GROUP - V)), constant_values=-jnp.inf).reshape(B, groups, GROUP)
-    _, best_BF = jax.lax.top_k(padded.max(axis=-1), count)
-    best_BF = jnp.sort(best_BF, axis=-1)  # candidates in the order of their ids, so that ties resolve by id
-    candidates = jnp.take_along_axis(padded, best_BF[:, :, None], axis=1).reshape(B, count * GROUP)
-    values_BF, index_BF = jax.lax.top_k(candidates, count)
-    return values_BF, jnp.take_along_axis(best_BF, index_BF // GROUP, axis=1) * GROUP + index_BF % GROUP
+    _, best_BZ = jax.lax.top_k(padded.max(axis=-1), count)
+    best_BZ = jnp.sort(best_BZ, axis=-1)  # candidates in the order of their ids, so that ties resolve by id
+    candidates = jnp.take_along_axis(padded, best_BZ[:, :, None], axis=1).reshape(B, count * GROUP)
+    values_BZ, index_BZ = jax.lax.top_k(candidates, count)
+    return values_BZ, jnp.take_along_axis(best_BZ, index_BZ // GROUP, axis=1) * GROUP + index_BZ % GROUP
 
 
 def _edge(weights_BV: jax.Array, mass_BV: jax.Array, target_mass: jax.Array) -> jax.Array:
@@ -122,12 +122,12 @@ def _edge(weights_BV: jax.Array, mass_BV: jax.Array, target_mass: jax.Array) -> 
     return jax.lax.bitcast_convert_type(low, jnp.float32)
 
 
-def _invert(weights_BN: jax.Array, uniform_B1: jax.Array) -> jax.Array:
+def _invert(weights_BX: jax.Array, uniform_B1: jax.Array) -> jax.Array:
     """The first index [B, 1] of non-zero weight at which the cumulative weight exceeds the uniform share of the total; the
     last such index where rounding leaves none. (A parallel cumulative sum need not be monotonous.)"""
-    total_BN = jnp.cumsum(weights_BN, axis=-1)
-    kept_BN = weights_BN > 0
-    at_N = jnp.arange(weights_BN.shape[-1])
-    last_B1 = jnp.where(kept_BN, at_N, 0).max(axis=-1, keepdims=True)
-    passed_BN = kept_BN & (total_BN > uniform_B1 * total_BN[:, -1:])
-    return jnp.where(passed_BN, at_N, last_B1).min(axis=-1, keepdims=True)
+    total_BX = jnp.cumsum(weights_BX, axis=-1)
+    kept_BX = weights_BX > 0
+    at_X = jnp.arange(weights_BX.shape[-1])
+    last_B1 = jnp.where(kept_BX, at_X, 0).max(axis=-1, keepdims=True)
+    passed_BX = kept_BX & (total_BX > uniform_B1 * total_BX[:, -1:])
+    return jnp.where(passed_BX, at_X, last_B1).min(axis=-1, keepdims=True)

@@ -71,17 +71,17 @@ class Bridge(Protocol):
 class VocabTables:
     """The text of one vocabulary's tokens, and the tokens that are not text."""
 
-    data_N: jax.Array
-    """Bytes of all tokens: those of token v are data_N[offsets_V1[v]:offsets_V1[v + 1]]."""
+    data_X: jax.Array
+    """Bytes of all tokens: those of token v are data_X[offsets_V1[v]:offsets_V1[v + 1]]."""
     offsets_V1: jax.Array
-    """Where the bytes of each token begin in data_N."""
+    """Where the bytes of each token begin in data_X."""
     control_V: jax.Array
     """Whether a token is a control token."""
-    closing_N: jax.Array
+    closing_X: jax.Array
     """Tokens that close the thinking, filled up with -1."""
-    ends_N: jax.Array
+    ends_X: jax.Array
     """Tokens that end the turn, filled up with -1."""
-    answer_N: jax.Array
+    answer_X: jax.Array
     """Tokens forced in front of the answer."""
 
 
@@ -94,11 +94,11 @@ class TextTables:
     """The student's and the teacher's; one entry for one model, the same entry twice for one vocabulary."""
     bridges: tuple[Any, ...]
     """A `Bridge` into each vocabulary; entries as in `vocabs`."""
-    markers_ML: jax.Array
+    markers_MI: jax.Array
     """Bytes of the texts that close the thinking."""
     marker_lengths_M: jax.Array
     """Bytes of each marker."""
-    close_N: jax.Array
+    close_X: jax.Array
     """Bytes of the text between thinking and answer."""
 
 

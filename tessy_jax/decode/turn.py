@@ -96,13 +96,13 @@ def bridge_text(ctx: LoopContext, m: int, lanes: Lanes) -> Lanes:
 def start_answers(ctx: LoopContext, m: int, lanes: Lanes) -> Lanes:
     """Appends side m's own tokens between thinking and answer in lanes whose thinking has closed."""
     side = lanes.sides[m]
-    ids_N = ctx.tables.vocabs[m].answer_N
+    ids_X = ctx.tables.vocabs[m].answer_X
     # the text between them is not empty, so tokens that end where the thinking does are those of the thinking
     starts_B = lanes.speaks_B(m) & (lanes.scalars.phase == ANSWER) & (side.encoded_B == lanes.scalars.thinking_bytes)
-    ids_BN = jnp.broadcast_to(ids_N, (starts_B.shape[0], ids_N.shape[0]))
-    ends_BN = jnp.broadcast_to((lanes.scalars.thinking_bytes + ctx.tables.close_N.shape[0])[:, None], ids_BN.shape)
-    counts_B = jnp.where(starts_B, ids_N.shape[0], 0)
-    side = append_tokens(side, side.known_B, ids_BN, ends_BN, counts_B)
+    ids_BX = jnp.broadcast_to(ids_X, (starts_B.shape[0], ids_X.shape[0]))
+    ends_BX = jnp.broadcast_to((lanes.scalars.thinking_bytes + ctx.tables.close_X.shape[0])[:, None], ids_BX.shape)
+    counts_B = jnp.where(starts_B, ids_X.shape[0], 0)
+    side = append_tokens(side, side.known_B, ids_BX, ends_BX, counts_B)
     return lanes.with_side(m, replace(side, known_B=side.known_B + counts_B))
 
 
@@ -162,38 +162,38 @@ def decode_step(model: Decoder, side: Side, cache: KVCache, left_B: jax.Array) -
 def mixed_step(config: LoopConfig, model: Decoder, side: Side, cache: KVCache, left_B: jax.Array) -> ForwardResult:
     """The forward pass when a lane lacks more than its last token. If packed, it is one row of at most `packed_tokens`
     tokens of all lanes."""
-    T, N = config.chunk, config.packed_tokens
+    T, U = config.chunk, config.packed_tokens
     index_BT = jnp.minimum(cache.lengths_B[:, None] + jnp.arange(T), side.tokens_BS.shape[1] - 1)
     tokens_BT = jnp.take_along_axis(side.tokens_BS, index_BT, axis=1)
     counts_B = jnp.minimum(left_B, T)
-    if not N:
+    if not U:
         hidden_BTD, new = model(tokens_BT, cache=cache, counts_B=counts_B)
         last_B11 = jnp.maximum(counts_B - 1, 0)[:, None, None]
         return jnp.take_along_axis(hidden_BTD, last_B11, axis=1), new, counts_B
-    counts_B = jnp.clip(N - (jnp.cumsum(counts_B) - counts_B), 0, counts_B)
+    counts_B = jnp.clip(U - (jnp.cumsum(counts_B) - counts_B), 0, counts_B)
     upto_B = jnp.cumsum(counts_B)
-    lanes_N = jnp.minimum((jnp.arange(N)[:, None] >= upto_B).sum(axis=1), len(upto_B) - 1)
-    times_N = jnp.minimum(jnp.arange(N) - (upto_B - counts_B)[lanes_N], T - 1)
-    packing = Packing(lanes_N, times_N, jnp.minimum((upto_B - counts_B)[:, None] + jnp.arange(T), N - 1))
-    hidden_1ND, new = model(packing.pack(tokens_BT), cache=cache, counts_B=counts_B, packing=packing)
-    return hidden_1ND[0, jnp.maximum(upto_B - 1, 0)][:, None], new, counts_B
+    lanes_U = jnp.minimum((jnp.arange(U)[:, None] >= upto_B).sum(axis=1), len(upto_B) - 1)
+    times_U = jnp.minimum(jnp.arange(U) - (upto_B - counts_B)[lanes_U], T - 1)
+    packing = Packing(lanes_U, times_U, jnp.minimum((upto_B - counts_B)[:, None] + jnp.arange(T), U - 1))
+    hidden_1UD, new = model(packing.pack(tokens_BT), cache=cache, counts_B=counts_B, packing=packing)
+    return hidden_1UD[0, jnp.maximum(upto_B - 1, 0)][:, None], new, counts_B
 
 
 def append_sampled(ctx: LoopContext, m: int, lanes: Lanes, token_B: jax.Array, ready_B: jax.Array) -> Lanes:
     """Appends a sampled token to the proposal; a token that is not text ends the proposal."""
     vocab, size = ctx.tables.vocabs[m], ctx.config.max_token_bytes
-    ends_B = (token_B[:, None] == vocab.ends_N).any(axis=1)
-    closes_B = (token_B[:, None] == vocab.closing_N).any(axis=1) & (lanes.scalars.phase == THINK)
+    ends_B = (token_B[:, None] == vocab.ends_X).any(axis=1)
+    closes_B = (token_B[:, None] == vocab.closing_X).any(axis=1) & (lanes.scalars.phase == THINK)
     broken_B = vocab.control_V[token_B]
     over_B = jnp.where(ends_B, ENDED, jnp.where(closes_B, CLOSED, jnp.where(broken_B, CONTROL_TOKEN, CONTINUES)))
     text_B = ready_B & (over_B == CONTINUES)
 
     first_B = vocab.offsets_V1[token_B]
     length_B = jnp.where(text_B, vocab.offsets_V1[token_B + 1] - first_B, 0)
-    at_L = jnp.arange(size)
-    bytes_BL = vocab.data_N[jnp.minimum(first_B[:, None] + at_L, vocab.data_N.shape[0] - 1)]
+    at_I = jnp.arange(size)
+    bytes_BI = vocab.data_X[jnp.minimum(first_B[:, None] + at_I, vocab.data_X.shape[0] - 1)]
     Y = lanes.text_BY.shape[1]
-    slots_BL = jnp.where(at_L < length_B[:, None], lanes.written_B[:, None] + at_L, Y + at_L)
+    slots_BI = jnp.where(at_I < length_B[:, None], lanes.written_B[:, None] + at_I, Y + at_I)
     lanes_B1 = jnp.arange(token_B.shape[0])[:, None]
     written_B = lanes.written_B + length_B
     one_B = text_B.astype(jnp.int32)
@@ -201,7 +201,7 @@ def append_sampled(ctx: LoopContext, m: int, lanes: Lanes, token_B: jax.Array, r
     generated = lanes.scalars.generated
     lanes = replace(
         lanes,
-        text_BY=lanes.text_BY.at[lanes_B1, slots_BL].set(bytes_BL, mode="drop", unique_indices=True),
+        text_BY=lanes.text_BY.at[lanes_B1, slots_BI].set(bytes_BI, mode="drop", unique_indices=True),
         written_B=written_B,
         proposed_B=lanes.proposed_B + one_B,
         stop_B=jnp.where(ready_B, over_B, lanes.stop_B),

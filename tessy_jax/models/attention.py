@@ -42,30 +42,30 @@ class LayerCache(Protocol):
 
 @dataclass(frozen=True)
 class Packing:
-    """A few tokens of many lanes in one row [1, N]. Only attention works on [B, T], so unused times of a lane cost nothing
+    """A few tokens of many lanes in one row [1, U]. Only attention works on [B, T], so unused times of a lane cost nothing
     elsewhere.
 
-    lanes_N, times_N: lane and time of each packed token. index_BT: the packed index of each token, the inverse.
+    lanes_U, times_U: lane and time of each packed token. index_BT: the packed index of each token, the inverse.
     """
 
-    lanes_N: jax.Array
-    times_N: jax.Array
+    lanes_U: jax.Array
+    times_U: jax.Array
     index_BT: jax.Array
 
-    def unpack(self, x_1N: jax.Array) -> jax.Array:
-        """[1, N, …] as [B, T, …]."""
-        return x_1N[0][self.index_BT]
+    def unpack(self, x_1U: jax.Array) -> jax.Array:
+        """[1, U, …] as [B, T, …]."""
+        return x_1U[0][self.index_BT]
 
     def pack(self, x_BT: jax.Array) -> jax.Array:
-        """[B, T, …] as [1, N, …]."""
-        return x_BT[self.lanes_N, self.times_N][None]
+        """[B, T, …] as [1, U, …]."""
+        return x_BT[self.lanes_U, self.times_U][None]
 
 
 @dataclass(frozen=True)
 class AttentionContext:
     """Positions, rotation and masks of one forward pass of T tokens, shared by all layers.
 
-    rope: cos and sin [B, T, H/2], or [1, N, H/2] for packed lanes. segments_BT: documents of a packed sequence, 0 is
+    rope: cos and sin [B, T, H/2], or [1, U, H/2] for packed lanes. segments_BT: documents of a packed sequence, 0 is
     padding; None with a cache. lengths_B, counts_B: tokens already cached, and valid new ones; None without a cache.
     """
 
@@ -106,8 +106,8 @@ def attend(
         if q_segments is not None and k_segments_BS is not None:
             seen &= k_segments_BS[:, None, :] == q_segments[:, :, None]
         # heads of a group and time form one dimension M of batched matrix products, for which every backend has a kernel
-        q_BKMH = q.transpose(0, 2, 3, 1, 4).reshape(B, K, -1, H)
-        scores = einsum_f32("bkmh,bksh->bkms", q_BKMH, k_BKSH)
+        flat = q.transpose(0, 2, 3, 1, 4).reshape(B, K, -1, H)
+        scores = einsum_f32("bkmh,bksh->bkms", flat, k_BKSH)
         scores = scores.reshape(B, K, G, -1, scores.shape[-1])
         scores = jnp.where(seen[:, None, None], scores * scale, MASKED)
         top = scores.max(axis=-1, keepdims=True)

@@ -220,9 +220,9 @@ class ModelSet:
         return TextTables(
             vocabs=tuple(_vocab_tables(v) for v in self.writers),
             bridges=tuple(self.bridges),
-            markers_ML=jnp.asarray(rows),
+            markers_MI=jnp.asarray(rows),
             marker_lengths_M=jnp.asarray([len(marker) for marker in markers], jnp.int32),
-            close_N=jnp.asarray(close),
+            close_X=jnp.asarray(close),
         )
 
     def engine(self, student: Decoder | None = None) -> Engine:
@@ -292,10 +292,10 @@ def _vocab_tables(v: WriterSpec) -> VocabTables:
     if not v.chat.close_ids:
         raise TokenizerError(f"{v.folder}: {v.chat.close_text!r} has no tokens; configure {v.name}.thinking.close")
     return VocabTables(
-        data_N=jnp.asarray(v.vocabulary.data),
+        data_X=jnp.asarray(v.vocabulary.data),
         offsets_V1=jnp.asarray(v.vocabulary.offsets),
         control_V=jnp.asarray(v.vocabulary.control),
-        closing_N=ids(list(v.chat.closing_ids)),
-        ends_N=ids(list(v.chat.end_ids)),
-        answer_N=jnp.asarray(v.chat.close_ids, jnp.int32),
+        closing_X=ids(list(v.chat.closing_ids)),
+        ends_X=ids(list(v.chat.end_ids)),
+        answer_X=jnp.asarray(v.chat.close_ids, jnp.int32),
     )

@@ -52,23 +52,23 @@ class Encoding(NamedTuple):
 
 @partial(
     jax.tree_util.register_dataclass,
-    data_fields=["pages_N", "classes_N256", "bytes_256", "merges_N16"],
+    data_fields=["pages_X", "classes_X256", "bytes_256", "merges_X16"],
     meta_fields=["rule"],
 )
 @dataclass(frozen=True)
 class DeviceBridge:
-    """The tables of one tokenizer. merges_N16: buckets of 4 entries (left, right, rank, merged id)."""
+    """The tables of one tokenizer. merges_X16: buckets of 4 entries (left, right, rank, merged id)."""
 
     rule: str
-    pages_N: jax.Array
-    classes_N256: jax.Array
+    pages_X: jax.Array
+    classes_X256: jax.Array
     bytes_256: jax.Array
-    merges_N16: jax.Array
+    merges_X16: jax.Array
 
     def split(self, bytes_BP: jax.Array, counts_B: jax.Array) -> tuple[jax.Array, jax.Array]:
         """The bytes at which pre-tokens of the first counts_B bytes begin [B, P], and the byte [B] up to which no following
         text can change them."""
-        return split(self.rule, bytes_BP, counts_B, self.pages_N, self.classes_N256)
+        return split(self.rule, bytes_BP, counts_B, self.pages_X, self.classes_X256)
 
     def encode(self, bytes_BP: jax.Array, counts_B: jax.Array) -> Encoding:
         """The tokens of the first counts_B bytes, as if the text ended there."""
@@ -121,10 +121,10 @@ class DeviceBridge:
         )
 
     def _look_up(self, left_BP: jax.Array, right_BP: jax.Array) -> tuple[jax.Array, jax.Array]:
-        buckets = self.merges_N16.shape[0]
+        buckets = self.merges_X16.shape[0]
         rank, merged = jnp.full(left_BP.shape, NONE, jnp.int32), jnp.zeros(left_BP.shape, jnp.int32)
         for place in _places(left_BP.astype(jnp.uint32), right_BP.astype(jnp.uint32), buckets):
-            row = self.merges_N16[place.astype(jnp.int32)]
+            row = self.merges_X16[place.astype(jnp.int32)]
             for way in range(WAYS):
                 hit = (row[..., 4 * way] == left_BP) & (row[..., 4 * way + 1] == right_BP)
                 rank = jnp.where(hit, row[..., 4 * way + 2], rank)
@@ -144,7 +144,7 @@ def _places(left: Any, right: Any, buckets: int) -> tuple[Any, Any]:
 
 
 def merge_table(merges: NDArray[np.int32]) -> NDArray[np.int32]:
-    """A hash table [N, 16] of all merges [M, 4] (left, right, rank, merged id); empty entries are EMPTY."""
+    """A hash table [buckets, 16] of all merges [count, 4] (left, right, rank, merged id); empty entries are EMPTY."""
     buckets = 1 << max(4, (len(merges) // 2).bit_length())
     while True:
         table = np.full((buckets, WAYS, 4), EMPTY, np.int32)
@@ -178,10 +178,10 @@ def device_bridge(content: dict[str, Any]) -> DeviceBridge | None:
     pages, classes = code_point_classes()
     return DeviceBridge(
         rule=rule,
-        pages_N=jnp.asarray(pages),
-        classes_N256=jnp.asarray(classes),
+        pages_X=jnp.asarray(pages),
+        classes_X256=jnp.asarray(classes),
         bytes_256=jnp.asarray([spelled[byte] for byte in range(256)], jnp.int32),
-        merges_N16=jnp.asarray(merge_table(np.array(rows, np.int32).reshape(-1, 4))),
+        merges_X16=jnp.asarray(merge_table(np.array(rows, np.int32).reshape(-1, 4))),
     )
 
 

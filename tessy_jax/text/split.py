@@ -111,7 +111,7 @@ class Text(NamedTuple):
         return (self.codes >= ord(first)) & (self.codes <= ord(last)) & self.valid
 
 
-def characters(bytes_BP: jax.Array, counts_B: jax.Array, pages_N: jax.Array, classes_N256: jax.Array) -> Text:
+def characters(bytes_BP: jax.Array, counts_B: jax.Array, pages_X: jax.Array, classes_X256: jax.Array) -> Text:
     """The characters of UTF-8 text, without an unfinished one at the end. Bytes that are not UTF-8 give arbitrary
     characters."""
     B, P = bytes_BP.shape
@@ -131,12 +131,12 @@ def characters(bytes_BP: jax.Array, counts_B: jax.Array, pages_N: jax.Array, cla
     bytes_at = jnp.zeros((B, P), jnp.int32).at[lanes_B1, place].set(jnp.broadcast_to(at_P, (B, P)), mode="drop")
     total_B = begins.sum(axis=1, dtype=jnp.int32)
     valid = at_P < total_B[:, None]
-    classes = jnp.where(valid, classes_N256[pages_N[codes >> 8], codes & 0xFF], 0)
+    classes = jnp.where(valid, classes_X256[pages_X[codes >> 8], codes & 0xFF], 0)
     return Text(codes, classes, bytes_at, valid, total_B)
 
 
 def split(
-    rule: str, bytes_BP: jax.Array, counts_B: jax.Array, pages_N: jax.Array, classes_N256: jax.Array
+    rule: str, bytes_BP: jax.Array, counts_B: jax.Array, pages_X: jax.Array, classes_X256: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """Splits the first counts_B bytes of each lane. Returns the bytes at which pre-tokens begin [B, P], and the last byte
     [B] up to which no following text can change them.
@@ -146,7 +146,7 @@ def split(
     boundary can appear up to the last character that is not white space.
     """
     B, P = bytes_BP.shape
-    text = characters(bytes_BP, counts_B, pages_N, classes_N256)
+    text = characters(bytes_BP, counts_B, pages_X, classes_X256)
     at_P = jnp.arange(P, dtype=jnp.int32)
     breaks = _breaks(rule, text)
     stop = _next(_first_at_or_after(breaks), 1, P)

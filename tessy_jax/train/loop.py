@@ -79,7 +79,7 @@ class Trainer:
         self.rates = schedule(self.optimizer_config, self.steps)
         self.fingerprint = self.plan.data.fingerprint()
         self.lengths = self.plan.data.lengths
-        self.weights_K = put(np.array(self.weights, np.float32), self.partitioner, (None,))
+        self.weights_C = put(np.array(self.weights, np.float32), self.partitioner, (None,))
 
     def start(self, params: Any) -> State:
         """The initial state, or that of the newest checkpoint; restores its metrics as well.
@@ -135,7 +135,7 @@ class Trainer:
             while not over:
                 started, number = time.perf_counter(), done + 1
                 last = number == self.steps
-                state, sums, norm = self._step(state, self.frozen, batch, self.weights_K)
+                state, sums, norm = self._step(state, self.frozen, batch, self.weights_C)
                 lengths_done = lengths
                 if not last:
                     batch, lengths = self._next(plans)  # while the devices work
@@ -183,7 +183,7 @@ class Trainer:
         loss = weight = 0.0
         for rows in self.evaluation.epoch(0):
             batch = jax.tree.map(lambda x: x[0], self._placed_rows(self.evaluation, rows, len(rows)))
-            sums: LossSums = self._sums(state.params, self.frozen, batch, self.weights_K)
+            sums: LossSums = self._sums(state.params, self.frozen, batch, self.weights_C)
             loss, weight = loss + float(sums.loss), weight + float(sums.weight)
         return {"evaluation_loss": loss / max(weight, 1e-9), **self.extra_metrics(state.params)}
 
@@ -196,20 +196,20 @@ class Trainer:
     def _line(self, number: int, sums: LossSums, norm: float, seconds: float, lengths: np.ndarray | None) -> dict[str, Any]:
         """A step's line of metrics.jsonl. loss: weighted; loss_cap, loss_sty: unweighted, of the targets that the teacher
         and the student wrote; tokens: targets; tokens_per_second: of all tokens without padding."""
-        loss_K, tokens_K = np.asarray(sums.loss_K, np.float64), np.asarray(sums.tokens_K, np.float64)
+        loss_C, tokens_C = np.asarray(sums.loss_C, np.float64), np.asarray(sums.tokens_C, np.float64)
         assert lengths is not None
         ideal = self.ideal_seconds(lengths)
 
         def mean(kind: int) -> float | None:
-            return float(loss_K[kind] / tokens_K[kind]) if tokens_K[kind] else None
+            return float(loss_C[kind] / tokens_C[kind]) if tokens_C[kind] else None
 
         return {
             "step": number,
             "loss": float(sums.loss) / max(float(sums.weight), 1e-9),
             "loss_cap": mean(TargetKind.TEACHER),
             "loss_sty": mean(TargetKind.STUDENT),
-            "tokens": int(tokens_K.sum()),
-            "tokens_by": {name: int(n) for name, n in zip(self.plan.data.names[1:], tokens_K[1:], strict=True)},
+            "tokens": int(tokens_C.sum()),
+            "tokens_by": {name: int(n) for name, n in zip(self.plan.data.names[1:], tokens_C[1:], strict=True)},
             "lr": float(self.rates(number - 1)),
             "grad_norm": norm,
             "seconds": round(seconds, 4),
@@ -248,7 +248,7 @@ class Trainer:
         return put(np.asarray(x), self.partitioner, (None,) * x.ndim)
 
     def _placed_rows(self, plan: BatchPlan, rows: Sequence[Sequence[int]], at_once: int) -> Batch:
-        """Rows of example numbers as micro-batches [A, B, T] on the devices; every process assembles its own rows."""
+        """Rows of example numbers as micro-batches [number, B, T] on the devices; every process assembles its own rows."""
         shape = (len(rows) // at_once, at_once, plan.max_seq_len)
         sharding = self.partitioner.sharding((None, "lanes", None))
         if sharding is None:

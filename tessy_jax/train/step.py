@@ -28,27 +28,27 @@ class State:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class LossSums:
-    """Sums over the targets of some batches. loss: weighted by kind; weight: the sum of these weights. loss_K, tokens_K:
-    unweighted loss and number of targets, per kind of target (K)."""
+    """Sums over the targets of some batches. loss: weighted by kind; weight: the sum of these weights. loss_C, tokens_C:
+    unweighted loss and number of targets, per kind of target (C)."""
 
     loss: jax.Array
     weight: jax.Array
-    loss_K: jax.Array
-    tokens_K: jax.Array
+    loss_C: jax.Array
+    tokens_C: jax.Array
 
 
-def loss_sums(graph: Any, params: Any, frozen: Any, batch: Batch, weights_K: jax.Array, dtype: Any, remat: str) -> LossSums:
-    """The losses of one micro-batch. weights_K: the weight of each kind of target.
+def loss_sums(graph: Any, params: Any, frozen: Any, batch: Batch, weights_C: jax.Array, dtype: Any, remat: str) -> LossSums:
+    """The losses of one micro-batch. weights_C: the weight of each kind of target.
 
     params: the trained part of the graph's state; frozen: the rest. Both are converted to `dtype` before computing.
     """
     model = nnx.merge(graph, *computed_in(dtype, (params, frozen)))
     hidden_BTD, _ = model(jnp.asarray(batch.tokens_BT), segments_BT=jnp.asarray(batch.segments_BT), remat=remat)
     losses_BT = token_losses(model, hidden_BTD, jnp.asarray(batch.targets_BT))
-    K = weights_K.shape[0]
-    hot_BTK = jax.nn.one_hot(batch.kinds_BT, K, dtype=jnp.float32).at[..., NO_TARGET].set(0)
-    loss_K, tokens_K = jnp.einsum("bt,btk->k", losses_BT, hot_BTK), hot_BTK.sum(axis=(0, 1))
-    return LossSums((loss_K * weights_K).sum(), (tokens_K * weights_K).sum(), loss_K, tokens_K)
+    C = weights_C.shape[0]
+    hot_BTC = jax.nn.one_hot(batch.kinds_BT, C, dtype=jnp.float32).at[..., NO_TARGET].set(0)
+    loss_C, tokens_C = jnp.einsum("bt,btc->c", losses_BT, hot_BTC), hot_BTC.sum(axis=(0, 1))
+    return LossSums((loss_C * weights_C).sum(), (tokens_C * weights_C).sum(), loss_C, tokens_C)
 
 
 def train_step(
@@ -59,22 +59,23 @@ def train_step(
     state: State,
     frozen: Any,
     batches: Batch,
-    weights_K: jax.Array,
+    weights_C: jax.Array,
 ) -> tuple[State, LossSums, jax.Array]:
-    """One step on micro-batches [A, B, T]. Returns the new state, the sums of losses, and the gradient norm before clipping.
+    """One step on micro-batches [number, B, T]. Returns the new state, the sums of losses, and the gradient norm before
+    clipping.
 
     The first four arguments are static.
     """
 
     def loss(params: Any, batch: Batch) -> tuple[jax.Array, LossSums]:
-        sums = loss_sums(graph, params, frozen, batch, weights_K, dtype, remat)
+        sums = loss_sums(graph, params, frozen, batch, weights_C, dtype, remat)
         return sums.loss, sums
 
     def add(carry: tuple[Any, LossSums], batch: Batch) -> tuple[tuple[Any, LossSums], None]:
         grads, sums = jax.grad(loss, has_aux=True)(state.params, batch)
         return jax.tree.map(jnp.add, carry, (grads, sums)), None
 
-    zero = LossSums(jnp.float32(0), jnp.float32(0), jnp.zeros_like(weights_K), jnp.zeros_like(weights_K))
+    zero = LossSums(jnp.float32(0), jnp.float32(0), jnp.zeros_like(weights_C), jnp.zeros_like(weights_C))
     (grads, total), _ = jax.lax.scan(add, (jax.tree.map(jnp.zeros_like, state.params), zero), batches)
     grads = jax.tree.map(lambda g: g / jnp.maximum(total.weight, 1e-9), grads)
     norm = optax.tree.norm(grads)

@@ -196,12 +196,12 @@ def spelling(world: World, kind: str) -> VocabTables:
     data = b"".join(text or b"" for text in table)
     offsets = np.cumsum([0] + [len(text or b"") for text in table]).astype(np.int32)
     return VocabTables(
-        data_N=jnp.asarray(np.frombuffer(data, np.uint8)),
+        data_X=jnp.asarray(np.frombuffer(data, np.uint8)),
         offsets_V1=jnp.asarray(offsets),
         control_V=jnp.asarray([text is None for text in table]),
-        closing_N=jnp.asarray(special(kind, "close"), jnp.int32),
-        ends_N=jnp.asarray(special(kind, "end")[: world.ends], jnp.int32),
-        answer_N=jnp.asarray([token for token, _ in encode(kind, CLOSE)], jnp.int32),
+        closing_X=jnp.asarray(special(kind, "close"), jnp.int32),
+        ends_X=jnp.asarray(special(kind, "end")[: world.ends], jnp.int32),
+        answer_X=jnp.asarray([token for token, _ in encode(kind, CLOSE)], jnp.int32),
     )
 
 
@@ -227,9 +227,9 @@ def engine(world: World, lanes: int, partitioner: Partitioner | None = None, wri
     tables = TextTables(
         vocabs=tuple(spelling(world, kind) for kind in world.kinds),
         bridges=tuple(bridges()[kind] for kind in world.kinds),
-        markers_ML=jnp.asarray(markers),
+        markers_MI=jnp.asarray(markers),
         marker_lengths_M=jnp.asarray([len(MARKER)], jnp.int32),
-        close_N=jnp.asarray(np.frombuffer(CLOSE, np.uint8)),
+        close_X=jnp.asarray(np.frombuffer(CLOSE, np.uint8)),
     )
     policy = DecodeParams(
         samplings=(Sampling.of(*world.sampling),) * 2,

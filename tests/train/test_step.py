@@ -63,8 +63,8 @@ def run(name: str, rows: list, splits: int = 1, devices: int = 1, weights=WEIGHT
 def assert_same(ours: tuple, theirs: tuple) -> None:
     (total, gradient), (other, expected) = ours, theirs
     np.testing.assert_allclose(total.loss / total.weight, other.loss / other.weight, rtol=1e-5)
-    np.testing.assert_allclose(total.tokens_K, other.tokens_K)
-    np.testing.assert_allclose(total.loss_K, other.loss_K, rtol=1e-5)
+    np.testing.assert_allclose(total.tokens_C, other.tokens_C)
+    np.testing.assert_allclose(total.loss_C, other.loss_C, rtol=1e-5)
     assert any(np.abs(g).max() > 1e-3 for g in expected)
     for a, b in zip(gradient, expected, strict=True):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * max(1.0, float(np.abs(b).max())))
@@ -102,8 +102,8 @@ def test_rematerialisation_does_not_change_the_gradient(remat):
 def test_the_losses_of_all_kinds_add_up_to_the_loss():
     total, _ = unpacked("llama-untied")
     kinds = np.concatenate([example.kinds[1:] for example in examples()])
-    np.testing.assert_array_equal(total.tokens_K, [0, *np.bincount(kinds)[1:]])
-    np.testing.assert_allclose(total.loss_K.sum(), total.loss, rtol=1e-6)
+    np.testing.assert_array_equal(total.tokens_C, [0, *np.bincount(kinds)[1:]])
+    np.testing.assert_allclose(total.loss_C.sum(), total.loss, rtol=1e-6)
     assert total.weight == (kinds != NO_TARGET).sum()
 
 
