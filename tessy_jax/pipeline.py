@@ -141,6 +141,18 @@ def _check_writer(config: Pipeline, writer: Model) -> None:
         )
 
 
+def own_questions(config: Pipeline, data: Data, task_kinds: Mapping[str, TaskKind]) -> list[Question]:
+    """The prompts of the job's evaluation, if `data` must not contain them.
+
+    Raises:
+        TessyError: a task cannot be read.
+    """
+    if data.decontaminate is None or not data.decontaminate.evaluation:
+        return []
+    by_task = problems_of(config.evaluation.tasks, task_kinds)
+    return [Question(problem.id, problem.messages) for problems in by_task.values() for problem in problems]
+
+
 class _Job:
     """A running job. stages: seconds of the finished stages."""
 
@@ -176,7 +188,7 @@ class _Job:
                     if not _is_finished(data.output):
                         options = {
                             "verifiers": response_verifiers(self.task_kinds),
-                            "questions": self._questions(config.data),
+                            "questions": own_questions(config, config.data, self.task_kinds),
                             **self.options,
                         }
                         written = synthesize(data, None if config.writer else self.student, **options)
@@ -236,7 +248,7 @@ class _Job:
         with self._stage(Stage(MADE)):
             if not _holds(predictors.output, "evaluation.json"):
                 assert predictors.data is not None
-                sample(predictors, questions=self._questions(predictors.data), **self.options)
+                sample(predictors, questions=own_questions(config, predictors.data, self.task_kinds), **self.options)
                 annotate_traces(predictors, log=self.options["log"])
                 for speaker in config.missing:
                     train_predictor(predictors, speaker, **self.options)
@@ -244,13 +256,6 @@ class _Job:
                 with RunStore(predictors.output) as store:
                     store.save_page("report.html", predictor_page(predictors.output, evaluations))
         return {speaker: within(training_folder(predictors, speaker), FOLDER) for speaker in config.missing}
-
-    def _questions(self, data: Data) -> list[Question]:
-        """The evaluation's prompts, if the data must not contain them."""
-        if data.decontaminate is None or not data.decontaminate.evaluation:
-            return []
-        by_task = problems_of(self.config.evaluation.tasks, self.task_kinds)
-        return [Question(problem.id, problem.messages) for problems in by_task.values() for problem in problems]
 
     def _evaluate_epochs(self, number: int, folder: RoundFolder, trained: str) -> None:
         """Evaluates the checkpoints of a training's epochs."""

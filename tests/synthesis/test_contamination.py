@@ -14,7 +14,7 @@ from tessy_jax.config import Data, Decontamination, Pipeline, read
 from tessy_jax.errors import ConfigError, DataError
 from tessy_jax.evaluate.job import TASK_KINDS
 from tessy_jax.mini import evaluation as mini
-from tessy_jax.pipeline import _Job
+from tessy_jax.pipeline import own_questions
 from tessy_jax.records import Failure
 from tessy_jax.store import RunReader
 from tessy_jax.synthesis.contamination import Index, Question, contaminated, jaccard, questions, shingles, words_of
@@ -236,7 +236,7 @@ def test_a_complete_job_compares_with_its_own_evaluation_by_default(tmp_path):
         decontaminate = {"evaluation": evaluation, "against": ["other.jsonl"]}
         file = job(tmp_path, data={"path": "p", "decontaminate": decontaminate}, evaluation={"tasks": tasks})
         config = read(Pipeline, file)
-        asked = _Job(config, {**TASK_KINDS, **mini.TASK_KINDS}, False, print, [], {})._questions(config.data)
+        asked = own_questions(config, config.data, {**TASK_KINDS, **mini.TASK_KINDS})
         assert len(asked) == expected
         assert not asked or (asked[3].name, asked[3].messages[0]["content"]) == ("table/x", "1 + 1")
 
