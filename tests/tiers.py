@@ -16,7 +16,6 @@ SLOW = (
     "tests/decode/test_loop.py::test_no_token_is_discarded_with_one_vocabulary_online_and_no_word_rule",
     "tests/decode/test_loop.py::test_the_caches_are_updated_in_place",
     "tests/decode/test_sampling.py::test_filters_keep_the_tokens_and_shares_that_transformers_keeps[filters1",
-    "tests/decode/test_sampling.py::test_filters_keep_the_tokens_and_shares_that_transformers_keeps[filters3",
     "tests/decode/test_sampling.py::test_filters_keep_the_tokens_and_shares_that_transformers_keeps[filters4",
     "tests/models/test_parity.py::test_a_token_classifier_gives_the_scores_of_transformers_complete_in_chunks_and_by_token[gpt_oss",
     "tests/models/test_parity.py::test_a_token_classifier_gives_the_scores_of_transformers_complete_in_chunks_and_by_token[qwen",
@@ -44,6 +43,10 @@ SLOW = (
     "tests/synthesis/test_recipes.py::test_rewritten_prompts_are_printed_and_not_saved",
     "tests/train/test_job.py::test_a_continued_training_needs_no_more_memory_than_an_uninterrupted_one",
     "tests/train/test_step.py::test_the_gradient_in_bfloat16_is_near_that_which_jax_derives_for_every_family[qwen3_moe",
+    "tests/synthesis/test_job.py::test_traces_cut_inside_thinking_or_answer_record_their_finish_reason",
+    "tests/text/test_bridge.py::test_the_device_agrees_with_the_library_on_real_tokenizers[deepseek-v3-5000",
+    "tests/text/test_bridge.py::test_the_device_agrees_with_the_library_on_real_tokenizers[gpt-oss-5000",
+    "tests/train/test_step.py::test_packing_splitting_and_sharding_change_neither_loss_nor_gradient[qwen3-tied-2-8",
 )
 
 BY_HAND = (
@@ -60,6 +63,7 @@ BY_HAND = (
     "tests/decode/test_loop.py::test_the_engine_and_the_plain_method_agree_token_for_token"
     "[two vocabularies, discard, rollback",
     "tests/decode/test_loop.py::test_the_engine_and_the_plain_method_agree_token_for_token[two vocabularies, extend, online",
+    "tests/decode/test_sampling.py::test_filters_keep_the_tokens_and_shares_that_transformers_keeps[filters3",
     "tests/mini/test_build.py::test_a_shipped_model_passes_its_gate_again[student-1",
     "tests/mini/test_build.py::test_a_shipped_model_passes_its_gate_again[student-2",
     "tests/mini/test_build.py::test_a_shipped_model_passes_its_gate_again[teacher",
@@ -92,6 +96,7 @@ BY_HAND = (
     "tests/models/test_parity.py::test_complete_sequences_give_the_logits_of_transformers[qwen3_moe-untied-unrolled",
     "tests/models/test_restack.py::test_restacking_and_unstacking_changes_no_array_and_keeps_the_mesh[gpt_oss-tied-8",
     "tests/models/test_restack.py::test_restacking_and_unstacking_changes_no_array_and_keeps_the_mesh[llama-untied-8",
+    "tests/synthesis/test_job.py::test_kill_9_at_random_instants_changes_nothing[25",
     "tests/synthesis/test_job.py::test_one_model_alone_writes_through_the_same_engine[student_only",
     "tests/synthesis/test_processes.py::test_two_processes_do_both_passes_of_a_recipe_as_one_does[teacher_reference",
     "tests/synthesis/test_processes.py::test_two_processes_pass_the_students_arrays_on_as_one_does",

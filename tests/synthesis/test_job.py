@@ -83,7 +83,8 @@ def test_rows_tile_their_content_and_come_in_the_order_of_the_input(config, tmp_
 
 
 @pytest.mark.slow
-def test_kill_9_at_25_random_instants_changes_nothing(config, tmp_path, capsys):
+@pytest.mark.parametrize("limit", [10, 25])
+def test_kill_9_at_random_instants_changes_nothing(limit, config, tmp_path, capsys):
     """40 responses; the process is started again after each kill. Time in the rows' meta aside, every byte is the same."""
     assert main(["synthesize", str(config()), "--json"]) == 0
     expected = {r["id"]: without_time(r) for r in rows_of(capsys, tmp_path / "run")}
@@ -98,7 +99,7 @@ def test_kill_9_at_25_random_instants_changes_nothing(config, tmp_path, capsys):
     while True:
         begin = time.monotonic()
         process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-        wait = rng.uniform(0.2, longest_wait) if kills < 25 else None
+        wait = rng.uniform(0.2, longest_wait) if kills < limit else None
         try:
             _, error = process.communicate(timeout=wait)
         except subprocess.TimeoutExpired:
@@ -108,7 +109,7 @@ def test_kill_9_at_25_random_instants_changes_nothing(config, tmp_path, capsys):
             continue
         assert process.returncode == 0, error
         started = time.monotonic() - begin
-        if kills >= 25:
+        if kills >= limit:
             break
         longest_wait = max(1.0, started)  # it ended before the kill: aim at an earlier instant of a new job
         os.rename(tmp_path / "killed", tmp_path / f"ended-{kills}-{time.monotonic_ns()}")
