@@ -41,14 +41,14 @@ def summary(folder):
 
 def results(folder, rounds=1):
     """What a person would compare: verdicts before and after, losses, responses."""
-    found = {"before": (folder / "before" / "verdicts.jsonl").read_text()}
+    values = {"before": (folder / "before" / "verdicts.jsonl").read_text()}
     for number in range(1, rounds + 1):
         place = folder / f"round-{number}"
-        found[f"after {number}"] = (place / "evaluation" / "verdicts.jsonl").read_text()
+        values[f"after {number}"] = (place / "evaluation" / "verdicts.jsonl").read_text()
         lines = (place / "training" / "metrics.jsonl").read_text().splitlines()
-        found[f"losses {number}"] = [json.loads(line)["loss"] for line in lines]
-        found[f"rows {number}"] = [(row.id, row.content, row.spans) for row in rows_in_order(str(place / "synthesis"))]
-    return found
+        values[f"losses {number}"] = [json.loads(line)["loss"] for line in lines]
+        values[f"rows {number}"] = [(row.id, row.content, row.spans) for row in rows_in_order(str(place / "synthesis"))]
+    return values
 
 
 @pytest.fixture(scope="module")
@@ -61,13 +61,13 @@ def whole(tmp_path_factory):
 
 @pytest.mark.slow
 def test_a_job_leaves_its_stages_a_summary_and_a_report(whole):
-    found = summary(whole)
-    assert found["finished"]
-    assert [stage["name"] for stage in found["stages"]] == STAGES
+    job_summary = summary(whole)
+    assert job_summary["finished"]
+    assert [stage["name"] for stage in job_summary["stages"]] == STAGES
     kinds = [("evaluation", None), ("synthesis", 1), ("training", 1), ("evaluation", 1)]
-    assert [(stage["kind"], stage["round"]) for stage in found["stages"]] == kinds
-    assert all(stage["seconds"] > 0 for stage in found["stages"])
-    assert found["peak_memory"]["host_bytes"] > 1e8
+    assert [(stage["kind"], stage["round"]) for stage in job_summary["stages"]] == kinds
+    assert all(stage["seconds"] > 0 for stage in job_summary["stages"])
+    assert job_summary["peak_memory"]["host_bytes"] > 1e8
     everything = results(whole)
     assert len(everything["losses 1"]) == 6
     assert len(everything["rows 1"]) == 12
@@ -103,10 +103,10 @@ def test_another_configuration_in_a_run_folder_is_refused_with_the_keys(whole, c
 def test_the_student_is_loaded_once_and_goes_from_stage_to_stage(whole, tmp_path, monkeypatch):
     loaded = []
     load = hf.load
-    monkeypatch.setattr(hf, "load", lambda folder, **how: (loaded.append(str(folder)), load(folder, **how))[1])
+    monkeypatch.setattr(hf, "load", lambda folder, **options: (loaded.append(str(folder)), load(folder, **options))[1])
     config = read(Pipeline, job(tmp_path))
-    found = run(config, task_kinds={**TASK_KINDS, **evaluation.TASK_KINDS}, progress=False, page=False)
-    assert found["finished"]
+    job_summary = run(config, task_kinds={**TASK_KINDS, **evaluation.TASK_KINDS}, progress=False, page=False)
+    assert job_summary["finished"]
     names = ("student-0", "teacher", "predictor-student", "predictor-teacher")
     assert sorted(loaded) == sorted(str(MODELS / name) for name in names)
     assert results(tmp_path / "job") == results(whole)
@@ -130,11 +130,11 @@ def test_another_student_may_write_and_the_trained_one_is_asked_after_every_epoc
     asked = yaml.safe_load((ROOT / "configs" / "mini.yaml").read_text())["evaluation"]["tasks"][0]
     asked["mini"]["items"] = 6
     writer = yaml.safe_load((ROOT / "configs" / "mini.yaml").read_text())["student"] | {"model": str(MODELS / "student-1")}
-    told = "You are somebody else."
+    system_message = "You are somebody else."
     changes = {
         "writer": writer,
-        "synthesis": {"isolation": told},
-        "evaluation": {"every_epochs": 1, "system": told, "tasks": [asked]},
+        "synthesis": {"isolation": system_message},
+        "evaluation": {"every_epochs": 1, "system": system_message, "tasks": [asked]},
         "training": {"batch_size": 2, "steps": 8, "save_every": 100},
     }
     assert tessy(job(tmp_path, "crossed", **changes)) == 0
@@ -149,7 +149,9 @@ def test_another_student_may_write_and_the_trained_one_is_asked_after_every_epoc
         }
     )
     assert {row.id: row.content for row in responses(alone)} == written
-    assert all(row.messages[0] == {"role": "system", "content": told} for row in rows_in_order(str(place / "synthesis")))
+    assert all(
+        row.messages[0] == {"role": "system", "content": system_message} for row in rows_in_order(str(place / "synthesis"))
+    )
     training = summary(place / "training")
     ends = {int(epoch): step for epoch, step in training["epoch_ends"].items()}
     assert list(ends) == [1, 2]
@@ -162,7 +164,7 @@ def test_another_student_may_write_and_the_trained_one_is_asked_after_every_epoc
     file = tmp_path / "then.yaml"
     then = {**summary(place / "epochs" / f"{epoch:03}")}
     raw = yaml.safe_load((place / "epochs" / f"{epoch:03}" / "config.yaml").read_text())
-    assert raw["student"]["system"] == told
+    assert raw["student"]["system"] == system_message
     assert yaml.safe_load((tmp_path / "crossed" / "before" / "config.yaml").read_text())["student"]["system"] is None
     raw |= {"output": str(tmp_path / "again"), "student": raw["student"] | {"model": str(tmp_path / "then")}}
     file.write_text(yaml.safe_dump(raw))
@@ -229,8 +231,8 @@ def test_two_processes_run_the_whole_job_of_one(tmp_path):
     assert tessy(job(tmp_path, "one", **changes), "--json") == 0
     codes, said = several.ended(several.tessy("run", job(tmp_path, "two", **changes), devices=1))
     assert codes == [0, 0], said
-    found = summary(tmp_path / "two")
-    assert (found["processes"], found["devices"][1]) == (2, "2 in all")
+    job_summary = summary(tmp_path / "two")
+    assert (job_summary["processes"], job_summary["devices"][1]) == (2, "2 in all")
     ours, theirs = results(tmp_path / "two"), results(tmp_path / "one")
     assert ours.pop("losses 1") == pytest.approx(theirs.pop("losses 1"), rel=1e-5)
     assert ours == theirs

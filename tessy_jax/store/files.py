@@ -219,7 +219,9 @@ class RemoteFiles:
         except DataError:
             self._creates = False
             self.put(probe, PROBE)
-            logger.warning("%s: cannot tell a new file from a replaced one; let only one process write to it", self.url)
+            logger.warning(
+                "%s: cannot distinguish a new file from a replaced one; let only one process write to it", self.url
+            )
         self._remove(probe)
 
     def _remove(self, name: str) -> None:

@@ -348,10 +348,10 @@ class RunStore(RunReader):
     def _strange(self) -> str | None:
         """The first name in the folder that does not belong to a run."""
         inside = {"responses": PART, "snapshots": SNAPSHOT}
-        found = [name for name in self._files.sizes("") if name not in inside]
+        strange = [name for name in self._files.sizes("") if name not in inside]
         for folder, ours in inside.items():
-            found += [f"{folder}/{name}" for name in self._files.sizes(folder) if not ours.fullmatch(name)]
-        return min((name for name in found if not name.rpartition("/")[2].startswith(".")), default=None)
+            strange += [f"{folder}/{name}" for name in self._files.sizes(folder) if not ours.fullmatch(name)]
+        return min((name for name in strange if not name.rpartition("/")[2].startswith(".")), default=None)
 
     def _delete(self, names: Sequence[str]) -> None:
         """Deletes obsolete files; a failure only costs disk space."""

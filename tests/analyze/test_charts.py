@@ -1,4 +1,4 @@
-"""Charts tell many variants apart, are the same bytes each time, and show hostile names as text."""
+"""Charts distinguish many variants, are the same bytes each time, and show hostile names as text."""
 
 import re
 
@@ -30,9 +30,9 @@ def every(names=NAMES):
 
 def test_each_of_many_variants_has_a_look_of_its_own_without_its_colour_too():
     for count in (8, 20):
-        found = list(looks([str(i) for i in range(count)]).values())
-        assert len(set(found)) == count
-    assert len({(look.marker, str(look.dash)) for look in found[:8]}) == 8
+        all_looks = list(looks([str(i) for i in range(count)]).values())
+        assert len(set(all_looks)) == count
+    assert len({(look.marker, str(look.dash)) for look in all_looks[:8]}) == 8
     assert list(looks(NAMES).values())[:3] == list(looks(NAMES[:3]).values())
 
 
@@ -61,8 +61,8 @@ def test_on_a_page_all_colours_are_its_variables_and_in_files_they_are_its_light
 def test_every_variant_is_named(drawn):
     for chart, svg, _ in drawn:
         if chart.name != "quality":
-            found = [node.text for node in parse(svg).all("text")]
-            assert set(NAMES) <= set(found), chart.name
+            labels = [node.text for node in parse(svg).all("text")]
+            assert set(NAMES) <= set(labels), chart.name
 
 
 def test_hostile_names_are_text():
@@ -71,8 +71,8 @@ def test_hostile_names_are_text():
         for svg in (part, file):
             assert "<script" not in svg
             assert not re.search("[\0\u202e\ud800]", svg)
-        found = {node.text for node in parse(part).all("text")}
-        assert chart.name == "quality" or {shown(name) for name in HOSTILE} <= found
+        labels = {node.text for node in parse(part).all("text")}
+        assert chart.name == "quality" or {shown(name) for name in HOSTILE} <= labels
 
 
 def test_a_long_name_keeps_its_beginning_and_its_end():
@@ -88,8 +88,8 @@ def test_a_band_reaches_as_far_as_the_deviation():
     shapes = [node.attributes for node in parse(chart.inline()).all("path")]
 
     def heights(kind):
-        found = [one["d"] for one in shapes if kind in one["style"] and "var(--blue)" in one["style"]]
-        return [float(number) for number in re.findall(r"[-\d.]+", found[0])][1::2]  # the legend comes last
+        paths = [one["d"] for one in shapes if kind in one["style"] and "var(--blue)" in one["style"]]
+        return [float(number) for number in re.findall(r"[-\d.]+", paths[0])][1::2]  # the legend comes last
 
     line, band = heights("stroke-linecap: square"), heights("fill-opacity")
     assert max(band) - min(band) == pytest.approx(2 * (line[0] - line[1]), abs=0.01), "from 1 to 5, the line from 2 to 4"

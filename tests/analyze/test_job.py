@@ -105,15 +105,15 @@ def test_what_is_not_finished_is_said_on_the_page_and_on_stderr(tmp_path, capsys
     shutil.rmtree(tmp_path / "compared" / "student" / "seed-4" / "before")
     assert cli.main(["analyze", str(file)]) == 0
     err, page = capsys.readouterr().err, parse((tmp_path / "compared" / "analysis" / "report.html").read_text())
-    for said in (
+    for phrase in (
         "Unfinished data sets, left out: 1 of 6 (student/seed-3/tessy).",
         "Jobs with unfinished training: 1 of 6 (student/seed-3/teacher_only).",
         "Jobs with unfinished evaluations: 3 of 6 (student/seed-4/tessy, student/seed-4/teacher_only, ",
         "There are no evaluations after epochs",
         "The likelihood of the data was not computed",
     ):
-        assert said in err
-        assert said in page.text
+        assert phrase in err
+        assert phrase in page.text
     assert tables(page)["Data sets"][1][:3] == ["tessy", "1", "4"]
 
 
@@ -135,9 +135,9 @@ def test_epochs_that_were_not_evaluated_are_said(tmp_path, capsys, undrawn):
     shutil.rmtree(run(tmp_path, "teacher_only") / "epochs")
     (run(tmp_path) / "epochs" / "001" / "summary.json").unlink()
     assert cli.main(["analyze", str(file)]) == 0
-    said = capsys.readouterr().err
-    assert "unfinished evaluations: 1 of 3 (student/seed-3/tessy)." in said
-    assert "without evaluations after epochs: 2 of 3 (student/seed-3/tessy, student/seed-3/teacher_only)." in said
+    errors = capsys.readouterr().err
+    assert "unfinished evaluations: 1 of 3 (student/seed-3/tessy)." in errors
+    assert "without evaluations after epochs: 2 of 3 (student/seed-3/tessy, student/seed-3/teacher_only)." in errors
 
 
 def test_run_folders_alone_give_the_figures_of_their_texts(tmp_path, capsys):
@@ -147,11 +147,11 @@ def test_run_folders_alone_give_the_figures_of_their_texts(tmp_path, capsys):
     ]
     out = tmp_path / "out"
     assert cli.main(["analyze", *named, "--output", str(out), "--set", "analysis.likelihood=null", "--json"]) == 0
-    said = capsys.readouterr()
+    captured = capsys.readouterr()
     assert sorted(file.stem for file in (out / "figures").glob("*.svg")) == TEXTS
     assert json.loads((out / "analysis.json").read_text())["variants"] == ["ours", "theirs"]
-    assert "analyze a comparison to include them" in said.err
-    assert json.loads(said.out)["figures"]
+    assert "analyze a comparison to include them" in captured.err
+    assert json.loads(captured.out)["figures"]
 
 
 def test_hostile_text_is_text_on_the_page(tmp_path, monkeypatch):
@@ -167,7 +167,7 @@ def test_hostile_text_is_text_on_the_page(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["nowhere.yaml"], "nowhere.yaml: cannot be read"),
         (["a.yaml", "b.yaml"], "a.yaml: is not name=folder; give the YAML file of one comparison, or run folders"),
@@ -178,10 +178,10 @@ def test_hostile_text_is_text_on_the_page(tmp_path, monkeypatch):
         (["a=nowhere", "--output", "x", "--set", "analysis.word=3"], "did you mean analysis.words"),
     ],
 )
-def test_what_cannot_be_analysed_is_refused_with_the_remedy(arguments, said, tmp_path, monkeypatch, capsys):
+def test_what_cannot_be_analysed_is_refused_with_the_remedy(arguments, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert cli.main(["analyze", *arguments]) == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 

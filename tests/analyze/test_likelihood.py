@@ -49,9 +49,11 @@ def sets(tmp_path):
 
 def test_the_student_finds_its_own_words_more_probable_and_is_loaded_once(sets, monkeypatch):
     loaded, real = [], module.hf.load
-    monkeypatch.setattr(module.hf, "load", lambda *args, **how: loaded.append(args) or real(*args, **how))
+    monkeypatch.setattr(module.hf, "load", lambda *args, **options: loaded.append(args) or real(*args, **options))
     read_rows, scored = [], module.score
-    monkeypatch.setattr(module, "score", lambda rows, *args, **how: read_rows.append(rows) or scored(rows, *args, **how))
+    monkeypatch.setattr(
+        module, "score", lambda rows, *args, **options: read_rows.append(rows) or scored(rows, *args, **options)
+    )
     found = likelihoods(sets, Likelihood(responses=3), {})
     assert len(loaded) == 1
     assert [[row.id for row in rows] for rows in read_rows] == [

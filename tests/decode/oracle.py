@@ -168,7 +168,7 @@ class Oracle:
         if self.flush(m):
             return "length"
         thinking = self.thought < 0
-        together = thinking and self.thinkers == 3
+        cooperative = thinking and self.thinkers == 3
         start, over = len(self.text), None
         written = self.text
         count = 0
@@ -196,15 +196,15 @@ class Oracle:
                         start = min(start, len(written))
             spent = len(writer.tokens) >= settings.limit
             full = count >= writer.step or len(written) - start >= settings.span
-            if over or spent or not together or (full and complete(written[start:])):
+            if over or spent or not cooperative or (full and complete(written[start:])):
                 break
-        return self.finish(m, written, start, over, together)
+        return self.finish(m, written, start, over, cooperative)
 
-    def finish(self, m, written, start, over, together):
+    def finish(self, m, written, start, over, cooperative):
         settings, writer = self.settings, self.writers[m]
         self.text, self.sources = self.text[:start], self.sources[:start]
         flip, v = None, self.reads[m]
-        if together and v is not None:
+        if cooperative and v is not None:
             reader = self.writers[v]
             tokens, ends = list(reader.tokens), list(reader.ends)
             if v != m:
@@ -223,10 +223,10 @@ class Oracle:
                     flip = end
                     break
         cut = len(written)
-        if together:
+        if cooperative:
             cut = start + self.cut(m, written[start:], None if flip is None else flip - start, over, start)
         uncovered = None
-        if together and v is not None and v != m and flip is None:
+        if cooperative and v is not None and v != m and flip is None:
             uncovered = (v, written)
         writer.cut(cut)
         self.text = written[:cut]

@@ -70,13 +70,13 @@ def test_a_continuation_does_not_depend_on_batch_order_or_devices():
     options = {"max_new_tokens": 40, "eos_ids": [5], "temperature": 1.0, "seed": SEED}
     prompts = prompts_of([30, 5, 60, 12, 1])
     model = hf.load(folder)
-    together = generate(model, prompts, **options)
+    in_batch = generate(model, prompts, **options)
     alone = [generate(model, [p], samples=[i], **options)[0] for i, p in enumerate(prompts)]
-    assert alone == together
+    assert alone == in_batch
     reverse = generate(model, prompts[::-1], samples=[4, 3, 2, 1, 0], **options)
-    assert reverse[::-1] == together
+    assert reverse[::-1] == in_batch
     sharded = hf.load(folder, partitioner=Partitioner(make_mesh(parse_mesh(VARIANTS["gpt_oss-untied"].mesh))))
-    assert generate(sharded, prompts, **options) == together
+    assert generate(sharded, prompts, **options) == in_batch
 
 
 def test_samples_differ_and_seeds_differ():
@@ -97,8 +97,8 @@ def test_nothing_is_asked_for_and_nothing_is_written():
 def test_bfloat16_runs_and_its_one_lane_equals_the_same_lane_among_others():
     model = hf.load(reference("qwen3-untied").folder, dtype=jnp.bfloat16)
     prompts = prompts_of([20, 33])
-    together = generate(model, prompts, max_new_tokens=10, eos_ids=[])
-    assert generate(model, prompts[:1], max_new_tokens=10, eos_ids=[])[0] == together[0]
+    in_batch = generate(model, prompts, max_new_tokens=10, eos_ids=[])
+    assert generate(model, prompts[:1], max_new_tokens=10, eos_ids=[])[0] == in_batch[0]
 
 
 def test_buckets_hold_the_tokens_and_at_most_half_as_many_more():

@@ -102,11 +102,11 @@ def test_a_prompt_that_a_lane_has_read_is_copied_and_a_response_does_not_depend_
     whole, beginning = [Job(i, sizes, like=50) for i in (50, 51, 52, 53)], Job(54, sizes, like=50, own=10)
     other, short = Job(55, sizes), Job(56, (150, 120), like=50, own=5)
     machine = engine(world, 3)
-    together = by_engine(world, [*whole, beginning, other, short], built=machine)
+    in_batch = by_engine(world, [*whole, beginning, other, short], built=machine)
     assert machine.totals.shared.tolist() == [3 * 149 + 128 + 128, 3 * 202 + 128]
     assert (machine.totals.shared + machine.totals.prefilled).tolist() == [6 * 149 + 149, 6 * 202 + 119]
     for job in (*whole, beginning, other, short):
-        assert by_engine(world, [job])[job.sample] == together[job.sample], job
+        assert by_engine(world, [job])[job.sample] == in_batch[job.sample], job
 
 
 @pytest.mark.slow
@@ -114,10 +114,10 @@ def test_a_layer_that_forgets_its_beginning_shares_a_prompt_only_before_anything
     writers = [model(1 + m, len(spelled(kind)), sharp=2.5, window=16) for m, kind in enumerate(("student", "teacher"))]
     jobs = [Job(i, (20, 30), like=50) for i in (50, 51, 52)]
     machine = engine(World(), 2, writers=writers)
-    together = by_engine(World(), jobs, lanes=2, built=machine)
+    in_batch = by_engine(World(), jobs, lanes=2, built=machine)
     assert machine.totals.shared.tolist() == [19, 29]
     for job in jobs:
-        assert by_engine(World(), [job], writers=writers)[job.sample] == together[job.sample]
+        assert by_engine(World(), [job], writers=writers)[job.sample] == in_batch[job.sample]
 
 
 def test_a_response_continues_unchanged_after_extract_and_insert(alone):

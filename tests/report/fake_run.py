@@ -211,5 +211,5 @@ def evaluation(place, number, problems, text=None, epoch=0):
 def _predictors(place):
     with RunStore(str(place)) as store:
         store.save_config("predictor: {}\n")
-        found = {name: {"style": {"f1": f1}} for name, f1 in (("student", 0.912345), ("teacher", 0.87654))}
-        store.save_page("evaluation.json", json.dumps(found))
+        evaluations = {name: {"style": {"f1": f1}} for name, f1 in (("student", 0.912345), ("teacher", 0.87654))}
+        store.save_page("evaluation.json", json.dumps(evaluations))

@@ -31,8 +31,8 @@ class Node:
                 yield from part.all(tag, marked)
 
     def one(self, tag=None, marked=None):
-        (found,) = self.all(tag, marked)
-        return found
+        (node,) = self.all(tag, marked)
+        return node
 
 
 class _Parser(HTMLParser):

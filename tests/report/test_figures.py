@@ -89,9 +89,9 @@ def test_bars_at_the_same_x_are_side_by_side():
 def test_bars_accept_tick_labels_and_an_axis_range():
     names = {0: "one", 1: "<b>", 2: "many"}
     svg = bar_chart([Bars("spans", [0, 1, 2], [3, 4, 5])], **NAMES, ticks=names, y_range=(0, 20))
-    found = texts(svg)
-    assert [text for text in found if text in names.values()] == list(names.values())
-    assert "20" in found or "20.0" in found
+    labels = texts(svg)
+    assert [text for text in labels if text in names.values()] == list(names.values())
+    assert "20" in labels or "20.0" in labels
 
 
 @pytest.mark.parametrize("name", ["<script>alert(1)</script>", '$\\frac{$ & "', "nul \0 \u202e \ud800 ]]>"])

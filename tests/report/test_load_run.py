@@ -117,22 +117,22 @@ def test_a_run_on_an_object_store_gives_the_same_page_as_on_disk(tmp_path):
 def test_hostile_text_of_models_stays_text(tmp_path, page, text):
     run = build(tmp_path / "run", prompts=6, problems=8, text=text)
     html = run_page(run)
-    found = parse(html)
+    hostile = parse(html)
     assert visible(html) == html
-    assert {node.tag for node in found.all()} <= {node.tag for node in page.all()}
-    assert len(list(found.all("script"))) == 1
-    for node in found.all():
+    assert {node.tag for node in hostile.all()} <= {node.tag for node in page.all()}
+    assert len(list(hostile.all("script"))) == 1
+    for node in hostile.all():
         assert not [name for name in node.attributes if name.startswith("on") or name in ("src", "href", "srcdoc")] or (
             node.tag == "a" and re.fullmatch(r"#section-\d+", node.attributes["href"])
         )
         style = node.attributes.get("style", "")
         assert re.fullmatch(r"[-a-z: .;%0-9(),#]*", style), style
-    for box, row in zip(found.all(marked="written"), rows_of(run, "round-1/synthesis"), strict=True):
+    for box, row in zip(hostile.all(marked="written"), rows_of(run, "round-1/synthesis"), strict=True):
         assert box.text == visible(row.content)
-    assert visible(text.rstrip("/").rpartition("/")[2]) in found.one(marked="subtitle").text
-    families = {row[0] for row in tables(found)["pass@1 and its confidence interval"]}
+    assert visible(text.rstrip("/").rpartition("/")[2]) in hostile.one(marked="subtitle").text
+    families = {row[0] for row in tables(hostile)["pass@1 and its confidence interval"]}
     assert {visible(text) + name for name in ("Ae", "Ah", "B")} <= families
-    articles = list(section(found, "Before and after").all("article"))
+    articles = list(section(hostile, "Before and after").all("article"))
     assert articles
     for article in articles:
         assert visible(text) in article.one("h4").text

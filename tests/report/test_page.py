@@ -58,12 +58,12 @@ def page_of(text):
 @pytest.mark.parametrize("text", HOSTILE)
 def test_untrusted_text_is_escaped_everywhere(text):
     html = render(page_of(text))
-    found, plain = parse(html), parse(render(page_of("plain")))
-    assert [node.tag for node in found.all()] == [node.tag for node in plain.all()]
+    hostile, plain = parse(html), parse(render(page_of("plain")))
+    assert [node.tag for node in hostile.all()] == [node.tag for node in plain.all()]
     names = [sorted(node.attributes) for node in plain.all()]
-    assert [sorted(node.attributes) for node in found.all()] == names
-    assert found.one("title").text == found.one("h1").text == visible(text)
-    assert {node.text for node in found.all() if node.tag in ("h2", "th", "td", "h3", "figcaption")} == {visible(text)}
+    assert [sorted(node.attributes) for node in hostile.all()] == names
+    assert hostile.one("title").text == hostile.one("h1").text == visible(text)
+    assert {node.text for node in hostile.all() if node.tag in ("h2", "th", "td", "h3", "figcaption")} == {visible(text)}
 
 
 @given(st.text(st.characters(exclude_categories=()), max_size=30))
@@ -92,10 +92,10 @@ def test_a_page_makes_no_requests():
 
 def test_only_the_script_of_the_page_is_allowed():
     script = "document.title = '<&>';"
-    found = parse(render(Page("t", "s", [], script=script)))
-    digest = base64.b64encode(hashlib.sha256(found.one("script").text.encode()).digest()).decode()
-    policies = [node.attributes.get("content", "") for node in found.all("meta")]
-    assert found.one("script").text == script
+    page = parse(render(Page("t", "s", [], script=script)))
+    digest = base64.b64encode(hashlib.sha256(page.one("script").text.encode()).digest()).decode()
+    policies = [node.attributes.get("content", "") for node in page.all("meta")]
+    assert page.one("script").text == script
     assert any(policy.endswith(f"script-src 'sha256-{digest}'") for policy in policies)
     without = parse(render(Page("t", "s", [])))
     assert not list(without.all("script"))
@@ -118,8 +118,8 @@ def test_several_sections_are_linked():
 
 def test_a_table_is_shown_cell_by_cell():
     table = Table("numbers", ["", "a", "b"], [["x", "1", "2"], ["y", "3", "4"]])
-    found = parse(render(Page("t", "s", [Section("h", pieces=[table])])))
-    assert tables(found) == {"numbers": [["", "a", "b"], ["x", "1", "2"], ["y", "3", "4"]]}
+    page = parse(render(Page("t", "s", [Section("h", pieces=[table])])))
+    assert tables(page) == {"numbers": [["", "a", "b"], ["x", "1", "2"], ["y", "3", "4"]]}
 
 
 def test_a_row_with_the_wrong_number_of_cells_is_refused():
@@ -130,9 +130,9 @@ def test_a_row_with_the_wrong_number_of_cells_is_refused():
 
 
 def test_a_fragment_escapes_its_values():
-    found = parse(fragment("dial.html", speaker="<b>", at=0, last=1, threshold="<i>", cells=[("<u>", "<s>", 1, "")]))
-    assert not [node for node in found.all() if node.tag in "bius"]
-    assert [node.text for node in found.all("output")] == ["<i>", "<s>"]
+    parsed = parse(fragment("dial.html", speaker="<b>", at=0, last=1, threshold="<i>", cells=[("<u>", "<s>", 1, "")]))
+    assert not [node for node in parsed.all() if node.tag in "bius"]
+    assert [node.text for node in parsed.all("output")] == ["<i>", "<s>"]
 
 
 def test_number_formats():

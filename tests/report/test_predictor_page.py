@@ -83,10 +83,10 @@ def test_every_token_is_shown_once_and_the_text_is_complete(given_):
     example = example_of(text, offsets, spans, [0.7] * len(offsets))
     html = predictor_report({"student": PredictorView(random_view(count=2).metrics, [example])}, **NAMES)
     assert parse(html).one(marked="segment").text == visible(text)
-    found = tokens_of(html)
-    assert len(found) == len(offsets)
+    tokens = tokens_of(html)
+    assert len(tokens) == len(offsets)
     at = 0
-    for token, (start, end) in zip(found, offsets, strict=True):
+    for token, (start, end) in zip(tokens, offsets, strict=True):
         assert token.text == visible(text[max(start, at) : max(end, at)])
         at = max(end, at)
 
@@ -96,16 +96,16 @@ def test_hostile_text_of_models_stays_text(text):
     example = example_of(text, [(i, i + 1) for i in range(len(text))], [], [0.5] * len(text))
     named = Example(text, example.text, example.offsets, example.labels, example.probabilities, [])
     metrics = random_view(count=2).metrics
-    found = parse(predictor_report({"teacher": PredictorView(metrics, [named])}, title=text, subtitle=text))
-    assert found.one(marked="segment").text == found.one("h4").text == found.one("h1").text == visible(text)
-    assert len(list(found.all("script"))) == 2
-    assert not list(found.all("img"))
+    page = parse(predictor_report({"teacher": PredictorView(metrics, [named])}, title=text, subtitle=text))
+    assert page.one(marked="segment").text == page.one("h4").text == page.one("h1").text == visible(text)
+    assert len(list(page.all("script"))) == 2
+    assert not list(page.all("img"))
 
 
 def test_a_token_is_marked_with_its_label_and_its_prediction():
     html = predictor_report({"student": view_of([hand_made()])}, **NAMES)
-    found = [(token.text, " ".join(token.classes), token.attributes["title"]) for token in tokens_of(html)]
-    assert found == [
+    shown_tokens = [(token.text, " ".join(token.classes), token.attributes["title"]) for token in tokens_of(html)]
+    assert shown_tokens == [
         ("Hmm", "token style", "style; no prediction"),
         (",", "token style", "style; no prediction"),
         (" so", "token style predicted-style", "style; probability of style 0.900"),
@@ -124,8 +124,8 @@ def test_a_probability_at_the_threshold_is_capability():
 
 
 def data_of(html):
-    (found,) = [node for node in parse(html).all("script") if node.attributes.get("id") == "data"]
-    return found.text
+    (element,) = [node for node in parse(html).all("script") if node.attributes.get("id") == "data"]
+    return element.text
 
 
 def test_a_token_without_a_label_is_unlabelled():
@@ -142,27 +142,27 @@ def test_the_numbers_shown_are_the_metrics(speaker):
     view = random_view(3, 0.43, speaker)
     m = view.metrics
     page = parse(predictor_report({speaker: view}, **NAMES))
-    found = tables(page)
+    by_caption = tables(page)
     style, capability, cuts = m["style"], m["capability"], m["cuts"]
     shares = [f"{100 * cuts[f'{end}_share']:.1f} %" for end in ("early", "exact", "late")]
     values = [f"{x:.3f}" for x in (m["accuracy"], style["f1"], capability["f1"])]
-    assert found["Overview"][1:] == [[speaker, f"{m['tokens']:,}", *values, *shares, "0.43"]]
-    assert found["Token kinds"][1:] == [
+    assert by_caption["Overview"][1:] == [[speaker, f"{m['tokens']:,}", *values, *shares, "0.43"]]
+    assert by_caption["Token kinds"][1:] == [
         [name, *(f"{one[key]:.3f}" for key in ("precision", "recall", "f1")), f"{one['tokens']:,}"]
         for name, one in (("style", style), ("capability", capability))
     ]
-    assert [row[1:] for row in found["Cuts of turns"][1:4]] == [
+    assert [row[1:] for row in by_caption["Cuts of turns"][1:4]] == [
         [f"{cuts[end]:,}", share] for end, share in zip(("early", "exact", "late"), shares, strict=True)
     ]
-    assert found["Cuts of turns"][4][1] == str(cuts["none"])
-    assert found["Calibration"][1:] == [
+    assert by_caption["Cuts of turns"][4][1] == str(cuts["none"])
+    assert by_caption["Calibration"][1:] == [
         [f"from {b['from']:.1f}", f"{b['tokens']:,}", f"{b['probability']:.3f}", f"{b['style']:.3f}"]
         for b in m["calibration"]["bins"]
     ]
     assert f"{m['calibration']['brier']:.4f}" in page.text
     assert f"{m['calibration']['expected_error']:.4f}" in page.text
     order = ["style_as_style", "style_as_capability", "capability_as_style", "capability_as_capability"]
-    assert [row[:5] for row in found["Confusion by token type"][1:]] == [
+    assert [row[:5] for row in by_caption["Confusion by token type"][1:]] == [
         [name, *(str(counts[key]) for key in order)] for name, counts in m["by_token_type"].items()
     ]
     assert [node.text for node in page.one(marked="dial").all("output")] == ["0.43", *values, *shares]

@@ -56,8 +56,8 @@ def rows_of(run, place):
 
 
 def section(page, heading):
-    (found,) = [node for node in page.all("section") if node.one("h2").text == heading]
-    return found
+    (matching,) = [node for node in page.all("section") if node.one("h2").text == heading]
+    return matching
 
 
 def shown(share):
@@ -69,16 +69,16 @@ def test_order_of_sections(page):
 
 
 def test_results_match_the_summaries(two, page):
-    found = tables(page)["pass@1 and its confidence interval"]
-    assert found[0][:-1] == ["", "problems", "before", "after round 1", "change", "after round 2", "change"]
+    table = tables(page)["pass@1 and its confidence interval"]
+    assert table[0][:-1] == ["", "problems", "before", "after round 1", "change", "after round 2", "change"]
     summaries = [summary_of(two, place) for place in ("before", "round-1/evaluation", "round-2/evaluation")]
     expected = [[s["domains"][name] for s in summaries] for name in ("in", "out")]
     for name, task in summaries[0]["tasks"].items():
         expected.append([s["tasks"][name] for s in summaries])
         expected += [[s["tasks"][name]["families"][family] for s in summaries] for family in task["families"]]
     labels = ["in domain", "out of domain", "sums", "Ae", "Ah", "letters", "B"]
-    assert [row[0] for row in found[1:]] == labels
-    for row, measures in zip(found[1:], expected, strict=True):
+    assert [row[0] for row in table[1:]] == labels
+    for row, measures in zip(table[1:], expected, strict=True):
         cells = [f"{shown(m['pass@1'])} {100 * m['interval'][0]:.1f}–{100 * m['interval'][1]:.1f}" for m in measures]
         assert [row[2], row[3], row[5]] == cells
         assert row[1] == str(measures[0]["problems"])
@@ -100,9 +100,9 @@ def test_a_change_is_beyond_the_noise_exactly_if_its_interval_excludes_zero():
         ((3, 10), (9, 10), 0.1705, 0.8090),
         ((0, 20), (10, 10), 0.6791, 1.0),
     ):
-        found = change(measure(n, a), measure(m, b))
-        assert (found.low, found.high) == pytest.approx((low, high), abs=2e-4)
-        assert found.beyond
+        difference = change(measure(n, a), measure(m, b))
+        assert (difference.low, difference.high) == pytest.approx((low, high), abs=2e-4)
+        assert difference.beyond
     assert not change(measure(20, 10), measure(20, 13)).beyond
     assert change(measure(2000, 1300), measure(2000, 1000)).beyond
     assert (points(0.0004), points(-0.0004), points(0.0123), points(-0.2)) == ("0.0", "0.0", "+1.2", "−20.0")
@@ -145,14 +145,14 @@ def test_shares_of_tokens_and_characters(two, page):
 
 def test_waste_and_failure_reasons_match_the_summaries(two, page):
     part = section(page, "Waste and throughput")
-    found = {row[0]: row[1:] for row in tables(part)["Measures of the synthesis"]}
+    measures = {row[0]: row[1:] for row in tables(part)["Measures of the synthesis"]}
     summaries = [summary_of(two, f"round-{number}/synthesis") for number in (1, 2)]
-    assert found["responses"] == [str(s["run"]["responses"]) for s in summaries]
-    assert found["failed"] == ["3", "3"]
-    assert found["discarded tokens, of all generated"] == [shown(s["discarded_share"]) for s in summaries]
-    assert found["right answers, of all verified"] == [shown(0.75)] * 2
-    assert found["occupancy, teacher"] == [shown(s["occupancy"]["teacher"]) for s in summaries]
-    assert found["kept tokens per second"] == ["1,234.6", "1,234.6"]
+    assert measures["responses"] == [str(s["run"]["responses"]) for s in summaries]
+    assert measures["failed"] == ["3", "3"]
+    assert measures["discarded tokens, of all generated"] == [shown(s["discarded_share"]) for s in summaries]
+    assert measures["right answers, of all verified"] == [shown(0.75)] * 2
+    assert measures["occupancy, teacher"] == [shown(s["occupancy"]["teacher"]) for s in summaries]
+    assert measures["kept tokens per second"] == ["1,234.6", "1,234.6"]
     reasons = {row[0]: row[1:] for row in tables(part)["Failure reasons"][1:]}
     assert reasons == {"early end": ["1", "0"] * 2, "length": ["5", "2"] * 2, "repetition": ["0", "1"] * 2}
     bars = [[item.text for item in bar.all("li")] for bar in part.all(marked="share")]
@@ -166,14 +166,14 @@ def test_training_shows_losses_and_statistics(two, page):
     assert len(list(part.all("svg"))) == 2
     for svg in part.all("svg"):
         assert {"all targets", "capability", "style", "evaluation"} <= {node.text for node in svg.all("text")}
-    found = {row[0]: row[1:] for row in tables(part)["Training statistics"]}
+    by_name = {row[0]: row[1:] for row in tables(part)["Training statistics"]}
     summaries = [summary_of(two, f"round-{number}/training") for number in (1, 2)]
-    assert found["steps"] == ["400", "400"]
-    assert found["last loss"] == [f"{s['loss']:.4f}" for s in summaries]
-    assert found["last evaluation loss"] == [f"{s['evaluation_loss']:.4f}" for s in summaries]
-    assert found["targets, teacher"] == ["9,000", "9,000"]
-    assert found["examples truncated"] == ["1", "1"]
-    assert found["tokens per second, median"] == [f"{median(5000 + step % 7 for step in range(1, 401)):,.0f}"] * 2
+    assert by_name["steps"] == ["400", "400"]
+    assert by_name["last loss"] == [f"{s['loss']:.4f}" for s in summaries]
+    assert by_name["last evaluation loss"] == [f"{s['evaluation_loss']:.4f}" for s in summaries]
+    assert by_name["targets, teacher"] == ["9,000", "9,000"]
+    assert by_name["examples truncated"] == ["1", "1"]
+    assert by_name["tokens per second, median"] == [f"{median(5000 + step % 7 for step in range(1, 401)):,.0f}"] * 2
 
 
 def test_accuracy_after_epochs_is_plotted_from_start_to_end_of_the_round(two, tmp_path):
@@ -185,10 +185,10 @@ def test_accuracy_after_epochs_is_plotted_from_start_to_end_of_the_round(two, tm
     places = {1: ["before", *(f"round-1/{name}" for name in ("epochs/001", "epochs/003", "evaluation"))]}
     places[2] = ["round-1/evaluation", *(f"round-2/{name}" for name in ("epochs/001", "epochs/003", "evaluation"))]
     for one in _rounds(run):
-        found = [summary_of(run, place)["domains"] for place in places[one.number]]
+        by_epoch = [summary_of(run, place)["domains"] for place in places[one.number]]
         for domain in ("in", "out"):
             assert one.accuracy[domain] == list(
-                zip((0, 100, 300, 400), (measures[domain]["pass@1"] for measures in found), strict=True)
+                zip((0, 100, 300, 400), (measures[domain]["pass@1"] for measures in by_epoch), strict=True)
             )
     assert all(one.accuracy == {} for one in _rounds(two))
 
@@ -245,7 +245,7 @@ def test_a_tooltip_shows_writer_turn_and_log_probabilities(two, page):
     row = rows_of(two, "round-1/synthesis")[2]
     box = list(section(page, "Responses by span").all(marked="written"))[2]
     lines = RunReader(f"{two}/round-1/synthesis").file("scores.jsonl").splitlines()
-    scores = next(found for found in map(json.loads, lines) if found["id"] == row.id)
+    scores = next(line for line in map(json.loads, lines) if line["id"] == row.id)
     turns, turn = sum(s.source != "template" for s in row.spans), 0
     for node, span in zip(box.all("span"), row.spans, strict=True):
         hint = node.attributes["title"]
@@ -264,10 +264,10 @@ def test_verdicts_before_and_after_match_the_evaluations(two, page):
         return [json.loads(line) for line in RunReader(f"{two}/{place}").file("verdicts.jsonl").splitlines()]
 
     stages = {"before": "before", "after round 1": "round-1/evaluation", "after round 2": "round-2/evaluation"}
-    found = {name: {line["id"]: line for line in verdicts(place)} for name, place in stages.items()}
+    by_stage = {name: {line["id"]: line for line in verdicts(place)} for name, place in stages.items()}
     part = section(page, "Before and after")
     counts = Counter(
-        (line["task"], found["before"][own]["right"], line["right"]) for own, line in found["after round 2"].items()
+        (line["task"], by_stage["before"][own]["right"], line["right"]) for own, line in by_stage["after round 2"].items()
     )
     pairs = [(False, True), (True, False), (True, True), (False, False)]
     assert tables(part)["Verdicts before and after round 2"][1:] == [
@@ -284,7 +284,7 @@ def test_verdicts_before_and_after_match_the_evaluations(two, page):
         sides = list(article.all(marked="side"))
         assert [side.one("h5").parts[0].strip() for side in sides] == list(stages)
         for side, name in zip(sides, stages, strict=True):
-            line = found[name][own]
+            line = by_stage[name][own]
             verdict = side.one(marked="verdict")
             assert verdict.classes == ["verdict", "right" if line["right"] else "wrong"]
             assert verdict.text[0] == ("✓" if line["right"] else "✗")
@@ -292,12 +292,12 @@ def test_verdicts_before_and_after_match_the_evaluations(two, page):
 
 
 def test_times_and_memory_match_the_summary(two, page):
-    found = tables(section(page, "Time and memory"))
+    by_caption = tables(section(page, "Time and memory"))
     stages = RunReader(two).summary()["stages"]
-    assert [row[:2] for row in found["Time"][1:-1]] == [[s["name"], duration(s["seconds"])] for s in stages]
-    assert found["Time"][-1] == ["total", duration(sum(s["seconds"] for s in stages)), "100.0 %"]
-    assert ["peak memory, host", "3.00 GiB"] in found["Memory and devices"]
-    assert not any("device" in row[0] and "GiB" in row[1] for row in found["Memory and devices"])
+    assert [row[:2] for row in by_caption["Time"][1:-1]] == [[s["name"], duration(s["seconds"])] for s in stages]
+    assert by_caption["Time"][-1] == ["total", duration(sum(s["seconds"] for s in stages)), "100.0 %"]
+    assert ["peak memory, host", "3.00 GiB"] in by_caption["Memory and devices"]
+    assert not any("device" in row[0] and "GiB" in row[1] for row in by_caption["Memory and devices"])
     assert "0.912 (student), 0.877 (teacher)" in section(page, "Time and memory").text
     assert [duration(s) for s in (0, 59.94, 59.96, 245, 7980)] == ["0.0 s", "59.9 s", "1 min 0 s", "4 min 5 s", "2 h 13 min"]
     assert size(5 << 20) == "5.0 MiB"
@@ -340,19 +340,19 @@ def test_the_middle_of_a_long_response_is_replaced_by_a_marker(tmp_path, length)
 
 @given(st.text(max_size=60), st.integers(3, 40))
 def test_clipped_text_keeps_both_ends(text, most):
-    found = clipped(text, most)
-    assert found == text or (
-        len(text) > most and found.startswith(text[: 2 * most // 3]) and found.endswith(text[-(most // 3) :])
+    text_shown = clipped(text, most)
+    assert text_shown == text or (
+        len(text) > most and text_shown.startswith(text[: 2 * most // 3]) and text_shown.endswith(text[-(most // 3) :])
     )
 
 
 @given(st.integers(0, 3000))
 def test_reduced_curves_have_few_points_and_keep_the_means(steps):
     lines = [{"step": i + 1, "loss": float(i), "loss_cap": None if i % 2 else 1.0} for i in range(steps)]
-    steps_per_point, found = reduced(iter(lines), ("loss", "loss_cap", "loss_sty"), steps)
-    assert len(found) <= POINTS
-    assert len(found) == -(-steps // steps_per_point)
-    for i, point in enumerate(found):
+    steps_per_point, points = reduced(iter(lines), ("loss", "loss_cap", "loss_sty"), steps)
+    assert len(points) <= POINTS
+    assert len(points) == -(-steps // steps_per_point)
+    for i, point in enumerate(points):
         group = lines[i * steps_per_point : (i + 1) * steps_per_point]
         assert point["step"] == group[-1]["step"]
         assert point["loss"] == pytest.approx(fmean(line["loss"] for line in group))
