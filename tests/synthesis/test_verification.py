@@ -218,7 +218,7 @@ def test_unusable_verification_settings_are_refused_with_the_remedy(tmp_path):
         read(Evaluate, tmp_path / "evaluate.yaml")
     raw = {"output": "x", "student": {"model": "s"}, "data": {"path": "p"}, "synthesis": {"verification": own}}
     (tmp_path / "predictors.yaml").write_text(yaml.safe_dump(raw))
-    with pytest.raises(ConfigError, match=r"synthesis.verification is set, and traces .* leave it null"):
+    with pytest.raises(ConfigError, match=r"synthesis.verification is set, but traces .* leave it null"):
         read(Predictors, tmp_path / "predictors.yaml")
 
 
