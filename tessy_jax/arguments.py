@@ -15,8 +15,8 @@ def parser() -> argparse.ArgumentParser:
     formatter = argparse.RawDescriptionHelpFormatter
     top = argparse.ArgumentParser(
         "tessy",
-        description="Teacher and student write SFT data jointly on one device mesh, and the student is fine-tuned on it.",
-        epilog="example: tessy inspect --model Qwen/Qwen3-8B\n`tessy COMMAND --help` shows every option with an example",
+        description="Writes SFT data with a teacher and a student on one device mesh, and fine-tunes the student on it.",
+        epilog="example: tessy inspect --model Qwen/Qwen3-8B\n`tessy COMMAND --help` shows options and an example",
         formatter_class=formatter,
     )
     top.add_argument("--version", action="version", version=f"tessy_jax {__version__}")
@@ -43,12 +43,12 @@ def parser() -> argparse.ArgumentParser:
 
     sub = command(
         "inspect",
-        "Shows family, parameters, and bytes of weights and cache per token and per device. Loads no weights.",
+        "Shows family, parameters, weight bytes and cache bytes of a model on a mesh. Loads no weights, needs no devices.",
         "tessy inspect --model openai/gpt-oss-120b --mesh tensor=8 --lanes 104 --context 40960",
     )
     sub.add_argument("--model", required=True, help="Hugging Face folder, config.json, or hub name")
     sub.add_argument("--mesh", default="", help="axes and sizes, e.g. tensor=8,data=2 (axes: data, fsdp, tensor, expert)")
-    sub.add_argument("--lanes", type=_positive, help="responses written at once (default: one per lane shard)")
+    sub.add_argument("--lanes", type=_positive, help="responses written in parallel (default: one per lane shard)")
     sub.add_argument("--context", type=_positive, help="tokens per lane (default: the model's maximum)")
     sub.add_argument("--dtype", choices=DTYPES, default="bfloat16", help="dtype of weights and cache (default: bfloat16)")
     sub.add_argument("--json", action="store_true", help="print one JSON object")
@@ -63,11 +63,13 @@ def parser() -> argparse.ArgumentParser:
     prompts.add_argument("--prompt", help="one prompt")
     prompts.add_argument("--prompts", type=Path, metavar="FILE", help="JSONL file whose rows have a `prompt`")
     sub.add_argument("--chat", action="store_true", help="apply the chat template (default: continue the raw text)")
-    sub.add_argument("--max-new-tokens", type=_positive, default=256, metavar="N", help="per prompt (default: 256)")
+    sub.add_argument(
+        "--max-new-tokens", type=_positive, default=256, metavar="N", help="new tokens per prompt, at most (default: 256)"
+    )
     sub.add_argument(
         "--temperature", type=_temperature, default=0.0, metavar="T", help="sampling temperature (default: 0, greedy)"
     )
-    sub.add_argument("--seed", type=_natural, default=0, metavar="S", help="seed of the sampling (default: 0)")
+    sub.add_argument("--seed", type=_natural, default=0, metavar="S", help="sampling seed (default: 0)")
     sub.add_argument("--dtype", choices=DTYPES, default="bfloat16", help="dtype of weights and cache (default: bfloat16)")
     sub.add_argument("--mesh", default="", help="axes and sizes, e.g. tensor=2,data=4 (default: one device)")
     sub.add_argument("--batch-size", type=_positive, default=8, metavar="N", help="prompts per batch (default: 8)")
@@ -84,7 +86,7 @@ def parser() -> argparse.ArgumentParser:
 
     sub = command(
         "compare",
-        "Runs variants of the complete job for several students and seeds and prints one table. Resumes an interrupted run.",
+        "Runs variants of the complete job for several students and seeds; prints one table. Resumes an interrupted run.",
         "tessy compare configs/mini_table.yaml --set seeds=[0]",
     )
     configured(sub, "training.epochs=2", distributed=True)
@@ -126,7 +128,7 @@ def parser() -> argparse.ArgumentParser:
 
     sub = command(
         "boundary",
-        "Makes boundary predictors: samples traces, annotates segments, trains a predictor per speaker, and measures it.",
+        "Makes boundary predictors, one per speaker, in four steps: sample, annotate, train, eval.",
         "tessy boundary sample configs/small_predictors.yaml\n  tessy boundary annotate configs/small_predictors.yaml\n"
         "  tessy boundary train configs/small_predictors.yaml --speaker student\n"
         "  tessy boundary eval configs/small_predictors.yaml",
@@ -134,9 +136,8 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "what",
         choices=("sample", "annotate", "train", "eval"),
-        help="sample: each speaker writes traces alone; annotate: mark style spans; train: train a predictor; "
-        "eval: measure it and "
-        "write report.html",
+        help="sample: write traces of each speaker alone; annotate: mark style spans of their segments; train: train a "
+        "predictor per speaker; eval: measure the predictors and write report.html",
     )
     configured(sub, "annotator.kind=rules")
     sub.add_argument("--speaker", choices=("student", "teacher"), help="only this speaker (default: every configured one)")
@@ -152,17 +153,17 @@ def parser() -> argparse.ArgumentParser:
 
     sub = command(
         "export",
-        "Writes a trained model, its adapter, or data in the formats of other programs. The folder appears "
-        "complete or not at all.",
+        "Exports a trained model, its adapter, responses or tokens for other programs. Writes the folder completely or not "
+        "at all.",
         "tessy export model runs/small_train out/student --step 200\n  tessy export data runs/small_pair out/data\n"
         "  tessy export tokens configs/small_train.yaml out/tokens --set data.path=runs/small_pair",
     )
     sub.add_argument(
         "what",
         choices=("model", "adapter", "data", "tokens"),
-        help="model: Hugging Face folder; adapter: for PEFT; data: Parquet with a card; tokens: the tokenized training data",
+        help="model: Hugging Face folder; adapter: PEFT folder; data: Parquet with a card; tokens: tokenized training data",
     )
-    sub.add_argument("source", metavar="SOURCE", help="run folder; for tokens the YAML file of a training run")
+    sub.add_argument("source", metavar="SOURCE", help="run folder; for tokens, the YAML file of a training run")
     sub.add_argument("folder", type=Path, metavar="FOLDER", help="new folder to write")
     sub.add_argument(
         "--step", type=_positive, metavar="N", help="model, adapter: step of the checkpoint (default: the newest)"
@@ -174,11 +175,11 @@ def parser() -> argparse.ArgumentParser:
         "Prints the finished responses of a run folder as JSONL, in the order of the input.",
         "tessy rows runs/small_pair > responses.jsonl",
     )
-    sub.add_argument("run_folder", metavar="RUN", help="the `output` of a synthesis run")
+    sub.add_argument("run_folder", metavar="RUN", help="run folder of a synthesis")
     form = sub.add_mutually_exclusive_group()
     form.add_argument("--failures", action="store_true", help="print the failed responses instead")
     form.add_argument(
-        "--legacy-dialogs", action="store_true", help="print {id_ddm, dialogs} rows, the form of the released data set"
+        "--legacy-dialogs", action="store_true", help="print {id_ddm, dialogs} rows, the format of the released data set"
     )
     return top
 

@@ -101,7 +101,7 @@ def run_all(args: argparse.Namespace) -> None:
     def shown(config: Any, summary: Any) -> str:
         if not summary["finished"]:
             return f"stopped in {config.output}; the same command resumes it"
-        return f"{run_table(config.output)}\n{config.output}/report.html has the rest"
+        return f"{run_table(config.output)}\nreport: {config.output}/report.html"
 
     finish(args, Pipeline, partial(run, task_kinds=task_kinds(args)), shown)
 
@@ -125,7 +125,7 @@ def analyze(args: argparse.Namespace) -> None:
         configured(args.sources, args.output, args.set), args.output, task_kinds=task_kinds(args), log=print_message
     )
     output = summary["output"]
-    shown = f"{len(summary['figures'])} figures in {output}/figures; {output}/report.html shows them"
+    shown = f"{len(summary['figures'])} figures in {output}/figures; report: {output}/report.html"
     print(json.dumps(summary) if args.json else shown)
 
 
@@ -279,7 +279,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         known = isinstance(error, TessyError)
         first = (str(error).strip().splitlines() or [""])[0]
-        text = str(error) if known else f"{type(error).__name__}: {first} (--debug shows where)"
+        text = str(error) if known else f"{type(error).__name__}: {first} (--debug shows the traceback)"
         print(f"tessy {args.command}: {text}", file=sys.stderr)
         return 2 if known else 1
     except KeyboardInterrupt:
