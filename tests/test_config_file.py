@@ -25,6 +25,7 @@ from tessy_jax.config import (
 )
 from tessy_jax.config.evaluation import Evaluate
 from tessy_jax.config.file import from_values, keys, reconcile
+from tessy_jax.config.recipes import BOTH, STUDENT, Recipe, Roles
 from tessy_jax.config.renamed import RENAMED, new_name
 from tessy_jax.decode.generate import CHUNK
 from tessy_jax.errors import ConfigError
@@ -306,3 +307,17 @@ def test_two_runs_differ_only_in_keys_that_their_responses_depend_on(small):
 def test_sections_refuse_unknown_keys_and_other_types_by_default():
     assert Section.model_config["extra"] == "forbid"
     assert Section.model_config["strict"]
+
+
+@pytest.mark.parametrize(
+    ("parts", "expected"),
+    [
+        ({"writers": BOTH, "roles": (Roles(BOTH, "student"),)}, "interleaved=True"),
+        ({"writers": ("teacher",), "roles": (Roles(("teacher",), "student"),)}, "student has a role"),
+        ({"writers": ("critic",), "roles": (Roles(("critic",)),)}, "critic is not a model"),
+        ({"writers": ("student",), "roles": (STUDENT,), "scorer": "teacher"}, "first_pass"),
+    ],
+)
+def test_a_recipe_whose_parts_contradict_each_other_is_refused(parts, expected):
+    with pytest.raises(ValueError, match=expected):
+        Recipe(**parts)

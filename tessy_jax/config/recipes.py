@@ -59,6 +59,19 @@ class Recipe:
     scorer: Writer | None = None
     reference: Writer | None = None
 
+    def __post_init__(self) -> None:
+        """Raises ValueError if the parts of the recipe contradict each other."""
+        if not self.interleaved and any(len(roles.thinkers) > 1 for roles in self.roles):
+            raise ValueError("two thinkers alternate; set interleaved=True, which requires boundary predictors")
+        named = {writer for roles in self.roles for writer in (*roles.thinkers, roles.answerer) if writer is not None}
+        if not named <= set(self.writers):
+            raise ValueError(f"{min(named - set(self.writers))} has a role and is not among the writers; add it")
+        unknown = {*self.writers, self.scorer, self.reference} - {*get_args(Writer), None}
+        if unknown:
+            raise ValueError(f"{min(map(str, unknown))} is not a model of a configuration; use student or teacher")
+        if self.first_pass is None and (self.scorer or self.reference):
+            raise ValueError("a scorer or a reference needs a first pass; set first_pass")
+
     @property
     def requirements(self) -> tuple[str, ...]:
         """The dotted keys that a configuration with this recipe must set."""
