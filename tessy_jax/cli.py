@@ -165,8 +165,7 @@ def boundary(args: argparse.Namespace) -> None:
     from tessy_jax.boundary.traces import sample, speakers_of
     from tessy_jax.boundary.train import annotate_traces, train_predictor
     from tessy_jax.config import Predictors
-    from tessy_jax.report.predictor_page import predictor_page
-    from tessy_jax.store import RunStore
+    from tessy_jax.report.predictor_page import save_predictor_page
 
     def job(config: Any, progress: bool, log: Any) -> dict[Any, Any]:
         if args.what == "sample":
@@ -175,8 +174,7 @@ def boundary(args: argparse.Namespace) -> None:
             return dict(annotate_traces(config, args.speaker, log=log))
         if args.what == "eval":
             evaluations = evaluate_predictors(config, args.speaker, skip_invalid=args.skip_invalid, log=log)
-            with RunStore(config.output) as store:
-                store.save_page("report.html", predictor_page(config.output, evaluations))
+            save_predictor_page(config.output, evaluations)
             return {speaker: dict(evaluation.metrics) for speaker, evaluation in evaluations.items()}
         options: dict[str, Any] = {"skip_invalid": args.skip_invalid, "progress": progress, "log": log}
         return {speaker: train_predictor(config, speaker, **options) for speaker in speakers_of(config, args.speaker)}

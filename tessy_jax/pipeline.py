@@ -22,7 +22,6 @@ from typing import Any
 
 import jax
 
-from tessy_jax import __version__
 from tessy_jax.boundary.predictor_eval import evaluate_predictors
 from tessy_jax.boundary.traces import sample
 from tessy_jax.boundary.train import annotate_traces, backbone_of, train_predictor, training_folder
@@ -33,11 +32,11 @@ from tessy_jax.evaluate.job import TASK_KINDS, evaluate
 from tessy_jax.evaluate.tasks import TaskKind, problems_of
 from tessy_jax.evaluate.verification import response_verifiers
 from tessy_jax.models.transformer import Decoder
-from tessy_jax.processes import devices, is_primary, on_primary
+from tessy_jax.processes import is_primary, on_primary, provenance
 from tessy_jax.report.load_run import run_page
-from tessy_jax.report.predictor_page import predictor_page
+from tessy_jax.report.predictor_page import save_predictor_page
 from tessy_jax.sharding import Partitioner
-from tessy_jax.store import RunReader, RunStore
+from tessy_jax.store import RunReader
 from tessy_jax.store.files import local, within
 from tessy_jax.store.job_folder import (
     BEFORE_STAGE,
@@ -215,9 +214,7 @@ class _Job:
             "finished": self.finished,
             "stages": dump_stages(self.stages),
             "peak_memory": {"host_bytes": self.peak, "device_bytes": memory.get("peak_bytes_in_use")},
-            "devices": devices(),
-            "processes": jax.process_count(),
-            "versions": {"tessy_jax": __version__, "jax": jax.__version__},
+            **provenance(),
         }
         self.store.save_summary(summary)
         return summary
@@ -253,8 +250,7 @@ class _Job:
                 for speaker in config.missing:
                     train_predictor(predictors, speaker, **self.options)
                 evaluations = evaluate_predictors(predictors, log=self.options["log"])
-                with RunStore(predictors.output) as store:
-                    store.save_page("report.html", predictor_page(predictors.output, evaluations))
+                save_predictor_page(predictors.output, evaluations)
         return {speaker: within(training_folder(predictors, speaker), FOLDER) for speaker in config.missing}
 
     def _evaluate_epochs(self, number: int, folder: RoundFolder, trained: str) -> None:

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from tessy_jax import errors
+from tessy_jax import __version__, errors
 from tessy_jax.errors import ConfigError, DataError, TessyError
 
 T = TypeVar("T")
@@ -39,9 +39,14 @@ def initialize() -> None:
         ) from error
 
 
-def devices() -> list[str]:
-    """The devices of a run for its summary: the first device, and the number of devices."""
-    return [*(str(device) for device in jax.devices()[:1]), f"{jax.device_count()} in all"]
+def provenance(**versions: str) -> dict[str, Any]:
+    """Where a job ran, for its summary: the first device and the number of devices, the number of processes, and the
+    versions of tessy_jax, JAX and the given packages."""
+    return {
+        "devices": [*(str(device) for device in jax.devices()[:1]), f"{jax.device_count()} in all"],
+        "processes": jax.process_count(),
+        "versions": {"tessy_jax": __version__, "jax": jax.__version__, **versions},
+    }
 
 
 def is_primary() -> bool:

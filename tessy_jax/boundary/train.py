@@ -27,14 +27,14 @@ from tessy_jax.models import hf
 from tessy_jax.models.export import export
 from tessy_jax.models.hf_config import read_config
 from tessy_jax.models.restack import restack
-from tessy_jax.processes import is_primary, on_primary
+from tessy_jax.processes import is_primary, on_primary, provenance
 from tessy_jax.sharding import Partitioner
 from tessy_jax.store import RunReader
 from tessy_jax.store.files import local, within
 from tessy_jax.store.opening import open_run
 from tessy_jax.train.checkpoint import Checkpoints
 from tessy_jax.train.data import BatchPlan
-from tessy_jax.train.fit import OnStep, check_rows, check_weights, fit, provenance
+from tessy_jax.train.fit import OnStep, check_rows, check_weights, fit
 from tessy_jax.train.job import CHECKPOINTS
 from tessy_jax.train.job import FOLDER as MODEL
 from tessy_jax.train.loop import Trainer
@@ -218,12 +218,12 @@ def backbone_of(predictor: Predictor) -> Path:
     """The folder of the model that a predictor is made from.
 
     Raises:
-        ConfigError: there is none, or it has fewer layers than are wanted.
+        ConfigError: there is none, or it has fewer layers than `predictor.layers`.
     """
     folder = hf.resolve(predictor.backbone, revision=predictor.revision)
-    own, wanted = read_config(folder).layers, predictor.layers
-    if wanted is not None and wanted > own:
-        raise ConfigError(f"predictor.layers is {wanted}, but {folder} has {own}; set it to {own} at most, or to null")
+    own, kept = read_config(folder).layers, predictor.layers
+    if kept is not None and kept > own:
+        raise ConfigError(f"predictor.layers is {kept}, but {folder} has {own}; set it to {own} at most, or to null")
     return folder
 
 
@@ -242,7 +242,7 @@ def score_validation(config: Predictors, speaker: Writer, *, skip_invalid: bool 
     folder = (local(output) or Path(output)) / MODEL
     if not folder.is_dir():
         raise ConfigError(f"{folder}: there is no predictor yet; run `tessy boundary train --speaker {speaker}` to the end")
-    found = annotated(config, speaker, folder, skip_invalid=skip_invalid)
+    segments = annotated(config, speaker, folder, skip_invalid=skip_invalid)
     config = Predictors.model_validate(yaml.safe_load(RunReader(output).config() or ""))  # as it was trained
     partitioner = Partitioner.of(config.mesh)
     training = config.training
@@ -251,10 +251,10 @@ def score_validation(config: Predictors, speaker: Writer, *, skip_invalid: bool 
     )
     scorer = SegmentScorer(
         graph,
-        found.validation,
+        segments.validation,
         window=config.predictor.window,
         size=training.max_seq_len,
-        rows=training.micro_batch_size or training.batch_size,
+        rows=check_rows(partitioner, training),
         dtype=config.predictor.dtype,
         partitioner=partitioner,
     )

@@ -43,7 +43,7 @@ from tessy_jax.models.transformer import Decoder
 from tessy_jax.processes import OnPrimary
 from tessy_jax.records import Failure, Key, Row
 from tessy_jax.store import RunReader, RunStore
-from tessy_jax.store.opening import reader_of
+from tessy_jax.store.opening import finished
 from tessy_jax.synthesis.job import synthesize
 
 logger = logging.getLogger(__name__)
@@ -150,12 +150,6 @@ def _rollouts_per_row(config: Evaluate) -> int:
     return math.gcd(*(task.samples for task in config.tasks))
 
 
-def _are_written(output: str) -> bool:
-    """Whether all responses are written."""
-    reader = reader_of(rollouts(output))
-    return reader is not None and reader.summary() is not None  # a synthesis writes it last
-
-
 def _synthesis(config: Evaluate) -> Synthesize:
     """The configuration of the synthesis that writes the responses."""
     return Synthesize.model_validate(
@@ -202,7 +196,7 @@ class _Verification(NamedTuple):
     def state(self) -> dict[str, Any]:
         """The state of the run folder: `config` as YAML, `summary` (None before the end), and whether all responses are
         `written`."""
-        summary, written = self.store.summary(), _are_written(self.config.output)
+        summary, written = self.store.summary(), finished(rollouts(self.config.output)) is not None
         return {"config": dump(self.config), "summary": summary, "written": written}
 
     def run(self, started: float) -> dict[str, Any]:

@@ -33,6 +33,7 @@ from tessy_jax.report.page import (
     percent,
     render,
 )
+from tessy_jax.store import RunStore
 
 KINDS = {STYLE: "style", CAPABILITY: "capability"}
 ENDS: dict[str, Colour] = {"early": "red", "exact": "green", "late": "purple"}
@@ -94,6 +95,16 @@ def predictor_page(output: str, evaluations: Mapping[Writer, PredictorEvaluation
     }
     title = f"Boundary predictors: {output.rstrip('/').rpartition('/')[2]}"
     return predictor_report(views, title=title, subtitle=f"On held-out traces; tessy_jax {__version__}")
+
+
+def save_predictor_page(output: str, evaluations: Mapping[Writer, PredictorEvaluation]) -> None:
+    """Saves the page of an evaluation as report.html in the predictors' run folder.
+
+    Raises:
+        TessyError: the folder cannot be written, or another process writes to it.
+    """
+    with RunStore(output) as store:
+        store.save_page("report.html", predictor_page(output, evaluations))
 
 
 def _examples(scores: SegmentScores) -> list[Example]:

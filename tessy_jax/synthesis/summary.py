@@ -6,12 +6,10 @@ import platform
 from typing import Any
 
 import flax
-import jax
 import numpy as np
 import transformers
 
-from tessy_jax import __version__
-from tessy_jax.processes import devices
+from tessy_jax.processes import provenance
 from tessy_jax.store import RunStore
 from tessy_jax.synthesis.model_set import ModelSet
 from tessy_jax.synthesis.scheduler import Scheduler
@@ -68,15 +66,7 @@ def summarize(models: ModelSet, scheduler: Scheduler, store: RunStore, *, second
         "seconds": round(seconds, 3),
         "seconds_running": round(scheduler.running_seconds, 3),
         "kept_tokens_per_second": round(float(tally.kept.sum()) / max(scheduler.running_seconds, 1e-9), 3),
-        "devices": devices(),
-        "processes": jax.process_count(),
-        "versions": {
-            "tessy_jax": __version__,
-            "jax": jax.__version__,
-            "flax": flax.__version__,
-            "transformers": transformers.__version__,
-            "python": platform.python_version(),
-        },
+        **provenance(flax=flax.__version__, transformers=transformers.__version__, python=platform.python_version()),
     }
 
 

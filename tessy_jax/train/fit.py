@@ -7,12 +7,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
-import jax
-
-from tessy_jax import __version__
 from tessy_jax.config import Training
 from tessy_jax.errors import DataError
-from tessy_jax.processes import devices, is_primary, on_primary
+from tessy_jax.processes import is_primary, on_primary
 from tessy_jax.sharding import Partitioner
 from tessy_jax.store.files import within
 from tessy_jax.train.data import TokenizedDataset
@@ -71,15 +68,6 @@ def fit(trainer: Trainer, params: Any, *, output: str, config: dict[str, Any], p
             stack.callback(sink.close)
             trainer.listeners.append(lambda line, steps, write=sink.write: write(line))  # type: ignore[misc]
         return Fit(trainer, trainer.run(state), first_step)
-
-
-def provenance() -> dict[str, Any]:
-    """The last keys of a training's summary: devices, processes and versions."""
-    return {
-        "devices": devices(),
-        "processes": jax.process_count(),
-        "versions": {"tessy_jax": __version__, "jax": jax.__version__},
-    }
 
 
 def check_rows(partitioner: Partitioner, training: Training) -> int:

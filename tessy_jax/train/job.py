@@ -22,7 +22,7 @@ from tessy_jax.models.hf_config import read_config
 from tessy_jax.models.layers import LoraParam
 from tessy_jax.models.restack import restack
 from tessy_jax.models.transformer import Decoder
-from tessy_jax.processes import all_or_raise, is_primary, on_primary
+from tessy_jax.processes import all_or_raise, is_primary, on_primary, provenance
 from tessy_jax.sharding import Partitioner
 from tessy_jax.store.files import local, within
 from tessy_jax.store.opening import open_run
@@ -31,7 +31,7 @@ from tessy_jax.text.tokenizer import Tokenizer
 from tessy_jax.train.checkpoint import Checkpoints
 from tessy_jax.train.data import BatchPlan, TokenizedDataset, read
 from tessy_jax.train.examples import KINDS
-from tessy_jax.train.fit import OnStep, check_rows, check_weights, fit, provenance
+from tessy_jax.train.fit import OnStep, check_rows, check_weights, fit
 from tessy_jax.train.flops import active_parameters, peak_flops, step_flops
 from tessy_jax.train.loop import Trainer
 from tessy_jax.train.lora import add_lora, export_lora, merge_lora

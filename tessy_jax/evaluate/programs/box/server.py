@@ -4,8 +4,7 @@ A request arrives on standard input: a line of JSON, followed by the bytes of th
 reply goes to standard output: a line of JSON, followed by the bytes of the program's output.
 
 With namespaces, each program has its own PID namespace. It can neither see nor signal other processes, and the kernel ends
-all its processes when the first process of the namespace ends. It also has its own mounts, with a private /tmp. The process
-tree is
+all its processes when the first process of the namespace ends. It also has its own mounts, with a private /tmp. The tree:
 
     server ── first process of the namespace (waits; the program cannot reach it) ── program ── its processes
 
@@ -48,9 +47,8 @@ FAILED = 3
 
 @dataclass
 class Watched:
-    """A running program. ended: a pidfd, readable after its end. output, errors: its standard output and error.
-    report: gives its wait status, with namespaces. failed: gives errors before its start. All these are descriptors. out,
-    err: the bytes read so far."""
+    """A running program. ended: a pidfd, readable after its end. output, errors: its standard output and error. report:
+    gives its wait status. failed: gives errors before its start. These are descriptors; out, err: the bytes read so far."""
 
     pid: int
     ended: int
@@ -135,8 +133,7 @@ class Server:
     def _first_process(
         self, request: dict[str, Any], program: bytes, inside: tuple[int, ...], report: int, born: int
     ) -> NoReturn:
-        """In an intermediate process: makes the namespace and its first process, and writes the id of that process to
-        `born`."""
+        """In an intermediate process: makes the namespace and its first process, and writes that process's id to `born`."""
         kernel.unshare(kernel.NEWPID | kernel.NEWNS)
         first = os.fork()
         if first:
