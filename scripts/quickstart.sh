@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# From a clone to a report: makes .venv if there is none, installs the package, runs the whole job on the miniature world and
-# prints the table and where the report is. Arguments go to `tessy run configs/mini.yaml`: --set output=runs/second.
-# PYTHON names the interpreter of a new environment (default: python3).
+# From a clone to a report: creates .venv if it is missing, installs the package, runs the complete job on the miniature, and
+# prints the table and the path of the report. Arguments go to `tessy run configs/mini.yaml`, such as --set output=runs/second.
+# PYTHON is the interpreter of a new environment (default: python3).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

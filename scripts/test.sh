@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# The tests. Makes .venv if there is none, installs the package with its test extra, lints, checks types, runs the default
-# suite. Arguments go to pytest: `bash scripts/test.sh -m slow` runs the long tests, naming files selects them.
-# PYTHON names the interpreter of a new environment (default: python3).
+# Creates .venv if it is missing, installs the package with its test extra, lints, checks types and runs the default suite.
+# Arguments go to pytest, without lint and types: `bash scripts/test.sh -m slow` runs the long tests; file names select files.
+# PYTHON is the interpreter of a new environment (default: python3).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

@@ -166,7 +166,7 @@ class Boundary(Section):
     window: Annotated[int, Field(ge=4, multiple_of=2)] = 200
     """The largest number of predictor tokens that a decision reads; it reads at least half as many once they exist."""
     min_span_tokens: Count = 1
-    """Tokens at the start of a turn after which it cannot end."""
+    """The smallest number of tokens in a turn; label flips after fewer are ignored."""
     threshold: Annotated[Real, Field(gt=0, lt=1)] = 0.5
     """The next token counts as style if its probability of style is above this. With a higher value the student hands over
     earlier, and the teacher later."""
