@@ -83,7 +83,7 @@ def test_rows_tile_their_content_and_come_in_the_order_of_the_input(config, tmp_
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("limit", [10, 25])
+@pytest.mark.parametrize("limit", [5, 10, 25])
 def test_kill_9_at_random_instants_changes_nothing(limit, config, tmp_path, capsys):
     """40 responses; the process is started again after each kill. Time in the rows' meta aside, every byte is the same."""
     assert main(["synthesize", str(config()), "--json"]) == 0

@@ -203,14 +203,15 @@ def kill_repeatedly(command, folder, times):
 
 
 @pytest.mark.slow
-def test_kill_9_at_10_random_instants_changes_no_bit(config, tmp_path, capsys):
+@pytest.mark.parametrize("kills", [5, 10])
+def test_kill_9_at_random_instants_changes_no_bit(kills, config, tmp_path, capsys):
     steps = "training.steps=60"
     assert train(capsys, config("uninterrupted"), "--set", steps)[0] == 0
     file = config("killed")
-    killed, torn = kill_repeatedly(["train", str(file), "--set", steps], tmp_path / "killed" / "checkpoints", 10)
+    killed, torn = kill_repeatedly(["train", str(file), "--set", steps], tmp_path / "killed" / "checkpoints", kills)
     with capsys.disabled():
         print(f"killed {killed} times, {torn} times inside a checkpoint")
-    assert killed >= 5, "the run ended before enough kills"
+    assert killed >= kills // 2, "the run ended before enough kills"
     code, summary = train(capsys, file, "--set", steps)
     assert code == 0, summary
     uninterrupted, parts = weights(tmp_path / "uninterrupted"), weights(tmp_path / "killed")
