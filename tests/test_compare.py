@@ -24,7 +24,7 @@ def comparison(folder, **changes):
     return folder / "comparison.yaml"
 
 
-def test_the_jobs_of_a_comparison_differ_in_nothing_but_what_is_named():
+def test_the_jobs_of_a_comparison_differ_only_in_the_keys_of_their_variants():
     config = read(Comparison, ROOT / "configs" / "mini_table.yaml")
     cells = list(config.cells())
     assert len(cells) == len(config.variants) * len(config.seeds) * len(config.students)
@@ -61,7 +61,7 @@ def test_the_jobs_of_a_comparison_differ_in_nothing_but_what_is_named():
         ({"baseline": "teacher_only"}, "'teacher_only', which is no variant; they are slow, tessy"),
     ],
 )
-def test_a_comparison_that_cannot_be_meant_is_refused(tmp_path, changes, said):
+def test_a_contradictory_comparison_is_refused(tmp_path, changes, said):
     with pytest.raises(ConfigError, match=said):
         read(Comparison, comparison(tmp_path, **changes))
 
@@ -75,14 +75,14 @@ def test_a_variant_that_is_no_job_is_named_before_any_stage(tmp_path, capsys):
     assert not list((tmp_path / "job").glob("*/*/before/rollouts"))
 
 
-def test_what_a_job_cannot_read_is_said_before_the_comparison_is_saved(tmp_path, capsys):
+def test_a_comparison_names_unreadable_input_before_it_is_saved(tmp_path, capsys):
     file = comparison(tmp_path, variants={"good": {}, "odd": {"data.path": "nowhere.jsonl"}})
     assert cli.main(["compare", str(file)]) == 2
     assert "nowhere.jsonl" in capsys.readouterr().err
     assert not (tmp_path / "job" / "config.yaml").exists(), "what is put right would be refused as another comparison"
 
 
-def test_every_student_may_have_seeds_of_its_own(tmp_path):
+def test_every_student_may_have_its_own_seeds(tmp_path):
     config = read(Comparison, comparison(tmp_path, students={"one": "a", "two": "b"}, seeds={"two": [5], "one": [3, 4]}))
     assert [cell.place for cell in config.cells() if cell.variant == "slow"] == [
         "one/seed-3/slow",
@@ -112,14 +112,14 @@ def test_differences_are_those_of_jobs_with_the_same_student_and_seed():
     assert found["same"]["score"] == {"difference": 0.0, "interval": None, "p": None, "jobs": 3}
 
 
-def test_differences_that_rounding_alone_makes_unlike_are_alike():
+def test_differences_that_are_equal_up_to_rounding_count_as_equal():
     jobs = [fake_job("untouched", seed, score=value) for seed, value in enumerate((0.3, 0.7))]
     jobs += [fake_job("worse", seed, score=value - 0.1) for seed, value in enumerate((0.3, 0.7))]
     assert differences(jobs, "untouched")["worse"]["score"]["p"] is None
 
 
 @pytest.mark.parametrize("chosen", [False, True])
-def test_what_data_cost_is_that_of_all_passes_and_of_what_was_only_chosen_that_of_one(chosen):
+def test_the_cost_of_data_is_that_of_all_passes_and_of_chosen_data_that_of_one_pass(chosen):
     first = {
         "generated_tokens": {"teacher": 50},
         "discarded_tokens": {"teacher": 0},
@@ -141,7 +141,7 @@ def test_what_data_cost_is_that_of_all_passes_and_of_what_was_only_chosen_that_o
 
 
 @pytest.mark.slow
-def test_the_table_is_the_mean_of_what_the_jobs_have_found(tmp_path, capsys):
+def test_the_table_is_the_mean_over_the_jobs(tmp_path, capsys):
     file = comparison(tmp_path, seeds=[3, 4], baseline="slow")
     assert cli.main(["compare", str(file), "--json"]) == 0
     found = json.loads(capsys.readouterr().out.splitlines()[-1])

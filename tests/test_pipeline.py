@@ -113,7 +113,7 @@ def test_the_student_is_loaded_once_and_goes_from_stage_to_stage(whole, tmp_path
 
 
 @pytest.mark.slow
-def test_every_round_goes_on_with_the_student_of_the_last(whole, tmp_path, capsys):
+def test_every_round_starts_from_the_student_of_the_previous_one(whole, tmp_path, capsys):
     assert tessy(job(tmp_path), "--set", "rounds=2") == 0
     two = results(tmp_path / "job", rounds=2)
     assert {key: two[key] for key in results(whole)} == results(whole)
@@ -126,7 +126,7 @@ def test_every_round_goes_on_with_the_student_of_the_last(whole, tmp_path, capsy
 
 
 @pytest.mark.slow
-def test_another_student_may_write_and_the_trained_one_is_asked_after_every_epoch(tmp_path, capsys):
+def test_another_student_may_write_and_the_trained_one_is_evaluated_after_every_epoch(tmp_path, capsys):
     asked = yaml.safe_load((ROOT / "configs" / "mini.yaml").read_text())["evaluation"]["tasks"][0]
     asked["mini"]["items"] = 6
     writer = yaml.safe_load((ROOT / "configs" / "mini.yaml").read_text())["student"] | {"model": str(MODELS / "student-1")}
@@ -182,7 +182,7 @@ def test_a_writer_that_marks_thinking_otherwise_is_refused(tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_a_job_is_trained_on_right_answers_to_prompts_that_it_is_not_asked(tmp_path):
+def test_a_job_trains_on_right_answers_to_prompts_that_its_evaluation_does_not_contain(tmp_path):
     file, item = job(tmp_path), next(items("Ae", "test", 0))
     with (tmp_path / "prompts.jsonl").open("a") as out:
         out.write(json.dumps({"id": item.id, "prompt": item.prompt}) + "\n")
@@ -199,7 +199,7 @@ def test_a_job_is_trained_on_right_answers_to_prompts_that_it_is_not_asked(tmp_p
 
 
 @pytest.mark.slow
-def test_a_job_that_is_killed_in_every_stage_ends_as_one_that_is_not(whole, tmp_path):
+def test_a_job_killed_in_every_stage_gives_the_results_of_an_uninterrupted_one(whole, tmp_path):
     file = job(tmp_path)
     command = [sys.executable, "-m", "tessy_jax.cli", "run", str(file), "--json", "--set", "synthesis.snapshot_seconds=0"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".cache" / "xla")}
@@ -240,7 +240,7 @@ def test_two_processes_run_the_job_of_one(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_disk_that_fills_leaves_a_run_that_goes_on_and_says_so(whole, tmp_path):
+def test_a_full_disk_is_reported_and_the_run_continues_afterwards(whole, tmp_path):
     """Files of a checkpoint do not fit, those of the responses do."""
     file, limit = job(tmp_path), 1_100_000
     code = f"import resource, sys\nresource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))\n"
@@ -265,7 +265,7 @@ def test_an_output_that_cannot_be_written_is_named_before_any_work(tmp_path, cap
     assert folder in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_ctrl_c_leaves_a_run_that_goes_on_and_says_so(tmp_path):
+def test_ctrl_c_is_reported_and_the_run_continues_afterwards(tmp_path):
     # what shells start in the background ignores the signal, and so would this
     code = "import signal, sys\nfrom tessy_jax.cli import main\n"
     code += "signal.signal(signal.SIGINT, signal.default_int_handler)\nsys.exit(main(sys.argv[1:]))"
@@ -297,7 +297,7 @@ def test_ctrl_c_leaves_a_run_that_goes_on_and_says_so(tmp_path):
         ({"output": "gs://bucket/job"}, "gs://bucket/job"),
     ],
 )
-def test_what_cannot_work_is_said_before_any_stage(tmp_path, capsys, changes, said):
+def test_a_job_that_cannot_work_is_refused_before_any_stage(tmp_path, capsys, changes, said):
     assert tessy(job(tmp_path, **changes)) == 2
     lines = capsys.readouterr().err.strip().splitlines()
     assert said in lines[-1]

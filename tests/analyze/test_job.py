@@ -97,7 +97,7 @@ def test_fewer_responses_and_words_may_be_looked_at_and_old_figures_go(done, com
     assert "were not verified" in (again / "report.html").read_text()
 
 
-def test_what_is_not_finished_is_said_on_the_page_and_on_stderr(tmp_path, capsys, undrawn):
+def test_unfinished_jobs_are_named_on_the_page_and_on_stderr(tmp_path, capsys, undrawn):
     file = build(tmp_path, prompts=4)
     (run(tmp_path) / "synthesis" / "summary.json").unlink()
     (run(tmp_path, "teacher_only") / "training" / "summary.json").unlink()
@@ -117,7 +117,7 @@ def test_what_is_not_finished_is_said_on_the_page_and_on_stderr(tmp_path, capsys
     assert tables(page)["Data sets"][1][:3] == ["tessy", "1", "4"]
 
 
-def test_a_variant_that_nobody_has_begun_is_left_out_of_every_figure(tmp_path, capsys):
+def test_a_variant_without_jobs_is_left_out_of_every_figure(tmp_path, capsys):
     file = build(tmp_path, variants=("tessy", "teacher_only"), prompts=4, seeds=(3,))
     shutil.rmtree(run(tmp_path, "teacher_only").parent)
     assert cli.main(["analyze", str(file)]) == 0
@@ -130,7 +130,7 @@ def test_a_variant_that_nobody_has_begun_is_left_out_of_every_figure(tmp_path, c
     assert (place / "figures" / "accuracy_in.svg").exists()
 
 
-def test_epochs_that_were_not_evaluated_are_said(tmp_path, capsys, undrawn):
+def test_epochs_without_an_evaluation_are_named(tmp_path, capsys, undrawn):
     file = build(tmp_path, prompts=2, seeds=(3,), epochs=1)
     shutil.rmtree(run(tmp_path, "teacher_only") / "epochs")
     (run(tmp_path) / "epochs" / "001" / "summary.json").unlink()
@@ -178,7 +178,7 @@ def test_hostile_text_is_text_on_the_page(tmp_path, monkeypatch):
         (["a=nowhere", "--output", "x", "--set", "analysis.word=3"], "did you mean analysis.words"),
     ],
 )
-def test_what_cannot_be_analysed_is_refused_with_the_remedy(arguments, message, tmp_path, monkeypatch, capsys):
+def test_input_that_cannot_be_analysed_is_refused_with_the_remedy(arguments, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert cli.main(["analyze", *arguments]) == 2
     assert message in capsys.readouterr().err

@@ -29,7 +29,7 @@ def test_a_token_counts_for_the_span_in_which_it_begins():
     assert sums == {("student", "think"): [-7.0, 3], ("teacher", "answer"): [-8.0, 1]}
 
 
-def test_jobs_share_what_is_read_of_a_variant():
+def test_jobs_share_the_number_of_rows_read_of_a_variant():
     assert [share(64, jobs) for jobs in (1, 3, 100)] == [64, 22, 1]
 
 

@@ -39,7 +39,7 @@ def test_variants_that_differ_in_one_number_are_a_sweep_with_the_one_that_change
     }
 
 
-def test_a_sweep_has_the_mean_over_jobs_of_what_came_of_them(config, tmp_path):
+def test_a_sweep_shows_the_mean_over_jobs(config, tmp_path):
     shares = {"base": (0.9, 0.8), "n1": (0.7, 0.6), "n4": (0.2, 0.5)}
     jobs = []
     for variant, values in shares.items():
@@ -64,7 +64,7 @@ def test_a_sweep_has_the_mean_over_jobs_of_what_came_of_them(config, tmp_path):
     assert measures["discarded"] == [[0.0, 0.1, None, 1]]
 
 
-def test_what_is_known_for_one_value_only_is_no_sweep(config, tmp_path):
+def test_a_setting_with_one_value_is_no_sweep(config, tmp_path):
     with RunStore(str(tmp_path / "one")) as store:
         store.save_config("x")
         store.save_summary({"domains": {"in": {"pass@1": 0.9}}})

@@ -129,7 +129,7 @@ def test_only_letters_that_choices_have_are_choices(form, count, number):
         ("none", None),
     ],
 )
-def test_the_whole_number_is_the_one_that_the_rules_say(answer, expected):
+def test_the_integer_is_read_by_the_documented_rules(answer, expected):
     assert integer(answer) == expected
 
 

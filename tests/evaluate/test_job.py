@@ -200,7 +200,7 @@ def test_other_settings_or_other_problems_are_refused_in_its_folder(pair, finish
         file.write_text(kept)
 
 
-def test_weights_that_are_there_are_used_and_come_back(pair, finished, tmp_path):
+def test_weights_in_memory_are_used_and_returned(pair, finished, tmp_path):
     _, folder, _ = finished
     student = hf.load(hf.resolve(pair["student"]), dtype="float32")
     path = str(folder / "problems.jsonl")
@@ -217,7 +217,7 @@ def test_weights_that_are_there_are_used_and_come_back(pair, finished, tmp_path)
     assert all(before[row["id"]] == row for row in verdicts(tmp_path))
 
 
-def test_an_evaluation_that_is_interrupted_while_it_judges_goes_on_to_the_same_verdicts(pair, finished, tmp_path):
+def test_an_evaluation_interrupted_during_verification_continues_to_the_same_verdicts(pair, finished, tmp_path):
     _, folder, _ = finished
 
     class Interrupted(Exact):
@@ -270,7 +270,7 @@ def test_kill_9_changes_nothing(pair, finished, tmp_path):
     assert verdicts(tmp_path) == verdicts(folder)
 
 
-def test_only_what_stands_behind_the_thinking_counts():
+def test_only_the_text_after_the_thinking_counts():
     problem = Problem("t/1", "t", None, [{"role": "user", "content": "?"}], "7")
 
     def verified(thought, answer):

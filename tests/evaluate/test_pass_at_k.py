@@ -108,7 +108,7 @@ def test_quantiles_of_t_are_those_of_the_tables(probability, freedom, expected):
     assert t_quantile(probability, freedom) == pytest.approx(expected, rel=1e-5)
 
 
-def test_what_has_no_answer_is_refused():
+def test_a_row_without_an_answer_is_refused():
     for call in (lambda: pass_at_1([]), lambda: mean_pass_at(1, []), lambda: pass_at_1([Count(0, 0)])):
         with pytest.raises(ValueError, match=r"give .*at least one"):
             call()

@@ -71,7 +71,7 @@ def test_every_key_is_described():
         ({"confidence": 1}, "confidence is 1"),
     ],
 )
-def test_what_cannot_be_run_is_refused_with_the_remedy(tmp_path, changes, message):
+def test_a_configuration_that_cannot_run_is_refused_with_the_remedy(tmp_path, changes, message):
     with pytest.raises(ConfigError, match=message):
         configured(tmp_path, {**SMALL, **changes})
 
