@@ -143,7 +143,7 @@ BY_HAND = (
     "tests/synthesis/test_recipes.py::test_an_isolation_message_is_saved_and_no_writer_reads_it[teacher_score",
     "tests/synthesis/test_recipes.py::test_both_passes_continue_after_an_interruption[teacher_reference",
     "tests/synthesis/test_small_pair.py::test_every_other_recipe_says_who_thinks_and_who_answers",
-    "tests/synthesis/test_small_pair.py::test_the_real_small_pair_writes_responses_to_all_shared_prompts[4",
+    "tests/synthesis/test_small_pair.py::test_the_real_small_pair_writes_responses_to_shared_prompts[5",
     "tests/synthesis/test_verification.py::test_two_processes_resample_as_one_does",
     "tests/test_fused.py::test_the_students_arrays_go_from_synthesis_to_training_and_back_without_touching_disk[mesh0",
     "tests/test_pipeline.py::test_two_processes_run_the_job_of_one",

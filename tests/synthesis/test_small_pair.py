@@ -35,10 +35,12 @@ def synthesized(folder, shared, real_models, capsys, *changes):
     return [json.loads(line)["prompt"] for line in data.read_text().splitlines()], rows, summary
 
 
-@pytest.mark.parametrize("rollouts", [1, 4])
-def test_the_real_small_pair_writes_responses_to_all_shared_prompts(rollouts, shared, real_models, tmp_path, capsys):
-    prompts, rows, summary = synthesized(tmp_path, shared, real_models, capsys, f"data.rollouts={rollouts}")
-    assert Counter(row.messages[0]["content"] for row in rows) == dict.fromkeys(prompts, rollouts), summary["run"]
+@pytest.mark.parametrize(("limit", "rollouts"), [(2, 1), (5, 4)])
+def test_the_real_small_pair_writes_responses_to_shared_prompts(limit, rollouts, shared, real_models, tmp_path, capsys):
+    changes = [f"data.limit={limit}", f"data.rollouts={rollouts}", f"synthesis.lanes={min(limit * rollouts, 8)}"]
+    prompts, rows, summary = synthesized(tmp_path, shared, real_models, capsys, *changes)
+    expected = dict.fromkeys(prompts[:limit], rollouts)
+    assert Counter(row.messages[0]["content"] for row in rows) == expected, summary["run"]
     wrote = Counter()
     for row in rows:
         validate(row)
