@@ -135,7 +135,6 @@ BY_HAND = (
     "tests/synthesis/test_processes.py::test_two_processes_of_four_devices_write_the_responses_of_one_of_eight",
     "tests/synthesis/test_recipes.py::test_a_recipe_says_who_thinks_and_who_answers[student_only",
     "tests/synthesis/test_recipes.py::test_a_recipe_says_who_thinks_and_who_answers[teacher_answer",
-    "tests/synthesis/test_recipes.py::test_a_recipe_says_who_thinks_and_who_answers[teacher_mix",
     "tests/synthesis/test_recipes.py::test_a_recipe_says_who_thinks_and_who_answers[teacher_only",
     "tests/synthesis/test_recipes.py::test_a_recipe_says_who_thinks_and_who_answers[teacher_score",
     "tests/synthesis/test_recipes.py::test_a_recipe_says_who_thinks_and_who_answers[teacher_think",
