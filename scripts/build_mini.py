@@ -1,4 +1,4 @@
-"""Builds the models of the miniature world that the package ships: python scripts/build_mini.py
+"""Builds the models of the miniature that the package ships: python scripts/build_mini.py
 
 Trains teacher, students and predictors from scratch, from fixed seeds. A restart continues an interrupted build. Writes the
 folders, with evaluation.json and build.log, to --output.

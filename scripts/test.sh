@@ -8,11 +8,11 @@ cd "$(dirname "$0")/.."
 if [ ! -x .venv/bin/python ]; then
   "${PYTHON:-python3}" -m venv .venv
 fi
-wanted=$(cat pyproject.toml scripts/test.sh | cksum)
-if [ "$(cat .venv/installed 2>/dev/null || true)" != "$wanted" ]; then
+fingerprint=$(cat pyproject.toml scripts/test.sh | cksum)
+if [ "$(cat .venv/installed 2>/dev/null || true)" != "$fingerprint" ]; then
   .venv/bin/python -m pip install --quiet --upgrade pip
   .venv/bin/python -m pip install --quiet --editable '.[test]'
-  printf '%s' "$wanted" >.venv/installed
+  printf '%s' "$fingerprint" >.venv/installed
 fi
 
 if [ $# -eq 0 ]; then

@@ -1,4 +1,4 @@
-"""`tessy run`: the whole job on one mesh: predictors, then data, training and evaluation in every round.
+"""`tessy run`: the complete job on one mesh: predictors, then data, training and evaluation in every round.
 
 The run folder holds the run folders of its stages: `predictors` (if the job makes any), `before` (the evaluation of the
 untouched student), and per round `round-<n>/synthesis`, `round-<n>/training`, `round-<n>/evaluation` and, if
@@ -80,7 +80,7 @@ def run(
     """
     if local(config.output) is None:
         raise ConfigError(
-            f"{config.output}: the whole job needs a local folder; set output to a path, and copy the folder afterwards"
+            f"{config.output}: the complete job needs a local folder; set output to a local path, and copy it afterwards"
         )
     with ExitStack() as stack:
         store, config, text = open_run(stack, config)

@@ -25,7 +25,7 @@ from tessy_jax.config import (
 )
 from tessy_jax.config.evaluation import Evaluate
 from tessy_jax.config.file import from_values, keys, reconcile
-from tessy_jax.config.recipes import BOTH, STUDENT, Recipe, Roles
+from tessy_jax.config.recipes import BOTH, RECIPES, STUDENT, FirstPass, Recipe, Roles, check_first_passes
 from tessy_jax.config.renamed import RENAMED, new_name
 from tessy_jax.decode.generate import CHUNK
 from tessy_jax.errors import ConfigError
@@ -309,6 +309,9 @@ def test_sections_refuse_unknown_keys_and_other_types_by_default():
     assert Section.model_config["strict"]
 
 
+ONE = {"writers": ("student",), "roles": (STUDENT,)}
+
+
 @pytest.mark.parametrize(
     ("parts", "expected"),
     [
@@ -316,8 +319,51 @@ def test_sections_refuse_unknown_keys_and_other_types_by_default():
         ({"writers": ("teacher",), "roles": (Roles(("teacher",), "student"),)}, "student has a role"),
         ({"writers": ("critic",), "roles": (Roles(("critic",)),)}, "critic is not a model"),
         ({"writers": ("student",), "roles": (STUDENT,), "scorer": "teacher"}, "first_pass"),
+        ({"writers": ("student",), "roles": ()}, "has roles"),
+        ({"writers": ("student",), "roles": (Roles((), "student"),)}, "one thinker or two different ones"),
+        ({"writers": BOTH, "roles": (Roles(("student", "student")),), "interleaved": True}, "one thinker or two different"),
+        ({"writers": BOTH[::-1], "roles": (Roles(BOTH),), "interleaved": True}, "the student before the teacher"),
+        ({"writers": ("student", "student"), "roles": (STUDENT,)}, "list each once"),
+        ({"writers": BOTH, "roles": (STUDENT,)}, "teacher is a writer without a role"),
+        ({"writers": ("student",), "roles": (STUDENT,), "interleaved": True}, "needs two thinkers"),
+        (ONE | {"first_pass": FirstPass("student_only", "first")}, "a scorer or a reference; set one"),
+        (ONE | {"first_pass": FirstPass("student_only", "first"), "scorer": "teacher"}, "set candidates=True"),
+        (ONE | {"first_pass": FirstPass("teacher_only", ""), "reference": "teacher"}, "has no folder"),
     ],
 )
 def test_a_recipe_whose_parts_contradict_each_other_is_refused(parts, expected):
     with pytest.raises(ValueError, match=expected):
         Recipe(**parts)
+
+
+@pytest.mark.parametrize(
+    ("first", "expected"),
+    [
+        ("nope", "its first pass nope is not a recipe of one pass"),
+        ("teacher_score", "its first pass teacher_score is not a recipe of one pass"),
+        ("student_only", "teacher does not write in its first pass student_only"),
+    ],
+)
+def test_a_recipe_whose_first_pass_cannot_serve_it_is_refused(first, expected):
+    recipe = Recipe(**ONE, first_pass=FirstPass(first, "first"), reference="teacher")
+    with pytest.raises(ValueError, match=expected):
+        check_first_passes(RECIPES | {"new": recipe})
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("noise=0.1", "did you mean boundary.label_flip_prob?"),
+        ("synthesis.noise=0.1", "did you mean boundary.label_flip_prob?"),
+        ("data.rounds=3", "did you mean synthesis.rounds_per_dispatch?"),
+    ],
+)
+def test_an_old_key_in_another_place_gets_the_key_that_replaced_it(small, override, expected):
+    with pytest.raises(ConfigError, match=re.escape(expected)):
+        small(override)
+
+
+def test_the_advice_for_an_old_key_names_only_keys_that_the_command_has(small):
+    with pytest.raises(ConfigError, match=r"data\.too_long is unknown") as refused:
+        small("data.too_long=skip")
+    assert "on_overlength" not in str(refused.value)

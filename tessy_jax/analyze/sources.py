@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import yaml
 from pydantic import ValidationError
 
-from tessy_jax.config import Analyze, Comparison, Data, Model, Synthesize, reconcile
+from tessy_jax.config import Analyze, Comparison, Data, Model, Synthesize, earlier_version, reconcile
 from tessy_jax.errors import ConfigError
 from tessy_jax.store import RunReader
 from tessy_jax.store.files import within
@@ -109,8 +109,10 @@ def of_runs(config: Analyze) -> list[Source]:
         reader = RunReader(output)
         try:
             run = Synthesize.model_validate(yaml.safe_load(reader.config() or ""))
-        except ValidationError:
-            raise ConfigError(f"{output}: is not a synthesis run folder; give the `output` of `tessy synthesize`") from None
+        except ValidationError as error:
+            problem = earlier_version(Synthesize, error)
+            remedy = "analyze it with that version" if problem else "give the `output` of `tessy synthesize`"
+            raise ConfigError(f"{output}: holds {problem or 'no synthesis'}; {remedy}") from None
         finished = reader if reader.summary() is not None else None
         sources.append(Source(name, output, finished, run.data, run.student, run.date))
     return sources

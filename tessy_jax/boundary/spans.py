@@ -27,7 +27,7 @@ begin and end in the middle of a sentence.
 
 Some of its words do the work: facts, names, formulas, numbers, code, steps of reasoning and what follows from them. The \
 others only set the tone. They hesitate ("Hmm,", "wait"), lead from one thing to the next ("Okay, so", "but then"), \
-announce what comes ("let me check that again"), or tell what is going on ("we need to", "the problem asks us to").
+announce what comes ("let me check that again"), or describe the current step ("we need to", "the problem asks us to").
 
 List every stretch of words that only set the tone, in the order in which they stand in the excerpt. Copy each one exactly, \
 character by character; change, complete and explain nothing. Where words of both kinds stand in one sentence, copy only \

@@ -233,7 +233,7 @@ def training_folder(config: Predictors, speaker: Writer) -> str:
 
 
 def score_validation(config: Predictors, speaker: Writer, *, skip_invalid: bool = False) -> SegmentScores:
-    """What the trained predictor says of the validation segments, in the windows that it was trained for.
+    """The trained predictor's scores of the validation segments, in the windows of its training.
 
     Raises:
         TessyError: it is not trained yet, or cannot be loaded.
@@ -241,7 +241,7 @@ def score_validation(config: Predictors, speaker: Writer, *, skip_invalid: bool 
     output = training_folder(config, speaker)
     folder = (local(output) or Path(output)) / MODEL
     if not folder.is_dir():
-        raise ConfigError(f"{folder}: there is no predictor yet; run `tessy boundary train --speaker {speaker}` to the end")
+        raise ConfigError(f"{folder}: has no trained predictor; run `tessy boundary train CONFIG --speaker {speaker}`")
     segments = annotated(config, speaker, folder, skip_invalid=skip_invalid)
     config = Predictors.model_validate(yaml.safe_load(RunReader(output).config() or ""))  # as it was trained
     partitioner = Partitioner.of(config.mesh)

@@ -5,7 +5,7 @@ from tessy_jax.config.base import Section
 from tessy_jax.config.checks import Decontamination, Verification
 from tessy_jax.config.comparison import Cell, Comparison
 from tessy_jax.config.evaluation import Evaluate
-from tessy_jax.config.file import dump, from_values, load, read, reconcile
+from tessy_jax.config.file import dump, earlier_version, from_values, load, read, reconcile
 from tessy_jax.config.pipeline import Pipeline
 from tessy_jax.config.predictors import Predictors
 from tessy_jax.config.programs import Programs
@@ -68,6 +68,7 @@ __all__ = [
     "Writer",
     "differences",
     "dump",
+    "earlier_version",
     "from_values",
     "load",
     "read",

@@ -18,7 +18,8 @@ class Verification(Section):
     verifier: VerifierName
     """The verifier, as for the tasks of an evaluation: mini, exact, boxed, choice, integer or programs."""
     answer: Text = "answer"
-    """The column of data.path that holds the right answer; mini needs none, because it identifies prompts by their ids."""
+    """The column of data.path that holds the right answer. mini needs none, because it identifies prompts by their ids, and
+    programs has its tests."""
     programs: Programs | None = None
     """How programs are verified (null: the defaults); the rows of data.path hold their tests."""
     wrong: Literal["keep", "drop", "resample"] = "resample"

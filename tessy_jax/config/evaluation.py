@@ -16,7 +16,7 @@ Domain = Literal["in", "out"]
 
 
 class Items(Section):
-    """Problems of the miniature world."""
+    """Problems of the miniature."""
 
     families: Annotated[list[Text], Field(min_length=1)]
     """Ae and Ah (sums without and with the multipliers that the student has never seen), A (both), B, C, D."""
@@ -46,7 +46,7 @@ class Task(Section):
     answer: Text = "answer"
     """The column that holds the right answer."""
     mini: Items | None = None
-    """Problems of the miniature world, instead of a path."""
+    """Problems of the miniature, instead of a path."""
     verifier: VerifierName
     """The verifier: the miniature's own (mini), equal text or numbers (exact), equal mathematics in the last
     \\boxed{…} (boxed), the right one of several choices (choice), an integer from 0 to 999 (integer), or tests that the

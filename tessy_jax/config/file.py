@@ -12,7 +12,7 @@ import yaml
 from pydantic import ValidationError
 
 from tessy_jax.config.base import Section
-from tessy_jax.config.renamed import new_name
+from tessy_jax.config.renamed import ANYWHERE, new_name
 from tessy_jax.config.sections import Dated, Run, Synthesize, differences
 from tessy_jax.errors import ConfigError
 
@@ -93,8 +93,7 @@ def reconcile(config: D, earlier: str | None, *, but: Collection[str] = ()) -> D
         try:
             before = type(config).model_validate(yaml.safe_load(earlier))
         except ValidationError as error:
-            renamed = ", ".join(f"{_dotted(fault)} is now {new}" for fault, new in _renamed(error))
-            kind = f"a run of an earlier version ({renamed})" if renamed else "another kind of run"
+            kind = earlier_version(type(config), error) or "another kind of run"
             raise ConfigError(f"{config.output}: holds {kind}; name another output") from None
         changed = [key for key in differences(before, config) if key.partition(".")[0] not in but]
         if changed:
@@ -104,6 +103,12 @@ def reconcile(config: D, earlier: str | None, *, but: Collection[str] = ()) -> D
             )
         date = before.date or date
     return config.model_copy(update={"date": config.date or date}).resolved()
+
+
+def earlier_version(kind: type[Section], error: ValidationError) -> str:
+    """Words for a run whose configuration has keys of an earlier version, with their new names; empty if it has none."""
+    renamed = ", ".join(f"{_dotted(fault)} is now {new}" for fault, new in _renamed(kind, error))
+    return f"a run of an earlier version ({renamed})" if renamed else ""
 
 
 class _Loader(yaml.SafeLoader):
@@ -163,7 +168,7 @@ def _explain(kind: type[Section], error: ValidationError, source: str, set_keys:
     """The first fault in one line: source, dotted key, value, remedy."""
     faults = error.errors(include_url=False)
     # a renamed key comes first, because its value is then missing under the new name
-    fault, renamed = next(_renamed(error), (faults[0], None))
+    fault, renamed = next(_renamed(kind, error), (faults[0], None))
     key, got, message = _dotted(fault), fault["input"], fault["msg"]
     known = dict(keys(kind))
     if any(f"{key}.".startswith(f"{overridden}.") for overridden in set_keys):
@@ -188,11 +193,12 @@ def _dotted(fault: Mapping[str, Any]) -> str:
     return ".".join(map(str, fault["loc"]))
 
 
-def _renamed(error: ValidationError) -> Iterator[tuple[Any, str]]:
-    """The faults that are keys of an earlier version, each with the dotted key that replaces it."""
+def _renamed(kind: type[Section], error: ValidationError) -> Iterator[tuple[Any, str]]:
+    """The faults that are keys of an earlier version, each with the dotted key of this kind that replaces it."""
+    known = {key for key, _ in keys(kind)}
     for fault in error.errors(include_url=False):
         new = new_name(_dotted(fault))
-        if fault["type"] == "extra_forbidden" and new is not None:
+        if fault["type"] == "extra_forbidden" and new in known:
             yield fault, new
 
 
@@ -206,10 +212,15 @@ def keys(kind: type[Section], prefix: str = "") -> Iterator[tuple[str, str]]:
 
 
 def _suggestion(key: str, known: Iterable[str]) -> str:
-    """A hint: the nearest key of the same section, otherwise the nearest of all keys, otherwise the keys of the section."""
+    """A hint: the key that replaces an old one, otherwise the nearest key of the same section or of all sections, otherwise
+    the keys of the section."""
+    known = list(known)
     parent, _, name = key.rpartition(".")
+    for candidate in known:
+        if name in ANYWHERE and candidate.rpartition(".")[2] == ANYWHERE[name]:
+            return f"; did you mean {candidate}?"
     siblings = {k.rpartition(".")[2]: k for k in known if k.rpartition(".")[0] == parent}
-    anywhere = {k.rpartition(".")[2]: k for k in reversed(list(known))}
+    anywhere = {k.rpartition(".")[2]: k for k in reversed(known)}
     for names in (siblings, anywhere):
         near = difflib.get_close_matches(name, names, 1)
         if near:

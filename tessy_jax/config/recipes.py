@@ -5,6 +5,7 @@ A new recipe is a new entry of `RECIPES`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -61,16 +62,36 @@ class Recipe:
 
     def __post_init__(self) -> None:
         """Raises ValueError if the parts of the recipe contradict each other."""
-        if not self.interleaved and any(len(roles.thinkers) > 1 for roles in self.roles):
-            raise ValueError("two thinkers alternate; set interleaved=True, which requires boundary predictors")
+        models = get_args(Writer)
         named = {writer for roles in self.roles for writer in (*roles.thinkers, roles.answerer) if writer is not None}
-        if not named <= set(self.writers):
-            raise ValueError(f"{min(named - set(self.writers))} has a role and is not among the writers; add it")
-        unknown = {*self.writers, self.scorer, self.reference} - {*get_args(Writer), None}
+        unknown = {*self.writers, *named, self.scorer, self.reference} - {*models, None}
         if unknown:
             raise ValueError(f"{min(map(str, unknown))} is not a model of a configuration; use student or teacher")
-        if self.first_pass is None and (self.scorer or self.reference):
-            raise ValueError("a scorer or a reference needs a first pass; set first_pass")
+        if self.writers != tuple(model for model in models if model in self.writers):
+            raise ValueError(f"the writers are {', '.join(self.writers)}; list each once, the student before the teacher")
+        if not named <= set(self.writers):
+            raise ValueError(f"{min(named - set(self.writers))} has a role and is not among the writers; add it")
+        if not self.roles or any(len(set(roles.thinkers)) != max(len(roles.thinkers), 1) for roles in self.roles):
+            raise ValueError("every recipe has roles, and each of them one thinker or two different ones; set thinkers")
+        if named != set(self.writers) and all(roles.answerer for roles in self.roles):
+            raise ValueError(f"{min(set(self.writers) - named)} is a writer without a role; remove it, or give it one")
+        if not self.interleaved and any(len(roles.thinkers) > 1 for roles in self.roles):
+            raise ValueError("two thinkers alternate; set interleaved=True, which requires boundary predictors")
+        if self.interleaved and all(len(roles.thinkers) < 2 for roles in self.roles):
+            raise ValueError("interleaved=True needs two thinkers; name both, or set interleaved=False")
+        self._check_first_pass()
+
+    def _check_first_pass(self) -> None:
+        if self.first_pass is None:
+            if self.scorer or self.reference:
+                raise ValueError("a scorer or a reference needs a first pass; set first_pass")
+            return
+        if (self.scorer is None) == (self.reference is None):
+            raise ValueError("a first pass serves a scorer or a reference; set one of them")
+        if self.first_pass.candidates != (self.scorer is not None):
+            raise ValueError("a scorer chooses among candidates; set candidates=True with a scorer, and only then")
+        if not self.first_pass.folder:
+            raise ValueError("the first pass has no folder; name one within the run folder")
 
     @property
     def requirements(self) -> tuple[str, ...]:
@@ -103,3 +124,22 @@ RECIPES: dict[str, Recipe] = {
         ("student",), (STUDENT,), first_pass=FirstPass("teacher_only", "references"), reference="teacher"
     ),
 }
+
+
+def check_first_passes(recipes: Mapping[str, Recipe]) -> None:
+    """Checks that first passes are recipes without a first pass, and that they write the references that their recipes show.
+
+    Raises:
+        ValueError: one is not; names both recipes.
+    """
+    for name, recipe in recipes.items():
+        if recipe.first_pass is None:
+            continue
+        first = recipes.get(recipe.first_pass.recipe)
+        if first is None or first.first_pass is not None:
+            raise ValueError(f"{name}: its first pass {recipe.first_pass.recipe} is not a recipe of one pass; name another")
+        if recipe.reference is not None and recipe.reference not in first.writers:
+            raise ValueError(f"{name}: {recipe.reference} does not write in its first pass {recipe.first_pass.recipe}")
+
+
+check_first_passes(RECIPES)

@@ -21,6 +21,10 @@ RENAMED: dict[tuple[str, str], str] = {
 """(section, old key) → new key; the section is the last name before the key, "" at the top level."""
 
 
+ANYWHERE = {old: new for (_, old), new in RENAMED.items()}
+"""Old key → new key, in whatever section."""
+
+
 def new_name(key: str) -> str | None:
     """The dotted key that replaces `key`, e.g. training.tokens → training.max_seq_len; None if `key` was not renamed."""
     parent, _, name = key.rpartition(".")

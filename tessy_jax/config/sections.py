@@ -55,7 +55,7 @@ Dtype = Literal["float32", "bfloat16"]
 
 
 class Preset(NamedTuple):
-    """Settings in which the paper and its public code differ: tokens per turn, and how a span ends."""
+    """Settings in which the paper and its public code differ: tokens per proposal, and how a span ends."""
 
     student_step: int
     teacher_step: int
@@ -166,7 +166,7 @@ class Boundary(Section):
     window: Annotated[int, Field(ge=4, multiple_of=2)] = 200
     """The largest number of predictor tokens that a decision reads; it reads at least half as many once they exist."""
     min_span_tokens: Count = 1
-    """The smallest number of tokens in a turn; label flips after fewer are ignored."""
+    """Tokens of a proposal, in the predictor's vocabulary, before which a label flip is ignored."""
     threshold: Annotated[Real, Field(gt=0, lt=1)] = 0.5
     """The next token counts as style if its probability of style is above this. With a higher value the student hands over
     earlier, and the teacher later."""
@@ -200,9 +200,9 @@ class Synthesis(Section):
     preset: Literal["paper", "reference"] = "paper"
     """The source of steps, word rule and sampling that are null here: the paper, or its public code (reference)."""
     student_step: Count | None = None
-    """The largest number of student tokens per turn (null: paper 20, reference 5)."""
+    """The largest number of student tokens per proposal (null: paper 20, reference 5)."""
     teacher_step: Count | None = None
-    """The largest number of teacher tokens per turn (null: paper 20, reference 10)."""
+    """The largest number of teacher tokens per proposal (null: paper 20, reference 10)."""
     word_rule: WordRule | None = None
     """How a span that would end inside a word ends (null: paper discard, reference extend)."""
     final_answer: Writer = "student"
@@ -307,7 +307,7 @@ class Synthesize(Dated):
     student: Model | None = None
     """The model that the data is for; it writes style and the final answer."""
     teacher: Model | None = None
-    """The stronger model; it writes substance."""
+    """The stronger model; it writes the capability text."""
     boundary: Boundary = Boundary()
     synthesis: Synthesis = Synthesis()
 

@@ -34,7 +34,7 @@ class LayerKV:
         """Writes the first counts_B tokens of each lane behind its lengths_B cached ones; the rest is dropped."""
         size, T = self.keys.shape[2], keys_BKTH.shape[2]
         time_T = jnp.arange(T, dtype=jnp.int32)
-        # what is dropped goes to slots beyond the end, each to another, since a scatter wants its indices unique
+        # what is dropped goes to slots beyond the end, to distinct slots, because the scatter requires unique indices
         slots_BT = jnp.where(time_T < counts_B[:, None], (lengths_B[:, None] + time_T) % size, size + time_T)
 
         def write(old_BKSH: jax.Array, new_BKTH: jax.Array) -> jax.Array:
@@ -60,7 +60,7 @@ class LayerKV:
 
 
 def _scatter(old_BKSH: jax.Array, new_BKTH: jax.Array, slots_BT: jax.Array) -> jax.Array:
-    """Writes new tokens to their slots; slots from S on are none."""
+    """Writes new tokens to their slots; slots from S on are dropped."""
     lanes_B1 = jnp.arange(old_BKSH.shape[0], dtype=jnp.int32)[:, None]
     return old_BKSH.at[lanes_B1, :, slots_BT].set(new_BKTH.swapaxes(1, 2), mode="drop", unique_indices=True)
 

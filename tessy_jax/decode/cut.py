@@ -1,11 +1,11 @@
 """Where a proposal is cut: the commit rule at word boundaries (method, section 2).
 
-A proposal of n bytes turns to the other kind of text at byte `flip`, or nowhere. The cut c is
+The flip of a proposal of n bytes is the byte at which the other kind of text begins, or absent. The cut c is
   none:    the last character boundary at or before the flip (with one vocabulary: the last token end that is one),
   discard: the last boundary at or before it at which a new pre-token begins in every vocabulary, whatever may follow,
   extend:  the first white space at or after it, else the end of the proposal.
-A proposal that does not turn counts as turning at its end. Where that would leave nothing, the next such boundary behind it
-is taken, and where there is none, all whole characters of the proposal.
+Without a flip, the end of the proposal counts as the flip. If the rule leaves no text, the cut is the next such boundary
+after the flip, or else after the last complete character.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ def text_window(text_BY: jax.Array, start_B: jax.Array, size: int) -> jax.Array:
 
 
 def starts_character(bytes_BP: jax.Array) -> jax.Array:
-    """Whether a byte is none that continues a UTF-8 character."""
+    """Whether a byte begins a UTF-8 character."""
     return (bytes_BP & 0xC0) != 0x80
 
 
 def complete_chars(bytes_BP: jax.Array, counts_B: jax.Array) -> jax.Array:
-    """How many of the first counts_B bytes remain without an unfinished character at their end. Bytes that are no UTF-8
-    count as characters: what they spoil is found when the response ends."""
+    """How many of the first counts_B bytes remain without an unfinished character at their end. Bytes that are not
+    UTF-8 count as characters: invalid text is detected when the response ends."""
     missing_B = jnp.zeros_like(counts_B)
     for back in (3, 2, 1):
         index_B1 = jnp.maximum(counts_B - back, 0)[:, None]

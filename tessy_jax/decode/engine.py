@@ -75,8 +75,8 @@ class Engine:
         capacity: int = 0,
     ) -> None:
         self.partitioner = writers[0].partitioner
-        ways = self.partitioner.num_shards("lanes")
-        self.size = -(-max(lanes, MIN_LANES) // ways) * ways
+        shards = self.partitioner.num_shards("lanes")
+        self.size = -(-max(lanes, MIN_LANES) // shards) * shards
         self.writers = list(writers)
         self.tables, self.params = jax.tree.map(self._replicated, (tables, params))
         split = [nnx.split(model) for model in writers]

@@ -146,8 +146,8 @@ def buckets(tokens: int) -> list[int]:
 def _start(model: Decoder, prompts: Sequence[Sequence[int]], samples: Sequence[int], max_new_tokens: int) -> Lanes:
     partitioner = model.partitioner
     dtype = model.embed.dtype
-    ways = partitioner.num_shards("lanes")
-    count = -(-max(len(prompts), MIN_LANES) // ways) * ways
+    shards = partitioner.num_shards("lanes")
+    count = -(-max(len(prompts), MIN_LANES) // shards) * shards
     longest = max(len(prompt) for prompt in prompts)
     capacity = bucket(longest + min(max_new_tokens, SMALLEST_BUCKET))
     tokens = np.zeros((count, capacity), np.int32)

@@ -4,7 +4,7 @@ The decision after response token t reads tokens a(t) … t, encoded afresh from
 a(t) = max(0, (t // h − 1) h) and h is half of the window. A lane has two rows, of even and of odd windows: window j begins
 at token (j − 1) h, decides for tokens of block j (those with t // h = j) and lives in row j mod 2. Every token is read once,
 in both rows of one forward pass: in the window that decides, and in the one that will decide from the next multiple of h
-on. Nothing is filled again when the anchor moves.
+on. Moving the window needs no prefill.
 
 A row stores token t in slot t mod R, so a lane is rolled back by lowering its count of read tokens. R = window + slack,
 where slack covers the largest rollback.

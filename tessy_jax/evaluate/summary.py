@@ -83,7 +83,7 @@ def summarize(
         by_task[task.name] = {
             "domain": task.domain,
             "verifier": task.verifier,
-            **({"judged": notes[task.name]} if notes and task.name in notes else {}),
+            **({"verifier_note": notes[task.name]} if notes and task.name in notes else {}),
             **measures(own, confidence),
             "families": {
                 name: measures([response for response in own if response.problem.family == name], confidence)

@@ -165,7 +165,7 @@ class ModelSet:
 
     @property
     def steps(self) -> tuple[int, ...]:
-        """The largest number of tokens per turn, per writer."""
+        """The largest number of tokens per proposal, per writer."""
         synthesis = self.config.synthesis
         return tuple(cast(int, getattr(synthesis, f"{name}_step")) for name in self.names)
 

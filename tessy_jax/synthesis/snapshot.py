@@ -12,6 +12,7 @@ import numpy as np
 
 from tessy_jax.decode.response_state import ResponseState, TokenizedView
 from tessy_jax.decode.state import LaneScalars
+from tessy_jax.errors import DataError
 from tessy_jax.records import Key
 
 
@@ -55,19 +56,27 @@ def pack(unfinished: Sequence[InFlight]) -> bytes:
 
 
 def unpack(blob: bytes) -> list[InFlight]:
-    """The responses of a blob. A scalar that an older version did not store has its default."""
+    """The responses of a blob. A scalar that an older version did not store has its default.
+
+    Raises:
+        DataError: the blob stores a scalar that is unknown here.
+    """
     with np.load(io.BytesIO(blob), allow_pickle=False) as data:
         result = []
         for i, item in enumerate(json.loads(data["index"].tobytes())):
             state = None
             if item["entry"] is not None:
+                unknown = sorted(item["entry"].keys() - SCALARS)
+                if unknown:
+                    raise DataError(
+                        f"the snapshot stores {', '.join(unknown)}, so another version of tessy_jax wrote it; continue the "
+                        "run with that version, or name another output"
+                    )
                 views = tuple(
                     TokenizedView(data[f"tokens{i}.{m}"].tolist(), prompt, data[f"ends{i}.{m}"].tolist())
                     for m, prompt in enumerate(item["prompts"])
                 )
-                scalars = {
-                    name: tuple(x) if isinstance(x, list) else x for name, x in item["entry"].items() if name in SCALARS
-                }
+                scalars = {name: tuple(x) if isinstance(x, list) else x for name, x in item["entry"].items()}
                 text, sources = data[f"text{i}"].tobytes(), data[f"sources{i}"].tobytes()
                 state = ResponseState(views, LaneScalars(**scalars), text, sources)
             result.append(InFlight((item["key"][0], item["key"][1]), item["attempt"], state, item["seconds"]))

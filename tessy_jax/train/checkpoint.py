@@ -33,8 +33,8 @@ def _not_raised(record: logging.LogRecord) -> bool:
 
 class Checkpoints:
     """The checkpoints under a folder or address. last, best: how many are kept of the newest, and of those with the
-    lowest score, the first of equals. always: steps that are kept whatever comes. A checkpoint holds arrays and, as JSON,
-    what else there is to remember. write: false makes no folder and removes nothing."""
+    lowest score, the first of equals. always: steps that are always kept. A checkpoint holds arrays and, as JSON,
+    additional state. write: false makes no folder and removes nothing."""
 
     def __init__(self, folder: str, *, last: int, best: int, always: Sequence[int] = (), write: bool = True) -> None:
         path = local(folder)
@@ -44,7 +44,7 @@ class Checkpoints:
             policies.append(keep.BestN(get_metric_fn=_rank, reverse=True, n=best, keep_checkpoints_without_metrics=False))
         options = ocp.CheckpointManagerOptions(
             preservation_policy=keep.AnyPreservationPolicy(policies),
-            # without it, scores would not be written and be lost to the next start; with it, none at all is warned of
+            # without best_fn, Orbax does not save scores; with it, a run without scores gets a warning
             best_fn=(lambda metrics: metrics[SCORE]) if best else None,
             best_mode="min",
             create=write,
@@ -162,12 +162,12 @@ class Checkpoints:
             yield
         except Exception as error:  # Orbax raises anything from OSError to XlaRuntimeError, and late
             raise CheckpointError(
-                f"{self.folder}: a checkpoint cannot be written ({_reason(error)}); free space or mend the "
+                f"{self.folder}: a checkpoint cannot be written ({_reason(error)}); free space or remove the "
                 "cause, then run again: complete checkpoints are kept"
             ) from error
 
     def _unreadable(self, step: int, error: Exception) -> CheckpointError:
         return CheckpointError(
             f"{self.path(step)}: cannot be restored into this model and optimizer ({_reason(error)}); continue with "
-            "the settings it was written with, delete it to go on from an older one, or name another output"
+            "the settings it was written with, delete it to continue from an older one, or name another output"
         )

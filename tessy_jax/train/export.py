@@ -9,7 +9,7 @@ import pyarrow as pa  # type: ignore[import-untyped, unused-ignore]
 import yaml
 from pydantic import ValidationError
 
-from tessy_jax.config import Train, reconcile
+from tessy_jax.config import Train, earlier_version, reconcile
 from tessy_jax.errors import ConfigError
 from tessy_jax.models import hf
 from tessy_jax.models.export import export
@@ -25,10 +25,10 @@ CARD = """\
 # {title}
 
 {described}. Tokenized for {model} through its chat template with tessy_jax, one conversation a row, as `tessy train`
-learns it.
+uses it.
 
 - `input_ids`: the conversation's tokens.
-- `labels`: the same where the model has to learn the token, else -100; not shifted.
+- `labels`: the token where it is a target, otherwise -100; not shifted.
 - `source_ids`: who wrote the token: {sources}.
 """
 
@@ -37,13 +37,15 @@ def run_config(run_folder: str) -> Train:
     """The configuration of a training's run folder.
 
     Raises:
-        ConfigError: it is none.
+        ConfigError: the folder is not that of a training.
     """
     try:
         config = Train.model_validate(yaml.safe_load(RunReader(run_folder).config() or ""))
-    except ValidationError:
-        raise ConfigError(f"{run_folder}: holds no training; give the `output` of `tessy train`") from None
-    return config.model_copy(update={"output": run_folder})  # wherever it has been moved to
+    except ValidationError as error:
+        problem = earlier_version(Train, error)
+        remedy = "export it with that version" if problem else "give the `output` of `tessy train`"
+        raise ConfigError(f"{run_folder}: holds {problem or 'no training'}; {remedy}") from None
+    return config.model_copy(update={"output": run_folder})  # the folder may have been moved
 
 
 def export_model(run_folder: str, folder: Path, step: int | None) -> int:

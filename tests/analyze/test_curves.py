@@ -34,7 +34,7 @@ def test_losses_are_means_over_jobs_with_their_deviation(tmp_path: Path):
     assert found["curves"]["loss"] == {
         "tessy": [[1, 3.0, pytest.approx(2**0.5, abs=1e-6), 2], [2, 2.0, 0.0, 2], [3, 1.0, None, 1]]
     }
-    assert list(found["curves"]) == ["loss", "loss_sty"], "what nobody has is left out"
+    assert list(found["curves"]) == ["loss", "loss_sty"], "losses without values are left out"
 
 
 def test_the_steps_of_rounds_are_numbered_on_and_many_are_one_point(tmp_path, monkeypatch):

@@ -209,4 +209,4 @@ def test_another_run_is_never_written_over(compared, capsys):
 def test_a_run_that_is_no_synthesis_is_named(compared, tmp_path, capsys):
     place = run(compared.parent) / "training"
     assert cli.main(["analyze", f"a={place}", "--output", str(tmp_path / "x")]) == 2
-    assert "is not a synthesis run folder; give the `output` of `tessy synthesize`" in capsys.readouterr().err
+    assert "holds no synthesis; give the `output` of `tessy synthesize`" in capsys.readouterr().err

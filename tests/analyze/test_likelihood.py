@@ -59,7 +59,7 @@ def test_the_student_finds_its_own_words_more_probable_and_is_loaded_once(sets, 
     assert [[row.id for row in rows] for rows in read_rows] == [
         [row.id for row in one[0].first[:3]] for one in sets.values()
     ][:2]
-    assert list(found) == ["tessy", "teacher_only"], "nobody reads what names no student"
+    assert list(found) == ["tessy", "teacher_only"], "data without a student is not scored"
     assert found["tessy"]["think"]["student"]["nll"] < found["teacher_only"]["think"]["teacher"]["nll"]
     assert found["teacher_only"]["think"]["student"] is None
     parts = [own for phase in ("think", "answer") for own in found["tessy"][phase].values() if own]

@@ -1,4 +1,4 @@
-"""Responses are judged by the right answers to their prompts, wherever these are."""
+"""Responses are verified by the right answers to their prompts, wherever these are."""
 
 import json
 from dataclasses import replace
@@ -25,7 +25,7 @@ from .test_data import ROWS, source_of
 ALL = {**TASK_KINDS, **MINI}
 
 
-def judged(source, **quality):
+def verified(source, **quality):
     with open_verifiers(Quality(**quality), ALL) as judge_of:
         return read(source, 1, judge_of(source))
 
@@ -39,7 +39,7 @@ def with_answers(source, folder, answers):
 
 def test_the_answers_in_the_prompts_decide(tmp_path):
     source = with_answers(source_of(tmp_path / "run"), tmp_path, {"p0": 3, "p1": "5"})
-    found = judged(source, verifier="exact", answer="key")
+    found = verified(source, verifier="exact", answer="key")
     assert found.right == {"p0": (1, 2), "p1": (0, 1)}, "'it is 3' is another text than '3'"
     summary = summarize({"tessy": [found, found]}, 0.95)
     mean, low, high = pass_at_1([Count(2, 1), Count(1, 0)] * 2, 0.95)
@@ -61,7 +61,7 @@ def test_the_miniature_knows_the_answer_by_the_id_of_the_prompt(tmp_path):
     spans = (*rows[0].spans[:-1], replace(rows[0].spans[-1], end=len(wrong)))
     write(tmp_path / "run", [replace(rows[0], messages=messages, spans=spans), *rows[1:]])
     source = Source("tessy", "here", RunReader(str(tmp_path / "run")), Data(path="p"), None, None)
-    found = judged(source, verifier="mini")
+    found = verified(source, verifier="mini")
     assert sum(right for right, _ in found.right.values()) == 5
     assert found.right[rows[0].prompt_id] == (0, 1)
 
@@ -69,13 +69,13 @@ def test_the_miniature_knows_the_answer_by_the_id_of_the_prompt(tmp_path):
 def test_a_response_to_a_prompt_that_is_not_there_is_named(tmp_path):
     source = with_answers(source_of(tmp_path / "run"), tmp_path, {"p0": 3})
     with pytest.raises(DataError, match=r"here: has a response to 'p1', which is not in .*prompts.jsonl; restore"):
-        judged(source, verifier="exact", answer="key")
+        verified(source, verifier="exact", answer="key")
     with pytest.raises(
         DataError, match=r"here: 'p\d' is not an id of a miniature task; .*quality.verifier to exact or boxed"
     ):
-        judged(source, verifier="mini")
+        verified(source, verifier="mini")
     with pytest.raises(DataError, match=r"prompts.jsonl:1: has no `answer`"):
-        judged(source, verifier="exact")
+        verified(source, verifier="exact")
 
 
 def test_a_verifier_that_is_not_there_is_refused():

@@ -16,7 +16,7 @@ texts = st.lists(pieces, max_size=12).map("".join)
 
 
 def reference(offsets, spans):
-    """The rule of the method's section 3.4, character by character."""
+    """The rule of the method (section 3, step 4), character by character."""
     labels = []
     for start, end in offsets:
         in_style = any(a <= start < b for a, b in spans)

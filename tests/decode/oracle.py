@@ -1,7 +1,7 @@
 """The method written plainly: one response at a time, whole forward passes, no caches, no loops on the device.
 
-Proposals are always written to their full length, judged, and cut ("generate, then roll back"); what is cut off is sampled
-again. Text goes into tokens by the `tokenizers` library.
+Proposals are always written to their full length, classified, and cut ("generate, then roll back"); what is cut off is
+sampled again. Text goes into tokens by the `tokenizers` library.
 """
 
 from dataclasses import dataclass, field
@@ -140,7 +140,7 @@ class Oracle:
         return int(_draw(logits, *numbers, np.int32(2 * len(writer.tokens) + m), writer.sampling))
 
     def turned(self, m, t):
-        """Whether noise turns the label of token t round."""
+        """Whether the label of token t is inverted."""
         numbers = (np.uint32(self.settings.seed), np.uint32([self.sample_id]), np.int32([self.attempt]))
         key = position_keys(*numbers, np.int32([-1 - 2 * t - m]))[0]
         return float(jax.random.uniform(key)) < self.settings.noise

@@ -26,7 +26,7 @@ FAMILIES = ("sums", "differences")
 
 
 def quiet(text):
-    """Where nobody listens."""
+    """A URL without a server."""
 
 
 def write_problems(file, answers=None):

@@ -3,9 +3,11 @@ import json
 from dataclasses import replace
 
 import numpy as np
+import pytest
 
 from tessy_jax.decode.response_state import ResponseState, TokenizedView
 from tessy_jax.decode.state import ANSWER, RUNNING, LaneScalars
+from tessy_jax.errors import DataError
 from tessy_jax.synthesis.snapshot import InFlight, pack, unpack
 
 SCALARS = LaneScalars(
@@ -31,16 +33,25 @@ def test_unfinished_responses_survive_a_snapshot():
     assert unpack(pack(unfinished)) == unfinished
 
 
-def test_scalars_of_other_versions_take_defaults_or_are_ignored():
+def of_another_version(change):
+    """A blob with one unfinished response whose scalars `change` changes."""
     with np.load(io.BytesIO(pack([InFlight(("a", 0), 2, STATE, 1.5)]))) as data:
         arrays = dict(data)
     index = json.loads(arrays["index"].tobytes())
-    del index[0]["entry"]["switches"]
-    index[0]["entry"]["unknown"] = 1
+    change(index[0]["entry"])
     buffer = io.BytesIO()
     np.savez(buffer, **(arrays | {"index": np.frombuffer(json.dumps(index).encode(), np.uint8)}))
-    (restored,) = unpack(buffer.getvalue())
+    return buffer.getvalue()
+
+
+def test_a_scalar_that_an_older_version_did_not_store_has_its_default():
+    (restored,) = unpack(of_another_version(lambda entry: entry.pop("switches")))
     assert restored.state == replace(STATE, scalars=replace(SCALARS, switches=0))
+
+
+def test_a_scalar_under_an_unknown_name_is_refused_because_its_value_would_be_lost():
+    with pytest.raises(DataError, match="the snapshot stores thought, so another version"):
+        unpack(of_another_version(lambda entry: entry.update(thought=entry.pop("thinking_bytes"))))
 
 
 def test_scalars_become_arrays_of_their_dtypes():

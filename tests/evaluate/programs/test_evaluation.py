@@ -44,6 +44,6 @@ def test_an_evaluation_of_programs_counts_both_graders_and_logs_its_sandbox(pair
     for grader in ("strict", "compat"):
         assert task["graders"][grader]["right"] == sum(line["graders"][grader] for line in verified)
     assert task["graders"]["strict"]["right"] == task["right"]
-    assert "in the sandbox" in task["judged"]
+    assert "in the sandbox" in task["verifier_note"]
     assert any("task code: programs run in the sandbox" in text for text in messages)
     assert "HIDDEN" not in (tmp_path / "run" / "prompts.jsonl").read_text()
