@@ -265,7 +265,7 @@ def test_each_speaker_samples_its_traces_once_and_rules_annotate_them(tmp_path, 
     code, counts = run(capsys, "annotate", file)
     assert code == 0, counts
     assert counts["student"]["traces"] == result["student"]["run"]["responses"]
-    assert "no predictor yet" in run(capsys, "eval", file)[1]
+    assert "has no trained predictor" in run(capsys, "eval", file)[1]
     code, output = run(capsys, "train", file, "--speaker", "teacher")
     assert code == 0, output
     assert list(output) == ["teacher"]

@@ -46,11 +46,9 @@ def writers(row, phase):
     return tuple(sorted({span.source for span in row.spans if span.phase == phase} - {"template"}))
 
 
-QUICK = "teacher_reference"
-
-
-@pytest.mark.parametrize("recipe", [pytest.param(name, marks=() if name == QUICK else pytest.mark.slow) for name in WHO])
-def test_a_recipe_says_who_thinks_and_who_answers(tmp_path, recipe):
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", WHO)
+def test_the_writers_are_those_of_the_recipe(tmp_path, recipe):
     rows, failures, summary = written(
         config_of(tmp_path, recipe, max_prompt_tokens=250, candidates=3, rewrite="{prompt} {reference}")
     )

@@ -62,7 +62,7 @@ def test_the_real_small_pair_writes_responses_to_shared_prompts(limit, rollouts,
 
 
 @pytest.mark.parametrize("recipe", sorted(set(WHO) - {"tessy"}))
-def test_every_other_recipe_says_who_thinks_and_who_answers(recipe, shared, real_models, tmp_path, capsys):
+def test_the_writers_are_those_of_every_other_recipe(recipe, shared, real_models, tmp_path, capsys):
     changes = [f"synthesis.recipe={recipe}", "synthesis.candidates=2", "synthesis.max_prompt_tokens=1400"]
     changes += ["data.limit=3", "synthesis.max_attempts=2", "synthesis.lanes=4"]
     prompts, rows, summary = synthesized(tmp_path, shared, real_models, capsys, *changes)
