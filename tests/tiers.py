@@ -1,8 +1,9 @@
 """Which tests run where, in addition to the markers in the test files.
 
-The default suite holds one test per claim. `SLOW` adds the marker `slow` to variants of such a test, which CI runs in its
-long part. `BY_HAND` adds the marker `by_hand` to slow variants that CI leaves out: `bash scripts/test.sh -m slow` runs them.
-An entry is a test's path and name, with the beginning of its parameters where only some of them are meant.
+The default suite holds one quick test per claim. `SLOW` adds the marker `slow` to variants of such a test, and to tests that
+take minutes of processor time; CI runs both in its long part. `BY_HAND` adds the marker `by_hand` to slow variants that CI
+leaves out: `bash scripts/test.sh -m slow` runs them. An entry is a test's path and name, with the beginning of its
+parameters where only some of them are meant.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ SLOW = (
     "tests/decode/test_loop.py::test_no_token_is_discarded_with_one_vocabulary_online_and_no_word_rule",
     "tests/decode/test_loop.py::test_the_caches_are_updated_in_place",
     "tests/decode/test_sampling.py::test_filters_keep_the_tokens_and_shares_that_transformers_keeps[filters4",
+    "tests/evaluate/programs/test_evaluation.py::test_an_evaluation_of_programs_counts_both_graders_and_logs_its_sandbox",
     "tests/models/test_parity.py::test_a_token_classifier_gives_the_scores_of_transformers_complete_in_chunks_and_by_token[gpt_oss",
     "tests/models/test_parity.py::test_a_token_classifier_gives_the_scores_of_transformers_complete_in_chunks_and_by_token[qwen3",
     "tests/models/test_parity.py::test_chunks_of_any_length_per_lane_and_single_tokens_give_the_logits_of_transformers"
@@ -37,13 +39,21 @@ SLOW = (
     "tests/models/test_parity.py::test_complete_sequences_give_the_logits_of_transformers[qwen3",
     "tests/models/test_restack.py::test_restacking_and_unstacking_changes_no_array_and_keeps_the_mesh[deepseek_v3",
     "tests/models/test_restack.py::test_restacking_and_unstacking_changes_no_array_and_keeps_the_mesh[gpt_oss",
+    "tests/report/test_predictor_page.py::test_every_token_is_shown_once_and_the_text_is_complete",
+    "tests/synthesis/test_job.py::test_rows_tile_their_content_and_come_in_the_order_of_the_input",
     "tests/synthesis/test_recipes.py::test_the_candidate_that_is_most_probable_to_the_teacher_is_kept",
     "tests/synthesis/test_recipes.py::test_rewritten_prompts_are_printed_and_not_saved",
     "tests/train/test_job.py::test_a_continued_training_needs_no_more_memory_than_an_uninterrupted_one",
     "tests/train/test_step.py::test_the_gradient_in_bfloat16_is_near_that_which_jax_derives_for_every_family[qwen3_moe",
     "tests/synthesis/test_job.py::test_traces_cut_inside_thinking_or_answer_record_their_finish_reason",
+    "tests/synthesis/test_verification.py::test_a_resampled_response_becomes_right_or_fails_after_its_attempts",
+    "tests/synthesis/test_verification.py::test_a_row_without_a_right_answer_is_skipped_with_skip_invalid",
+    "tests/synthesis/test_verification.py::test_dropped_responses_are_recorded_and_right_ones_are_unchanged",
+    "tests/synthesis/test_verification.py::test_kept_responses_carry_their_verdict_and_otherwise_equal_those_of_an_unverified_run",
+    "tests/synthesis/test_verification.py::test_streamed_responses_get_the_same_verdicts",
     "tests/text/test_bridge.py::test_the_device_agrees_with_the_library_on_real_tokenizers[deepseek-v3-5000",
     "tests/text/test_bridge.py::test_the_device_agrees_with_the_library_on_real_tokenizers[gpt-oss-5000",
+    "tests/text/test_bridge.py::test_the_device_agrees_with_the_library_on_real_tokenizers[qwen3-5000",
     "tests/train/test_step.py::test_packing_splitting_and_sharding_change_neither_loss_nor_gradient[qwen3-tied-2-8",
 )
 
