@@ -43,6 +43,7 @@ from tessy_jax.sharding import Partitioner
 from tessy_jax.store.files import Files
 from tessy_jax.text.chat import CLOSE, OPEN
 from tessy_jax.text.tokenizer import Tokenizer
+from tessy_jax.text.turn_end import checked_ends
 
 logger = logging.getLogger(__name__)
 
@@ -85,7 +86,7 @@ class LocalModel:
         self._tokenizer = Tokenizer(folder, config.vocab)
         if not self._tokenizer.hf.chat_template:
             raise TokenizerError(f"{folder}: has no chat template; an annotator.model has to be instruction-tuned")
-        self._ends = self._tokenizer.eos_ids()
+        self._ends = checked_ends(self._tokenizer, self._variables)
         self._decoder = hf.load(folder, dtype=model.dtype, partitioner=partitioner)
 
     def annotate(self, segments: Sequence[Segment]) -> list[Outcome]:

@@ -14,6 +14,7 @@ from tessy_jax.models import hf
 from tessy_jax.models.hf_config import read_config
 from tessy_jax.sharding import Partitioner
 from tessy_jax.text.tokenizer import Tokenizer
+from tessy_jax.text.turn_end import checked_ends
 
 
 class Row(TypedDict):
@@ -87,7 +88,7 @@ def generate_rows(
                 f"prompt {number}: {len(ids)} tokens and {max_new_tokens} new tokens exceed the model's "
                 f"{config.max_positions} positions; shorten it or lower --max-new-tokens"
             )
-    eos_ids = tokenizer.eos_ids()
+    eos_ids = checked_ends(tokenizer, {}) if chat else tokenizer.eos_ids()
     decoder = hf.load(folder, dtype=dtype, partitioner=partitioner)
     order = sorted(range(len(encoded)), key=lambda i: len(encoded[i]))  # prompts of similar length share a bucket
     rows: dict[int, Row] = {}

@@ -12,11 +12,12 @@ import json
 import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from tessy_jax.errors import TokenizerError
 from tessy_jax.text.tokenizer import Tokenizer
+from tessy_jax.text.turn_end import turn_end
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +58,8 @@ class Chat:
     end_ids: tokens that end the turn.
 
     Raises:
-        TokenizerError: markers or end of turn are unknown, or the template is missing, fails, or closes the thinking.
+        TokenizerError: markers or end of turn are unknown, or the template is missing, fails, closes the thinking, or ends a
+            turn with a token that is not in end_ids.
     """
 
     def __init__(
@@ -90,6 +92,7 @@ class Chat:
         special = {int(i) for i, token in self._hf.added_tokens_decoder.items() if token.special}
         self._special = special | (self.closing_ids & set(self._added.values()))
         self.rendered([{"role": "user", "content": "Hello."}])  # refuses an unusable template early
+        _ = self.turn_end  # and one whose turns would not end generation
 
     def prompt(self, messages: Messages) -> list[int]:
         """Token ids of the messages in the template, up to and including the opening of the thinking.
@@ -147,18 +150,9 @@ class Chat:
         """The tokens by which the template ends an assistant's turn.
 
         Raises:
-            TokenizerError: the template writes no token that ends a turn.
+            TokenizerError: as `text.turn_end`; `Chat` itself raises it.
         """
-        marked = [{"role": "user", "content": "Hello."}, {"role": "assistant", "content": "\uf8fe0\uf8ff"}]
-        text = self._rendered(marked, add_generation_prompt=False)
-        token_ids = self._encode(text.rpartition("\uf8fe0\uf8ff")[2])
-        for i, token in enumerate(token_ids):
-            if token in self.end_ids:
-                return token_ids[: i + 1]
-        raise TokenizerError(
-            f"{self._tokenizer.folder}: the chat template ends an assistant's message with {text[-30:]!r}, which has no "
-            "token that ends a turn; set eos_token_id in its generation_config.json"
-        )
+        return turn_end(self._tokenizer, self.end_ids, partial(self._rendered, add_generation_prompt=False))
 
     def text_tokens(self, text: str) -> tuple[list[int], list[int]]:
         """Token ids of a text without control tokens, and the character at which each token begins.

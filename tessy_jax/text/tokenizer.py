@@ -26,7 +26,7 @@ class Tokenizer:
         )  # transformers warns if torch is absent, which is not needed
         from transformers import AutoTokenizer  # slow to import: only when text is needed
 
-        self.folder = folder
+        self.folder, self.vocab = folder, vocab
         files = [name for name in ("tokenizer.json", "tokenizer.model", "vocab.json") if (folder / name).exists()]
         if not files:
             raise TokenizerError(f"{folder}: no tokenizer.json or tokenizer.model; fetch the model's tokenizer files")
@@ -70,7 +70,7 @@ class Tokenizer:
         """The tokens that end a turn: from generation_config.json, else config.json, else the tokenizer.
 
         Raises:
-            TokenizerError: one of the files is not JSON.
+            TokenizerError: one of the files is not a JSON object, or its eos_token_id is not a token or a list of tokens.
         """
         for name in ("generation_config.json", "config.json"):
             try:
@@ -81,7 +81,21 @@ class Tokenizer:
                 raise TokenizerError(
                     f"{self.folder / name}: cannot be read as JSON ({error}); fetch the file again"
                 ) from None
-            value = raw.get("eos_token_id") if isinstance(raw, dict) else None
+            if not isinstance(raw, dict):
+                raise TokenizerError(
+                    f"{self.folder / name}: holds a {type(raw).__name__}, expected a JSON object; fetch the file again"
+                )
+            value = raw.get("eos_token_id")
             if value is not None:
-                return [int(v) for v in value] if isinstance(value, list) else [int(value)]
+                return self._checked_ends(value, name)
         return [] if self.hf.eos_token_id is None else [int(self.hf.eos_token_id)]
+
+    def _checked_ends(self, value: Any, name: str) -> list[int]:
+        ids = value if isinstance(value, list) else [value]
+        for token in ids:
+            if isinstance(token, bool) or not isinstance(token, int) or not 0 <= token < self.vocab:
+                raise TokenizerError(
+                    f"{self.folder / name}: eos_token_id is {value!r}, expected the number of a token below {self.vocab}, or "
+                    "a list of them; set it to the token that ends a turn"
+                )
+        return ids

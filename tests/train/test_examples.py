@@ -12,9 +12,6 @@ from tessy_jax.train.examples import example
 from tessy_jax.train.pack import NO_TARGET, TargetKind
 from tests.text.test_chat import HARMONY_TEMPLATE
 
-HARMONY_MESSAGE = """\
-{%- if m.role == "assistant" -%}<|channel|>final<|message|>{{ m.content }}<|return|>
-{%- else -%}<|message|>{{ m.content }}<|end|>{%- endif -%}"""
 PIECES = [
     ("template", OPEN),
     ("student", "Okay, wait. So we "),
@@ -40,7 +37,7 @@ def chat(request, shared):
     markers = {"open": OPEN, "close": CLOSE} if request.param == "deepseek-v3" else {"open": None, "close": None}
     tokenizer = Tokenizer(shared / "tokenizers" / request.param, 1 << 20)
     if request.param == "gpt-oss":
-        tokenizer.hf.chat_template = HARMONY_TEMPLATE.replace("<|message|>{{ m.content }}<|end|>", HARMONY_MESSAGE)
+        tokenizer.hf.chat_template = HARMONY_TEMPLATE
     variables = {"reasoning_effort": "low"} if request.param == "gpt-oss" else {}
     return Chat(tokenizer, **markers, variables=variables, system=None, date=datetime.date(2026, 1, 2))
 
