@@ -95,7 +95,7 @@ class Tokenizer:
         for token in ids:
             if isinstance(token, bool) or not isinstance(token, int) or not 0 <= token < self.vocab:
                 raise TokenizerError(
-                    f"{self.folder / name}: eos_token_id is {value!r}, expected the number of a token below {self.vocab}, or "
+                    f"{self.folder / name}: eos_token_id is {value!r}, expected the number of a token below {self.vocab} or "
                     "a list of them; set it to the token that ends a turn"
                 )
         return ids

@@ -47,8 +47,8 @@ def turn_end(tokenizer: Tokenizer, end_ids: Collection[int], render: Callable[[S
     missing = next((token for token in written if token in special), None)
     if missing is None:
         raise TokenizerError(
-            f"{tokenizer.folder}: the chat template ends an assistant's message with {after!r}, which has no token that ends "
-            f"a turn (eos_token_id is {named}); use a template that ends its turns, or set eos_token_id in "
+            f"{tokenizer.folder}: the chat template ends an assistant's message with {after!r}, which has no token that "
+            f"ends a turn (eos_token_id is {named}); use a template that ends its turns, or set eos_token_id in "
             "generation_config.json"
         )
     raise TokenizerError(
