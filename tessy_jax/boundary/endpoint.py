@@ -9,10 +9,10 @@ import os
 import random
 import time
 from collections.abc import Sequence
-from typing import Any
 
 import httpx2
 
+from tessy_jax.boundary.completion import read_completion
 from tessy_jax.boundary.segments import Segment
 from tessy_jax.boundary.spans import INSTRUCTION, Dropped, Outcome, parse_reply_spans
 from tessy_jax.config.predictors import Annotator
@@ -91,15 +91,20 @@ class Endpoint:
                 except httpx2.RequestError as error:
                     problem = f"{type(error).__name__}: {error}".rstrip(": ")
                 else:
-                    if response.status_code == 200:
-                        return self._parsed(segment, response)
-                    problem = f"{response.status_code}: {response.text.strip()[:200]}"
-                    if response.status_code in REFUSED:
+                    status, problem = response.status_code, f"{response.status_code}: {response.text.strip()[:200]}"
+                    if status == 200:
+                        completion = read_completion(response.text)
+                        if completion.reason is None:
+                            return parse_reply_spans(segment, completion.text, self.name)
+                        if completion.status is None:
+                            return Dropped(segment, completion.reason, completion.detail)
+                        status, problem = completion.status, completion.detail
+                    if status in REFUSED:
                         raise ConfigError(
                             f"{self.url}: answers {problem!r}; check annotator.url, annotator.name and the key in the "
                             f"environment variable {section.key} ({'set' if section.key in os.environ else 'not set'})"
                         )
-                    if response.status_code not in AGAIN:
+                    if status not in AGAIN:
                         break
                     retry_delay = retry_after(response.headers.get("retry-after"), time.time())
                 if attempt == section.retries or retry_delay > PATIENCE:
@@ -107,13 +112,6 @@ class Endpoint:
                 logger.info("%s: %s; trying again", segment.id, problem)
                 await asyncio.sleep(max(retry_delay, min(LONGEST, BACKOFF * 2**attempt) * random.uniform(0.5, 1)))
         return Dropped(segment, "failed", problem)
-
-    def _parsed(self, segment: Segment, response: httpx2.Response) -> Outcome:
-        try:
-            content: Any = response.json()["choices"][0]["message"]["content"]
-        except (ValueError, LookupError, TypeError):
-            return Dropped(segment, "failed", f"no chat completion: {response.text.strip()[:200]}")
-        return parse_reply_spans(segment, content if isinstance(content, str) else "", self.name)
 
 
 def retry_after(header: str | None, now: float) -> float:

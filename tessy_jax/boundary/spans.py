@@ -16,10 +16,11 @@ from typing import Any, Literal, NamedTuple, Self, get_args
 from tessy_jax.boundary.segments import Segment, Split
 from tessy_jax.errors import DataError
 
-Reason = Literal["unparsable", "unmatched", "empty", "failed"]
+Reason = Literal["unparsable", "unmatched", "empty", "truncated", "reasoning", "refused", "failed"]
 REASONS: tuple[Reason, ...] = get_args(Reason)
 """Why a segment has no annotation: the reply holds no array of strings; it names what is not in the text, or not in that
-order; it names nothing; there was no reply."""
+order; it names nothing; it ends at the limit of tokens; it is all reasoning; the server or its model refuses; there was no
+reply."""
 
 INSTRUCTION = """\
 Below, between the lines of dashes, is an excerpt from what a language model thought while it worked on a problem. It may \

@@ -98,6 +98,9 @@ def test_annotations_are_in_the_order_of_the_segments_and_the_parts_are_deleted(
         "unparsable": 0,
         "unmatched": 0,
         "empty": 0,
+        "truncated": 0,
+        "reasoning": 0,
+        "refused": 0,
         "failed": 0,
     }
     assert [a.segment.id for a in kept(opened)] == [f"p{i}/0#{n}" for i in range(20) for n in range(3)]

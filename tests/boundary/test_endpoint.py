@@ -1,6 +1,8 @@
 """Concurrent requests are bounded, transient failures are retried, and permanent refusals are not."""
 
 import email.utils
+import json
+import re
 import socket
 import time
 
@@ -106,6 +108,80 @@ def test_a_response_that_is_not_a_chat_completion_is_a_failure(content):
 def test_a_completion_without_text_is_an_empty_reply():
     with serving(lambda *_: b'{"choices": [{"message": {"content": null}}]}') as server:
         assert outcomes(annotated(server.url, SEGMENTS[:1])) == ["empty"]
+
+
+WAIT = '["wait"]'
+COMPLETE = {
+    "text": WAIT,
+    "one part": {"type": "text", "text": WAIT},
+    "parts": [{"type": "thinking", "thinking": [{"type": "text", "text": '["x"]'}]}, {"type": "text", "text": WAIT}],
+    "output parts": [{"type": "reasoning", "text": '["x"]'}, {"type": "output_text", "text": WAIT}],
+    "two parts": [{"type": "text", "text": '["wa'}, {"type": "text", "text": 'it"]'}],
+    "strings": [WAIT],
+}
+
+
+def completion(content, finish="stop", **message):
+    return json.dumps({"choices": [{"message": {"content": content, **message}, "finish_reason": finish}]}).encode()
+
+
+@pytest.mark.parametrize("form", COMPLETE)
+def test_the_text_parts_of_a_content_are_the_reply(form):
+    with serving(lambda *_: completion(COMPLETE[form], reasoning_content="Which words?")) as server:
+        (kept,) = annotated(server.url, SEGMENTS[:1])
+    assert outcomes([kept]) == ["kept"]
+    assert kept.spans == ((0, 4),)
+
+
+@pytest.mark.parametrize(
+    ("body", "outcome", "detail"),
+    [
+        (completion(None, reasoning_content="So: wait"), "reasoning", "all reasoning; .*annotator.request.*So: wait"),
+        (completion("", reasoning="So: wait"), "reasoning", "So: wait"),
+        (completion([{"type": "thinking", "thinking": "So: wait"}]), "reasoning", "So: wait"),
+        (completion(None, "length", thinking="So"), "truncated", "raise annotator.max_new_tokens.* all reasoning: So"),
+        (completion('["wait", "le', "length"), "truncated", r'finish_reason length.*The reply is \["wait", "le'),
+        (completion(None, "content_filter"), "refused", "refuses: content_filter"),
+        (completion(None, refusal="I cannot"), "refused", "refuses: I cannot"),
+        (completion([{"type": "refusal", "refusal": "I cannot"}]), "refused", "refuses: I cannot"),
+        (completion([{"type": "image_url", "image_url": "x"}]), "failed", "a part of type 'image_url'; it should be text"),
+        (completion(7), "failed", "the content holds a int; it should be text"),
+        (completion(""), "empty", ""),
+    ],
+)
+def test_what_a_completion_holds_instead_of_a_reply_has_its_own_outcome_and_is_not_asked_for_again(body, outcome, detail):
+    with serving(lambda *_: body) as server:
+        (dropped,) = annotated(server.url, SEGMENTS[:1], retries=2)
+    assert dropped.outcome == outcome
+    assert re.search(detail, dropped.detail)
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"error": {"code": 429, "message": "too many requests"}},
+        {"error": {"code": "503", "message": "busy"}, "choices": []},
+        {"error": {"code": "rate_limit_exceeded", "message": "x"}},
+        {"error": {"type": "overloaded_error", "message": "x"}},
+        {"error": "upstream closed"},
+        {"choices": [{"error": {"code": 502}, "message": {"content": ""}, "finish_reason": "error"}]},
+        {"object": "error", "message": "busy", "code": 500},
+    ],
+)
+def test_an_error_inside_a_200_is_retried_as_its_status_is(body):
+    with serving(lambda _, before: json.dumps(body).encode() if before < 2 else WAIT) as server:
+        assert outcomes(annotated(server.url, SEGMENTS[:2])) == ["kept"] * 2
+    assert len(server.requests) == 6
+
+
+def test_an_error_inside_a_200_that_cannot_pass_is_not_retried():
+    with serving(lambda *_: b'{"error": {"code": "context_length_exceeded"}}') as server:
+        (failed,) = annotated(server.url, SEGMENTS[:1])
+    assert (failed.outcome, len(server.requests)) == ("failed", 1)
+    assert failed.detail.startswith("an error inside a 200 (400)")
+    with serving(lambda *_: b'{"error": {"code": "model_not_found"}}') as server, pytest.raises(ConfigError, match="404"):
+        annotated(server.url, SEGMENTS[:1])
 
 
 @pytest.mark.parametrize("status", [401, 403, 404])

@@ -1,0 +1,136 @@
+"""The body of a chat completion: its text, or what it holds instead.
+
+Servers answer in several forms: content as text or as a list of parts; no content but reasoning; an error inside a response
+with status 200; a reply that ends at the limit of tokens. Each form has its own outcome.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, NamedTuple
+
+from tessy_jax.boundary.spans import Reason
+
+REASONING_FIELDS = ("reasoning_content", "reasoning", "thinking")
+"""Fields of a message with its reasoning."""
+REASONING_PARTS = frozenset({"thinking", "reasoning", "reasoning_text", "redacted_thinking"})
+"""Types of parts with reasoning."""
+TEXT_PARTS = frozenset({"text", "output_text"})
+"""Types of parts with text of the reply."""
+STATUS_OF_CODE = {
+    "invalid_api_key": 401,
+    "insufficient_quota": 402,
+    "model_not_found": 404,
+    "rate_limit_exceeded": 429,
+    "context_length_exceeded": 400,
+    "invalid_request_error": 400,
+    "BadRequestError": 400,
+    "NotFoundError": 404,
+}
+"""The status that an error means by its code or type, if it gives no number."""
+UNKNOWN_ERROR = 500
+"""The status of an error that gives neither."""
+
+
+class Completion(NamedTuple):
+    """A chat completion. text: of the reply. reason: why the text is no complete reply; None if it is. detail: the reason in
+    words, with its remedy. status: of an error, as a status of HTTP; None if there is none."""
+
+    text: str
+    reason: Reason | None = None
+    detail: str = ""
+    status: int | None = None
+
+
+def read_completion(body: str) -> Completion:
+    """The completion in the body of a response with status 200. Does not raise."""
+    try:
+        parsed = json.loads(body)
+    except (ValueError, RecursionError):
+        return _failed(f"no chat completion: {_short(body)}")
+    choices = parsed.get("choices") if isinstance(parsed, dict) else None
+    choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
+    error = _error(parsed) or _error(choice)
+    if error is not None:
+        status = _status(error)
+        return Completion("", "failed", f"an error inside a 200 ({status}): {_short(error)}", status)
+    message = choice.get("message")
+    if not isinstance(message, dict):
+        return _failed(f"no chat completion: {_short(body)}")
+    text, part_reasoning, refusal, unknown = _content(message.get("content"))
+    if unknown is not None:
+        return _failed(f"the content holds {unknown}; it should be text, or parts of type {' or '.join(sorted(TEXT_PARTS))}")
+    reasoning = next((_text(message[name]) for name in REASONING_FIELDS if message.get(name)), part_reasoning)
+    return _outcome(text, reasoning, _text(message.get("refusal")) or refusal, choice.get("finish_reason"))
+
+
+def _outcome(text: str, reasoning: str, refusal: str, finish: Any) -> Completion:
+    """The completion of a message. finish: the reason why the server ended it."""
+    only_reasoning = bool(reasoning) and not text.strip()
+    if finish == "length":
+        what = f"all reasoning: {_short(reasoning)}" if only_reasoning else _short(text)
+        remedy = "raise annotator.max_new_tokens, or turn reasoning off in annotator.request"
+        return Completion(
+            text, "truncated", f"ends at the limit of tokens (finish_reason length); {remedy}. The reply is {what}"
+        )
+    if refusal or finish == "content_filter":
+        return Completion(text, "refused", f"the server or its model refuses: {_short(refusal or finish)}")
+    if only_reasoning:
+        remedy = "turn reasoning off in annotator.request, or the server's parser of reasoning"
+        return Completion(text, "reasoning", f"the reply is all reasoning; {remedy}. It is {_short(reasoning)}")
+    return Completion(text)
+
+
+def _content(content: Any) -> tuple[str, str, str, str | None]:
+    """The text, the reasoning and the refusal in the content of a message, and what it holds besides, or None."""
+    found: dict[str, list[str]] = {"text": [], "reasoning": [], "refusal": []}
+    for part in content if isinstance(content, list) else [] if content is None else [content]:
+        kind = "text" if isinstance(part, str) else part.get("type", "text") if isinstance(part, dict) else None
+        held = part if isinstance(part, str) else part.get("text") if isinstance(part, dict) else None
+        if kind in TEXT_PARTS and isinstance(held, str):
+            found["text"].append(held)
+        elif kind in REASONING_PARTS:
+            found["reasoning"].append(_text(part))
+        elif kind == "refusal":
+            found["refusal"].append(_text(part))
+        else:
+            return "", "", "", f"a part of type {kind!r}" if isinstance(part, dict) else f"a {type(part).__name__}"
+    text, reasoning, refusal = ("".join(parts) for parts in found.values())
+    return text, reasoning, refusal, None
+
+
+def _text(value: Any) -> str:
+    """All text in a value, for people."""
+    if isinstance(value, str) or value is None:
+        return value or ""
+    if isinstance(value, list):
+        return "".join(map(_text, value))
+    if isinstance(value, dict):
+        return "".join(_text(item) for name, item in value.items() if name != "type")
+    return str(value)
+
+
+def _error(holder: Any) -> Any:
+    """The error in a body or in a choice, or None."""
+    if not isinstance(holder, dict):
+        return None
+    return holder if holder.get("object") == "error" else holder.get("error") or None
+
+
+def _status(error: Any) -> int:
+    """The status that an error means."""
+    for name in ("code", "status", "type") if isinstance(error, dict) else ():
+        value = error.get(name)
+        if isinstance(value, int | str) and str(value).isdecimal() and 400 <= int(value) < 600:
+            return int(value)
+        if isinstance(value, str) and value in STATUS_OF_CODE:
+            return STATUS_OF_CODE[value]
+    return UNKNOWN_ERROR
+
+
+def _failed(detail: str) -> Completion:
+    return Completion("", "failed", detail)
+
+
+def _short(value: Any) -> str:
+    return (value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)).strip()[:200]
