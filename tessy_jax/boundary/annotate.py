@@ -18,6 +18,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
+from tessy_jax.boundary.completion import truncated
 from tessy_jax.boundary.endpoint import Endpoint
 from tessy_jax.boundary.rules import Rules
 from tessy_jax.boundary.segments import Cuts, Segment, segments
@@ -111,7 +112,11 @@ class LocalModel:
                 samples=[_sample(segments[i].id) for i in batch],
             )
             for i, reply in zip(batch, replies, strict=True):
-                outcomes[i] = parse_reply_spans(segments[i], self._tokenizer.decode(reply.token_ids), self.name)
+                text = self._tokenizer.decode(reply.token_ids)
+                if reply.finish_reason == "length":
+                    outcomes[i] = Dropped(segments[i], "truncated", truncated(text))
+                else:
+                    outcomes[i] = parse_reply_spans(segments[i], text, self.name)
         return [outcomes[i] for i in range(len(segments))]
 
     def _prompt(self, text: str) -> list[int]:

@@ -64,19 +64,21 @@ def read_completion(body: str) -> Completion:
     return _outcome(text, reasoning, _text(message.get("refusal")) or refusal, choice.get("finish_reason"))
 
 
+def truncated(reply: str) -> str:
+    """The detail of a reply that ends at the limit of tokens."""
+    remedy = "raise annotator.max_new_tokens, or turn reasoning off"
+    return f"ends at the limit of tokens (finish_reason length); {remedy}. The reply is {_short(reply)}"
+
+
 def _outcome(text: str, reasoning: str, refusal: str, finish: Any) -> Completion:
     """The completion of a message. finish: the reason why the server ended it."""
     only_reasoning = bool(reasoning) and not text.strip()
     if finish == "length":
-        what = f"all reasoning: {_short(reasoning)}" if only_reasoning else _short(text)
-        remedy = "raise annotator.max_new_tokens, or turn reasoning off in annotator.request"
-        return Completion(
-            text, "truncated", f"ends at the limit of tokens (finish_reason length); {remedy}. The reply is {what}"
-        )
+        return Completion(text, "truncated", truncated(f"all reasoning: {_short(reasoning)}" if only_reasoning else text))
     if refusal or finish == "content_filter":
         return Completion(text, "refused", f"the server or its model refuses: {_short(refusal or finish)}")
     if only_reasoning:
-        remedy = "turn reasoning off in annotator.request, or the server's parser of reasoning"
+        remedy = "turn reasoning off (annotator.request), or the server's parser of reasoning"
         return Completion(text, "reasoning", f"the reply is all reasoning; {remedy}. It is {_short(reasoning)}")
     return Completion(text)
 

@@ -12,10 +12,11 @@ A piece of text names a choice if it starts with its upper-case letter or if it 
 a letter may be lower-case.
 
 A row holds a prompt and, if they are known, its `choices` (or `options`), a list in the prompt's order; the right answer is
-a letter, the index of a choice from 0, or its text. Alternatively, a row holds a `question` instead of a prompt, and either
-`choices`, or a right answer and wrong answers as in GPQA (`Correct Answer`, `Incorrect Answer 1` …, or `correct_answer` and
-a list `incorrect_answers`). In the latter case the order of the choices depends only on the row's id, or on the question if
-there is no id.
+the label that the row gives to a choice, a letter, the index of a choice from 0, or its text. Choices with labels have the
+form of ARC (`{"text": […], "label": […]}`), of MedQA (`{"A": …, "B": …}`), or are objects with `label` and `text`.
+Alternatively, a row holds a `question` instead of a prompt, and either `choices`, or a right answer and wrong answers as in
+GPQA (`Correct Answer`, `Incorrect Answer 1` …, or `correct_answer` and a list `incorrect_answers`). In the latter case the
+order of the choices depends only on the row's id, or on the question if there is no id.
 """
 
 from __future__ import annotations
@@ -98,25 +99,40 @@ def ground_truth(row: dict[str, Any], column: str, name: str) -> GroundTruth:
     """The letter of the right choice, and the choices; see `tasks.GroundTruthReader`.
 
     Raises:
-        DataError: there is no right answer, or it is not one of the choices.
+        DataError: there is no right answer, it is not one of the choices, or the prompt shows other labels than letters.
     """
-    choices = _choices(row)
+    texts, labels = _choices(row)
+    if labels and labels != tuple(LETTERS[: len(labels)]):
+        raise DataError(
+            f"has a prompt, and its choices have the labels {', '.join(labels)}, while answers name letters; give a "
+            "`question` instead of the prompt, which then shows the choices with letters, or use the labels A, B, …"
+        )
+    return GroundTruth(_right_letter(row, column, texts, labels), texts)
+
+
+def _right_letter(row: dict[str, Any], column: str, choices: tuple[str, ...], labels: tuple[str, ...]) -> str:
+    """The letter of the right choice. labels: of the choices, in their order; empty if the row gives none."""
     value = row.get(column)
-    if isinstance(value, int) and not isinstance(value, bool):
-        return GroundTruth(_numbered(value, choices, column), choices)
     text = text_of(row, column, needed=True)
     inside = boxed(text)
     text = text if inside is None else inside
     plain = normalised(text).strip("()").upper()
-    if len(plain) == 1 and plain in _letters(choices):
-        return GroundTruth(plain, choices)
+    labelled = [letter for letter, label in zip(LETTERS, labels, strict=False) if label == plain]
+    if labelled:
+        return labelled[0]
+    other_labels = bool(labels) and labels != tuple(LETTERS[: len(labels)])
+    if isinstance(value, int) and not other_labels:
+        return _numbered(value, choices, column)
+    if not other_labels and len(plain) == 1 and plain in _letters(choices):
+        return plain
     equal = _equal(text, choices)
     if equal:
-        return GroundTruth(equal[0], choices)
-    if plain.isascii() and plain.isdecimal() and len(plain) < 3:
-        return GroundTruth(_numbered(int(plain), choices, column), choices)
+        return equal[0]
+    if not other_labels and plain.isascii() and plain.isdecimal() and len(plain) < 3:
+        return _numbered(int(plain), choices, column)
     right = f"one of the {len(choices)} choices" if choices else "a letter"
-    raise DataError(f"{column} is {text[:60]!r}; it should be {right}: a letter, a number from 0, or the text of a choice")
+    forms = f"a label ({', '.join(labels)})" if other_labels else "a letter, a number from 0,"
+    raise DataError(f"{column} is {text[:60]!r}; it should be {right}: {forms} or the text of a choice")
 
 
 def shown(row: Any, column: str) -> Any:
@@ -132,8 +148,9 @@ def shown(row: Any, column: str) -> Any:
     if not isinstance(question, str):
         return row
     own = next((row[name] for name in IDS if row.get(name) is not None), None)
-    choices, right = list(_choices(row)), next((row[name] for name in RIGHT if row.get(name) is not None), None)
-    answer = row.get(column)
+    texts, labels = _choices(row)
+    choices, right = list(texts), next((row[name] for name in RIGHT if row.get(name) is not None), None)
+    answer = _right_letter(row, column, texts, labels) if labels else row.get(column)
     if not choices and right is not None:
         wrong = row.get(WRONG) or [row[name] for name in WRONG_ONES if row.get(name) is not None]
         key = question if own is None else own
@@ -160,16 +177,32 @@ def _equal(text: str, choices: tuple[str, ...]) -> list[str]:
     return [letter for letter, choice in zip(LETTERS, choices, strict=False) if same(choice, text)]
 
 
-def _choices(row: dict[str, Any]) -> tuple[str, ...]:
-    for name in LISTS:
-        if row.get(name) is not None:
-            return _texts(row[name], name)
-    return ()
+def _choices(row: dict[str, Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The texts of the choices, and their labels in the same order, in upper case; both empty without choices."""
+    name = next((name for name in LISTS if row.get(name) is not None), None)
+    if name is None:
+        return (), ()
+    value, labels = row[name], None
+    if isinstance(value, dict) and "text" in value:  # the form of ARC: texts and labels
+        value, labels = value["text"], value.get("label")
+    elif isinstance(
+        value, dict
+    ):  # the form of MedQA: texts by label; a column of a table may hold null for labels of others
+        labels, value = [label for label in value if value[label] is not None], [v for v in value.values() if v is not None]
+    elif isinstance(value, list) and value and all(isinstance(choice, dict) for choice in value):  # an object per choice
+        labels = [choice.get("label", choice.get("key")) for choice in value]
+        labels = None if all(label is None for label in labels) else labels
+        value = [choice.get("text", choice.get("value")) for choice in value]
+    texts = _texts(value, name)
+    if labels is None:
+        return texts, ()
+    label_texts = [str(label).strip().upper() for label in labels] if isinstance(labels, list) else []
+    if len(label_texts) != len(texts) or len(set(label_texts)) != len(texts) or "" in label_texts:
+        raise DataError(f"{name} has the labels {str(labels)[:60]}; it should have one for each choice, all different")
+    return texts, tuple(label_texts)
 
 
 def _texts(value: Any, name: str) -> tuple[str, ...]:
-    if isinstance(value, dict):  # the form of ARC: texts and labels
-        value = value.get("text")
     if not isinstance(value, list) or not all(isinstance(choice, str | int | float) for choice in value):
         raise DataError(f"{name} is {str(value)[:60]!r}; it should be a list of texts, one for each choice")
     if not 2 <= len(value) <= len(LETTERS):

@@ -217,6 +217,44 @@ def test_a_question_with_choices_becomes_a_prompt_that_shows_them_in_their_order
     assert (question.reference, question.family, question.choices) == ("D", "law", ANIMALS)
 
 
+@pytest.mark.parametrize(
+    ("choices", "answer", "reference"),
+    [
+        ({"text": ["air", "iron", "ice"], "label": ["1", "2", "3"]}, "1", "A"),
+        ({"text": ["air", "iron", "ice"], "label": ["1", "2", "3"]}, 3, "C"),
+        ({"text": ["air", "iron", "ice"], "label": [1, 2, 3]}, "2", "B"),
+        ({"text": ["3", "2", "1"], "label": ["1", "2", "3"]}, "3", "C"),
+        ({"text": ["air", "iron", "ice"], "label": ["1", "2", "3"]}, "ice", "C"),
+        ({"text": ["air", "iron", "ice"], "label": ["A", "B", "C"]}, 1, "B"),
+        ({"text": ["air", "iron", "ice"], "label": ["B", "C", "A"]}, "A", "C"),
+        ({"text": ["air", "iron", "ice"], "label": ["F", "G", "H"]}, "g", "B"),
+        ({"A": "air", "B": "iron", "C": "ice", "D": None}, "C", "C"),
+        ([{"label": "1", "text": "air"}, {"label": "2", "text": "iron"}], "2", "B"),
+        ([{"key": "A", "value": "air"}, {"key": "B", "value": "iron"}], "B", "B"),
+        ([{"text": "air"}, {"text": "iron"}], 1, "B"),
+    ],
+)
+def test_the_right_choice_follows_the_labels_of_its_row(tmp_path, choices, answer, reference):
+    (question,) = table(tmp_path, "choice", {"question": "Which?", "choices": choices, "key": answer}, answer="key")
+    assert question.reference == reference
+    assert question.messages[0]["content"].startswith(f"Which?\n\nA) {question.choices[0]}\nB) ")
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"question": "q", "choices": {"text": ["a", "b"], "label": ["1", "2"]}, "answer": "0"}, r"a label \(1, 2\)"),
+        ({"question": "q", "choices": {"text": ["a", "b"], "label": ["1", "2"]}, "answer": 3}, r"answer is '3'; .*\(1, 2\)"),
+        ({"question": "q", "choices": {"text": ["a", "b"], "label": ["1"]}, "answer": "1"}, "one for each choice"),
+        ({"question": "q", "choices": {"text": ["a", "b"], "label": ["1", "1"]}, "answer": "1"}, "all different"),
+        ({"prompt": "q", "choices": {"text": ["a", "b"], "label": ["1", "2"]}, "answer": "1"}, "answers name letters"),
+    ],
+)
+def test_labels_that_answers_cannot_name_are_refused(tmp_path, row, message):
+    with pytest.raises(DataError, match=message):
+        table(tmp_path, "choice", row)
+
+
 def test_rows_as_gpqa_has_them_are_shuffled_by_their_ids_alone(tmp_path):
     rows = [
         {
