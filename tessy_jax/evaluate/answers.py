@@ -7,30 +7,22 @@ The final answer is taken from the text after the thinking. It is the first of t
 3. the last non-blank line.
 
 Two final answers are equal if both are numbers with the same value, as exact rationals, or if their texts are equal. A
-number is a decimal, with an optional exponent (`1.5e3`) or commas between groups of three digits (`1,234`), or a fraction
-(`3/4`). The comparison of texts ignores case, the amount of white space, and surrounding white space, `*`,
-backticks, `$`, `"`, `\\(` and `\\)`, and at the end `.`, `,`, `;` and `:`. A text with an additional word ("12 apples") is a
-different text.
+number is a decimal, with an optional exponent (`1.5e3`) or separators between groups of three digits (`1,234`, `1\\,234`), a
+fraction (`3/4`, `\\frac{3}{4}`, `½`, `2½`) or a percentage. The comparison of texts ignores case, the amount of white space,
+layout of LaTeX, and surrounding white space, `*`, `_`, backticks, `$`, `"`, `\\(` and `\\)`, and at the end `.`, `,`, `;`
+and `:`. If the right answer is a number, the answer may end in a unit ("12 apples"), and a decimal comma counts if the right
+answer has one. "7 + 18 = 25" means 25, "not A but B" means B; see `readings`.
 """
 
 from __future__ import annotations
 
 import re
-import unicodedata
-from fractions import Fraction
 
+from tessy_jax.evaluate.readings import BEHIND, means, plain
 from tessy_jax.evaluate.tasks import Problem, Verdict
 
 MARKER = re.compile(r"\banswer\**\s*(?:is\b\s*:?|[:=])", re.IGNORECASE)
 BRACES = re.compile(r"\\boxed\s*\{|\\.|[{}]", re.DOTALL)
-NUMBER = re.compile(
-    r"[+-]?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)?(?:\.[0-9]*)?(?:[eE][+-]?[0-9]{1,3})?(?: ?/ ?[0-9]+)?", re.ASCII
-)
-LONGEST = 200
-"""Maximum length of a number, in characters."""
-AROUND = ' \t\r\n\v\f*`$"'
-BEHIND = AROUND + ".,;:"
-MINUS = str.maketrans({"−": "-", "\u2011": "-"})
 
 
 class Exact:
@@ -38,10 +30,10 @@ class Exact:
 
     def verify(self, problem: Problem, answer: str) -> Verdict:
         """See `tasks.Verifier`."""
-        final = final_answer(answer)
+        final = final_answer(plain(answer))
         if final is None:
             return Verdict(False, None, "no_answer")
-        right = same(final, problem.reference)
+        right = means(final, problem.reference)
         return Verdict(right, final, "right" if right else "wrong_answer")
 
 
@@ -74,32 +66,6 @@ def boxed(answer: str) -> str | None:
             if start is not None and (last is None or start > last[0]):
                 last = start, match.start()
     return None if last is None else answer[slice(*last)]
-
-
-def same(a: str, b: str) -> bool:
-    """Whether two final answers are equal as numbers or as texts."""
-    a, b = normalised(a), normalised(b)
-    x, y = number(a), number(b)
-    return a == b if x is None or y is None else x == y
-
-
-def normalised(text: str) -> str:
-    """The form of a text that comparisons use."""
-    text = " ".join(unicodedata.normalize("NFC", text).translate(MINUS).split())
-    for _ in range(2):  # outside and inside \\( and \\)
-        text = text.lstrip(AROUND).rstrip(BEHIND).removeprefix("\\(").removesuffix("\\)")
-    return text.strip().casefold()
-
-
-def number(text: str) -> Fraction | None:
-    """The exact value of a normalised text; None if it is not a number."""
-    if len(text) > LONGEST or not NUMBER.fullmatch(text):
-        return None
-    try:
-        above, _, below = text.replace(",", "").partition("/")
-        return Fraction(above.strip()) / Fraction(below.strip() or 1)
-    except (ValueError, ZeroDivisionError):
-        return None
 
 
 def _lines(text: str) -> list[str]:

@@ -18,7 +18,8 @@ from typing import Self
 
 from tessy_jax.errors import ConfigError
 from tessy_jax.evaluate import boxed_worker
-from tessy_jax.evaluate.answers import boxed, number
+from tessy_jax.evaluate.answers import boxed
+from tessy_jax.evaluate.readings import decimal, latex, normalised, value
 from tessy_jax.evaluate.tasks import Problem, Verdict
 
 
@@ -50,7 +51,8 @@ class Boxed:
             return Verdict(False, None, "no_answer")
         inside = boxed(problem.reference)
         reference = problem.reference if inside is None else inside
-        why = "right" if _equal_text_or_number(contents, reference) else self._compare(contents, reference)
+        equal = _equal_text_or_number(contents, reference)
+        why = "right" if equal else self._compare(latex(contents), latex(reference))
         return Verdict(why == "right", contents.strip(), why)
 
     def _compare(self, contents: str, reference: str) -> str:
@@ -98,5 +100,5 @@ class Boxed:
 def _equal_text_or_number(answer: str, reference: str) -> bool:
     """Whether two answers are equal as texts or as numbers, without math-verify."""
     a, b = answer.strip(), reference.strip()
-    x = number(a)
-    return a == b or (x is not None and x == number(b))
+    right = decimal(b)
+    return a == b or (right is not None and (value(normalised(a)) == right or decimal(a) == right))

@@ -5,9 +5,12 @@ first of these names:
 
 1. the contents of the last `\\boxed{…}` that closes;
 2. the first non-blank line after the last "answer is", "answer:" or "answer =";
-3. the last `(C)` or `**C**`, or the last line that is only `C` or `C)`;
-4. the last non-blank line, if it is a choice, or starts with `C)` or `C.`.
+3. the first non-blank line after the last "option is", "choice:" or the like;
+4. the last line, if it starts with "C because" or the like;
+5. the last `(C)`, `**C**` or "C is correct", or the last line that is only `C` or `C)`;
+6. the last non-blank line, if it is a choice, perhaps after a word such as "therefore", or starts with `C)` or `C.`.
 
+Choices that a text rejects ("not A", "(A) is wrong") do not count, and 1 and 2 with several letters ("B and C") name none.
 A piece of text names a choice if it starts with its upper-case letter or if it equals the choice's text. A text that is only
 a letter may be lower-case.
 
@@ -29,7 +32,8 @@ from typing import Any
 
 from tessy_jax.config.evaluation import Task
 from tessy_jax.errors import DataError
-from tessy_jax.evaluate.answers import BEHIND, MARKER, boxed, final_answer, normalised, same
+from tessy_jax.evaluate.answers import MARKER, boxed, final_answer
+from tessy_jax.evaluate.readings import BEHIND, LAYOUT, SPACE, normalised, plain, same
 from tessy_jax.evaluate.tasks import GroundTruth, Problem, Verdict, table_problems, text_of
 from tessy_jax.synthesis.prompts import FORMS
 
@@ -47,7 +51,29 @@ LETTER_PREFIX = re.compile(
 """Text that may precede a letter."""
 LETTER = re.compile(r"(?:[B-HJ-Z]|[AI](?! (?!because\b|since\b|as\b)[a-z]))(?![^\W_])")
 """A letter that names a choice; A and I may be words instead."""
-MARKED = re.compile(r"\((?:\\text\{)?([A-Z])\}?\)|\*\*\(?([A-Z])\)?[.:]?\*\*|^[ \t]*([A-Z])[).]?[ \t]*$", re.MULTILINE)
+MARKED = re.compile(
+    r"\((?:\\text\{)?([A-Z])\}?\)|\*\*\(?([A-Z])\)?[.:]?\*\*|^[ \t]*([A-Z])[).]?[ \t]*$"
+    r"|(?<![^\W_])([A-Z])\)?\*{0,2}[ \t]+(?:is|must be)[ \t]+(?:the[ \t]+)?(?:correct|right|best|answer)\b",
+    re.MULTILINE,
+)
+OPTION = re.compile(r"\b(?:option|choice)\**\s*(?:is\b\s*:?|:)", re.IGNORECASE)
+ITEM = r"\(?\*{0,2}[A-Z]\*{0,2}\)?"
+REJECTED = re.compile(
+    rf"\b(?:not|rather than|instead of)\s+(?:option\s+)?{ITEM}(?![^\W_])(?:,?\s+but\b(?:\s+rather\b)?)?"
+    rf"|(?<![^\W_]){ITEM}(?:(?:,\s*(?:and\s+|or\s+)?|\s+and\s+|\s+or\s+){ITEM}){{0,9}}"
+    r"\s+(?:is|are|was|were)\s+(?:all\s+|both\s+|clearly\s+)?(?:wrong|incorrect|false|not|ruled out|eliminated|impossible)\b"
+)
+"""A choice that the text rejects."""
+BECAUSE = re.compile(r"[*\s(]*(?:option |choice )?([A-Z])[)*.]*,?\s+(?:because|since|as)\b", re.IGNORECASE)
+SEVERAL = re.compile(
+    r"[\s*_)\]}$]*(?:,|&|/|and\b|or\b|\\text\s*\{\s*(?:and|or)\s*\})[\s*_($\[{]*(?:option\s+)?(?=[A-Z](?![^\W_]))"
+)
+"""Text between two letters of an answer that names both."""
+CONCLUDING = re.compile(
+    r"[*\s]*(?:therefore|thus|so|hence|finally|it is|it's|i (?:choose|pick|select))\b[,:]?\s*", re.IGNORECASE
+)
+SMALL = re.compile(r"([a-z])\)\s+\S")
+ARTICLE = re.compile(r"(?:the|an?) ")
 LISTED = re.compile(r"[*\s]*[A-Z][).]")
 
 
@@ -65,20 +91,33 @@ class Choice:
 
 def chosen(answer: str, choices: tuple[str, ...]) -> str | None:
     """The letter of the choice that an answer names, or None. choices: their texts; empty if they are not known."""
-    markers = list(MARKER.finditer(answer))
-    behind = "" if not markers else answer[markers[-1].end() :]
-    for text in (boxed(answer) or "", next((line for line in behind.splitlines() if line.strip(BEHIND)), "")):
-        named_letter = named(text, choices)
-        if named_letter is not None:
-            return named_letter
+    answer = REJECTED.sub("", SPACE.sub(" ", LAYOUT.sub("", plain(answer))))
     letters = _letters(choices)
-    marked = [letter for match in MARKED.finditer(answer) if (letter := next(filter(None, match.groups()))) in letters]
+    for text in (boxed(answer) or "", _behind(answer, MARKER), _behind(answer, OPTION)):
+        named_letters = _named(text, choices)
+        if named_letters:
+            return named_letters[0] if len(named_letters) == 1 else None
     last = final_answer(answer) or ""
-    return marked[-1] if marked else named(last, choices, only=LISTED.match(last) is None)
+    reason = BECAUSE.match(last)
+    if reason and reason[1] in letters:
+        return reason[1]
+    marked = [letter for match in MARKED.finditer(answer) if (letter := next(filter(None, match.groups()))) in letters]
+    if marked:
+        return marked[-1]
+    while concluding := CONCLUDING.match(last):
+        last = last[concluding.end() :]
+    return next(iter(_named(last, choices, only=LISTED.match(last) is None)), None)
 
 
-def named(text: str, choices: tuple[str, ...], *, only: bool = False) -> str | None:
-    """The letter of the choice that a piece of text names, or None.
+def _behind(answer: str, marker: re.Pattern[str]) -> str:
+    """The first non-blank line after the last marker; empty if there is none."""
+    markers = list(marker.finditer(answer))
+    behind = "" if not markers else answer[markers[-1].end() :]
+    return next((line for line in behind.splitlines() if line.strip(BEHIND)), "")
+
+
+def _named(text: str, choices: tuple[str, ...], *, only: bool = False) -> str:
+    """The letters of the choices that a piece of text names: none, one, or two if it names several.
 
     only: the letter must be the complete text.
     """
@@ -89,10 +128,13 @@ def named(text: str, choices: tuple[str, ...], *, only: bool = False) -> str | N
     while prefix := LETTER_PREFIX.match(text, at):
         at = prefix.end()
     bare = not text[at + 1 :].strip(BEHIND + ")]}")
-    letter = LETTER.match(text[at : at + 1].upper() if bare else text, 0 if bare else at)
+    small = SMALL.match(text, at)
+    letter = LETTER.match(text[at : at + 1].upper() if bare or small else text, 0 if bare or small else at)
     if letter is None or letter[0] not in _letters(choices) or (only and not bare):
-        return None
-    return letter[0]
+        return ""
+    between = SEVERAL.match(text, at + 1)
+    other = LETTER.match(text, between.end()) if between else None
+    return letter[0] + (other[0] if other and other[0] in _letters(choices) and other[0] != letter[0] else "")
 
 
 def ground_truth(row: dict[str, Any], column: str, name: str) -> GroundTruth:
@@ -116,20 +158,20 @@ def _right_letter(row: dict[str, Any], column: str, choices: tuple[str, ...], la
     text = text_of(row, column, needed=True)
     inside = boxed(text)
     text = text if inside is None else inside
-    plain = normalised(text).strip("()").upper()
-    labelled = [letter for letter, label in zip(LETTERS, labels, strict=False) if label == plain]
+    bare = normalised(text).strip("()").upper()
+    labelled = [letter for letter, label in zip(LETTERS, labels, strict=False) if label == bare]
     if labelled:
         return labelled[0]
     other_labels = bool(labels) and labels != tuple(LETTERS[: len(labels)])
     if isinstance(value, int) and not other_labels:
         return _numbered(value, choices, column)
-    if not other_labels and len(plain) == 1 and plain in _letters(choices):
-        return plain
+    if not other_labels and len(bare) == 1 and bare in _letters(choices):
+        return bare
     equal = _equal(text, choices)
     if equal:
         return equal[0]
-    if not other_labels and plain.isascii() and plain.isdecimal() and len(plain) < 3:
-        return _numbered(int(plain), choices, column)
+    if not other_labels and bare.isascii() and bare.isdecimal() and len(bare) < 3:
+        return _numbered(int(bare), choices, column)
     right = f"one of the {len(choices)} choices" if choices else "a letter"
     forms = f"a label ({', '.join(labels)})" if other_labels else "a letter, a number from 0,"
     raise DataError(f"{column} is {text[:60]!r}; it should be {right}: {forms} or the text of a choice")
@@ -174,7 +216,11 @@ def problems(task: Task) -> list[Problem]:
 
 def _equal(text: str, choices: tuple[str, ...]) -> list[str]:
     """The letters of the choices that equal a text."""
-    return [letter for letter, choice in zip(LETTERS, choices, strict=False) if same(choice, text)]
+    for form in (lambda words: words, lambda words: ARTICLE.sub("", normalised(words), count=1)):
+        equal = [letter for letter, choice in zip(LETTERS, choices, strict=False) if same(form(choice), form(text))]
+        if equal:
+            break
+    return equal
 
 
 def _choices(row: dict[str, Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -2,27 +2,35 @@
 
 The answer is taken from the text after the thinking. It is the first of these that exists:
 
-1. the number in the last `\\boxed{…}` that closes, alone or after its last `=`; a box with any other contents is a wrong
-   answer;
+1. the number in the last `\\boxed{…}` that closes, alone, with a unit or after its last `=`; a box with any other contents
+   is a wrong answer;
 2. in the first non-blank line after the last "answer is" or a similar phrase (see `answers`), the number at its start, or
-   else the last number in it;
+   else the one after the last `=`, or else the last number in it;
 3. the last number.
 
-Parts of other numbers (decimals, −7, 12/5, 1,234) do not count.
+Parts of other numbers and terms (decimals, −7, 12/5, 1,234, 7 + 18) do not count, nor do numbers after "not".
 """
 
 from __future__ import annotations
 
 import re
+from fractions import Fraction
 from typing import Any
 
 from tessy_jax.config.evaluation import Task
 from tessy_jax.errors import DataError
-from tessy_jax.evaluate.answers import AROUND, BEHIND, MARKER, boxed, number
+from tessy_jax.evaluate.answers import MARKER, boxed
+from tessy_jax.evaluate.readings import AROUND, BEHIND, EQUALS, normalised, plain, quantity, value
 from tessy_jax.evaluate.tasks import GroundTruth, Problem, Verdict, table_problems, text_of
 
 INTEGER = re.compile(r"(?<![\w.,/^−-])0*[0-9]{1,3}(?!\w|[.,/][0-9])", re.ASCII)
-MARKUP = re.compile(r"\\(?:text|textbf|mathrm|mathbf|boldsymbol)\s*\{|\\[,;! ()]|[{}$]|\^?\\circ|~")
+TERM = re.compile(r"\s*(?:[-+*/^×·!]|\\(?:times|cdot|sqrt|pi|frac))")
+"""Text after a number that makes it a part of a term."""
+AFTER_EQUALS = re.compile(rf"(?<![<>!:=])=[\s*$]*({INTEGER.pattern})(?!{TERM.pattern})", re.ASCII)
+WHOLE = re.compile(r"(?<![0-9.,])([0-9]+)\.0+(?![0-9])", re.ASCII)
+ZERO = re.compile(r"(?<![\w)}])-(?=0+(?![0-9]|[.,][0-9]))", re.ASCII)
+EXPONENT = re.compile(r"\^\{[^{}]*\}")
+NEGATED = re.compile(r"\b(?:not|rather than|instead of)\s+[*$(]*[0-9]+", re.IGNORECASE | re.ASCII)
 LARGEST = 999
 
 
@@ -42,16 +50,21 @@ def integer(answer: str) -> str | None:
     """The number in an answer, without leading zeros, or the other contents of its box; None if there is neither."""
     inside = boxed(answer)
     if inside is not None and inside.strip():
-        plain = MARKUP.sub("", inside).rpartition("=")[2].strip(BEHIND)
-        return _without_zeros(plain) if INTEGER.fullmatch(plain) else inside.strip()
-    markers = list(MARKER.finditer(answer))
+        found = quantity(EQUALS.split(inside)[-1].replace("\\%", "").replace("%", ""))
+        return inside.strip() if found is None or not _whole(found) else str(found)
+    text = plain(answer)
+    for pattern, replacement in ((WHOLE, r"\1"), (ZERO, ""), (EXPONENT, "^x"), (NEGATED, "")):
+        text = pattern.sub(replacement, text)
+    markers = list(MARKER.finditer(text))
     if markers:
-        behind = next((line for line in answer[markers[-1].end() :].splitlines() if line.strip(BEHIND)), "")
-        first = INTEGER.match(behind.lstrip(AROUND))
-        numbers = [first[0]] if first else INTEGER.findall(behind)
+        behind = next((line for line in text[markers[-1].end() :].splitlines() if line.strip(BEHIND)), "").lstrip(AROUND)
+        first = INTEGER.match(behind)
+        if first and not TERM.match(behind, first.end()):
+            return _without_zeros(first[0])
+        numbers = AFTER_EQUALS.findall(behind) or INTEGER.findall(behind)
         if numbers:
             return _without_zeros(numbers[-1])
-    numbers = INTEGER.findall(answer)
+    numbers = INTEGER.findall(text)
     return _without_zeros(numbers[-1]) if numbers else None
 
 
@@ -63,17 +76,22 @@ def ground_truth(row: dict[str, Any], column: str, name: str) -> GroundTruth:
     """
     text = text_of(row, column, needed=True)
     inside = boxed(text)
-    value = number((text if inside is None else MARKUP.sub("", inside)).strip(BEHIND))
-    if value is None or value.denominator != 1 or not 0 <= value <= LARGEST:
+    right = value(normalised(text if inside is None else inside))
+    if right is None or not _whole(right):
         raise DataError(
             f"{column} is {text[:60]!r}; it should be a whole number from 0 to {LARGEST}, or use verifier exact or boxed"
         )
-    return GroundTruth(str(value))
+    return GroundTruth(str(right))
 
 
 def problems(task: Task) -> list[Problem]:
     """See `table_problems`."""
     return table_problems(task, ground_truth)
+
+
+def _whole(value: Fraction) -> bool:
+    """Whether a value is a whole number from 0 to 999."""
+    return value.denominator == 1 and 0 <= value <= LARGEST
 
 
 def _without_zeros(digits: str) -> str:

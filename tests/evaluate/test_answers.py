@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tessy_jax.evaluate.answers import Exact, boxed, final_answer, normalised, number, same
+from tessy_jax.evaluate.answers import Exact, boxed, final_answer
 from tessy_jax.evaluate.boxed import Boxed
+from tessy_jax.evaluate.readings import normalised, number, same
 from tessy_jax.evaluate.tasks import Problem, Verdict
 from tessy_jax.mini.evaluation import MiniVerifier
 from tessy_jax.mini.tasks import item

@@ -1,0 +1,155 @@
+"""Forms of answers that mean the same to a person: full-width characters, LaTeX, units, percentages, decimal commas.
+
+All verifiers read answers and references with these functions.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from fractions import Fraction
+
+AROUND = ' \t\r\n\v\f*_`$"'
+BEHIND = AROUND + ".,;:"
+LONGEST = 200
+"""Maximum length of a number, in characters."""
+LONG = 2000
+"""Length in characters from which a text is compared as it is, so that every text is read in a moment."""
+NUMBER = re.compile(
+    r"[+-]?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)?(?:\.[0-9]*)?(?:[eE][+-]?[0-9]{1,3})?(?: ?/ ?[0-9]+)?", re.ASCII
+)
+MIXED = re.compile(r"([+-]?)([0-9]*) ?\\frac\{([0-9]+)\}\{([0-9]+)\}", re.ASCII)
+DECIMAL_COMMA = re.compile(r"[+-]?(?:0,[0-9]+|[0-9]+,(?:[0-9]{1,2}|[0-9]{4,})|[0-9]{1,3}(?:\.[0-9]{3})+,[0-9]+)", re.ASCII)
+NOT_FULL_WIDTH = "＼｛｝"
+"""Full-width characters that stay: they would change the structure of LaTeX."""
+CHARACTERS = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F) if chr(code) not in NOT_FULL_WIDTH}
+CHARACTERS |= {0x3000: " ", ord("。"): ".", ord("−"): "-", 0x2011: "-", 0x2009: " ", 0x202F: " ", 0xA0: " "}
+SYMBOLS = {"π": r"\pi ", "∞": r"\infty ", "×": r"\times ", "·": r"\cdot ", "÷": "/", "≤": r"\le ", "≥": r"\ge "}
+SYMBOLS |= {"≠": r"\ne ", "°": r"^\circ "}
+SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
+ROOT = re.compile(r"√ ?(?:\(([^()]*)\)|([0-9]+(?:\.[0-9]+)?|[a-zA-Z]))")
+POWER = re.compile(r"[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+")
+GROUPED = re.compile(r"(?<![0-9.,])[0-9]{1,3}(?:(?:\{,\}|,?\\!|\\[,: ]|[ ~])[0-9]{3})+(?![0-9])", re.ASCII)
+LAYOUT = re.compile(r"\\(?:displaystyle|textstyle|left|right)(?![a-zA-Z])|\\!")
+SPACE = re.compile(r"\\[,;: ]|\\q?quad(?![a-zA-Z])|~")
+WORDS = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mathsf|boldsymbol)\s*\{([^{}]*)\}")
+SHORT_FRACTION = re.compile(r"\\frac\s*([0-9])\s*([0-9])", re.ASCII)
+OPERATOR = re.compile(r" ?([+\-*/=<>^{}()]) ?")
+EQUALS = re.compile(r"(?<![<>!:=])=(?!=)")
+UNIT = re.compile(r"(.*[0-9}])(?: (?=[a-z])|(?=\^))((?:[a-z/]+|\^\{?\\circ\}?)(?: [a-z/]+){0,2})", re.DOTALL)
+ONE_LETTER_UNITS = frozenset("mgslh")
+NO_UNITS = frozenset(
+    re.findall(
+        r"\w+",
+        "and or to not minus plus times over mod base root power hundred thousand million billion trillion dozen "
+        "percent half halves third thirds quarter quarters fourth fourths fifth fifths sixth sixths eighth eighths "
+        "tenth tenths hundredths squared cubed factorial pi sqrt hundreds thousands millions billions dozens ",
+    )
+)
+"""Words after a number that change its value."""
+NOT_BUT = re.compile(r"\bnot\s+(?:\S+\s+){1,4}?but\s+(?:rather\s+)?", re.IGNORECASE)
+NOT_THAT = re.compile(r"[\s,;(]+(?:not|rather than|instead of)\s.*", re.IGNORECASE | re.DOTALL)
+
+
+def plain(text: str) -> str:
+    """A text with full-width characters, minus signs and special spaces replaced by those of ASCII."""
+    return unicodedata.normalize("NFC", text).translate(CHARACTERS)
+
+
+def latex(text: str) -> str:
+    """A text as plain LaTeX: symbols as commands; no separators of digit groups, no layout, no surrounding marks."""
+    text = plain(text)
+    if len(text) >= LONG:
+        return text.strip(AROUND)
+    text = "".join(_fraction(character) for character in text)
+    text = POWER.sub(lambda power: f"^{{{power[0].translate(SUPERSCRIPTS)}}}", text)
+    text = ROOT.sub(lambda root: f"\\sqrt{{{root[1] or root[2]}}}", text)
+    text = text.translate(str.maketrans(SYMBOLS))
+    text = GROUPED.sub(lambda number: re.sub(r"[^0-9]", "", number[0]), text)
+    text = SPACE.sub(" ", LAYOUT.sub("", text)).replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac")
+    return SHORT_FRACTION.sub(r"\\frac{\1}{\2}", text).strip(AROUND)
+
+
+def same(a: str, b: str) -> bool:
+    """Whether two final answers are equal as numbers or as texts."""
+    a, b = normalised(a), normalised(b)
+    x, y = value(a), value(b)
+    return a.replace(", ", ",") == b.replace(", ", ",") if x is None or y is None else x == y
+
+
+def means(answer: str, reference: str) -> bool:
+    """Whether a final answer is what the reference is, to a person. The answer may hold an equation, a unit that the
+    reference leaves out, or what it is not ("not A but B"); a decimal comma counts if the reference has one."""
+    if len(answer) >= LONG:
+        return same(answer, reference)
+    affirmed = NOT_THAT.sub("", NOT_BUT.sub("", answer)) or answer
+    forms = {answer, affirmed} | (set() if EQUALS.search(reference) else {EQUALS.split(affirmed)[-1]})
+    if any(same(form, reference) for form in forms):
+        return True
+    right = decimal(reference)
+    return right is not None and any(quantity(form) == right or decimal(form) == right for form in forms)
+
+
+def normalised(text: str) -> str:
+    """The form of a text that comparisons use."""
+    text = latex(text)
+    if len(text) < LONG:
+        text = WORDS.sub(r"\1", text).replace("\\%", "%").replace("\\$", "$")
+    for _ in range(2):  # outside and inside \\( and \\)
+        text = text.lstrip(AROUND).rstrip(BEHIND).removeprefix("\\(").removesuffix("\\)")
+    text = " ".join(text.split())
+    if len(text) < LONG:
+        text = re.sub(r"(?<=[0-9])(?=[a-zA-Z]{2})", " ", OPERATOR.sub(r"\1", text).strip())
+        inside = re.fullmatch(r"\{([^{}]*)\}|\((\w+)\)", text)
+        text = text if inside is None else inside[1] or inside[2] or ""
+    return text.casefold()
+
+
+def value(text: str) -> Fraction | None:
+    """The exact value of a normalised text: a number, a percentage, or a fraction in LaTeX; None if it is none of them."""
+    bare = re.sub(r" ?(?:%|percent)$", "", text)
+    mixed = MIXED.fullmatch(bare) if len(bare) <= LONGEST else None
+    if mixed is not None:
+        sign, whole, above, below = mixed.groups()
+        if not int(below):
+            return None
+        found: Fraction | None = (Fraction(int(above), int(below)) + int(whole or 0)) * (-1 if sign == "-" else 1)
+    else:
+        found = number(bare)
+    return found if found is None or bare == text else found / 100
+
+
+def quantity(text: str) -> Fraction | None:
+    """The value of a text that is a number, with or without a unit; None if it is not one."""
+    text = normalised(text)
+    found, measured = value(text), UNIT.fullmatch(text) if len(text) <= LONGEST else None
+    if found is not None or measured is None:
+        return found
+    words = measured[2].replace("/", " ").split()
+    unit = all(word not in NO_UNITS and (len(word) > 1 or word in ONE_LETTER_UNITS) for word in words)
+    return value(measured[1]) if unit else None
+
+
+def decimal(text: str) -> Fraction | None:
+    """The value of a text that is a number, which may have a decimal comma; None if it is not one."""
+    text = normalised(text)
+    return number(text.replace(".", "").replace(",", ".")) if DECIMAL_COMMA.fullmatch(text) else value(text)
+
+
+def number(text: str) -> Fraction | None:
+    """The exact value of a normalised text; None if it is not a number."""
+    if len(text) > LONGEST or not NUMBER.fullmatch(text):
+        return None
+    try:
+        above, _, below = text.replace(",", "").partition("/")
+        return Fraction(above.strip()) / Fraction(below.strip() or 1)
+    except (ValueError, ZeroDivisionError):
+        return None
+
+
+def _fraction(character: str) -> str:
+    parts = unicodedata.decomposition(character)
+    if not parts.startswith("<fraction>"):
+        return character
+    above, _, below = unicodedata.normalize("NFKC", character).partition("\u2044")
+    return f"\\frac{{{above}}}{{{below or 1}}}"
