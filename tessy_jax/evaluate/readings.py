@@ -22,9 +22,17 @@ MIXED = re.compile(r"([+-]?)([0-9]*) ?\\frac\{([0-9]+)\}\{([0-9]+)\}", re.ASCII)
 DECIMAL_COMMA = re.compile(r"[+-]?(?:0,[0-9]+|[0-9]+,(?:[0-9]{1,2}|[0-9]{4,})|[0-9]{1,3}(?:\.[0-9]{3})+,[0-9]+)", re.ASCII)
 NOT_FULL_WIDTH = "＼｛｝"
 """Full-width characters that stay: they would change the structure of LaTeX."""
-CHARACTERS = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F) if chr(code) not in NOT_FULL_WIDTH}
+CHARACTERS: dict[int, int | str] = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F) if chr(code) not in NOT_FULL_WIDTH}
 CHARACTERS |= {0x3000: " ", ord("。"): ".", ord("−"): "-", 0x2011: "-", 0x2009: " ", 0x202F: " ", 0xA0: " "}
-SYMBOLS = {"π": r"\pi ", "∞": r"\infty ", "×": r"\times ", "·": r"\cdot ", "÷": "/", "≤": r"\le ", "≥": r"\ge "}
+SYMBOLS: dict[str, int | str | None] = {
+    "π": r"\pi ",
+    "∞": r"\infty ",
+    "×": r"\times ",
+    "·": r"\cdot ",
+    "÷": "/",
+    "≤": r"\le ",
+    "≥": r"\ge ",
+}
 SYMBOLS |= {"≠": r"\ne ", "°": r"^\circ "}
 SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
 ROOT = re.compile(r"√ ?(?:\(([^()]*)\)|([0-9]+(?:\.[0-9]+)?|[a-zA-Z]))")
