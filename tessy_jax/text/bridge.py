@@ -19,10 +19,10 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from tessy_jax.text.host_bridge import HostBridge
+from tessy_jax.text.host_bridge import HostBridge, plain_tokenizer
 from tessy_jax.text.scan import running_min, running_sum
 from tessy_jax.text.split import code_point_classes, rule_of, split
-from tessy_jax.text.vocab import Vocabulary, byte_alphabet
+from tessy_jax.text.vocab import Vocabulary, byte_alphabet, parts
 
 logger = logging.getLogger(__name__)
 
@@ -166,15 +166,19 @@ def merge_table(merges: NDArray[np.int32]) -> NDArray[np.int32]:
 
 
 def device_bridge(content: dict[str, Any]) -> DeviceBridge | None:
-    """The bridge of a tokenizer.json on the device; None if its split rule or its model is not supported."""
+    """The bridge of a tokenizer.json on the device; None if its split rule, its model or a setting is not supported."""
     rule, model = rule_of(content), content["model"]
-    has_options = model.get("continuing_subword_prefix") or model.get("end_of_word_suffix") or model.get("dropout")
-    if rule is None or model["type"] != "BPE" or has_options:
+    if rule is None or not _is_plain_bpe(content):
         return None
     ids: dict[str, int] = model["vocab"]
-    pairs = [tuple(merge.split(" ", 1)) if isinstance(merge, str) else tuple(merge) for merge in model["merges"]]
-    rows = [(ids[a], ids[b], rank, ids[a + b]) for rank, (a, b) in enumerate(pairs)]
     spelled = {byte: ids.get(character, UNSPELLED) for character, byte in byte_alphabet().items()}
+    if model.get("byte_fallback") and UNSPELLED in spelled.values():
+        return None
+    pairs = [tuple(merge.split(" ", 1)) if isinstance(merge, str) else tuple(merge) for merge in model["merges"]]
+    ranks = {pair: rank for rank, pair in enumerate(pairs)}  # of a pair that is repeated, the library uses the last
+    rows = [(ids[a], ids[b], rank, ids[a + b]) for (a, b), rank in ranks.items()]
+    if model.get("ignore_merges") and not _merges_make_all_words(content):
+        return None
     pages, classes = code_point_classes()
     return DeviceBridge(
         rule=rule,
@@ -185,10 +189,35 @@ def device_bridge(content: dict[str, Any]) -> DeviceBridge | None:
     )
 
 
+def _is_plain_bpe(content: dict[str, Any]) -> bool:
+    """Whether tokens follow from the vocabulary and the merges alone; a setting that is unknown here may change them."""
+    used = {key for key, value in content["model"].items() if value} - {"type", "vocab", "merges"}
+    normalizers = {part["type"] for part in parts(content.get("normalizer"), "normalizers")}
+    supported = {"unk_token", "fuse_unk", "byte_fallback", "ignore_merges"}
+    return (
+        content["model"]["type"] == "BPE" and used <= supported and normalizers <= {"NFC", "NFD", "NFKC", "NFKD", "Prepend"}
+    )
+
+
+def _merges_make_all_words(content: dict[str, Any]) -> bool:
+    """Whether the merges make every pre-token that is in the vocabulary one token. If so, `ignore_merges`, by which such a
+    pre-token is one token without a look at the merges, changes nothing."""
+    merging = plain_tokenizer({**content, "model": {**content["model"], "ignore_merges": False}})
+    words = []
+    for name in content["model"]["vocab"]:
+        try:
+            words.append(bytes(byte_alphabet()[character] for character in name).decode())
+        except (KeyError, UnicodeDecodeError):  # no pre-token: these are complete characters
+            continue
+    encodings = merging.encode_batch_fast(words, add_special_tokens=False)
+    broken = (word for word, encoding in zip(words, encodings, strict=True) if len(encoding.ids) != 1)
+    return all(len(merging.pre_tokenizer.pre_tokenize_str(word)) != 1 for word in broken)
+
+
 def make_bridge(content: dict[str, Any], vocabulary: Vocabulary, folder: Path) -> DeviceBridge | HostBridge:
-    """The bridge of a tokenizer.json: on the device if its rule is known, else on the host."""
+    """The bridge of a tokenizer.json: on the device if its rule and all of its settings are known, else on the host."""
     bridge = device_bridge(content)
     if bridge is not None:
         return bridge
-    logger.info("%s: the tokenizer's rules are not supported on the device; the host tokenizes text", folder)
+    logger.info("%s: the tokenizer's rules or settings are not supported on the device; the host tokenizes text", folder)
     return HostBridge.of(content, vocabulary)

@@ -11,7 +11,7 @@ import datetime
 import json
 import logging
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
 from typing import Any
 
@@ -33,6 +33,8 @@ OURS = ("messages", "conversation", "chat_template", "add_generation_prompt", "t
 
 Messages = Sequence[Mapping[str, str]]
 
+# a prompt with what tokenizers split differently
+PROBE = [{"role": "user", "content": "Hello. It's 3 × 14159,  isn't it?\n\n\tWe'LL see: naïve 中文 👍 CamelCase"}]
 PLACEHOLDER = re.compile("\uf8fe([0-9]+)\uf8ff")
 # transformers passes only plain data to templates, so strftime_now is a macro
 DATE_MACRO = (
@@ -78,7 +80,7 @@ class Chat:
         self.open_text, self.close_text = self._markers(open, close, harmony, vocabulary)
         self._opener = HARMONY_OPEN if harmony else self.open_text
         self._closer = HARMONY_CLOSE if harmony else self.close_text
-        self.close_ids: list[int] = self._encode(self._closer)
+        self.close_ids: list[int] = tokenizer.encode_continuing(self._closer)
         names = ("<|end|>", "<|channel|>") if harmony else (self.close_text.strip(),)
         self.closing_ids = frozenset(vocabulary[name] for name in names if name in vocabulary)
         self.closing_texts = (self.close_text.strip().encode(),)
@@ -93,6 +95,7 @@ class Chat:
         self._special = special | (self.closing_ids & set(self._added.values()))
         self.rendered([{"role": "user", "content": "Hello."}])  # refuses an unusable template early
         _ = self.turn_end  # and one whose turns would not end generation
+        self._tokenizer.refuse_disagreement(self._rendered(PROBE), self._applied(PROBE, tokenize=True, return_dict=False))
 
     def prompt(self, messages: Messages) -> list[int]:
         """Token ids of the messages in the template, up to and including the opening of the thinking.
@@ -158,16 +161,9 @@ class Chat:
         """Token ids of a text without control tokens, and the character at which each token begins.
 
         Raises:
-            TokenizerError: the tokenizer has no offsets.
+            TokenizerError: the tokenizer does not keep the text.
         """
-        if not text:
-            return [], []
-        if self._bare is None:
-            raise TokenizerError(
-                f"{self._tokenizer.folder}: has no tokenizer.json, from which the offsets of tokens come; fetch it"
-            )
-        encoding = self._bare.encode(text, add_special_tokens=False)
-        return list(encoding.ids), [start for start, _ in encoding.offsets]
+        return self._tokenizer.encode_text(text)
 
     @cached_property
     def _own_opening(self) -> list[int]:
@@ -238,15 +234,7 @@ class Chat:
     def _rendered(self, messages: Sequence[dict[str, str]], add_generation_prompt: bool = True) -> str:
         """The rendered template."""
         try:
-            return str(
-                self._hf.apply_chat_template(
-                    messages,
-                    chat_template=self._template,
-                    add_generation_prompt=add_generation_prompt,
-                    tokenize=False,
-                    **self._variables,
-                )
-            )
+            return str(self._applied(messages, add_generation_prompt=add_generation_prompt, tokenize=False))
         except Exception as error:  # templates are programs and can raise any type
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             roles = ", ".join(message["role"] for message in messages)
@@ -254,6 +242,15 @@ class Chat:
                 f"{self._tokenizer.folder}: the chat template fails on messages of {roles} ({reason}); change the messages, "
                 "or the template's variables in the configuration (template)"
             ) from error
+
+    def _applied(self, messages: Sequence[dict[str, str]], *, add_generation_prompt: bool = True, **how: Any) -> Any:
+        return self._hf.apply_chat_template(
+            messages,
+            chat_template=self._template,
+            add_generation_prompt=add_generation_prompt,
+            **how,
+            **self._variables,
+        )
 
     def _separate(self, messages: Sequence[dict[str, str]], text: str) -> tuple[str, list[str]] | None:
         """The rendered text with placeholders, and their contents; None if the template rewrites contents.
@@ -288,27 +285,14 @@ class Chat:
         for i, piece in enumerate(pieces):
             if i % 2:
                 token_ids.append(self._added[piece])
-            elif piece:
-                token_ids += self._as_text(_filled(piece, contents))
+                continue
+            text = _filled(piece, contents)
+            if i and self._hf.added_tokens_decoder[self._added[pieces[i - 1]]].rstrip:
+                text = text.lstrip()
+            if i + 1 < len(pieces) and self._hf.added_tokens_decoder[self._added[pieces[i + 1]]].lstrip:
+                text = text.rstrip()
+            token_ids += self._tokenizer.encode_piece(text, first=not i) if text else []
         return token_ids
-
-    @cached_property
-    def _as_text(self) -> Callable[[str], list[int]]:
-        """Encodes text by a copy of the tokenizer without added tokens."""
-        bare = self._bare
-        if bare is None:  # a tokenizer implemented in Python
-            return lambda text: list(self._hf(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
-        return lambda text: list(bare.encode(text, add_special_tokens=False).ids)
-
-    @cached_property
-    def _bare(self) -> Any:
-        """A copy of the tokenizer without added tokens; None for a tokenizer implemented in Python."""
-        backend = getattr(self._hf, "backend_tokenizer", None)
-        if backend is None:
-            return None
-        return type(backend).from_str(
-            json.dumps({**json.loads(backend.to_str()), "added_tokens": [], "post_processor": None})
-        )
 
     def _encode(self, text: str) -> list[int]:
         return list(self._hf(text, add_special_tokens=False)["input_ids"])

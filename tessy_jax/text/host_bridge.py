@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import json
 import re
 from dataclasses import dataclass, field
 from functools import partial
@@ -13,6 +11,7 @@ import jax
 import numpy as np
 from numpy.typing import NDArray
 
+from tessy_jax.text.tokenizer import library_of, unprefixed
 from tessy_jax.text.vocab import Vocabulary, is_byte_level, parts
 
 WORD = re.compile(r"(?<=\S)\s")
@@ -80,20 +79,10 @@ class Library:
 
 def plain_tokenizer(content: dict[str, Any]) -> Any:
     """The `tokenizers.Tokenizer` of a tokenizer.json without control tokens, and without steps that change the text
-    (normalizers, prepended spaces)."""
-    from tokenizers import Tokenizer
-
-    plain = copy.deepcopy(content)
-    kept = [part for part in parts(plain.get("normalizer"), "normalizers") if part["type"] == "Replace"]
-    plain["normalizer"] = {"type": "Sequence", "normalizers": kept} if kept else None
-    plain["added_tokens"], plain["post_processor"] = [], None
-    for step in parts(plain.get("pre_tokenizer"), "pretokenizers"):
-        if step["type"] == "Metaspace":
-            step["prepend_scheme"] = "never"
-            step.pop("add_prefix_space", None)
-        if step["type"] == "ByteLevel":
-            step["add_prefix_space"] = False
-    return Tokenizer.from_str(json.dumps(plain))
+    (normalizers, prepended spaces). Replace and ByteLevel stay: they only write characters differently."""
+    kept = [part for part in parts(content.get("normalizer"), "normalizers") if part["type"] in ("Replace", "ByteLevel")]
+    normalizer = {"type": "Sequence", "normalizers": kept} if kept else None
+    return library_of(unprefixed({**content, "normalizer": normalizer, "added_tokens": []}))
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=[], meta_fields=["library"])

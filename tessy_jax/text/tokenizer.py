@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import unicodedata
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from tessy_jax.errors import TokenizerError
+from tessy_jax.text.vocab import description, parts, spellings
 
 
 class Tokenizer:
@@ -99,3 +102,118 @@ class Tokenizer:
                     "a list of them; set it to the token that ends a turn"
                 )
         return ids
+
+    @cached_property
+    def content(self) -> dict[str, Any]:
+        """See `description`.
+
+        Raises:
+            TokenizerError: the tokenizer has no description, or does not keep text.
+        """
+        return description(self.hf, self.folder)
+
+    @cached_property
+    def _complete(self) -> Any:
+        """The tokenizer as its description says, for complete texts."""
+        return library_of(self.content)
+
+    @cached_property
+    def _continuing(self) -> Any:
+        """For text that follows other text."""
+        return library_of(unprefixed(self.content)) if _prefixes(self.content) else self._complete
+
+    @cached_property
+    def _text(self) -> Any:
+        """The same without added tokens."""
+        return library_of(unprefixed({**self.content, "added_tokens": []}))
+
+    @cached_property
+    def _piece(self) -> Any:
+        """For text between added tokens."""
+        return library_of({**self.content, "added_tokens": []}) if _prefixes(self.content) else self._text
+
+    @cached_property
+    def _spelled(self) -> dict[int, bytes | None]:
+        return spellings(self.content)
+
+    def encode_continuing(self, text: str) -> list[int]:
+        """Token ids of text of a template that follows other tokens; names of added tokens are these tokens."""
+        return list(self._continuing.encode(text, add_special_tokens=False).ids)
+
+    def encode_piece(self, text: str, *, first: bool) -> list[int]:
+        """Token ids of the text between two added tokens, as the tokenizer gives them inside a complete text. No part of the
+        piece is an added token. first: no added token is in front."""
+        library = self._piece if first or "always" in _prefixes(self.content) else self._text
+        return list(library.encode(text, add_special_tokens=False).ids)
+
+    def refuse_disagreement(self, text: str, token_ids: Sequence[int]) -> None:
+        """Compares the tokens of a complete text by transformers, which may rebuild a tokenizer by rules of its own, with
+        those by tokenizer.json.
+
+        Raises:
+            TokenizerError: they differ.
+        """
+        own = list(self._complete.encode(text, add_special_tokens=False).ids)
+        if own != list(token_ids):
+            at = next(
+                (i for i, (a, b) in enumerate(zip(own, token_ids, strict=False)) if a != b), min(len(own), len(token_ids))
+            )
+            ours, theirs = (self.hf.convert_ids_to_tokens(list(ids[at : at + 5])) for ids in (own, token_ids))
+            raise TokenizerError(
+                f"{self.folder}: tokenizer.json gives the tokens {ours} where transformers ({type(self.hf).__name__}) gives "
+                f"{theirs}, in a prompt of the chat template; set tokenizer_class in tokenizer_config.json to the class of "
+                "the model (PreTrainedTokenizerFast takes tokenizer.json as it is), or fetch both files again"
+            )
+
+    def encode_text(self, text: str) -> tuple[list[int], list[int]]:
+        """Token ids of text that follows other tokens, and the character at which each begins. No part of the text is an
+        added token, and no space is put in front of it.
+
+        Raises:
+            TokenizerError: the tokens spell another text; a canonically equivalent one (NFC) is accepted.
+        """
+        encoding = self._text.encode(text, add_special_tokens=False)
+        spelled = b"".join([self._spelled.get(i) or b"" for i in encoding.ids]).decode("utf-8", "replace")
+        if spelled != text and unicodedata.normalize("NFC", spelled) != unicodedata.normalize("NFC", text):
+            at = next(
+                (i for i, (a, b) in enumerate(zip(text, spelled, strict=False)) if a != b), min(len(text), len(spelled))
+            )
+            got, wanted = spelled[max(at - 10, 0) : at + 10], text[max(at - 10, 0) : at + 10]
+            raise TokenizerError(
+                f"{self.folder}: the tokenizer turns {wanted!r} into {got!r} (character {at} of a text); change or leave "
+                "out the text, or take a model whose tokenizer keeps it"
+            )
+        return list(encoding.ids), [start for start, _ in encoding.offsets]
+
+
+def library_of(content: dict[str, Any]) -> Any:
+    """The `tokenizers.Tokenizer` of a tokenizer.json, without the tokens that it adds around a text."""
+    from tokenizers import Tokenizer as Library
+
+    return Library.from_str(json.dumps({**content, "post_processor": None}))
+
+
+def _prefixes(content: dict[str, Any]) -> set[str]:
+    """In front of what a tokenizer.json puts a space: "first" (the text) or "always" (every text between added tokens)."""
+    found = {"always" for part in parts(content.get("normalizer"), "normalizers") if part["type"] == "Prepend"}
+    for step in parts(content.get("pre_tokenizer"), "pretokenizers"):
+        if step["type"] == "Metaspace":
+            found.add(step.get("prepend_scheme") or ("always" if step.get("add_prefix_space", True) else "never"))
+        if step["type"] == "ByteLevel" and step.get("add_prefix_space", True):
+            found.add("always")
+    return found - {"never"}
+
+
+def unprefixed(content: dict[str, Any]) -> dict[str, Any]:
+    """The tokenizer.json for text that follows other text: it puts no space in front."""
+    kept = [part for part in parts(content.get("normalizer"), "normalizers") if part["type"] != "Prepend"]
+    steps = [dict(step) for step in parts(content.get("pre_tokenizer"), "pretokenizers")]
+    for step in steps:
+        if step["type"] == "Metaspace":
+            step["prepend_scheme"] = "never"
+            step.pop("add_prefix_space", None)
+        if step["type"] == "ByteLevel":
+            step["add_prefix_space"] = False
+    normalizer = {"type": "Sequence", "normalizers": kept} if kept else None
+    pre_tokenizer = {"type": "Sequence", "pretokenizers": steps} if steps else None
+    return {**content, "normalizer": normalizer, "pre_tokenizer": pre_tokenizer}

@@ -37,7 +37,7 @@ def turn_end(tokenizer: Tokenizer, end_ids: Collection[int], render: Callable[[S
             "use a template that keeps it"
         )
     special = {int(i) for i, token in tokenizer.hf.added_tokens_decoder.items() if token.special}
-    written = list(tokenizer.hf(after, add_special_tokens=False)["input_ids"])
+    written = tokenizer.encode_continuing(after)
     for i, token in enumerate(written):
         if token in end_ids:
             return written[: i + 1]

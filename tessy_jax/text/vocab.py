@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -13,6 +14,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tessy_jax.errors import TokenizerError
+
+LOSSY = frozenset(
+    (
+        "Lowercase",
+        "StripAccents",
+        "BertNormalizer",
+        "Whitespace",
+        "WhitespaceSplit",
+        "BertPreTokenizer",
+        "CharDelimiterSplit",
+    )
+)
+"""Normalizers and pre-tokenizers after which the text cannot be told from its tokens."""
+ADDED_FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
+BYTE_NAME = re.compile("<0x[0-9A-Fa-f]{2}>")
 
 
 @dataclass(frozen=True)
@@ -43,36 +59,74 @@ class Vocabulary:
 
 
 def description(tokenizer: Any, folder: Path) -> dict[str, Any]:
-    """The content of the folder's tokenizer.json, or of the one that transformers builds from other tokenizer files.
+    """The content of the folder's tokenizer.json, or of the one that transformers builds from other tokenizer files. Padding
+    and truncation, which a tokenizer is saved with after a call that pads or truncates, are removed: they are no part of a
+    vocabulary.
 
     Raises:
-        TokenizerError: the tokenizer has no such description.
+        TokenizerError: the tokenizer has no such description, or does not keep text (see `refuse_lossy`).
     """
     file = folder / "tokenizer.json"
     if file.exists():
-        return dict(json.loads(file.read_text("utf-8")))
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None:
-        raise TokenizerError(
-            f"{folder}: has no tokenizer.json, and its tokenizer is not a fast one; save it as a fast tokenizer"
-        )
-    return dict(json.loads(backend.to_str()))
+        content = dict(json.loads(file.read_text("utf-8")))
+    else:
+        backend = getattr(tokenizer, "backend_tokenizer", None)
+        if backend is None:
+            raise TokenizerError(
+                f"{folder}: has no tokenizer.json, and its tokenizer is not a fast one; save it as a fast tokenizer"
+            )
+        content = dict(json.loads(backend.to_str()))
+    if "type" not in content["model"]:  # the library still reads files of before 2020, and names what they leave out
+        from tokenizers import Tokenizer
+
+        content = dict(json.loads(Tokenizer.from_str(json.dumps(content)).to_str()))
+    refuse_lossy(content, file)
+    known = getattr(tokenizer, "added_tokens_decoder", None)
+    if known is not None:  # tokenizer_config.json may name more of them
+        content["added_tokens"] = [
+            {"id": int(i), "content": token.content} | {name: getattr(token, name) for name in ADDED_FLAGS}
+            for i, token in sorted(known.items(), key=lambda entry: int(entry[0]))
+        ]
+    return {**content, "padding": None, "truncation": None}
+
+
+def refuse_lossy(content: dict[str, Any], file: Path) -> None:
+    """Refuses a tokenizer.json whose tokens do not spell the text that they are made from, or are drawn at random.
+
+    Raises:
+        TokenizerError: names the setting.
+    """
+    model = content["model"]
+    if model["type"] not in ("BPE", "Unigram"):
+        found, why = f"model.type {model['type']!r}", "its tokens do not keep white space"
+    elif model.get("dropout"):
+        found, why = f"model.dropout {model['dropout']}", "it tokenizes the same text differently every time; set it to null"
+    elif model.get("continuing_subword_prefix"):
+        found, why = f"model.continuing_subword_prefix {model['continuing_subword_prefix']!r}", "the prefix is no text"
+    elif model.get("end_of_word_suffix"):
+        found, why = f"model.end_of_word_suffix {model['end_of_word_suffix']!r}", "the suffix is no text"
+    else:
+        steps = [("normalizer", step) for step in parts(content.get("normalizer"), "normalizers")]
+        steps += [("pre_tokenizer", step) for step in parts(content.get("pre_tokenizer"), "pretokenizers")]
+        lossy = [(key, step) for key, step in steps if step["type"] in LOSSY or _removes(step)]
+        if not lossy:
+            return
+        key, step = lossy[0]
+        found, why = f"{key} {step['type']}", "it removes or replaces characters"
+    raise TokenizerError(
+        f"{file}: has {found}: {why}; responses keep every character, so take a model with a byte-level BPE or "
+        "SentencePiece tokenizer, or correct the file"
+    )
+
+
+def _removes(step: dict[str, Any]) -> bool:
+    """Whether a Split removes what it finds; inverted, it keeps that, which as a rule is the complete text."""
+    return step.get("behavior") == "Removed" and not step.get("invert")
 
 
 def read_vocabulary(content: dict[str, Any], size: int) -> Vocabulary:
     """The spelling of the tokens of a tokenizer.json, for a model with `size` embedding rows."""
-    model, added = content["model"], content.get("added_tokens") or []
-    entries = model["vocab"]
-    names = (
-        {int(i): t for t, i in entries.items()} if isinstance(entries, dict) else {i: e[0] for i, e in enumerate(entries)}
-    )
-    spell = _byte_level if is_byte_level(content) else _metaspace
-    texts = {i: spell(name) for i, name in names.items()}
-    for token in added:
-        texts[int(token["id"])] = None if token["special"] else token["content"].encode()
-    unknown = model.get("unk_token") if isinstance(entries, dict) else model.get("unk_id")
-    if unknown is not None:
-        texts[entries[unknown] if isinstance(entries, dict) else int(unknown)] = None
+    texts = spellings(content)
     spelled = [texts.get(i) for i in range(size)]
     lengths = [len(text or b"") for text in spelled]
     return Vocabulary(
@@ -80,6 +134,25 @@ def read_vocabulary(content: dict[str, Any], size: int) -> Vocabulary:
         offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32),
         control=np.array([not text for text in spelled]),
     )
+
+
+def spellings(content: dict[str, Any]) -> dict[int, bytes | None]:
+    """The bytes that each token of a tokenizer.json spells; None for control tokens and the unknown token."""
+    model, added = content["model"], content.get("added_tokens") or []
+    entries = model["vocab"]
+    names = (
+        {int(i): t for t, i in entries.items()} if isinstance(entries, dict) else {i: e[0] for i, e in enumerate(entries)}
+    )
+    spell = _byte_level if is_byte_level(content) else _sentencepiece(content)
+    texts = {i: spell(name) for i, name in names.items()}
+    for token in added:
+        texts[int(token["id"])] = None if token["special"] else token["content"].encode()
+    unknown = model.get("unk_token") if isinstance(entries, dict) else model.get("unk_id")
+    if unknown is not None:
+        number = entries.get(unknown) if isinstance(entries, dict) else int(unknown)
+        if number is not None:  # an unknown token without a number is never written
+            texts[number] = None
+    return texts
 
 
 def same_vocabulary(a: Vocabulary, b: Vocabulary) -> bool:
@@ -114,12 +187,20 @@ def byte_alphabet() -> dict[str, int]:
     return {chr(b): b for b in printing} | {chr(256 + i): b for i, b in enumerate(others)}
 
 
-def _byte_level(name: str) -> bytes | None:
+def _byte_level(name: str) -> bytes:
     alphabet = byte_alphabet()
     return bytes(alphabet[c] for c in name) if all(c in alphabet for c in name) else name.encode()
 
 
-def _metaspace(name: str) -> bytes | None:
-    if len(name) == 6 and name.startswith("<0x") and name.endswith(">"):
-        return bytes([int(name[3:5], 16)])
-    return name.replace("\u2581", " ").encode()
+def _sentencepiece(content: dict[str, Any]) -> Callable[[str], bytes]:
+    """The spelling of names in which a character (U+2581 as a rule) stands for the space."""
+    steps = parts(content.get("pre_tokenizer"), "pretokenizers") + parts(content.get("decoder"), "decoders")
+    space = next((step["replacement"] for step in steps if step["type"] == "Metaspace"), "\u2581")
+    has_bytes = bool(content["model"].get("byte_fallback")) or any(step["type"] == "ByteFallback" for step in steps)
+
+    def spell(name: str) -> bytes:
+        if has_bytes and BYTE_NAME.fullmatch(name):
+            return bytes([int(name[3:5], 16)])
+        return name.replace(space, " ").encode()
+
+    return spell
