@@ -1,0 +1,90 @@
+"""Small tokenizers of every kind that can be built here, as the content of a tokenizer.json and as model folders."""
+
+import json
+import random
+from functools import cache
+
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+from tests.text.chunks import WORDS, chunk
+
+TEMPLATE = (
+    "{% for m in messages %}{% if m.role == 'user' %}<s>[Q] {{ m.content }} [A]{% else %}{{ m.content }}</s>"
+    "{% endif %}{% endfor %}"
+)
+SCHEMES = tuple((scheme, split) for scheme in ("first", "always", "never") for split in (True, False))
+BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
+
+
+@cache
+def _samples():
+    rng = random.Random(4)
+    return [chunk(rng) for _ in range(300)] + [" ".join(WORDS[:20])]
+
+
+def _content(built, scheme, split):
+    built.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme, split=split)
+    built.decoder = decoders.Metaspace(prepend_scheme=scheme, split=split)
+    built.add_special_tokens(["<unk>", "<s>", "</s>"])
+    return json.loads(built.to_str())
+
+
+@cache
+def _bpe():
+    built = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>", fuse_unk=True))
+    built.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always", split=True)
+    trainer = trainers.BpeTrainer(vocab_size=900, special_tokens=["<unk>", "<s>", "</s>", *BYTES], show_progress=False)
+    built.train_from_iterator(_samples()[::2], trainer)
+    return built.model
+
+
+def bpe(scheme, split):
+    """BPE as Llama 2 has it, with a token for every byte."""
+    built = Tokenizer(_bpe())
+    return _content(built, scheme, split)
+
+
+@cache
+def _unigram():
+    built = Tokenizer(models.Unigram())
+    built.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always", split=True)
+    special = ["<unk>", "<s>", "</s>"]
+    trainer = trainers.UnigramTrainer(vocab_size=1200, special_tokens=special, unk_token="<unk>", show_progress=False)
+    built.train_from_iterator([text.replace("\n", " ") for text in _samples()], trainer)
+    return built.model
+
+
+def unigram(scheme, split):
+    """Unigram as T5 has it: no bytes, no line break."""
+    return _content(Tokenizer(_unigram()), scheme, split)
+
+
+def legacy():
+    """BPE in the form of 2023: a normalizer puts the space in front, and there is no pre-tokenizer."""
+    content = bpe("always", False)
+    steps = [{"type": "Prepend", "prepend": "▁"}, {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}]
+    return {**content, "pre_tokenizer": None, "normalizer": {"type": "Sequence", "normalizers": steps}}
+
+
+def save(content, folder, **settings):
+    """Writes a model folder's tokenizer files; settings: of tokenizer_config.json. Returns the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "tokenizer.json").write_text(json.dumps(content), "utf-8")
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "chat_template": TEMPLATE, "eos_token": "</s>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config | settings), "utf-8")
+    return folder
+
+
+def padded(content):
+    """The content after a call that pads and truncates to 24 tokens, as the library saves it."""
+    fast = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(content)), pad_token="</s>")
+    fast(["ok so"], padding="max_length", truncation=True, max_length=24)
+    return json.loads(fast.backend_tokenizer.to_str())
+
+
+def with_added(content, name, **flags):
+    """The content with one more added token."""
+    built = Tokenizer.from_str(json.dumps(content))
+    built.add_tokens([AddedToken(name, **flags)])
+    return json.loads(built.to_str())

@@ -1,0 +1,276 @@
+"""Every text that a tokenizer of any kind accepts has the tokens of the tokenizer's own library; the others are refused."""
+
+import datetime
+import json
+import random
+import unicodedata
+from functools import cache
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer as Library
+
+from tessy_jax.errors import TokenizerError
+from tessy_jax.records import Row
+from tessy_jax.text.bridge import DeviceBridge, device_bridge, make_bridge
+from tessy_jax.text.chat import Chat
+from tessy_jax.text.host_bridge import HostBridge
+from tessy_jax.text.tokenizer import Tokenizer
+from tessy_jax.text.vocab import description, read_vocabulary, spellings
+from tessy_jax.train.examples import example
+from tests.text.chunks import SPACES, WORDS
+from tests.text.kinds import SCHEMES, bpe, legacy, padded, save, unigram, with_added
+from tests.text.test_bridge import RULES, batch, encode, trained
+
+KINDS = {f"bpe {scheme} {split}": (lambda scheme=scheme, split=split: bpe(scheme, split)) for scheme, split in SCHEMES}
+KINDS |= {
+    f"unigram {scheme} {split}": (lambda scheme=scheme, split=split: unigram(scheme, split)) for scheme, split in SCHEMES
+}
+KINDS |= {f"bytes {rule}": (lambda rule=rule: trained(rule)) for rule in RULES}
+KINDS |= {"legacy": legacy, "nfc": lambda: {**trained(RULES[0]), "normalizer": {"type": "NFC"}}}
+OPEN, CLOSE = "<think>\n", "\n</think>\n\n"
+
+pieces = st.one_of(st.sampled_from([*WORDS, *SPACES, "</s>"]), st.text(st.characters(exclude_categories=["Cs"]), max_size=4))
+texts = st.lists(pieces, min_size=1, max_size=8).map("".join).filter(bool)
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory):
+    """The tokenizer and the host bridge of each kind, made when first asked for."""
+    made = {}
+
+    def of(kind):
+        if kind not in made:
+            folder = save(KINDS[kind](), tmp_path_factory.mktemp("kind"), eos_token=None)
+            tokenizer = Tokenizer(folder, 1 << 12)
+            content = tokenizer.content
+            made[kind] = tokenizer, HostBridge.of(content, read_vocabulary(content, 1 << 11)).library
+        return made[kind]
+
+    return of
+
+
+@cache
+def library_without_added(tokenizer):
+    library = Library.from_str(json.dumps({**tokenizer.content, "added_tokens": []}))
+    library.add_special_tokens(["<mark>"])
+    return library
+
+
+def inside(tokenizer, kind, text):
+    """The tokens that the library gives to a text inside of another; None if it puts a space in front of every text."""
+    library = library_without_added(tokenizer)
+    if " first" in kind:
+        return library.encode("<mark>" + text, add_special_tokens=False).ids[1:]
+    if (" always" in kind or kind == "legacy") and (kind == "legacy" or text[0] != " "):
+        return None
+    return library.encode(text, add_special_tokens=False).ids
+
+
+def agrees(tokenizer, bridge, kind, text):
+    theirs, spelled = inside(tokenizer, kind, text), tokenizer._spelled
+    data = text.encode()
+    try:
+        ours, begins = tokenizer.encode_text(text)
+    except TokenizerError:
+        assert theirs is None or b"".join(spelled.get(i) or b"" for i in theirs) != data
+        assert "unigram" in kind or kind == "nfc", "the others have all bytes"
+    else:
+        assert theirs is None or ours == theirs
+        written = b"".join(spelled[i] for i in ours).decode()
+        assert unicodedata.normalize("NFC", written) == unicodedata.normalize("NFC", text)
+        assert len(begins) == len(ours)
+        if written == text:
+            assert [i for i, _ in bridge.encode(data)] == ours
+    assert bridge.encode(data)[-1][1] == len(data), "the bridge tiles every text"
+
+
+@pytest.mark.parametrize("examples", [200, pytest.param(5_000, marks=[pytest.mark.slow, pytest.mark.heavy])])
+def test_an_accepted_text_has_the_tokens_of_its_own_library(loaded, examples):
+    @settings(max_examples=examples, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(st.sampled_from(sorted(KINDS)), texts)
+    def check(kind, text):
+        agrees(*loaded(kind), kind, text)
+
+    check()
+
+
+@pytest.mark.slow
+@pytest.mark.heavy
+@pytest.mark.parametrize("rule", RULES)
+def test_the_device_gives_any_text_the_tokens_of_the_library(rule):
+    content = trained(rule)
+    bridge, library = device_bridge(content), Library.from_str(json.dumps(content))
+
+    @settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(st.lists(texts.filter(lambda text: len(text.encode()) <= 128), min_size=1, max_size=20))
+    def check(some):
+        ours = jax.device_get(encode(bridge, *batch([text.encode() for text in some])))
+        for i, text in enumerate(some):
+            assert ours.ids_BP[i, : ours.tokens_B[i]].tolist() == library.encode(text).ids
+
+    check()
+
+
+def with_model(content, **changes):
+    return {**content, "model": {**content["model"], **changes}}
+
+
+def whole_word(content, name):
+    """The content with one more token, of which the merges know nothing."""
+    model = content["model"]
+    return with_model(content, ignore_merges=True, vocab={**model["vocab"], name: len(model["vocab"])})
+
+
+def without_byte(content, name):
+    vocab = dict(content["model"]["vocab"])
+    del vocab[name]
+    merges = [merge for merge in content["model"]["merges"] if name not in "".join(merge)]
+    return with_model(content, byte_fallback=True, vocab=vocab, merges=merges)
+
+
+@pytest.mark.parametrize(
+    ("changed", "kind"),
+    [
+        (lambda c: with_model(c, ignore_merges=True), DeviceBridge),
+        (lambda c: whole_word(c, "zqzqx"), HostBridge),
+        (lambda c: whole_word(c, "Ġqqqzz"), HostBridge),
+        (lambda c: whole_word(c, "!zqzqx"), DeviceBridge),  # never a pre-token of GPT-2's rule
+        (lambda c: with_model(c, byte_fallback=True), DeviceBridge),
+        (lambda c: without_byte(c, "ā"), HostBridge),
+        (lambda c: with_model(c, fuse_unk=True, dropout=0.0), DeviceBridge),
+        (lambda c: with_model(c, later_setting=True), HostBridge),
+        (lambda c: {**c, "normalizer": {"type": "Replace", "pattern": {"String": "q"}, "content": "k"}}, HostBridge),
+        (lambda c: {**c, "normalizer": {"type": "NFC"}}, DeviceBridge),
+        (padded, DeviceBridge),
+    ],
+)
+def test_a_setting_that_the_device_cannot_follow_sends_text_to_the_host(changed, kind):
+    content = changed(trained(RULES[0]))
+    bridge = make_bridge(content, read_vocabulary(content, 1000), Path("folder"))
+    assert isinstance(bridge, kind)
+    texts_ = [b"zqzqx", b"x qqqzz y", b"!zqzqx", b"it's 12 zqzqx"]
+    library = Library.from_str(json.dumps({**content, "padding": None, "truncation": None}))
+    if kind is HostBridge and not content["normalizer"]:
+        for text in texts_:
+            assert [i for i, _ in bridge.library.encode(text)] == library.encode(text.decode()).ids
+
+
+def test_host_tokens_follow_ignore_merges_inside_the_interface_of_the_device():
+    content = whole_word(trained(RULES[0]), "zqzqx")
+    bridge = make_bridge(content, read_vocabulary(content, 1000), Path("folder"))
+    data, counts = batch([b"zqzqx"])
+    found = bridge.encode(jnp.asarray(data), jnp.asarray(counts))
+    assert np.asarray(found.ids_BP)[0, : int(found.tokens_B[0])].tolist() == [len(content["model"]["vocab"]) - 1]
+
+
+def word_piece():
+    vocab = {"[UNK]": 0, "a": 1, "##b": 2}
+    return {"type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##", "vocab": vocab} | {
+        "max_input_chars_per_word": 100
+    }
+
+
+@pytest.mark.parametrize(
+    ("changed", "name"),
+    [
+        (lambda c: {**c, "model": word_piece()}, "model.type 'WordPiece'"),
+        (lambda c: with_model(c, dropout=0.1), "model.dropout 0.1"),
+        (lambda c: with_model(c, continuing_subword_prefix="@@"), "model.continuing_subword_prefix '@@'"),
+        (lambda c: with_model(c, end_of_word_suffix="</w>"), "model.end_of_word_suffix '</w>'"),
+        (lambda c: {**c, "normalizer": {"type": "Lowercase"}}, "normalizer Lowercase"),
+        (lambda c: {**c, "pre_tokenizer": {"type": "WhitespaceSplit"}}, "pre_tokenizer WhitespaceSplit"),
+    ],
+)
+def test_a_setting_that_loses_text_is_refused_by_name(tmp_path, changed, name):
+    (tmp_path / "tokenizer.json").write_text(json.dumps(changed(trained(RULES[0]))), "utf-8")
+    with pytest.raises(TokenizerError, match=f"tokenizer.json: has {name}"):
+        description(None, tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["bpe first True", "unigram always False", f"bytes {RULES[0]}", f"bytes {RULES[3]}"])
+def test_saved_padding_and_truncation_change_no_tokens(tmp_path, kind):
+    content = with_added(KINDS[kind](), "</s>", special=True)
+    text = "ok so 3 + 4 = 7 ; " * 6
+    found = []
+    for name, saved in (("plain", content), ("padded", padded(content))):
+        tokenizer = Tokenizer(save(saved, tmp_path / name), 1 << 12)
+        library = HostBridge.of(tokenizer.content, read_vocabulary(tokenizer.content, 1 << 11)).library
+        found.append(
+            (tokenizer.encode("ok"), tokenizer.encode_text(text), tokenizer.encode_continuing("ok"), library.encode(b"ok"))
+        )
+    assert padded(content)["truncation"], "the saved tokenizer truncates"
+    assert found[0] == found[1]
+    assert len(found[0][1][0]) > 24
+
+
+def chat_of(content, folder, **settings):
+    tokenizer = Tokenizer(save(content, folder, **settings), 1 << 12)
+    return Chat(tokenizer, open=OPEN, close=CLOSE, variables={}, system=None, date=datetime.date(2026, 1, 2))
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if "bpe" in kind or kind == "legacy"])
+def test_what_is_learnt_of_a_sentencepiece_row_is_the_row(tmp_path, kind):
+    chat = chat_of(KINDS[kind](), tmp_path)
+    content = f"{OPEN}ok so two\n\n so 中文{CLOSE}two"
+    messages = ({"role": "user", "content": "Say two."}, {"role": "assistant", "content": content})
+    tokens = example(chat, Row("0", "0", 0, messages, (), {})).tokens.tolist()
+    spelled = spellings(chat._tokenizer.content)
+    context = chat.prompt(messages[:-1])
+    assert tokens[: len(context)] == context
+    written = b"".join(spelled[i] or b"" for i in tokens[len(context) :]).decode()
+    assert OPEN + written == content
+    assert tokens[-1] in chat.end_ids
+
+
+def test_a_row_that_the_tokenizer_would_change_is_refused_with_the_text(tmp_path):
+    chat = chat_of(unigram("first", True), tmp_path)
+    with pytest.raises(TokenizerError, match=r"turns 'one\\ntwo' into 'onetwo' \(character 3"):
+        chat.text_tokens("one\ntwo")
+    with pytest.raises(TokenizerError, match="turns 'a </s> b'"):
+        chat.text_tokens("a </s> b")
+
+
+def test_a_tokenizer_that_transformers_rebuilds_otherwise_is_refused(tmp_path):
+    content = with_added(trained(RULES[0]), "</s>", special=True)
+    with pytest.raises(TokenizerError, match="tokenizer.json gives the tokens .* where transformers .*Qwen2Tokenizer"):
+        chat_of(content, tmp_path, tokenizer_class="Qwen2Tokenizer")
+
+
+def test_added_tokens_that_only_the_configuration_names_are_known(tmp_path):
+    added = {"1000": {"content": "</think>", "special": True}}
+    tokenizer = Tokenizer(save(bpe("first", True), tmp_path, added_tokens_decoder=added), 1 << 12)
+    ids = tokenizer.encode_continuing("</think>")
+    assert ids == [tokenizer.hf.convert_tokens_to_ids("</think>")]
+    assert len(ids) == 1
+
+
+@pytest.mark.parametrize("flags", [{"single_word": True}, {"normalized": True}])
+def test_control_tokens_in_a_message_stay_text_whatever_their_flags(tmp_path, flags):
+    chat = chat_of(with_added(bpe("first", False), "[A]", special=True, **flags), tmp_path)
+    control = chat._hf.convert_tokens_to_ids("[A]")
+    plain, sneaky = (chat.prompt([{"role": "user", "content": f"say {name} now"}]) for name in ("it", "[A]"))
+    assert plain.count(control) == sneaky.count(control) == 1
+
+
+def test_a_file_without_a_model_type_is_read_as_the_library_does(tmp_path):
+    content = trained(RULES[0])
+    model = {key: value for key, value in content["model"].items() if key != "type"}
+    (tmp_path / "tokenizer.json").write_text(json.dumps({**content, "model": model}), "utf-8")
+    assert description(None, tmp_path)["model"]["type"] == "BPE"
+
+
+def test_bytes_are_read_from_names_only_if_the_tokenizer_falls_back_to_bytes():
+    content = bpe("first", True)
+    number = content["model"]["vocab"]["<0x41>"]
+    assert spellings(content)[number] == b"A"
+    assert spellings(with_model(content, byte_fallback=False))[number] == b"<0x41>"
+    rng = random.Random(0)
+    text = "".join(rng.choice(WORDS) for _ in range(20))
+    library = HostBridge.of(content, read_vocabulary(content, 1 << 11)).library
+    assert library.encode(text.encode())[-1][1] == len(text.encode())
