@@ -144,7 +144,7 @@ def spellings(content: dict[str, Any]) -> dict[int, bytes | None]:
         {int(i): t for t, i in entries.items()} if isinstance(entries, dict) else {i: e[0] for i, e in enumerate(entries)}
     )
     spell = _byte_level if is_byte_level(content) else _sentencepiece(content)
-    texts = {i: spell(name) for i, name in names.items()}
+    texts: dict[int, bytes | None] = {i: spell(name) for i, name in names.items()}
     for token in added:
         texts[int(token["id"])] = None if token["special"] else token["content"].encode()
     unknown = model.get("unk_token") if isinstance(entries, dict) else model.get("unk_id")

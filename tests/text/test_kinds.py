@@ -238,7 +238,7 @@ def test_a_row_that_the_tokenizer_would_change_is_refused_with_the_text(tmp_path
 
 def test_a_tokenizer_that_transformers_rebuilds_otherwise_is_refused(tmp_path):
     content = with_added(trained(RULES[0]), "</s>", special=True)
-    with pytest.raises(TokenizerError, match="tokenizer.json gives the tokens .* where transformers .*Qwen2Tokenizer"):
+    with pytest.raises(TokenizerError, match=r"tokenizer.json gives the tokens .* where transformers .*Qwen2Tokenizer"):
         chat_of(content, tmp_path, tokenizer_class="Qwen2Tokenizer")
 
 
