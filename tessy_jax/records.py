@@ -16,6 +16,8 @@ from tessy_jax.errors import DataError
 Source = Literal["student", "teacher", "template"]
 Phase = Literal["think", "answer"]
 Value = str | int | float | bool | None
+OPEN, CLOSE = "<think>\n", "\n</think>\n\n"
+"""Markers of the thinking in saved text."""
 Key = tuple[str, int]
 """The key of a response: (prompt id, rollout)."""
 

@@ -39,10 +39,9 @@ from tessy_jax.decode.generate import generate
 from tessy_jax.errors import ConfigError, DataError, TokenizerError
 from tessy_jax.models import hf
 from tessy_jax.models.hf_config import read_config
-from tessy_jax.records import Row
+from tessy_jax.records import CLOSE, OPEN, Row
 from tessy_jax.sharding import Partitioner
 from tessy_jax.store.files import Files
-from tessy_jax.text.chat import CLOSE, OPEN
 from tessy_jax.text.tokenizer import Tokenizer
 from tessy_jax.text.turn_end import checked_ends
 

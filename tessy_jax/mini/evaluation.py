@@ -11,7 +11,7 @@ from tessy_jax.errors import ConfigError, DataError
 from tessy_jax.evaluate.tasks import GroundTruth, Problem, TaskKind, Verdict
 from tessy_jax.mini.tasks import Family, item_of, items
 from tessy_jax.mini.verify import is_right
-from tessy_jax.text.chat import CLOSE
+from tessy_jax.records import CLOSE
 
 
 class MiniVerifier:

@@ -10,8 +10,7 @@ from typing import Any, Literal
 
 from tessy_jax.mini.styles import Kind, KindSpan, Speaker, render
 from tessy_jax.mini.tasks import Item, stream
-from tessy_jax.records import Phase, Row, Source, Span
-from tessy_jax.text.chat import CLOSE, OPEN
+from tessy_jax.records import CLOSE, OPEN, Phase, Row, Source, Span
 
 Writers = Literal["speaker", "kinds"]
 BY_KIND: dict[Kind, Source] = {"style": "student", "capability": "teacher"}

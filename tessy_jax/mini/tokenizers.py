@@ -20,7 +20,8 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 
 from tessy_jax.mini.styles import Speaker, render
 from tessy_jax.mini.tasks import Family, items, stream
-from tessy_jax.text.chat import CLOSE, HARMONY, OPEN
+from tessy_jax.records import CLOSE, OPEN
+from tessy_jax.text.chat import HARMONY
 from tessy_jax.text.split import O200K, SPLITS
 
 STUDENT_TEMPLATE = """\

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 from tessy_jax.mini.styles import STYLES, Kind, KindSpan, Speaker, Style, framed, tile
 from tessy_jax.mini.tasks import ANSWER, STEP, Item
-from tessy_jax.text.chat import CLOSE, OPEN
+from tessy_jax.records import CLOSE, OPEN
 
 PUNCTUATION = ".,:;!?"
 """Punctuation that is ignored around the words of an answer. A minus is not ignored: −2 is not 2."""

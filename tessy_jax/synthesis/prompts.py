@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from tessy_jax.errors import DataError
-from tessy_jax.store.messages import messages_of, own_id
+from tessy_jax.store.messages import BESIDE, messages_of, own_id
 from tessy_jax.store.tables import table_rows
 
 FORMS = ("messages", "prompt", "dialogs", "conversations")
@@ -88,7 +88,7 @@ def read(
     skipped: list[tuple[str, str]] = []
     places: dict[str, tuple[str, list[dict[str, str]]]] = {}
     rows = 0
-    names = dict.fromkeys((*FORMS, "id", *([] if prompt is None else [prompt]), *columns))
+    names = dict.fromkeys((*FORMS, *BESIDE, "id", *([] if prompt is None else [prompt]), *columns))
     for index, (place, content) in enumerate(table_rows(path, split, limit, names)):
         rows += 1
         try:

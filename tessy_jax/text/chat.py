@@ -15,14 +15,15 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
 from typing import Any
 
-from tessy_jax.errors import TokenizerError
+from tessy_jax.errors import DataError, TokenizerError
+from tessy_jax.records import CLOSE, OPEN
+from tessy_jax.store.messages import REASONING
+from tessy_jax.text.thinking import find
 from tessy_jax.text.tokenizer import Tokenizer
 from tessy_jax.text.turn_end import turn_end
 
 logger = logging.getLogger(__name__)
 
-# markers of the thinking in saved text, and in models whose tokens have these names
-OPEN, CLOSE = "<think>\n", "\n</think>\n\n"
 # control tokens of GPT-OSS, which marks the thinking by channels
 HARMONY = ("<|start|>", "<|channel|>", "<|message|>", "<|end|>")
 HARMONY_OPEN = "<|channel|>analysis<|message|>"
@@ -90,6 +91,7 @@ class Chat:
                 f"{tokenizer.folder}: has no token that ends a turn; set eos_token_id in its generation_config.json"
             )
         self._template, self._variables = self._with_date(variables, date)
+        self._shown: set[tuple[str, ...]] = set()
         self._added = {token.content: int(i) for i, token in self._hf.added_tokens_decoder.items()}
         special = {int(i) for i, token in self._hf.added_tokens_decoder.items() if token.special}
         self._special = special | (self.closing_ids & set(self._added.values()))
@@ -101,10 +103,12 @@ class Chat:
         """Token ids of the messages in the template, up to and including the opening of the thinking.
 
         Raises:
-            TokenizerError: the template fails on these messages.
+            TokenizerError: the template fails on these messages, leaves one out, or does not know the thinking of an earlier
+                answer.
         """
-        messages = self._with_system(messages)
+        messages = self._prepared(messages)
         text = self._opened(messages)
+        self._check_shown(messages)
         token_ids = self._encode(text)
         separated = self._separate(messages, text)
         if separated is None:
@@ -129,7 +133,7 @@ class Chat:
         Raises:
             TokenizerError: the template fails on these messages.
         """
-        return self._opened(self._with_system(messages))
+        return self._opened(self._prepared(messages))
 
     def turn_start(self, messages: Messages, *, thinks: bool) -> tuple[list[int], list[int]]:
         """The tokens before an assistant's text in training: those of the template, and those by which the assistant itself
@@ -139,10 +143,12 @@ class Chat:
             TokenizerError: the template fails on these messages, or opens the thinking of an answer without thinking.
         """
         own = len(self._own_opening)
-        if not thinks and not own:
+        off = next((name for name in THINKING_MODE if re.search(rf"\b{name}\b", self._template)), None)
+        if not thinks and (self._opens or not own):
             raise TokenizerError(
-                f"{self._tokenizer.folder}: the chat template opens the thinking, but an answer has none; turn thinking off "
-                "in the template's variables (template: {enable_thinking: false}), or leave out answers without thinking"
+                f"{self._tokenizer.folder}: the chat template opens the thinking, but an answer has none; "
+                + (f"turn it off in the template's variables (template: {{{off}: false}}), or " if off else "")
+                + "leave out answers without thinking, or give them an empty one (<think></think>)"
             )
         token_ids = self.prompt(messages)
         first = len(token_ids) - own
@@ -164,6 +170,12 @@ class Chat:
             TokenizerError: the tokenizer does not keep the text.
         """
         return self._tokenizer.encode_text(text)
+
+    @cached_property
+    def _opens(self) -> bool:
+        """Whether the template opens the thinking, possibly without the white space after the marker."""
+        text = self._rendered(self._with_system([{"role": "user", "content": "Hello."}]))
+        return text.rstrip().endswith(self._opener.rstrip())
 
     @cached_property
     def _own_opening(self) -> list[int]:
@@ -216,6 +228,45 @@ class Chat:
             return rest
         own = [rest.pop(0)["content"]] if rest and rest[0]["role"] == "system" else []
         return [{"role": "system", "content": "\n\n".join([self._system, *own])}, *rest]
+
+    def _prepared(self, messages: Messages) -> list[dict[str, str]]:
+        """The messages that the template renders: with the system message, and with the thinking of earlier answers where
+        the template looks for it, in the text or in a field of its own."""
+        prepared = self._with_system(messages)
+        if CLOSE.strip() in self._template:
+            return prepared
+        field = next((name for name in REASONING if re.search(rf"(\.|['\"]){name}\b(?!\s*[:=(])", self._template)), None)
+        for i, message in enumerate(prepared):
+            content = message["content"]
+            if message["role"] != "assistant" or CLOSE.strip() not in content:
+                continue
+            try:
+                thinking = find(content, self.open_text, self.close_text)
+            except DataError:
+                thinking = None
+            if thinking is None:
+                continue
+            if field is None:
+                raise TokenizerError(
+                    f"{self._tokenizer.folder}: messages[{i}] is an earlier answer with thinking, which the chat template "
+                    "does not know; leave out the thinking of earlier answers"
+                )
+            prepared[i] = {**message, "content": content[thinking.answer :], field: content[thinking.start : thinking.end]}
+        return prepared
+
+    def _check_shown(self, messages: Sequence[dict[str, str]]) -> None:
+        """Refuses messages that the template leaves out, as many do with a role that they do not know."""
+        roles = tuple(message["role"] for message in messages)
+        if roles in self._shown:
+            return
+        text = self._rendered([{**message, "content": f"\uf8fe{i}\uf8ff"} for i, message in enumerate(messages)])
+        lost = [i for i, role in enumerate(roles) if role != "assistant" and f"\uf8fe{i}\uf8ff" not in text]
+        if lost:
+            raise TokenizerError(
+                f"{self._tokenizer.folder}: the chat template leaves out messages[{lost[0]}], of the role "
+                f"{roles[lost[0]]!r}; give it a role that the template knows, or leave out such rows"
+            )
+        self._shown.add(roles)
 
     def _opened(self, messages: Sequence[dict[str, str]]) -> str:
         """The rendered template, ending with the opening of the thinking."""

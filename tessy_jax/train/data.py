@@ -16,7 +16,7 @@ from tessy_jax.config import Examples
 from tessy_jax.errors import ConfigError, DataError
 from tessy_jax.records import Row
 from tessy_jax.store import RunReader
-from tessy_jax.store.messages import messages_of, own_id
+from tessy_jax.store.messages import BESIDE, messages_of, own_id
 from tessy_jax.store.tables import table_rows
 from tessy_jax.text.chat import Chat
 from tessy_jax.train.examples import KINDS, example
@@ -35,6 +35,7 @@ COLUMNS = (
     "labels",
     "source_ids",
     *FORMS,
+    *BESIDE,
 )
 CHUNK = 1 << 22  # tokens of a memory-mapped array that are read at a time
 IGNORED = -100  # the label of a token that is no target in tokenized data sets

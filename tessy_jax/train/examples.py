@@ -3,7 +3,7 @@
 The context equals, token for token, the prompt that synthesis gives the student: the chat template up to the opened
 thinking. The thinking, its closing marker, the answer and the end of the turn are tokenized separately, as during synthesis.
 Training therefore sees the tokens that the student will produce, and a chat template that drops or changes thinking does not
-affect them.
+affect them. Thinking in a form of other data sets gets the student's own markers.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import numpy as np
 from tessy_jax.errors import DataError, TokenizerError
 from tessy_jax.records import Row
 from tessy_jax.text.chat import Chat
+from tessy_jax.text.thinking import Thinking, check_rest, find
 from tessy_jax.train.pack import NO_TARGET, Example, TargetKind
 
 KINDS = tuple(kind.name.lower() for kind in TargetKind)
@@ -27,33 +28,39 @@ def example(chat: Chat, row: Row) -> Example:
     The kind of a token is that of its first character. Without spans it is UNKNOWN.
 
     Raises:
-        DataError: the message does not close its thinking, or the template cannot render the row.
+        DataError: the message does not close its thinking, has markers of thinking elsewhere, or the template cannot render
+            the row.
     """
     content = row.content
     char_kinds = _kinds(row)
-    thinks = content.startswith(chat.open_text)
     try:
-        context, opening = chat.turn_start(row.messages[:-1], thinks=thinks)
+        thinking = _thinking(chat, row)
+        context, opening = chat.turn_start(row.messages[:-1], thinks=thinking is not None)
         pieces: list[tuple[Sequence[int], Sequence[int]]] = [
             (context, [NO_TARGET] * len(context)),
             (opening, [TargetKind.TEMPLATE] * len(opening)),
         ]
         first = 0
-        if thinks:
-            first = len(chat.open_text)
-            end = content.find(chat.close_text, first)
-            if end < 0:
-                raise DataError(f"row {row.id!r}: opens its thinking with {chat.open_text!r} and never closes it with "
-                                f"{chat.close_text!r}; set student.thinking to the markers of the data")  # fmt: skip
-            pieces.append(_text(chat, content, char_kinds, first, end))
+        if thinking is not None:
+            pieces.append(_text(chat, content, char_kinds, thinking.start, thinking.end))
             pieces.append((chat.close_ids, [TargetKind.TEMPLATE] * len(chat.close_ids)))
-            first = end + len(chat.close_text)
+            first = thinking.answer
         pieces.append(_text(chat, content, char_kinds, first, len(content)))
         pieces.append((chat.turn_end, [TargetKind.TEMPLATE] * len(chat.turn_end)))
-    except TokenizerError as error:
+    except (DataError, TokenizerError) as error:
         raise DataError(f"row {row.id!r}: {error}") from error
     tokens = np.array([token for ids, _ in pieces for token in ids], np.int32)
     return Example(tokens, tokens, np.array([kind for _, kinds in pieces for kind in kinds], np.uint8))
+
+
+def _thinking(chat: Chat, row: Row) -> Thinking | None:
+    """The thinking of a row. Spans say whether there is any, and what text is only text."""
+    if row.spans and all(span.phase != "think" for span in row.spans):
+        return None
+    thinking = find(row.content, chat.open_text, chat.close_text)
+    if not row.spans:
+        check_rest(row.content, thinking.answer if thinking else 0, chat.open_text, chat.close_text)
+    return thinking
 
 
 def _kinds(row: Row) -> np.ndarray:

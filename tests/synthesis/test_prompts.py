@@ -102,7 +102,7 @@ def test_byte_order_marks_line_separators_and_windows_line_ends_are_read(tmp_pat
     file.write_bytes('\ufeff\r\n{"prompt": "a\u2028b\x85"}\r\n \t\n{"prompt": "c"}'.encode())
     assert [p.messages[0]["content"] for p in read(str(file)).prompts] == ["a\u2028b\x85", "c"]
     file.write_bytes(b'\n{"prompt": "a"}\n\n{"prompt": 1}')
-    with pytest.raises(DataError, match=r"a\.jsonl:4: prompt is a number"):
+    with pytest.raises(DataError, match=r"a\.jsonl:4: prompt is the number 1;"):
         read(str(file))
 
 
@@ -110,16 +110,16 @@ BAD = [
     ("{", r"is not JSON \(.*\); give one object a line"),
     ('{"prompt": "a"} {"prompt": "b"}', "is not JSON"),
     ("[" * 100_000, "is not JSON"),
-    ("3", "is a number; it should be an object with `messages`, `prompt`, `dialogs` or `conversations`"),
-    ('["a"]', "is a list; it should be an object"),
+    ("3", "is the number 3; it should be an object with `messages`, `prompt`, `dialogs` or `conversations`"),
+    ('["a"]', "is a list of 1; it should be an object"),
     ("{}", "holds nothing; it should hold"),
     ({"question": "a", "id": 1}, "holds `id` and `question`; it should hold `messages`, `prompt`"),
     ({"prompt": ""}, "the prompt is empty"),
     ({"prompt": " \n\u3000"}, "the prompt is empty; prompt should end with some text of the user"),
-    ({"prompt": {"text": "a"}}, "prompt is an object; it should be a string or a list of messages"),
+    ({"prompt": {"text": "a"}}, "prompt is an object of `text`; it should be a string or a list of messages"),
     ({"prompt": []}, "prompt is empty; it should end with a message of the user"),
     ({"prompt": [USER, ANSWER]}, "prompt ends with a message of 'assistant'"),
-    ({"messages": "a"}, "messages is a string; it should be a list of messages"),
+    ({"messages": "a"}, "messages is the string 'a'; it should be a list of messages"),
     ({"messages": [ANSWER]}, "messages is empty"),
     (
         {"messages": [USER, ANSWER, ANSWER]},
@@ -129,15 +129,21 @@ BAD = [
     ({"messages": [{"role": "user", "content": " "}, ANSWER]}, "the prompt is empty"),
     ({"messages": [{"role": "user", "content": None}]}, r"messages\[0\].content is null; it should be a string"),
     ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, r"messages\[0\].content is a list"),
-    ({"messages": ["a"]}, r"messages\[0\] is a string; it should hold role and content"),
+    ({"messages": ["a"]}, r"messages\[0\] is the string 'a'; it should hold role and content"),
     ({"messages": [{"role": "user"}]}, r"messages\[0\] holds `role`; it should hold role and content"),
-    ({"messages": [{"role": "wizard", "content": "a"}]}, r"\.role is 'wizard'; use `system`, `user` or `assistant`"),
-    ({"messages": [{"role": [], "content": "a"}]}, r"\.role is a list"),
+    (
+        {"messages": [{"role": "wizard", "content": "a"}]},
+        r"\.role is 'wizard'; use `system`, `developer`, `user`, `assistant` or `tool`",
+    ),
+    ({"messages": [{"role": [], "content": "a"}]}, r"\.role is an empty list; use `system`"),
     ({"dialogs": SPOKEN}, r"dialogs\[0\] holds `from` and `value`; it should hold role and content"),
     ({"conversations": [USER]}, r"conversations\[0\] holds .* it should hold from and value"),
-    ({"conversations": [{"from": "tool", "value": "a"}]}, r"conversations\[0\].from is 'tool'; use `system`, `human`"),
-    ({"prompt": "a", "id": 1.5}, "id is a number; it should be a string or a whole number, or left out"),
-    ({"prompt": "a", "id": True}, "id is true or false"),
+    (
+        {"conversations": [{"from": "bing", "value": "a"}]},
+        r"conversations\[0\].from is 'bing'; use `human`, `gpt`, `system`",
+    ),
+    ({"prompt": "a", "id": 1.5}, "id is the number 1.5; it should be a string or a whole number, or left out"),
+    ({"prompt": "a", "id": True}, "id is true; it should"),
     ({"prompt": "a", "id": ""}, "id is empty"),
     ('{"prompt": "a", "id": "\\ud83d"}', "id holds half of a surrogate pair"),
     ('{"prompt": "a\\udc00"}', "half of a surrogate pair, which is no text; remove it"),
@@ -172,7 +178,7 @@ def test_an_input_without_prompts_is_refused(rows_file, tmp_path):
     for file in (rows_file(), rows_file("", " ")):
         with pytest.raises(DataError, match="holds no rows"):
             read(file)
-    with pytest.raises(DataError, match=r"none of its 2 rows is a prompt; the first, at .*:1: is a number"):
+    with pytest.raises(DataError, match=r"none of its 2 rows is a prompt; the first, at .*:1: is the number 1;"):
         read(rows_file("1", "2"), skip_invalid=True)
     for absent in ("absent.jsonl", "/absent/prompts", "./absent", "absent.jsonl.gz", str(tmp_path / "absent.parquet")):
         with pytest.raises(DataError, match=r"no such file|No such file|cannot be read"):

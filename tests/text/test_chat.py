@@ -7,7 +7,8 @@ import shutil
 import pytest
 
 from tessy_jax.errors import TokenizerError
-from tessy_jax.text.chat import CLOSE, HARMONY_CLOSE, OPEN, Chat
+from tessy_jax.records import CLOSE, OPEN
+from tessy_jax.text.chat import HARMONY_CLOSE, Chat
 from tessy_jax.text.tokenizer import Tokenizer
 from tessy_jax.text.turn_end import checked_ends
 from tests.text.tiny_tokenizer import build, save_tokenizer
@@ -306,3 +307,42 @@ def test_every_command_that_prompts_in_a_chat_template_makes_the_same_check(tiny
     with pytest.raises(TokenizerError, match="which does not end generation"):
         checked_ends(Tokenizer(tmp_path, 300), {})
     assert checked_ends(Tokenizer(tiny, 300), {}) == [0]
+
+
+TURNS = [*QUESTION, {"role": "assistant", "content": f"{OPEN}Six sevens.{CLOSE}42"}, *QUESTION]
+FIELDS = "{%- for m in messages -%}{{ m.FIELD or '' }}|{{ m.content }}<|im_end|>{%- endfor -%}"
+
+
+@pytest.mark.parametrize("field", ["reasoning_content", "reasoning", "thinking"])
+def test_the_thinking_of_an_earlier_answer_is_where_the_template_looks_for_it(tiny, field):
+    markers = {"open": OPEN, "close": CLOSE}
+    fielded = chat(tiny, template=FIELDS.replace("FIELD", field), **markers).rendered(TURNS)
+    assert "<|im_end|>Six sevens.|42<|im_end|>" in fielded
+    parsed = "{%- for m in messages -%}{{ m.content.split('</think>')[-1].strip() }}<|im_end|>{%- endfor -%}"
+    assert "<|im_end|>42<|im_end|>" in chat(tiny, template=parsed, **markers).rendered(TURNS)
+    plain = chat(tiny, template="{%- for m in messages -%}{{ m.content }}<|im_end|>{%- endfor -%}", **markers)
+    with pytest.raises(
+        TokenizerError, match=r"messages\[1\] is an earlier answer with thinking, which the chat template does"
+    ):
+        plain.prompt(TURNS)
+
+
+@pytest.mark.parametrize("role", ["tool", "developer", "system"])
+def test_a_message_that_the_template_leaves_out_is_refused_with_its_role(tiny, role):
+    markers = {"open": OPEN, "close": CLOSE}
+    template = "{%- for m in messages if m.role in ('user', 'assistant') -%}{{ m.content }}<|im_end|>{%- endfor -%}"
+    messages = [{"role": role, "content": "Be brief."}, *QUESTION]
+    with pytest.raises(TokenizerError, match=rf"leaves out messages\[0\], of the role '{role}'"):
+        chat(tiny, template=template, **markers).prompt(messages)
+    every = chat(tiny, template=template.replace("('user',", f"('{role}', 'user',"), **markers)
+    assert "Be brief." in every.rendered(messages)
+    assert every.prompt(messages)
+
+
+@pytest.mark.parametrize(
+    ("variable", "remedy"), [("enable_thinking", r"\{enable_thinking: false\}\), or"), ("", "none; leave")]
+)
+def test_the_remedy_for_an_answer_without_thinking_names_only_variables_of_the_template(tiny, variable, remedy):
+    template = f"{{%- for m in messages -%}}{{{{ m.content }}}}<|im_end|>{{%- endfor -%}}{{{{ {variable!r}[:0] }}}}<think>\n"
+    with pytest.raises(TokenizerError, match=remedy):
+        chat(tiny, template=template, open=OPEN, close=CLOSE).turn_start(QUESTION, thinks=False)

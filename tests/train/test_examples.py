@@ -5,8 +5,8 @@ import datetime
 import pytest
 
 from tessy_jax.errors import DataError
-from tessy_jax.records import Row, Span
-from tessy_jax.text.chat import CLOSE, OPEN, Chat
+from tessy_jax.records import CLOSE, OPEN, Row, Span
+from tessy_jax.text.chat import Chat
 from tessy_jax.text.tokenizer import Tokenizer
 from tessy_jax.train.examples import example
 from tessy_jax.train.pack import NO_TARGET, TargetKind
@@ -113,3 +113,17 @@ def test_an_answer_without_thinking_follows_the_template(chat):
 def test_thinking_that_never_closes_is_an_error(chat):
     with pytest.raises(DataError, match=r"row '7/0': opens its thinking .* never closes it"):
         example(chat, row(PIECES[:3]))
+
+
+@pytest.mark.parametrize("content", ["<think>Two.</think>\n42", "Two.\n</think>\n\n42", " <think> \nTwo. </think>42"])
+def test_thinking_in_other_forms_is_learnt_by_the_students_own_tokens(chat, content):
+    ours, theirs = (example(chat, row([("student", text)], spanned=False)) for text in (f"{OPEN}Two.{CLOSE}42", content))
+    assert (ours.tokens == theirs.tokens).all()
+    assert (ours.kinds == theirs.kinds).all()
+
+
+def test_spans_say_that_a_tag_in_an_answer_is_text(chat):
+    pieces = [("template", OPEN), ("student", "Two."), ("template", CLOSE), ("student", "So <think> it is")]
+    assert decoded(chat, example(chat, row(pieces)).tokens.tolist()).count("So <think> it is") == 1
+    with pytest.raises(DataError, match="row '7/0': has '<think>' at character"):
+        example(chat, row(pieces, spanned=False))

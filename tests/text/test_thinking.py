@@ -1,0 +1,64 @@
+"""Thinking in any usual form is found with its exact ends, and markers elsewhere are never taken for text."""
+
+import pytest
+
+from tessy_jax.errors import DataError
+from tessy_jax.records import CLOSE, OPEN
+from tessy_jax.text.thinking import check_rest, find
+
+ANSWER = "    4\nis 2 + 2"
+
+
+def parts(content, markers=(OPEN, CLOSE)):
+    found = find(content, *markers)
+    check_rest(content, found.answer if found else 0, *markers)
+    return None if found is None else (content[found.start : found.end], content[found.answer :])
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        f"{OPEN}two\n  and two{CLOSE}{ANSWER}",
+        f"<think>two\n  and two</think>\n{ANSWER}",
+        f"\n\n<think>\r\ntwo\n  and two\n\n</think>\r\n\r\n{ANSWER}",
+        f"<think> two\n  and two </think>\n\n\n{ANSWER}",
+        f"two\n  and two\n</think>\n\n{ANSWER}",
+        f"\ntwo\n  and two</think>  \n{ANSWER}",
+        f"<thinking>\ntwo\n  and two\n</thinking>\n{ANSWER}",
+    ],
+)
+@pytest.mark.parametrize("markers", [(OPEN, CLOSE), ("<reason>", "</reason>")])
+def test_every_usual_form_has_the_same_thinking_and_answer(content, markers):
+    assert parts(content, markers) == ("two\n  and two", ANSWER)
+
+
+def test_the_students_own_markers_keep_every_character_between_them():
+    assert parts(f"{OPEN} a \n{CLOSE}\n b") == (" a \n", "\n b")
+    assert parts("<reason>a</reason>b", ("<reason>", "</reason>")) == ("a", "b")
+    assert parts(f"{OPEN}{CLOSE}a") == ("", "a")
+    assert parts("<think></think>a") == ("", "a")
+    assert parts("<think>a</think>") == ("a", "")
+
+
+def test_an_answer_without_markers_or_with_tags_in_backticks_has_no_thinking():
+    assert parts("a < b") is None
+    assert parts("Write `<think>` first and `</think>` last.") is None
+    assert parts("<think>a `</think>` b</think>c `<think>`") == ("a `</think>` b", "c `<think>`")
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("<think>a", "opens its thinking with '<think>' and never closes it with '</think>'"),
+        (f"{OPEN}a", "never closes"),
+        ("<thinking>a", "never closes it with '</thinking>'"),
+        ("a</think>b", r"has '</think>' at character 1, where it would be learnt as plain text"),
+        ("Well.\n<think>a</think>\nb", r"has '<think>' at character 6"),
+        ("<think>a</think>b\n<think>c</think>", r"has '<think>' at character 18"),
+        ("<|begin_of_thought|>a<|end_of_thought|>b", r"has '<\|begin_of_thought\|>' at character 0"),
+        ("[THINK]a[/THINK]b", r"has '\[THINK\]' at character 0"),
+    ],
+)
+def test_markers_in_any_other_place_are_refused_with_their_place(content, says):
+    with pytest.raises(DataError, match=says):
+        parts(content)
