@@ -85,6 +85,7 @@ def predictor_of(predictor, seed, rate, cuts_at):
 def decode(args):
     from tessy_jax.config import Synthesize, reconcile
     from tessy_jax.decode.engine import Engine
+    from tessy_jax.models.labels import CLASSES
     from tessy_jax.models.plan import plan
     from tessy_jax.sharding import Partitioner
     from tessy_jax.synthesis.model_set import ModelSet
@@ -93,7 +94,7 @@ def decode(args):
 
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
-        labels = {"num_labels": 2, "id2label": {"0": "c", "1": "s"}, "label2id": {"c": 0, "s": 1}}
+        labels = {"num_labels": 2, "id2label": dict(enumerate(CLASSES))}
         labels |= {"architectures": ["Qwen3ForTokenClassification"]}
         predictor = folder_of(place / "predictor", "qwen3-0.6b-base", args.tokenizers, args.layers, **labels)
         models = {

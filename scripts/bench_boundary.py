@@ -58,9 +58,9 @@ def train_ours(args):
     from flax import nnx
 
     from tessy_jax.boundary.examples import examples
-    from tessy_jax.boundary.train import CLASSES
     from tessy_jax.config.predictors import PredictorTraining
     from tessy_jax.models import hf
+    from tessy_jax.models.labels import CLASSES
     from tessy_jax.train.data import BatchPlan
     from tessy_jax.train.pack import pack
     from tessy_jax.train.step import State, train_step

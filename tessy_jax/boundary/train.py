@@ -26,6 +26,7 @@ from tessy_jax.errors import ConfigError, DataError
 from tessy_jax.models import hf
 from tessy_jax.models.export import export
 from tessy_jax.models.hf_config import read_config
+from tessy_jax.models.labels import CLASSES, check_labels
 from tessy_jax.models.restack import restack
 from tessy_jax.processes import is_primary, on_primary, provenance
 from tessy_jax.sharding import Partitioner
@@ -40,8 +41,6 @@ from tessy_jax.train.job import FOLDER as MODEL
 from tessy_jax.train.loop import Trainer
 
 logger = logging.getLogger(__name__)
-CLASSES = ("capability", "style")
-"""Of a predictor, in the order of its scores."""
 
 
 class Annotated(NamedTuple):
@@ -218,12 +217,16 @@ def backbone_of(predictor: Predictor) -> Path:
     """The folder of the model that a predictor is made from.
 
     Raises:
-        ConfigError: there is none, or it has fewer layers than `predictor.layers`.
+        ConfigError: there is none, it has fewer layers than `predictor.layers`, or it is a classifier with other labels.
     """
     folder = hf.resolve(predictor.backbone, revision=predictor.revision)
-    own, kept = read_config(folder).layers, predictor.layers
-    if kept is not None and kept > own:
-        raise ConfigError(f"predictor.layers is {kept}, but {folder} has {own}; set it to {own} at most, or to null")
+    config, kept = read_config(folder), predictor.layers
+    if kept is not None and kept > config.layers:
+        raise ConfigError(
+            f"predictor.layers is {kept}, but {folder} has {config.layers}; set it to {config.layers} at most, or to null"
+        )
+    if config.labels is not None:
+        check_labels(config, CLASSES, folder)
     return folder
 
 

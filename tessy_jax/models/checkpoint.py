@@ -7,6 +7,7 @@ float8. This module therefore reads the format itself: an 8-byte header length, 
 from __future__ import annotations
 
 import json
+import logging
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,8 @@ import ml_dtypes
 import numpy as np
 
 from tessy_jax.errors import CheckpointError
+
+logger = logging.getLogger(__name__)
 
 Index = tuple[slice, ...]
 
@@ -110,18 +113,19 @@ class EverySecond:
 
 
 def open_checkpoint(folder: Path) -> dict[str, Tensor]:
-    """Every tensor of a model folder (model.safetensors, or its index of shards), without reading their values.
+    """Every tensor of a model folder, without reading their values: of model.safetensors or else, as in transformers, of the
+    shards in an index.
 
     Raises:
         CheckpointError: no weights, a missing or truncated file, an index that names tensors its files do not contain.
     """
     index, single = folder / "model.safetensors.index.json", folder / "model.safetensors"
-    if not index.exists():
-        if not single.exists():
-            other = sorted(p.name for p in folder.glob("*.bin"))
-            hint = f"; {other[0]} is in PyTorch's format: save the model with transformers >= 5" if other else ""
-            raise CheckpointError(f"{folder}: holds neither model.safetensors nor model.safetensors.index.json{hint}")
+    if single.exists():
+        if index.exists():
+            logger.warning("%s: model.safetensors is read, as in transformers, and not the shards of %s", folder, index.name)
         return _read_header(single)
+    if not index.exists():
+        raise CheckpointError(f"{folder}: holds neither {single.name} nor {index.name}{_other_weights(folder)}")
     try:
         file_of = json.loads(index.read_text("utf-8"))["weight_map"]
         files = sorted(set(file_of.values()))
@@ -142,11 +146,24 @@ def open_checkpoint(folder: Path) -> dict[str, Tensor]:
     return tensors
 
 
+def _other_weights(folder: Path) -> str:
+    """What a folder without weights in our form holds instead."""
+    other = sorted(p.name for p in folder.glob("*.bin"))
+    if other:
+        return f"; {other[0]} is in PyTorch's format: save the model with transformers >= 5"
+    other = sorted(p.name for p in folder.glob("*.safetensors"))
+    if other:
+        return f", but {other[0]}: rename it if it is the complete model, or fetch the index of the shards"
+    return "; fetch the weights"
+
+
 def _read_header(file: Path) -> dict[str, Tensor]:
     try:
         size = file.stat().st_size
         with file.open("rb") as handle:
             start = handle.read(8)
+            if start == b"version ":
+                raise CheckpointError(f"{file}: is a pointer of Git LFS, not the weights; fetch them with `git lfs pull`")
             length = struct.unpack("<Q", start)[0] if len(start) == 8 else MAX_HEADER
             if 8 + length > size or length > MAX_HEADER:
                 raise CheckpointError(f"{file}: truncated inside its header ({size} bytes); fetch the file again")

@@ -22,8 +22,10 @@ from tessy_jax.errors import CheckpointError, ConfigError
 from tessy_jax.models.checkpoint import EverySecond, Index, Source, Stacked, Tensor, Transposed, open_checkpoint
 from tessy_jax.models.config import ModelConfig
 from tessy_jax.models.hf_config import as_classifier, read_config, shortened
+from tessy_jax.models.labels import check_labels
 from tessy_jax.models.layers import INIT_STD
-from tessy_jax.models.quantized import SUPPORTED, BlockFp8, Mxfp4
+from tessy_jax.models.quantized import BlockFp8, Mxfp4, fp8_block
+from tessy_jax.models.tensor_names import check_complete, check_placed, with_own_names
 from tessy_jax.models.transformer import Decoder, runs
 from tessy_jax.sharding import Partitioner, put
 
@@ -84,6 +86,15 @@ def checkpoint_name(path: str, family: str) -> tuple[str, str]:
     raise AssertionError(f"no rule for parameter {path}")
 
 
+def stored_names(path: str, config: ModelConfig) -> list[str]:
+    """The checkpoint names of a parameter: one, or one for each expert."""
+    name, form = checkpoint_name(path, config.family)
+    if form != PER_EXPERT:
+        return [name]
+    assert config.experts is not None
+    return [name.format(expert=e) for e in range(config.experts.count)]
+
+
 def parameter_paths(state: Any) -> list[tuple[tuple[Any, ...], nnx.Param]]:
     """(path, parameter) of every parameter, in a stable order."""
     return sorted(nnx.to_flat_state(state), key=lambda item: tuple(str(part).zfill(6) for part in item[0]))
@@ -116,8 +127,8 @@ def load(
     mesh.
 
     classes: replaces the head of a causal LM by a new token-classification head with these classes, drawn from seed; a token
-    classifier must have as many classes. layers: number of layers to load, from the first (None: all). Everything is checked
-    before the first tensor is read, so an error leaves nothing half-loaded.
+    classifier must have these labels already. layers: number of layers to load, from the first (None: all). Everything is
+    checked before the first tensor is read, so an error leaves nothing half-loaded.
 
     Raises:
         ConfigError: an unsupported config.json, or one with fewer layers.
@@ -133,10 +144,8 @@ def load(
         config = shortened(config, layers)
     if classes and config.labels is None:
         config = as_classifier(config, classes)
-    elif classes and config.labels != len(classes):
-        raise ConfigError(
-            f"{folder}: is a token classifier with {config.labels} labels, expected {len(classes)}; give another model"
-        )
+    elif classes:
+        check_labels(config, classes, folder)
     decoder = abstract(config, dtype=dtype, partitioner=partitioner, stacked=stacked)
     sources = match_checkpoint(folder, config, decoder)
     graph, state = nnx.split(decoder)
@@ -154,16 +163,22 @@ def load(
 
 def match_checkpoint(folder: Path, config: ModelConfig, decoder: Decoder) -> dict[tuple[Any, ...], Source]:
     """The source of every parameter except those of a new head, with completeness and shapes checked."""
-    tensors = open_checkpoint(folder)
+    tensors = with_own_names(open_checkpoint(folder), tied=config.tied)
     if config.tied:
         _check_tie(tensors)
     own = read_config(folder)
     find = _TensorReader(folder, tensors, config, own.layers)
     sources: dict[tuple[Any, ...], Source] = {}
     new_head = config.labels is not None and own.labels is None
-    for path, parameter in parameter_paths(nnx.state(decoder)):
-        if new_head and path[0] == "score":
-            continue
+    stored = [item for item in parameter_paths(nnx.state(decoder)) if not (new_head and item[0][0] == "score")]
+    expected_names = [
+        name
+        for path, _ in stored
+        for own_name in layer_paths(path, config, decoder.stacked)
+        for name in stored_names(own_name, config)
+    ]
+    check_complete(folder, tensors, expected_names, find.ignorable)
+    for path, parameter in stored:
         names = layer_paths(path, config, decoder.stacked)
         parts = [find(name) for name in names]
         stacked = decoder.stacked and path[0] == "layers"
@@ -177,12 +192,7 @@ def match_checkpoint(folder: Path, config: ModelConfig, decoder: Decoder) -> dic
                 )
         sources[path] = Stacked(tuple(parts)) if stacked else parts[0]
     unused = sorted(name for name in tensors if name not in find.used)
-    unknown = [name for name in unused if not find.ignorable(name)]
-    if unknown:
-        raise CheckpointError(
-            f"{tensors[unknown[0]].file}: {len(unknown)} tensors have no place in the model of config.json, first "
-            f"{unknown[0]}; config.json and weights are not of the same model; fetch both again"
-        )
+    check_placed([name for name in unused if not find.ignorable(name)], tensors)
     predicting = [name for name in unused if own.layers <= find.layer(name)]
     if predicting:
         logger.warning("%s: %d tensors of multi-token prediction are ignored, as in transformers", folder, len(predicting))
@@ -210,21 +220,12 @@ class _TensorReader:
         self.used: set[str] = set()
         raw = json.loads(config.raw)
         self.predicting_layers: int = raw.get("num_nextn_predict_layers") or 0
-        quantization = raw.get("quantization_config") or {}
-        method = quantization.get("quant_method")
-        if method not in (None, *SUPPORTED):
-            raise ConfigError(
-                f"{folder / 'config.json'}: weights are quantised with {method!r}; supported are {', '.join(SUPPORTED)}; "
-                "otherwise save the model dequantised"
-            )
-        self.block = tuple(quantization.get("weight_block_size") or (128, 128))
+        self.block = fp8_block(raw)
 
     def __call__(self, path: str) -> Source:
         name, form = checkpoint_name(path, self.config.family)
         if form == PER_EXPERT:
-            assert self.config.experts is not None
-            parts = [self.matrix(name.format(expert=e)) for e in range(self.config.experts.count)]
-            return Stacked(tuple(Transposed(part) for part in parts))
+            return Stacked(tuple(Transposed(self.matrix(name)) for name in stored_names(path, self.config)))
         if f"{name}_blocks" in self.tensors:
             packed = Mxfp4(self.tensor(f"{name}_blocks"), self.tensor(f"{name}_scales"))
             packed.check()
@@ -237,10 +238,9 @@ class _TensorReader:
     def tensor(self, name: str) -> Tensor:
         """A tensor of the checkpoint, of any dtype."""
         if name not in self.tensors:
-            hint = "the weights are incomplete, or config.json belongs to another model; fetch the folder again"
-            if name == "lm_head.weight":
-                hint = "if the model ties its embeddings, set tie_word_embeddings in config.json"
-            raise CheckpointError(f"{self.folder}: tensor {name} is missing; {hint}")
+            raise CheckpointError(
+                f"{self.folder}: tensor {name} is missing; the weights are incomplete; fetch the folder again"
+            )
         self.used.add(name)
         return self.tensors[name]
 
@@ -260,7 +260,7 @@ class _TensorReader:
             raise CheckpointError(f"{tensor.file}: tensor {name} has shape {tensor.shape}, expected a matrix")
         if tensor.dtype != "F8_E4M3":
             return self.plain(name)
-        source = BlockFp8(tensor, self.tensor(f"{name}_scale_inv"), (int(self.block[0]), int(self.block[1])))
+        source = BlockFp8(tensor, self.tensor(f"{name}_scale_inv"), self.block)
         source.check()
         return source
 

@@ -15,11 +15,18 @@ from typing import Any
 
 from tessy_jax.errors import ConfigError
 from tessy_jax.models.config import Experts, Latent, ModelConfig, Rope
+from tessy_jax.models.foreign_settings import check_neutral
+from tessy_jax.models.labels import label_names
+from tessy_jax.models.quantized import fp8_block
+from tessy_jax.models.settings import Settings
 
+ADAPTER = "adapter_config.json"
 FAMILIES = ("llama", "qwen2", "qwen3", "qwen3_moe", "gpt_oss", "deepseek_v3")
 KV_HEADS = {"qwen2": 32, "qwen3": 32, "qwen3_moe": 4, "gpt_oss": 8}
 HEAD_DIM = {"qwen3": 128, "gpt_oss": 64}
 WINDOW = {"gpt_oss": 128}
+ROPE_NEUTRAL = ("finetuned", "original_max_position_embeddings")
+"""Rope settings that change nothing where they are not read."""
 GPT_OSS_ROPE: dict[str, Any] = {
     "rope_type": "yarn",
     "rope_theta": 150000.0,
@@ -29,82 +36,19 @@ GPT_OSS_ROPE: dict[str, Any] = {
 }
 
 
-class Settings:
-    """A JSON object whose values are read by name and type; null counts as omitted.
-
-    Every getter raises ConfigError for a value of another type; the message begins with `prefix`, the key and its value.
-    """
-
-    def __init__(self, raw: Mapping[str, Any], prefix: str = "") -> None:
-        self.prefix = prefix
-        self.nulls = {key for key, value in raw.items() if value is None}
-        self.raw = {key: value for key, value in raw.items() if value is not None}
-
-    def __contains__(self, name: str) -> bool:
-        return name in self.raw
-
-    def is_null(self, name: str) -> bool:
-        """Whether the key is present with null, for keys where null differs from omission."""
-        return name in self.nulls
-
-    def get(self, name: str, kind: type | tuple[type, ...], expected: str, default: Any) -> Any:
-        """The value, which must be of a type; `expected` names the type in the message."""
-        value = self.raw.get(name, default)
-        wrong = isinstance(value, bool) and kind is not bool
-        if value is not None and (wrong or not isinstance(value, kind)):
-            raise ConfigError(f"{self.prefix}{name} is {value!r}, expected {expected}")
-        return value
-
-    def count(self, name: str, default: int) -> int:
-        """A whole number of at least 0."""
-        value = self.get(name, int, "a whole number", default)
-        if value < 0:
-            raise ConfigError(f"{self.prefix}{name} is {value}, expected a whole number of at least 0")
-        return value
-
-    def size(self, name: str, default: int | None = None) -> int:
-        """A positive whole number; required if there is no default."""
-        value = self.get(name, int, "a positive whole number", default)
-        if value is None:
-            raise ConfigError(f"{self.prefix}{name} is missing")
-        if value < 1:
-            raise ConfigError(f"{self.prefix}{name} is {value!r}, expected a positive whole number")
-        return value
-
-    def number(self, name: str, default: float | None = None) -> float:
-        """A positive number; required if there is no default."""
-        value = self.get(name, (int, float), "a number", default)
-        if value is None:
-            raise ConfigError(f"{self.prefix}{name} is missing")
-        if not 0 < value < math.inf:
-            raise ConfigError(f"{self.prefix}{name} is {value!r}, expected a positive number")
-        return float(value)
-
-    def flag(self, name: str, default: bool) -> bool:
-        """A Boolean."""
-        return self.get(name, bool, "true or false", default)
-
-    def text(self, name: str, default: str) -> str:
-        """A string."""
-        return self.get(name, str, "a string", default)
-
-    def items(self, name: str) -> list[Any]:
-        """A list; empty if omitted."""
-        return self.get(name, list, "a list", [])
-
-    def object(self, name: str) -> Mapping[str, Any]:
-        """A JSON object; empty if omitted."""
-        return self.get(name, Mapping, "an object", {})
-
-
 def read_config(path: str | Path) -> ModelConfig:
     """The configuration of a Hugging Face model folder, or of a config.json file.
 
     Raises:
-        ConfigError: no readable config.json, an unknown model_type, or an unsupported option.
+        ConfigError: no readable config.json, an adapter, an unknown model_type, or an unsupported option.
     """
     path = Path(path)
     file = path if path.suffix == ".json" else path / "config.json"
+    if (file.parent / ADAPTER).exists():
+        raise ConfigError(
+            f"{file.parent}: holds an adapter ({ADAPTER}), and a model is expected; merge the adapter into its base model "
+            "(PEFT: merge_and_unload) and give the folder of the merged model"
+        )
     try:
         raw = json.loads(file.read_text("utf-8"))
     except FileNotFoundError:
@@ -134,6 +78,7 @@ def parse_config(raw: Mapping[str, Any]) -> ModelConfig:
     if s.text("hidden_act", "silu") != "silu":
         raise ConfigError(f"hidden_act {raw['hidden_act']!r} is not supported; these families use 'silu'")
 
+    fp8_block(raw)
     layers, embed, heads = s.size("num_hidden_layers"), s.size("hidden_size"), s.size("num_attention_heads")
     default_kv_heads = heads if s.is_null("num_key_value_heads") else KV_HEADS.get(family, heads)
     kv_heads = s.size("num_key_value_heads", default_kv_heads)
@@ -148,6 +93,8 @@ def parse_config(raw: Mapping[str, Any]) -> ModelConfig:
     max_positions = s.size("max_position_embeddings", 131072 if family == "gpt_oss" else 32768)
     rope, mscale_all = _rope(s, family, latent.rope_dim if latent else head_dim, max_positions)
     has_bias = s.flag("attention_bias", family == "gpt_oss")
+    qk_norm = family in ("qwen3", "qwen3_moe")
+    check_neutral(s, qk_norm=qk_norm, head_dim=head_dim)
     return ModelConfig(
         family=family,
         vocab=s.size("vocab_size"),
@@ -167,7 +114,7 @@ def parse_config(raw: Mapping[str, Any]) -> ModelConfig:
         qkv_bias=has_bias or family == "qwen2",
         out_bias=has_bias and family != "qwen2",
         mlp_bias=s.flag("mlp_bias", False) and family == "llama",
-        qk_norm=family in ("qwen3", "qwen3_moe"),
+        qk_norm=qk_norm,
         sinks=family == "gpt_oss",
         latent=latent,
         experts=_experts(s, family),
@@ -179,14 +126,32 @@ def parse_config(raw: Mapping[str, Any]) -> ModelConfig:
 def _rope_settings(s: Settings, family: str) -> Settings:
     """The rope settings as one flat object, from `rope_parameters` (transformers 5) or the older `rope_theta` +
     `rope_scaling`."""
-    settings = {**s.object("rope_scaling"), **s.object("rope_parameters")}
+    older, newer = s.object("rope_scaling"), s.object("rope_parameters")
+    for key in older.keys() & newer.keys():
+        if older[key] != newer[key]:
+            raise ConfigError(
+                f"rope_scaling has {key} {older[key]!r}, rope_parameters has {newer[key]!r}; remove one of the two"
+            )
+    settings = {**older, **newer}
     if not settings and family == "gpt_oss":
         settings = dict(GPT_OSS_ROPE)
     if any(isinstance(value, Mapping) for value in settings.values()):
         raise ConfigError("rope_parameters differ by layer type; supported families have one set for all layers")
-    settings["rope_type"] = settings.get("rope_type") or settings.get("type") or "default"
+    kinds = {str(kind) for kind in (settings.get("rope_type"), settings.pop("type", None)) if kind is not None}
+    if len(kinds) > 1:
+        raise ConfigError(
+            f"rope settings: type and rope_type contradict each other ({', '.join(sorted(kinds))}); remove one"
+        )
+    settings["rope_type"] = kinds.pop() if kinds else "default"
+    theta = s.number("rope_theta", GPT_OSS_ROPE["rope_theta"] if family == "gpt_oss" else 10000.0)
     if settings.get("rope_theta") is None:
-        settings["rope_theta"] = s.number("rope_theta", GPT_OSS_ROPE["rope_theta"] if family == "gpt_oss" else 10000.0)
+        settings["rope_theta"] = theta
+    elif "rope_theta" in s and settings["rope_theta"] != theta:
+        raise ConfigError(
+            f"rope_theta is {theta}, but {settings['rope_theta']!r} in the rope settings; remove one, or make them equal"
+        )
+    if "original_max_position_embeddings" in s:  # as in transformers, it precedes that of the rope settings
+        settings["original_max_position_embeddings"] = s.size("original_max_position_embeddings")
     return Settings(settings, prefix=f"rope of type {settings['rope_type']!r}: ")
 
 
@@ -195,8 +160,23 @@ def _mscale(factor: float, mscale: float) -> float:
 
 
 def _rope(s: Settings, family: str, dim: int, max_positions: int) -> tuple[Rope, float]:
-    """The rope, and the factor by which DeepSeek's YaRN multiplies queries and keys (1 elsewhere)."""
+    """The rope, and the factor by which DeepSeek's YaRN multiplies queries and keys (1 elsewhere).
+
+    Raises:
+        ConfigError: an unsupported rope, or a rope setting that its type does not have.
+    """
     settings = _rope_settings(s, family)
+    result = _rope_of(settings, s, family, dim, max_positions)
+    unknown = [name for name in settings.unread() if name not in ROPE_NEUTRAL]
+    if unknown:
+        raise ConfigError(
+            f"{settings.prefix}{', '.join(f'{name} {settings.raw[name]!r}' for name in unknown)} is not supported and would "
+            "change results; remove it if the model was trained without it"
+        )
+    return result
+
+
+def _rope_of(settings: Settings, s: Settings, family: str, dim: int, max_positions: int) -> tuple[Rope, float]:
     kind = settings.text("rope_type", "default")
     partial = settings.number("partial_rotary_factor", s.number("partial_rotary_factor", 1.0))
     if partial != 1.0:
@@ -215,7 +195,7 @@ def _rope(s: Settings, family: str, dim: int, max_positions: int) -> tuple[Rope,
 
     original = settings.size("original_max_position_embeddings", max_positions)
     factor = settings.number("factor", max_positions / original if kind == "yarn" else None)
-    has_all = "mscale_all_dim" in settings and settings.raw["mscale_all_dim"] != 0
+    has_all = settings.get("mscale_all_dim", (int, float), "a number", 0) != 0
     all_dim = settings.number("mscale_all_dim") if has_all else 0.0
     mscale_all = _mscale(factor, all_dim) if has_all else 1.0
     if kind == "linear":
@@ -235,7 +215,7 @@ def _rope(s: Settings, family: str, dim: int, max_positions: int) -> tuple[Rope,
         return rope, mscale_all
 
     attention_factor = _mscale(factor, 1.0)
-    if settings.raw.get("mscale") and has_all:
+    if settings.get("mscale", (int, float), "a number", 0) and has_all:
         attention_factor = _mscale(factor, settings.number("mscale")) / mscale_all
     rope = Rope(
         "yarn",
@@ -253,7 +233,10 @@ def _rope(s: Settings, family: str, dim: int, max_positions: int) -> tuple[Rope,
 
 
 def _windows(s: Settings, family: str, layers: int) -> tuple[int | None, ...]:
+    named = {str(kind) for kind in s.items("layer_types")}
     if family in ("llama", "deepseek_v3"):
+        if named - {"full_attention"}:
+            raise ConfigError(f"layer_types has {sorted(named)}; {family} has full_attention only")
         return (None,) * layers
     window = None
     if family == "gpt_oss" or (s.flag("use_sliding_window", False) and not s.is_null("sliding_window")):
@@ -281,6 +264,8 @@ def _sparse(s: Settings, family: str, layers: int) -> tuple[bool, ...]:
         return (True,) * layers
     if family == "qwen3_moe":
         dense, step = s.items("mlp_only_layers"), s.size("decoder_sparse_step", 1)
+        if any(type(layer) is not int or not 0 <= layer < layers for layer in dense):
+            raise ConfigError(f"mlp_only_layers is {dense}, expected numbers of layers below {layers}")
         return tuple(i not in dense and (i + 1) % step == 0 for i in range(layers))
     if family == "deepseek_v3":
         first = s.count("first_k_dense_replace", 3)
@@ -369,7 +354,7 @@ def shortened(config: ModelConfig, layers: int) -> ModelConfig:
 def _labels(s: Settings) -> int | None:
     names = [str(name) for name in s.items("architectures")]
     if any(name.endswith("ForTokenClassification") for name in names):
-        return len(s.object("id2label")) or s.size("num_labels", 2)
+        return len(label_names(s))
     if not names or any(name.endswith("ForCausalLM") for name in names):
         return None
     raise ConfigError(f"architectures {names} is not supported; expected a …ForCausalLM or …ForTokenClassification")

@@ -5,17 +5,43 @@ Values equal the dequantisation of transformers: MXFP4 is rounded to bfloat16, F
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import ml_dtypes
 import numpy as np
 
-from tessy_jax.errors import CheckpointError
+from tessy_jax.errors import CheckpointError, ConfigError
 from tessy_jax.models.checkpoint import Index, Tensor
 
 FP4_VALUES = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6], np.float32)
 MXFP4_GROUP = 32  # values that share one power-of-two scale
 SUPPORTED = ("mxfp4", "fp8")
+DEQUANTISE = f"supported are {', '.join(SUPPORTED)}; otherwise save the model dequantised"
+FP8_BLOCK = (128, 128)  # that of a config.json without weight_block_size
+
+
+def fp8_block(raw: Mapping[str, Any]) -> tuple[int, int]:
+    """The size of a block of block FP8 (rows, columns), from the JSON object of a config.json.
+
+    Raises:
+        ConfigError: the weights are quantised in a form that is not supported.
+    """
+    if raw.get("quantization") is not None:  # MLX
+        raise ConfigError(f"quantization {raw['quantization']!r} is not supported; {DEQUANTISE}")
+    section = raw.get("quantization_config")
+    if section is None or section == {}:
+        return FP8_BLOCK
+    method = section.get("quant_method") if isinstance(section, Mapping) else section
+    if method not in SUPPORTED:
+        raise ConfigError(f"quantization_config has the method {method!r}, the weights are quantised with it; {DEQUANTISE}")
+    block = section.get("weight_block_size")
+    if block is None:
+        return FP8_BLOCK
+    if not isinstance(block, list) or len(block) != 2 or any(type(size) is not int or size < 1 for size in block):
+        raise ConfigError(f"quantization_config: weight_block_size is {block!r}, expected two positive whole numbers")
+    return block[0], block[1]
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from tessy_jax.errors import ConfigError, TokenizerError
 from tessy_jax.models import hf
 from tessy_jax.models.config import ModelConfig
 from tessy_jax.models.hf_config import read_config
+from tessy_jax.models.labels import CLASSES, check_labels
 from tessy_jax.models.restack import restack
 from tessy_jax.models.transformer import Decoder
 from tessy_jax.sharding import Partitioner
@@ -94,13 +95,15 @@ def predictor_spec(key: str, model: str, own: int, writers: Sequence[WriterSpec]
     the vocabularies are equal, else the other side.
 
     Raises:
-        ConfigError: the model is not a classifier with two labels, or its vocabulary equals neither writer's.
+        ConfigError: the model is not a classifier with the labels of a predictor, or its vocabulary equals neither writer's.
     """
     folder = hf.resolve(model, weights=False)
     config = read_config(folder)
-    if config.labels != 2:
-        kind = "a causal language model" if config.labels is None else f"a token classifier with {config.labels} labels"
-        raise ConfigError(f"{key}: {folder} is {kind}; a boundary predictor should have 2 labels (0 capability, 1 style)")
+    if config.labels is None:
+        raise ConfigError(
+            f"{key}: {folder} is a causal language model; a boundary predictor should be a token classifier with 2 labels"
+        )
+    check_labels(config, CLASSES, f"{key}: {folder}")
     vocabulary = read_vocabulary(description(Tokenizer(folder, config.vocab).hf, folder), config.vocab)
     for side in (own, *(i for i in range(len(writers)) if i != own)):
         if same_vocabulary(vocabulary, writers[side].vocabulary):

@@ -20,11 +20,11 @@ from tessy_jax.boundary.labels import STYLE, UNKNOWN
 from tessy_jax.boundary.segment_scorer import SegmentScorer
 from tessy_jax.boundary.segments import Segment
 from tessy_jax.boundary.spans import Annotation, Range
-from tessy_jax.boundary.train import CLASSES
 from tessy_jax.cli import main
 from tessy_jax.decode.predictor_window import new_predictor_state, predict
 from tessy_jax.mini import models, rows, tasks
 from tessy_jax.models import hf
+from tessy_jax.models.labels import CLASSES
 from tessy_jax.sharding import Partitioner, make_mesh
 from tests.synthesis.tiny_pair import CLOSE, build, write_prompts
 from tests.train.test_job import kill_repeatedly
