@@ -33,6 +33,15 @@ DTYPES: dict[str, Any] = {
     "I64": np.int64,
 }
 MAX_HEADER = 100 << 20
+OTHER_WEIGHTS = (
+    ("adapter_model.*", "the weights of an adapter: merge it into its base model"),
+    ("consolidated*", "which has the tensor names of Meta's or Mistral's own code: convert the model with transformers"),
+    ("*.gguf", "in the format of llama.cpp: fetch the original model"),
+    ("pytorch_model*", "in PyTorch's format: save the model with transformers >= 5"),
+    ("*.pth", "in PyTorch's format: save the model with transformers >= 5"),
+    ("*.safetensors", "which has another name: rename it if it is the complete model, or fetch the index of the shards"),
+)
+"""Files that a folder can hold instead of our weights (patterns), and what to do."""
 
 
 class Source(Protocol):
@@ -131,7 +140,9 @@ def open_checkpoint(folder: Path) -> dict[str, Tensor]:
         files = sorted(set(file_of.values()))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{index}: is not a safetensors index ({error}); fetch the file again") from None
-    tensors: dict[str, Tensor] = {}
+    if not all(isinstance(file, str) for file in files):
+        raise CheckpointError(f"{index}: places tensors in {files[0]!r}, expected names of files; fetch the file again")
+    shards: dict[str, dict[str, Tensor]] = {}
     for file in files:
         if not (folder / file).exists():
             names = [name for name, shard in file_of.items() if shard == file]
@@ -139,22 +150,21 @@ def open_checkpoint(folder: Path) -> dict[str, Tensor]:
                 f"{folder / file}: missing; {index.name} places {len(names)} tensors in it, first {names[0]}; "
                 "fetch the missing shard"
             )
-        tensors |= _read_header(folder / file)
+        shards[file] = _read_header(folder / file)
+    tensors = {name: tensor for shard in shards.values() for name, tensor in shard.items()}
     for name, file in file_of.items():
-        if name not in tensors or tensors[name].file.name != file:
+        if name not in shards[file]:
             raise CheckpointError(f"{folder / file}: lacks tensor {name}, which {index.name} places in it; fetch both again")
+        tensors[name] = shards[file][name]
     return tensors
 
 
 def _other_weights(folder: Path) -> str:
     """What a folder without weights in our form holds instead."""
-    other = sorted(p.name for p in folder.glob("*.bin"))
-    if other:
-        return f"; {other[0]} is in PyTorch's format: save the model with transformers >= 5"
-    other = sorted(p.name for p in folder.glob("*.safetensors"))
-    if other:
-        return f", but {other[0]}: rename it if it is the complete model, or fetch the index of the shards"
-    return "; fetch the weights"
+    for pattern, meaning in OTHER_WEIGHTS:
+        for file in sorted(folder.glob(pattern)):
+            return f", but {file.name}, {meaning}"
+    return "; fetch the weights in the safetensors format"
 
 
 def _read_header(file: Path) -> dict[str, Tensor]:

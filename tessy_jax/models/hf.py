@@ -21,7 +21,7 @@ from flax import nnx
 from tessy_jax.errors import CheckpointError, ConfigError
 from tessy_jax.models.checkpoint import EverySecond, Index, Source, Stacked, Tensor, Transposed, open_checkpoint
 from tessy_jax.models.config import ModelConfig
-from tessy_jax.models.hf_config import as_classifier, read_config, shortened
+from tessy_jax.models.hf_config import as_classifier, predicting_layers, read_config, shortened
 from tessy_jax.models.labels import check_labels
 from tessy_jax.models.layers import INIT_STD
 from tessy_jax.models.quantized import BlockFp8, Mxfp4, fp8_block
@@ -219,7 +219,7 @@ class _TensorReader:
         self.folder, self.tensors, self.config, self.layers = folder, tensors, config, layers
         self.used: set[str] = set()
         raw = json.loads(config.raw)
-        self.predicting_layers: int = raw.get("num_nextn_predict_layers") or 0
+        self.predicting_layers = predicting_layers(raw)
         self.block = fp8_block(raw)
 
     def __call__(self, path: str) -> Source:

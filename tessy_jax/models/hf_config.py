@@ -25,11 +25,22 @@ FAMILIES = ("llama", "qwen2", "qwen3", "qwen3_moe", "gpt_oss", "deepseek_v3")
 KV_HEADS = {"qwen2": 32, "qwen3": 32, "qwen3_moe": 4, "gpt_oss": 8}
 HEAD_DIM = {"qwen3": 128, "gpt_oss": 64}
 WINDOW = {"gpt_oss": 128}
-ROPE_NEUTRAL = ("finetuned", "original_max_position_embeddings")
+POSITIONS = {"llama": 2048, "gpt_oss": 131072, "deepseek_v3": 4096}
+THETA = {"gpt_oss": 150000.0}
+ROPE_NEUTRAL = {"factor": 1.0, "attn_factor": 1.0, "extrapolation_factor": 1.0}
+"""Rope settings that change nothing with this value where they are not read."""
+ROPE_NOTES = ("finetuned", "original_max_position_embeddings")
 """Rope settings that change nothing where they are not read."""
+NOT_NULL = {
+    "deepseek_v3": (
+        *("v_head_dim", "n_group", "topk_group", "num_experts_per_tok", "first_k_dense_replace"),
+        *("norm_topk_prob", "rope_interleave"),
+    ),
+    "gpt_oss": ("sliding_window",),
+}
+"""Settings where null is not the same as omission in transformers."""
 GPT_OSS_ROPE: dict[str, Any] = {
     "rope_type": "yarn",
-    "rope_theta": 150000.0,
     "factor": 32.0,
     "truncate": False,
     "original_max_position_embeddings": 4096,
@@ -79,6 +90,10 @@ def parse_config(raw: Mapping[str, Any]) -> ModelConfig:
         raise ConfigError(f"hidden_act {raw['hidden_act']!r} is not supported; these families use 'silu'")
 
     fp8_block(raw)
+    predicting_layers(raw)
+    for name in NOT_NULL.get(family, ()):
+        if s.is_null(name):
+            raise ConfigError(f"{name} is null, and {family} needs a value; set it, or remove the key")
     layers, embed, heads = s.size("num_hidden_layers"), s.size("hidden_size"), s.size("num_attention_heads")
     default_kv_heads = heads if s.is_null("num_key_value_heads") else KV_HEADS.get(family, heads)
     kv_heads = s.size("num_key_value_heads", default_kv_heads)
@@ -90,11 +105,11 @@ def parse_config(raw: Mapping[str, Any]) -> ModelConfig:
     if heads % kv_heads:
         raise ConfigError(f"num_attention_heads {heads} is not a multiple of num_key_value_heads {kv_heads}")
 
-    max_positions = s.size("max_position_embeddings", 131072 if family == "gpt_oss" else 32768)
+    max_positions = s.size("max_position_embeddings", POSITIONS.get(family, 32768))
     rope, mscale_all = _rope(s, family, latent.rope_dim if latent else head_dim, max_positions)
     has_bias = s.flag("attention_bias", family == "gpt_oss")
     qk_norm = family in ("qwen3", "qwen3_moe")
-    check_neutral(s, qk_norm=qk_norm, head_dim=head_dim)
+    check_neutral(s, family, qk_norm=qk_norm, head_dim=head_dim)
     return ModelConfig(
         family=family,
         vocab=s.size("vocab_size"),
@@ -118,7 +133,7 @@ def parse_config(raw: Mapping[str, Any]) -> ModelConfig:
         sinks=family == "gpt_oss",
         latent=latent,
         experts=_experts(s, family),
-        labels=_labels(s),
+        labels=_labels(s, family),
         raw=json.dumps(raw, sort_keys=True),
     )
 
@@ -126,30 +141,32 @@ def parse_config(raw: Mapping[str, Any]) -> ModelConfig:
 def _rope_settings(s: Settings, family: str) -> Settings:
     """The rope settings as one flat object, from `rope_parameters` (transformers 5) or the older `rope_theta` +
     `rope_scaling`."""
-    older, newer = s.object("rope_scaling"), s.object("rope_parameters")
-    for key in older.keys() & newer.keys():
-        if older[key] != newer[key]:
+    older, newer = dict(s.object("rope_scaling")), dict(s.object("rope_parameters"))
+    for given in (older, newer):
+        if any(isinstance(value, Mapping) for value in given.values()):
+            raise ConfigError("rope_parameters differ by layer type; supported families have one set for all layers")
+        kinds = {str(kind) for kind in (given.get("rope_type"), given.pop("type", None)) if kind is not None}
+        if len(kinds) > 1:
             raise ConfigError(
-                f"rope_scaling has {key} {older[key]!r}, rope_parameters has {newer[key]!r}; remove one of the two"
+                f"rope settings: type and rope_type contradict each other ({', '.join(sorted(kinds))}); remove one"
             )
-    settings = {**older, **newer}
-    if not settings and family == "gpt_oss":
+        given["rope_type"] = kinds.pop() if kinds else "default"
+    settings = older if s.object("rope_scaling") else newer
+    if family == "gpt_oss" and not s.object("rope_scaling") and "rope_parameters" not in s:
         settings = dict(GPT_OSS_ROPE)
-    if any(isinstance(value, Mapping) for value in settings.values()):
-        raise ConfigError("rope_parameters differ by layer type; supported families have one set for all layers")
-    kinds = {str(kind) for kind in (settings.get("rope_type"), settings.pop("type", None)) if kind is not None}
-    if len(kinds) > 1:
-        raise ConfigError(
-            f"rope settings: type and rope_type contradict each other ({', '.join(sorted(kinds))}); remove one"
-        )
-    settings["rope_type"] = kinds.pop() if kinds else "default"
-    theta = s.number("rope_theta", GPT_OSS_ROPE["rope_theta"] if family == "gpt_oss" else 10000.0)
+    theta = s.number("rope_theta", THETA.get(family, 10000.0))
     if settings.get("rope_theta") is None:
         settings["rope_theta"] = theta
     elif "rope_theta" in s and settings["rope_theta"] != theta:
         raise ConfigError(
             f"rope_theta is {theta}, but {settings['rope_theta']!r} in the rope settings; remove one, or make them equal"
         )
+    if s.object("rope_scaling") and s.object("rope_parameters"):
+        for key, value in newer.items():
+            if settings.get(key) != value:
+                raise ConfigError(
+                    f"rope_scaling has {key} {settings.get(key)!r}, rope_parameters {value!r}; remove one of both"
+                )
     if "original_max_position_embeddings" in s:  # as in transformers, it precedes that of the rope settings
         settings["original_max_position_embeddings"] = s.size("original_max_position_embeddings")
     return Settings(settings, prefix=f"rope of type {settings['rope_type']!r}: ")
@@ -167,11 +184,13 @@ def _rope(s: Settings, family: str, dim: int, max_positions: int) -> tuple[Rope,
     """
     settings = _rope_settings(s, family)
     result = _rope_of(settings, s, family, dim, max_positions)
-    unknown = [name for name in settings.unread() if name not in ROPE_NEUTRAL]
+    unknown = [
+        name for name in settings.unread() if name not in ROPE_NOTES and settings.raw[name] != ROPE_NEUTRAL.get(name, ...)
+    ]
     if unknown:
         raise ConfigError(
             f"{settings.prefix}{', '.join(f'{name} {settings.raw[name]!r}' for name in unknown)} is not supported and would "
-            "change results; remove it if the model was trained without it"
+            "change results; remove it if the weights are right without it"
         )
     return result
 
@@ -188,10 +207,13 @@ def _rope_of(settings: Settings, s: Settings, family: str, dim: int, max_positio
     if kind == "default":
         return Rope("default", theta, dim, interleaved=interleaved), 1.0
     if kind not in ("linear", "llama3", "yarn"):
-        raise ConfigError(
-            f"rope_type {kind!r} is not supported (its frequencies depend on the longest sequence of a batch, so a lane's "
-            "response would depend on its neighbours); supported are default, linear, llama3, yarn"
-        )
+        reason = ""
+        if kind in ("dynamic", "longrope"):
+            reason = (
+                " (its frequencies depend on the longest sequence of a batch, so a lane's response would depend on its "
+                "neighbours)"
+            )
+        raise ConfigError(f"rope_type {kind!r} is not supported{reason}; supported are default, linear, llama3, yarn")
 
     original = settings.size("original_max_position_embeddings", max_positions)
     factor = settings.number("factor", max_positions / original if kind == "yarn" else None)
@@ -242,6 +264,9 @@ def _windows(s: Settings, family: str, layers: int) -> tuple[int | None, ...]:
     if family == "gpt_oss" or (s.flag("use_sliding_window", False) and not s.is_null("sliding_window")):
         window = s.size("sliding_window", WINDOW.get(family, 4096))
     if family == "qwen3_moe":
+        only = "full_attention" if window is None else "sliding_attention"
+        if named - {only}:
+            raise ConfigError(f"layer_types has {sorted(named)}; with this sliding window, {family} has {only} only")
         return (window,) * layers
     kinds = s.items("layer_types")
     if not kinds and family == "gpt_oss":
@@ -264,8 +289,8 @@ def _sparse(s: Settings, family: str, layers: int) -> tuple[bool, ...]:
         return (True,) * layers
     if family == "qwen3_moe":
         dense, step = s.items("mlp_only_layers"), s.size("decoder_sparse_step", 1)
-        if any(type(layer) is not int or not 0 <= layer < layers for layer in dense):
-            raise ConfigError(f"mlp_only_layers is {dense}, expected numbers of layers below {layers}")
+        if any(type(layer) is not int for layer in dense):
+            raise ConfigError(f"mlp_only_layers is {dense}, expected numbers of layers")
         return tuple(i not in dense and (i + 1) % step == 0 for i in range(layers))
     if family == "deepseek_v3":
         first = s.count("first_k_dense_replace", 3)
@@ -286,7 +311,7 @@ def _latent(s: Settings) -> Latent:
 def _experts(s: Settings, family: str) -> Experts | None:
     if family == "qwen3_moe":
         experts = Experts(
-            count=s.size("num_experts" if "num_experts" in s else "num_local_experts", 128),
+            count=s.same(("num_experts", "num_local_experts"), 128),
             active=s.size("num_experts_per_tok", 8),
             ffn=s.size("moe_intermediate_size", 768),
             router="softmax",
@@ -294,8 +319,8 @@ def _experts(s: Settings, family: str) -> Experts | None:
         )
     elif family == "gpt_oss":
         experts = Experts(
-            count=s.size("num_local_experts" if "num_local_experts" in s else "num_experts", 128),
-            active=s.size("num_experts_per_tok" if "num_experts_per_tok" in s else "experts_per_token", 4),
+            count=s.same(("num_local_experts", "num_experts"), 128),
+            active=s.same(("num_experts_per_tok", "experts_per_token"), 4),
             ffn=s.size("intermediate_size"),
             router="topk_softmax",
             clamp=(s.number("swiglu_alpha", 1.702), s.number("swiglu_limit", 7.0)),
@@ -306,7 +331,7 @@ def _experts(s: Settings, family: str) -> Experts | None:
                 raise ConfigError(f"{name} {s.raw[name]!r} is not supported; DeepSeek-V3 uses {supported!r}")
         ffn = s.size("moe_intermediate_size", 2048)
         experts = Experts(
-            count=s.size("n_routed_experts" if "n_routed_experts" in s else "num_local_experts", 256),
+            count=s.same(("n_routed_experts", "num_local_experts"), 256),
             active=s.size("num_experts_per_tok", 8),
             ffn=ffn,
             router="grouped_sigmoid",
@@ -331,12 +356,19 @@ def _experts(s: Settings, family: str) -> Experts | None:
     return experts
 
 
+def predicting_layers(raw: Mapping[str, Any]) -> int:
+    """The number of layers for multi-token prediction in a config.json."""
+    return Settings(raw).count("num_nextn_predict_layers", 0)
+
+
 def as_classifier(config: ModelConfig, names: Sequence[str]) -> ModelConfig:
     """The same model with a token-classification head of these classes instead of its own head."""
     raw = json.loads(config.raw)
+    raw.pop("num_labels", None)
     own = [str(name) for name in raw.get("architectures") or []] or [f"{config.family}ForCausalLM"]
+    head = own[0].removesuffix("Model").removesuffix("ForCausalLM")
     raw |= {
-        "architectures": [own[0].replace("ForCausalLM", "ForTokenClassification")],
+        "architectures": [f"{head}ForTokenClassification"],
         "id2label": {str(i): name for i, name in enumerate(names)},
         "label2id": {name: i for i, name in enumerate(names)},
     }
@@ -351,10 +383,11 @@ def shortened(config: ModelConfig, layers: int) -> ModelConfig:
     return parse_config(raw)
 
 
-def _labels(s: Settings) -> int | None:
+def _labels(s: Settings, family: str) -> int | None:
     names = [str(name) for name in s.items("architectures")]
     if any(name.endswith("ForTokenClassification") for name in names):
         return len(label_names(s))
-    if not names or any(name.endswith("ForCausalLM") for name in names):
+    backbone = family.replace("_", "") + "model"  # saved without a head, as embedding models are
+    if not names or any(name.endswith("ForCausalLM") or name.lower() == backbone for name in names):
         return None
     raise ConfigError(f"architectures {names} is not supported; expected a …ForCausalLM or …ForTokenClassification")

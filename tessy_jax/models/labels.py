@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 
 from tessy_jax.errors import ConfigError
@@ -15,24 +14,36 @@ CLASSES = ("capability", "style")
 
 
 def label_names(s: Settings) -> list[str]:
-    """The name of every label, in order; `LABEL_0`, `LABEL_1` … if a config.json names none.
+    """The name of every label, in order; `LABEL_0`, `LABEL_1` … if a config.json names none. One of id2label and label2id with
+    such generic names says nothing.
 
     Raises:
         ConfigError: id2label is not a name for each label from 0 on, or num_labels or label2id contradict it.
     """
-    names = {str(i): str(name) for i, name in s.object("id2label").items()}
-    inverse = {str(name): str(i) for name, i in s.object("label2id").items()}
-    count = s.size("num_labels", len(names) or len(inverse) or 2)
-    if not names:
-        names = {i: name for name, i in inverse.items()} or {str(i): f"LABEL_{i}" for i in range(count)}
-    if set(names) != {str(i) for i in range(count)} or len(set(names.values())) != count:
+    forward = {str(i): str(name) for i, name in s.object("id2label").items()}
+    backward = {str(i): str(name) for name, i in s.object("label2id").items()}
+    if len(backward) != len(s.object("label2id")):
         raise ConfigError(
-            f"id2label is {json.dumps(names)}, expected one name for each of the labels 0 to {count - 1}; correct it"
+            f"label2id is {json.dumps(s.raw['label2id'])}, expected a number of its own for each label; correct it"
         )
-    contradicting = {name: i for name, i in inverse.items() if names.get(i) != name}
-    if contradicting:
-        raise ConfigError(f"label2id {json.dumps(contradicting)} contradicts id2label {json.dumps(names)}; correct one")
+    named = [names for names in (forward, backward) if names and names != _generic(len(names))]
+    names = named[0] if named else forward or backward
+    if any(other != names for other in named):
+        raise ConfigError(
+            f"label2id {json.dumps(s.raw['label2id'])} contradicts id2label {json.dumps(forward)}; correct one"
+        )
+    count = s.size("num_labels", len(names) or 2)
+    names = names or _generic(count)
+    if names.keys() != _generic(count).keys() or len(set(names.values())) != count:
+        raise ConfigError(
+            f"id2label is {json.dumps(names)}, expected one name for each of the labels 0 to {count - 1}, whose number is "
+            f"{'num_labels' if 'num_labels' in s else 'that of its entries'}; correct it"
+        )
     return [names[str(i)] for i in range(count)]
+
+
+def _generic(count: int) -> dict[str, str]:
+    return {str(i): f"LABEL_{i}" for i in range(count)}
 
 
 def check_labels(config: ModelConfig, expected: Sequence[str], folder: object) -> None:
@@ -49,7 +60,8 @@ def check_labels(config: ModelConfig, expected: Sequence[str], folder: object) -
             f"({', '.join(f'{i} {name}' for i, name in enumerate(expected))}); give another model"
         )
     names = label_names(Settings(json.loads(config.raw)))
-    if [name.lower() for name in names] != list(expected) and not all(re.fullmatch(r"LABEL_\d+", name) for name in names):
+    generic = list(_generic(len(names)).values())
+    if [name.lower() for name in names] != list(expected) and names != generic:
         raise ConfigError(
             f"{folder}: id2label of its config.json names the labels {', '.join(names)}, expected {', '.join(expected)} in "
             "this order; if only the names differ, correct id2label and label2id, else give another model"

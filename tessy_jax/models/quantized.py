@@ -28,8 +28,9 @@ def fp8_block(raw: Mapping[str, Any]) -> tuple[int, int]:
     Raises:
         ConfigError: the weights are quantised in a form that is not supported.
     """
-    if raw.get("quantization") is not None:  # MLX
-        raise ConfigError(f"quantization {raw['quantization']!r} is not supported; {DEQUANTISE}")
+    for name in ("quantization", "compression_config"):  # of MLX, and of older compressed-tensors
+        if raw.get(name):
+            raise ConfigError(f"{name} {raw[name]!r} is not supported; {DEQUANTISE}")
     section = raw.get("quantization_config")
     if section is None or section == {}:
         return FP8_BLOCK

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tessy_jax.errors import ConfigError
@@ -45,7 +45,7 @@ class Settings:
         """A whole number of at least 0."""
         value = self.get(name, int, "a whole number", default)
         if value < 0:
-            raise ConfigError(f"{self.prefix}{name} is {value}, expected a whole number of at least 0")
+            raise ConfigError(f"{self.prefix}{name} is {value!r}, expected a whole number of at least 0")
         return value
 
     def size(self, name: str, default: int | None = None) -> int:
@@ -62,9 +62,19 @@ class Settings:
         value = self.get(name, (int, float), "a number", default)
         if value is None:
             raise ConfigError(f"{self.prefix}{name} is missing")
-        if not 0 < value < math.inf:
+        if not 0 < value <= sys.float_info.max:
             raise ConfigError(f"{self.prefix}{name} is {value!r}, expected a positive number")
         return float(value)
+
+    def same(self, names: Sequence[str], default: int) -> int:
+        """The positive whole number that several names of one setting give."""
+        given = {name: self.size(name) for name in names if name in self}
+        if len(set(given.values())) > 1:
+            raise ConfigError(
+                f"{self.prefix}{' and '.join(f'{name} {value}' for name, value in given.items())} mean the same and differ; "
+                "correct one"
+            )
+        return next(iter(given.values()), default)
 
     def flag(self, name: str, default: bool) -> bool:
         """A Boolean."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
@@ -10,7 +11,22 @@ from tessy_jax.errors import CheckpointError
 from tessy_jax.models.checkpoint import Tensor
 
 BACKBONE, EMBED, HEAD = "model.", "model.embed_tokens.weight", "lm_head.weight"
-HEADS = ("lm_head.", "score.")
+BARE = ("embed_tokens.", "layers.", "norm.", "rotary_emb.")
+WRAPPERS = {
+    "_orig_mod.": "torch.compile",
+    "_fsdp_wrapped_module.": "FSDP",
+    "_checkpoint_wrapped_module.": "activation checkpointing",
+    "module.": "data-parallel training",
+    "base_model.model.": "PEFT",
+}
+KINDS = (
+    (r"\.lora_|\.modules_to_save\.", "of a LoRA adapter: merge it into its base model"),
+    (r"\.(qweight|qzeros|g_idx)$", "quantised by GPTQ or AWQ: save the model dequantised"),
+    (r"\.(absmax|quant_map|SCB)$|\.quant_state\.", "quantised by bitsandbytes: save the model dequantised"),
+    (r"\.(weight_packed|weight_scale|weight_zero_point|input_scale)$", "quantised: save the model dequantised"),
+    (r"\.(scales|biases)$", "quantised by MLX: save the model dequantised"),
+)
+"""What the names of tensors without a place say about the model."""
 QUANTIZED = ("_blocks", "_scales", "_scale_inv")
 COMPARED = 5000
 """The largest number of names among which the nearest one is looked for."""
@@ -19,9 +35,10 @@ COMPARED = 5000
 def with_own_names(tensors: Mapping[str, Tensor], *, tied: bool) -> dict[str, Tensor]:
     """The tensors under the names of a causal LM, as transformers finds them: a backbone saved alone has no `model.` before
     its names, and a tied model may store its one matrix as the head."""
-    named = dict(tensors)
-    if not any(name.startswith(BACKBONE) for name in named) and any(BACKBONE + name == EMBED for name in named):
-        named = {name if name.startswith(HEADS) else BACKBONE + name: tensor for name, tensor in named.items()}
+    named = {
+        BACKBONE + name if name.startswith(BARE) and BACKBONE + name not in tensors else name: tensor
+        for name, tensor in tensors.items()
+    }
     if tied and EMBED not in named and HEAD in named:
         named[EMBED] = named.pop(HEAD)
     return named
@@ -36,17 +53,17 @@ def check_complete(
         CheckpointError: one is missing. If others are left over, the message says how their names differ.
     """
     wanted, stored = set(expected), {_unquantized(name) for name in tensors}
-    missing = [name for name in expected if name not in stored]
+    missing = [name for name in dict.fromkeys(expected) if name not in stored]
     if not missing:
         return
     first = missing[0]
     others = [name for name in tensors if _unquantized(name) not in wanted and not ignorable(name)]
-    for prefix in sorted({name.removesuffix(first) for name in others if name.endswith(first)}):
-        if all(name.startswith(prefix) for name in tensors):
-            wrapper = " (torch.compile adds it)" if prefix == "_orig_mod." else ""
+    for wrapper, origin in WRAPPERS.items():
+        wrapped = [name for name in others if wrapper in name]
+        if any(_unquantized(name.replace(wrapper, "")) in wanted for name in wrapped):
             raise CheckpointError(
-                f"{folder}: the names of all {len(tensors)} tensors begin with {prefix}{wrapper}, as in {prefix}{first}; "
-                "save the model inside its wrapper, or remove the prefix from the names"
+                f"{folder}: the names of {len(wrapped)} of {len(tensors)} tensors hold {wrapper}, as in {wrapped[0]}"
+                f"{_kind(others)}; {origin} adds it; save the model inside its wrapper, or remove {wrapper} from the names"
             )
     if others:
         near = difflib.get_close_matches(first, others[:COMPARED], 1, cutoff=0.0)[0]
@@ -68,9 +85,10 @@ def check_placed(unknown: Sequence[str], tensors: Mapping[str, Tensor]) -> None:
         CheckpointError: there are some; names the first and its file.
     """
     if unknown:
+        first = tensors[unknown[0]]
         raise CheckpointError(
-            f"{tensors[unknown[0]].file}: {len(unknown)} tensors have no place in the model of config.json, first "
-            f"{unknown[0]}{_kind(unknown)}; config.json and weights are not of the same model; fetch both again"
+            f"{first.file}: {len(unknown)} tensors have no place in the model of config.json, first "
+            f"{first.name}{_kind(unknown)}; config.json and weights are not of the same model; fetch both again"
         )
 
 
@@ -81,6 +99,7 @@ def _unquantized(name: str) -> str:
 
 
 def _kind(names: Collection[str]) -> str:
-    if any(".lora_" in name for name in names):
-        return " (of a LoRA adapter: merge it into its base model)"
+    for pattern, meaning in KINDS:
+        if any(re.search(pattern, name) for name in names):
+            return f" ({meaning})"
     return ""
