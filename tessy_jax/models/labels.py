@@ -14,8 +14,8 @@ CLASSES = ("capability", "style")
 
 
 def label_names(s: Settings) -> list[str]:
-    """The name of every label, in order; `LABEL_0`, `LABEL_1` … if a config.json names none. One of id2label and label2id with
-    such generic names says nothing.
+    """The name of every label, in order; `LABEL_0`, `LABEL_1` … if a config.json names none. If only one of id2label and
+    label2id has such generic names, the other one counts.
 
     Raises:
         ConfigError: id2label is not a name for each label from 0 on, or num_labels or label2id contradict it.
