@@ -101,6 +101,8 @@ def parse_config(raw: Mapping[str, Any]) -> ModelConfig:
     if latent:
         kv_heads, head_dim = heads, latent.nope_dim + latent.rope_dim
     else:
+        if embed < heads:
+            raise ConfigError(f"hidden_size {embed} is smaller than num_attention_heads {heads}")
         head_dim = s.size("head_dim", HEAD_DIM.get(family, embed // heads))
     if heads % kv_heads:
         raise ConfigError(f"num_attention_heads {heads} is not a multiple of num_key_value_heads {kv_heads}")
@@ -154,12 +156,13 @@ def _rope_settings(s: Settings, family: str) -> Settings:
     settings = older if s.object("rope_scaling") else newer
     if family == "gpt_oss" and not s.object("rope_scaling") and "rope_parameters" not in s:
         settings = dict(GPT_OSS_ROPE)
+    place = "rope_scaling" if s.object("rope_scaling") else "rope_parameters"
     theta = s.number("rope_theta", THETA.get(family, 10000.0))
     if settings.get("rope_theta") is None:
         settings["rope_theta"] = theta
     elif "rope_theta" in s and settings["rope_theta"] != theta:
         raise ConfigError(
-            f"rope_theta is {theta}, but {settings['rope_theta']!r} in the rope settings; remove one, or make them equal"
+            f"rope_theta is {theta}, but {settings['rope_theta']!r} in {place}; remove one, or make them equal"
         )
     if s.object("rope_scaling") and s.object("rope_parameters"):
         for key, value in newer.items():
@@ -173,7 +176,10 @@ def _rope_settings(s: Settings, family: str) -> Settings:
 
 
 def _mscale(factor: float, mscale: float) -> float:
-    return 1.0 if factor <= 1 else 0.1 * mscale * math.log(factor) + 1.0
+    value = 1.0 if factor <= 1 else 0.1 * mscale * math.log(factor) + 1.0
+    if value > 1e6:
+        raise ConfigError(f"rope of type 'yarn': mscale or mscale_all_dim {mscale} is too large")
+    return value
 
 
 def _rope(s: Settings, family: str, dim: int, max_positions: int) -> tuple[Rope, float]:
@@ -201,7 +207,8 @@ def _rope_of(settings: Settings, s: Settings, family: str, dim: int, max_positio
     if partial != 1.0:
         raise ConfigError(f"partial_rotary_factor {partial} is not supported; supported families rotate complete heads")
     if dim % 2:
-        raise ConfigError(f"rotary dimension {dim} is odd; rotary pairs need an even head_dim")
+        name = "qk_rope_head_dim" if family == "deepseek_v3" else "head_dim (if omitted, hidden_size / num_attention_heads)"
+        raise ConfigError(f"rotary dimension {dim} is odd; rotary pairs need an even {name}")
     theta = settings.number("rope_theta")
     interleaved = family == "deepseek_v3" and s.flag("rope_interleave", True)
     if kind == "default":
