@@ -31,7 +31,8 @@ def check_agreement(raw, config):
         logging.disable(logging.NOTSET)
     latent = config.family == "deepseek_v3"
     rope = theirs.rope_parameters
-    if rope["rope_theta"] is None:  # its classes accept that, and its models fail
+    experts = getattr(theirs, "n_routed_experts" if latent else "num_local_experts", None)
+    if rope["rope_theta"] is None or (config.experts and experts is None):  # its classes accept that, and its models fail
         return False
     assert config.rope.kind == rope["rope_type"]
     assert config.rope.theta == rope["rope_theta"]
@@ -63,7 +64,7 @@ def check_agreement(raw, config):
     if config.experts:
         assert config.experts.active == theirs.num_experts_per_tok
         assert config.family == "gpt_oss" or config.experts.normalize == theirs.norm_topk_prob
-        assert config.experts.count == getattr(theirs, "n_routed_experts" if latent else "num_local_experts", None)
+        assert config.experts.count == experts
     if config.family in ("qwen2", "qwen3", "gpt_oss"):
         window = theirs.sliding_window
         assert config.windows == tuple(window if kind == "sliding_attention" else None for kind in theirs.layer_types)
