@@ -61,7 +61,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--model", required=True, help="Hugging Face folder or hub name")
     prompts = sub.add_mutually_exclusive_group(required=True)
     prompts.add_argument("--prompt", help="one prompt")
-    prompts.add_argument("--prompts", type=Path, metavar="FILE", help="JSONL file whose rows have a `prompt`")
+    prompts.add_argument("--prompts", metavar="FILE", help="file of rows with a `prompt`: JSONL, JSON, CSV, TSV or Parquet")
     sub.add_argument("--chat", action="store_true", help="apply the chat template (default: continue the raw text)")
     sub.add_argument(
         "--max-new-tokens", type=_positive, default=256, metavar="N", help="new tokens per prompt, at most (default: 256)"

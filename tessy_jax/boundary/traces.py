@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 from tessy_jax.config import Predictors, Synthesize, dump, reconcile
+from tessy_jax.config.predictors import Responses
 from tessy_jax.config.recipes import Writer
 from tessy_jax.errors import ConfigError, DataError
 from tessy_jax.records import Row
@@ -57,7 +58,8 @@ def opened(config: Predictors, but: Collection[str]) -> tuple[RunStore, Predicto
 
 def place(config: Predictors, speaker: Writer) -> str:
     """The place of a speaker's traces: that in the configuration, or the run folder that `sample` fills."""
-    return getattr(config.traces, speaker) or within(config.output, f"traces/{speaker}")
+    given: Responses | None = getattr(config.traces, speaker)
+    return within(config.output, f"traces/{speaker}") if given is None else given.path
 
 
 def sample(
@@ -104,10 +106,10 @@ def rows(config: Predictors, speaker: Writer) -> Iterator[Row]:
         DataError: they cannot be read.
     """
     path = place(config, speaker)
-    folder = local(path)
+    folder, source = local(path), getattr(config.traces, speaker) or Responses(path=path)
     if not getattr(config.traces, speaker) and folder is not None and not folder.exists():
         raise ConfigError(f"{path}: there are no traces of the {speaker} yet; run `tessy boundary sample` first")
-    for where, index, raw in rows_at(path, "train", None):
+    for where, index, raw in rows_at(path, source.split, None, subset=source.subset):
         try:
             yield raw if isinstance(raw, Row) else row_of(raw, index)
         except DataError as error:

@@ -31,9 +31,11 @@ class Against(Section):
     """Prompts of an evaluation."""
 
     path: Text
-    """JSONL or Parquet file, or the name or folder of a `datasets` data set."""
+    """JSONL, JSON, CSV, TSV or Parquet file, or the name or folder of a `datasets` data set."""
     split: Text = "test"
     """The split of a data set; a file has only one."""
+    subset: Text | None = None
+    """The configuration of a data set that has several, such as main of openai/gsm8k (null: its only one)."""
     prompt: Text | None = None
     """The column that holds the question as text, such as problem (null: rows have one of the accepted forms)."""
 
@@ -47,7 +49,7 @@ class Decontamination(Section):
     """The check of prompts against those of evaluations."""
 
     against: list[Against] = Field(default_factory=list)
-    """Prompts of evaluations: paths, or sections with path, split and prompt."""
+    """Prompts of evaluations: paths, or sections with path, split, subset and prompt."""
     evaluation: bool = True
     """In `tessy run`: also compare with the prompts of its own evaluation."""
     ngram: Count | None = 13

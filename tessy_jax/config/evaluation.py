@@ -34,10 +34,12 @@ class Task(Section):
     name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     """Its name in the results: letters, digits, ".", "_" and "-"."""
     path: Text | None = None
-    """Prompts with their answers: JSONL or Parquet file, or the name or folder of a `datasets` data set. With a
+    """Prompts with their answers: JSONL, JSON, CSV, TSV or Parquet file, or the name or folder of a `datasets` data set. With a
     column `family` or `subject`, results are also given per value of that column."""
     split: Text = "test"
     """The split of a data set; a file has only one."""
+    subset: Text | None = None
+    """The configuration of a data set that has several, such as main of openai/gsm8k (null: its only one)."""
     limit: Count | None = None
     """Use only this many rows from the start (null: all)."""
     prompt: Text | None = None
@@ -70,8 +72,9 @@ class Task(Section):
             raise ValueError(
                 f"task {self.name!r} has verifier {self.verifier!r}, which does not fit its problems; use {right}"
             )
-        if self.mini is not None and self.prompt is not None:
-            raise ValueError(f"task {self.name!r} has both mini and prompt; prompt is for a path: leave it out")
+        extra = next((key for key in ("prompt", "subset") if self.mini is not None and getattr(self, key) is not None), None)
+        if extra is not None:
+            raise ValueError(f"task {self.name!r} has both mini and {extra}; {extra} is for a path: leave it out")
         if self.programs is not None and self.verifier != "programs":
             raise ValueError(
                 f"task {self.name!r} has programs, and verifier {self.verifier!r}; use verifier programs, or leave them out"

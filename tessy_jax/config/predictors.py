@@ -16,12 +16,28 @@ NEEDS: dict[AnnotatorKind, tuple[str, ...]] = {"rules": (), "spans": (), "model"
 """The keys that each kind of annotator requires."""
 
 
-class Traces(Section):
-    """Existing responses to use instead of sampling: a run folder, or JSONL of rows, per speaker."""
+class Responses(Section):
+    """Existing responses."""
 
-    student: Text | None = None
+    path: Text
+    """Run folder, JSONL, JSON, CSV, TSV or Parquet file, or the name or folder of a `datasets` data set."""
+    split: Text = "train"
+    """The split of a data set; a file has only one."""
+    subset: Text | None = None
+    """The configuration of a data set that has several, such as main of openai/gsm8k (null: its only one)."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _path(cls, value: Any) -> Any:
+        return {"path": value} if isinstance(value, str) else value
+
+
+class Traces(Section):
+    """Existing responses to use instead of sampling, per speaker: a path, or a section with path, split and subset."""
+
+    student: Responses | None = None
     """The student's (null: sampled)."""
-    teacher: Text | None = None
+    teacher: Responses | None = None
     """The teacher's (null: sampled)."""
 
 

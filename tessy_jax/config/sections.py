@@ -90,9 +90,11 @@ class Data(Section):
     """The prompts."""
 
     path: Text
-    """JSONL or Parquet file, or the name or folder of a `datasets` data set."""
+    """JSONL, JSON, CSV, TSV or Parquet file, or the name or folder of a `datasets` data set."""
     split: Text = "train"
     """The split of a data set; a file has only one."""
+    subset: Text | None = None
+    """The configuration of a data set that has several, such as main of openai/gsm8k (null: its only one)."""
     limit: Count | None = None
     """Use only this many rows from the start (null: all)."""
     rollouts: Count = 1

@@ -21,11 +21,13 @@ class Examples(Section):
     """Conversations to train on."""
 
     path: Text
-    """Run folder of a synthesis, JSONL or Parquet file, name or folder of a `datasets` data set. Rows hold `messages`,
-    `dialogs` or `conversations` that end with an assistant message, `prompt` and `completion`, or `input_ids` and
-    `labels`."""
+    """Run folder of a synthesis, JSONL, JSON, CSV, TSV or Parquet file, name or folder of a `datasets` data set. Rows hold
+    `messages`, `dialogs` or `conversations` that end with an assistant message, `prompt` and `completion`, or `input_ids`
+    and `labels`."""
     split: Text = "train"
     """The split of a data set; a file has only one."""
+    subset: Text | None = None
+    """The configuration of a data set that has several, such as main of openai/gsm8k (null: its only one)."""
     limit: Count | None = None
     """Use only this many rows from the start (null: all)."""
     on_overlength: OnOverlength = "refuse"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -130,6 +131,7 @@ def table_problems(
         task.path,
         task.split,
         task.limit,
+        subset=task.subset,
         prompt=task.prompt,
         columns=(task.answer, *FAMILIES, *columns),
         shown=shown,
@@ -181,12 +183,13 @@ def text_of(row: dict[str, Any], column: str, *, needed: bool = False) -> str:
     if value is None and not needed:
         return ""
     if value is None:
-        columns = ", ".join(f"`{name}`" for name in sorted(row)[:12])
+        columns = ", ".join([f"`{name}`" for name in sorted(row) if row[name] is not None][:12]) or "nothing"
         raise DataError(
             f"has no `{column}`, which should hold the right answer; it holds {columns}: set answer to one of them"
         )
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise DataError(f"{column} is a {type(value).__name__}; it should be a string or a number")
+    infinite = isinstance(value, float) and not math.isfinite(value)
+    if isinstance(value, bool) or not isinstance(value, str | int | float) or infinite:
+        raise DataError(f"{column} is {value!r:.60}; it should be a string or a finite number")
     text = str(value)
     if needed and not text.strip():
         raise DataError(f"{column} is empty; it should hold the right answer")

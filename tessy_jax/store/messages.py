@@ -39,7 +39,8 @@ def messages_of(
     form = next((form for form in forms if row.get(form) is not None), None)  # Parquet has null for what a row lacks
     if form is None:
         right = _listed(forms) + (f", {or_else}" if or_else else "")
-        raise DataError(f"holds {_listed(sorted(row), 'and') or 'nothing'}; it should hold {right}")
+        held = sorted(key for key, value in row.items() if value is not None)
+        raise DataError(f"holds {_listed(held, 'and') or 'nothing'}; it should hold {right}")
     if not _absent(row.get("tools")) and row["tools"] != "[]":
         raise DataError("has tools, which no model would see; write them into the system message, or leave them out")
     messages = _messages(row, form, role)

@@ -1,113 +1,173 @@
-"""Rows of a table: JSONL, Parquet, or a data set by name or folder."""
+"""Rows of a table: JSONL, one JSON array, CSV, TSV, Parquet, or a data set by name or folder."""
 
 from __future__ import annotations
 
+import csv
+import io
 import json
-import re
+import os
 from collections.abc import Collection, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from tessy_jax.errors import ConfigError, DataError
-
-JSON_LINES = re.compile(r"\.(jsonl?|ndjson)(\.\w+)?$")
-ADDRESS = re.compile(r"\w+://")
+from tessy_jax.errors import DataError
+from tessy_jax.store.data_sets import data_set_rows, parquet_rows
+from tessy_jax.store.run import MARK
+from tessy_jax.store.table_files import ADDRESS, GIVE, format_of, opened
 
 Rows = Iterator[tuple[str, Any]]
 """Where (file:line) and what, or a DataError that says why a line holds no row."""
+BOM = b"\xef\xbb\xbf"
+LARGEST_FIELD = 1 << 30
+"""Characters of a field of CSV."""
+DELIMITERS = {"csv": ",", "tsv": "\t"}
 
 
-def table_rows(path: str, split: str, limit: int | None, columns: Collection[str]) -> Rows:
+def table_rows(path: str, split: str, limit: int | None, columns: Collection[str], *, subset: str | None = None) -> Rows:
     """The first `limit` rows of a table.
 
-    path: a JSONL or Parquet file or address, or the folder or name of a data set. split: of a data set. columns: all that
-    is looked at, so that a data set need not be read in whole.
+    path: a JSONL, JSON, CSV, TSV or Parquet file or address, also compressed, or the folder or name of a data set. split,
+    subset: the split and the configuration of a data set. columns: all that is looked at, so that a data set need not be
+    read in whole.
 
     Raises:
         DataError: it cannot be read. A line that is no JSON comes as a DataError in the row's place.
         ConfigError: a package is missing.
     """
-    place = Path(path)
-    if not path.endswith(".parquet") and (place.is_file() or JSON_LINES.search(path) or ADDRESS.match(path)):
-        rows = _json_lines(path)
-    elif not path.endswith(".parquet") and path.startswith(("/", "./", "../", "~")) and not place.exists():
-        raise DataError(f"{path}: there is no such file or folder; give JSONL or Parquet, or a data set")
+    path = path if ADDRESS.match(path) else os.path.expanduser(path)
+    place, form = Path(path), format_of(path)
+    is_file = form is not None or place.is_file() or ADDRESS.match(path) is not None
+    if is_file and subset is not None:
+        raise DataError(f"{path}: is a file, which has no configurations, and subset is {subset!r}; leave subset out")
+    if form == "parquet":
+        rows = parquet_rows(path, columns)
+    elif form in DELIMITERS:
+        rows = _delimited_rows(path, DELIMITERS[form], columns)
+    elif is_file:
+        rows = _json_rows(path)
+    elif path.startswith(("/", "./", "../")) and not place.exists():
+        raise DataError(f"{path}: there is no such file or folder; {GIVE}")
+    elif _is_run_folder(place):
+        raise DataError(f"{path}: is a run folder; give a table of rows, such as the output of `tessy rows {path}`")
     else:
-        rows = _data_set(path, split, columns)
-    for count, row in enumerate(rows):
-        if count == limit:
+        rows = data_set_rows(path, split, subset, columns)
+    yield from islice(rows, limit)
+
+
+def _is_run_folder(folder: Path) -> bool:
+    config = folder / "config.yaml"
+    return config.is_file() and config.read_bytes().startswith(MARK.encode())
+
+
+def _json_rows(path: str) -> Rows:
+    """The lines of a JSONL file that are not blank, the items of a file that is one array, or the one row of a file that is
+    one object over several lines. Lines end with \\n alone: U+2028 may stand in a string."""
+    with opened(path) as file:
+        numbered = enumerate(file, 1)
+        number, first = next(((number, line) for number, line in numbered if line.removeprefix(BOM).strip()), (0, b""))
+        if not first:
             return
-        yield row
+        first = first.removeprefix(BOM)
+        value, array, lines = _parsed(first), first.lstrip().startswith(b"["), file
+        if array or (isinstance(value, DataError) and first.lstrip().startswith(b"{")):
+            rest = file.read()
+            whole = _parsed(first + rest, number) if rest.strip() else value
+            if isinstance(whole, list):
+                yield from ((f"{path}: item {item_number}", item) for item_number, item in enumerate(whole, 1))
+                return
+            if isinstance(whole, dict):
+                yield f"{path}:{number}", whole
+                return
+            if isinstance(value, DataError) and array:
+                raise DataError(f"{path}: begins as one array of rows, but {whole}")
+            lines = io.BytesIO(rest)
+        yield f"{path}:{number}", value
+        for line_number, line in enumerate(lines, number + 1):
+            if line.strip():
+                yield f"{path}:{line_number}", _parsed(line)
 
 
-def _json_lines(path: str) -> Rows:
-    """The lines of a JSONL file that are not blank. Lines end with \\n alone: U+2028 may stand in a string."""
+def _parsed(text: bytes, line: int | None = None) -> Any:
+    """The value of a JSON text, or a DataError. line: the line of the file at which a text of several lines begins."""
     try:
-        with _opened(path) as file:
-            for number, line in enumerate(file, 1):
-                text = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
-                if text.strip():
-                    yield f"{path}:{number}", _parsed(text)
-    except ConfigError:
-        raise
-    except Exception as error:  # object stores and decompressors have errors of their own
-        reason = getattr(error, "strerror", None) or error
-        raise DataError(f"{path}: cannot be read ({reason}); give JSONL or Parquet, or a data set") from None
-
-
-def _opened(path: str) -> Any:
-    if not ADDRESS.match(path) and path.endswith((".jsonl", ".json", ".ndjson")):
-        return Path(path).open("rb")
-    import fsspec  # type: ignore[import-untyped, import-not-found, unused-ignore]
-
-    try:
-        return fsspec.open(path, "rb", compression="infer")
-    except (ImportError, ValueError) as error:
-        raise ConfigError(f"{path}: cannot be opened ({error}); install what serves it, or give a local file") from None
-
-
-def _parsed(line: bytes) -> Any:
-    try:
-        return json.loads(line.decode("utf-8"))
+        return json.loads(text.decode("utf-8"), object_pairs_hook=_object)
+    except DataError as error:
+        return error
     except UnicodeDecodeError as error:
         return DataError(f"is not UTF-8 ({error.reason} at byte {error.start}); save the file in UTF-8")
+    except json.JSONDecodeError as error:
+        if line is not None:
+            where = f"{error.msg} at line {line + error.lineno - 1}, column {error.colno}"
+            return DataError(f"is not JSON ({where}); mend it there, or give one object a line")
+        behind = text.rstrip()
+        if behind.endswith(b",") and not isinstance(_parsed(behind[:-1]), DataError):
+            return DataError("is not JSON (a comma follows); leave the comma out, or put all lines between [ and ]")
+        return DataError(f"is not JSON ({error.msg} at column {error.colno}); give one object a line")
     except (ValueError, RecursionError) as error:
         return DataError(f"is not JSON ({error}); give one object a line")
 
 
-def _data_set(path: str, split: str, wanted: Collection[str]) -> Rows:
-    """The rows of a Parquet file, or of a data set by folder or name."""
-    try:
-        import datasets  # type: ignore[import-untyped, import-not-found, unused-ignore]
-    except ImportError as error:
-        raise ConfigError(
-            f"{path}: needs a package that is missing ({error}); pip install datasets, or give JSONL"
-        ) from None
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object.
 
-    parquet = path.endswith(".parquet")
-    name = path if parquet else f"{path}[{split}]"
-    try:
-        if parquet:
-            rows = datasets.load_dataset("parquet", data_files={split: path}, split=split, streaming=True)
-        elif any((Path(path) / marker).is_file() for marker in ("state.json", "dataset_dict.json")):  # save_to_disk's
-            rows = datasets.load_from_disk(path)
-            if isinstance(rows, dict):
-                if split not in rows:
-                    raise DataError(
-                        f"{path}: has no split {split!r}; it has {', '.join(f'`{name}`' for name in sorted(rows))}"
-                    )
-                rows = rows[split]
-        else:
-            rows = datasets.load_dataset(path, split=split, streaming=True)
-        columns = [column for column in wanted if column in (rows.column_names or ())]
-        if set(columns) - {"id"}:
-            rows = rows.select_columns(columns)
-        for number, row in enumerate(rows, 1):
-            yield f"{name}: row {number}", row
-    except DataError:
-        raise
-    except Exception as error:  # each builder and file system has errors of its own
-        reason = str(error).strip().split("\n")[0] or type(error).__name__
+    Raises:
+        DataError: a key has two values.
+    """
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        twice = next(((key, value) for key, value in pairs if row[key] != value), None)
+        if twice is not None:
+            key, value = twice
+            raise DataError(f"has an object with `{key}` twice ({value!r:.40} and {row[key]!r:.40}); keep one of them")
+    return row
+
+
+def _delimited_rows(path: str, delimiter: str, wanted: Collection[str]) -> Rows:
+    """The rows of a CSV or TSV file, whose first row names the columns. All values are text; an empty field is None.
+
+    Raises:
+        DataError: it is no such file, or has a wanted column twice.
+    """
+    csv.field_size_limit(LARGEST_FIELD)
+    with opened(path) as file:
+        rows = csv.reader(io.TextIOWrapper(file, "utf-8-sig", newline=""), delimiter=delimiter, strict=True)
+        header: list[str] = []
+        while True:
+            number = rows.line_num + 1
+            try:
+                fields = next(rows, None)
+            except UnicodeDecodeError as error:
+                raise DataError(f"{path}: is not UTF-8 ({error.reason}); save the file in UTF-8") from None
+            except csv.Error as error:
+                raise DataError(
+                    f"{path}:{number}: the row that begins here is no CSV ({error}); put fields with quotes, line ends or "
+                    'separators between quotes, and write a quote inside as ""'
+                ) from None
+            if fields is None:
+                return
+            if not fields:  # a blank line
+                continue
+            if header:
+                yield f"{path}:{number}", _named(fields, header)
+            else:
+                header = _checked_header(path, fields, delimiter, wanted)
+
+
+def _checked_header(path: str, header: list[str], delimiter: str, wanted: Collection[str]) -> list[str]:
+    twice = next((name for name in header if name in wanted and header.count(name) > 1), None)
+    if twice is not None:
+        raise DataError(f"{path}: has {header.count(twice)} columns {twice!r}; rename or remove all but one")
+    other = next((name for name in ";\t,|" if len(header) == 1 and name != delimiter and name in header[0]), None)
+    if other is not None:
         raise DataError(
-            f"{name}: cannot be read as a data set ({reason}); give JSONL, Parquet, or a data set's folder or name"
-        ) from None
+            f"{path}: has one column, {header[0]!r:.60}; separate columns by {delimiter!r} instead of {other!r} (.csv: ',', "
+            ".tsv: tabs)"
+        )
+    return header
+
+
+def _named(fields: list[str], header: list[str]) -> dict[str, str | None] | DataError:
+    if len(fields) < len(header) or any(fields[len(header) :]):
+        return DataError(f"has {len(fields)} fields, and the header {len(header)}; put fields with separators between quotes")
+    return {name: value or None for name, value in zip(header, fields, strict=False) if name}

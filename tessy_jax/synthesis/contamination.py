@@ -69,7 +69,7 @@ def questions(config: Decontamination) -> list[Question]:
     """
     result = []
     for source in config.against:
-        prompts = read(source.path, source.split, prompt=source.prompt).prompts
+        prompts = read(source.path, source.split, subset=source.subset, prompt=source.prompt).prompts
         result += [Question(f"{source.path}: {prompt.id}", prompt.messages) for prompt in prompts]
     return result
 

@@ -13,6 +13,7 @@ from tessy_jax.errors import ConfigError, DataError
 from tessy_jax.models import hf
 from tessy_jax.models.hf_config import read_config
 from tessy_jax.sharding import Partitioner
+from tessy_jax.store.tables import table_rows
 from tessy_jax.text.tokenizer import Tokenizer
 from tessy_jax.text.turn_end import checked_ends
 
@@ -25,31 +26,24 @@ class Row(TypedDict):
     token_ids: list[int]
 
 
-def read_prompts(file: Path) -> list[str]:
-    """The `prompt` of every row of a JSONL file; blank lines are skipped.
+def read_prompts(path: str) -> list[str]:
+    """The `prompt` of every row of a table.
 
     Raises:
-        DataError: a row is not a JSON object with a non-empty string `prompt`; names file and line.
+        DataError: the table cannot be read, or a row has no non-empty text `prompt`; names file and line.
+        ConfigError: a package is missing.
     """
-    try:
-        lines = file.read_text("utf-8-sig").split("\n")  # not splitlines: strings may contain U+2028
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{file}: cannot be read ({error}); give a JSONL file in UTF-8") from None
     prompts = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DataError(f"{file}:{number}: is not JSON ({error}); write one object per line") from None
+    for place, row in table_rows(path, "train", None, ("prompt",)):
+        if isinstance(row, DataError):
+            raise DataError(f"{place}: {row}")
         prompt = row.get("prompt") if isinstance(row, dict) else None
         if not isinstance(prompt, str) or not prompt:
-            content = f"keys {sorted(row)}" if isinstance(row, dict) else f"a {type(row).__name__}"
-            raise DataError(f"{file}:{number}: has {content}; it should have a non-empty string `prompt`")
+            held = {key: value for key, value in row.items() if value is not None} if isinstance(row, dict) else row
+            raise DataError(f"{place}: is {held!r:.60}; it should be an object with a non-empty string `prompt`")
         prompts.append(prompt)
     if not prompts:
-        raise DataError(f"{file}: holds no rows; give at least one prompt")
+        raise DataError(f"{path}: holds no rows; give at least one prompt")
     return prompts
 
 

@@ -1,4 +1,4 @@
-"""Reads prompts from JSONL, Parquet, or a data set by name or folder, in the common published forms.
+"""Reads prompts from JSONL, JSON, CSV, TSV, Parquet, or a data set by name or folder, in the common published forms.
 
 A row holds one of `messages` (role and content), `prompt` (a string, or messages), `dialogs` (role and content),
 `conversations` (from and value), tried in this order, and may have an `id`. A final answer is dropped.
@@ -64,6 +64,7 @@ def read(
     limit: int | None = None,
     skip_invalid: bool = False,
     *,
+    subset: str | None = None,
     prompt: str | None = None,
     columns: Collection[str] = (),
     shown: Callable[[Any], Any] = lambda row: row,
@@ -71,8 +72,7 @@ def read(
 ) -> Prompts:
     """Reads and checks all prompts of an input.
 
-    path: a JSONL or Parquet file or address, or the folder or name of a data set.
-    split: the split of a data set.
+    path, split, subset: the table; see `table_rows`.
     limit: read only this many rows from the start.
     skip_invalid: record rows that are not prompts, instead of raising.
     prompt: the column with the prompt, for rows in none of the accepted forms.
@@ -89,7 +89,7 @@ def read(
     places: dict[str, tuple[str, list[dict[str, str]]]] = {}
     rows = 0
     names = dict.fromkeys((*FORMS, *BESIDE, "id", *([] if prompt is None else [prompt]), *columns))
-    for index, (place, content) in enumerate(table_rows(path, split, limit, names)):
+    for index, (place, content) in enumerate(table_rows(path, split, limit, names, subset=subset)):
         rows += 1
         try:
             if isinstance(content, DataError):
@@ -171,6 +171,6 @@ def _with_prompt(row: Any, column: str) -> Any:
     if not isinstance(row, dict):
         return row
     if row.get(column) is None:
-        columns = ", ".join(f"`{name}`" for name in sorted(row)[:12]) or "nothing"
+        columns = ", ".join([f"`{name}`" for name in sorted(row) if row[name] is not None][:12]) or "nothing"
         raise DataError(f"has no `{column}`, which should hold the prompt; it holds {columns}: set prompt to one of them")
     return {**{name: value for name, value in row.items() if name not in FORMS}, "prompt": row[column]}

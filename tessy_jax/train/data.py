@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import count, islice
 from typing import Any
@@ -13,16 +14,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tessy_jax.config import Examples
-from tessy_jax.errors import ConfigError, DataError
+from tessy_jax.errors import DataError
 from tessy_jax.records import Row
 from tessy_jax.store import RunReader
+from tessy_jax.store.files import local
 from tessy_jax.store.messages import BESIDE, messages_of, own_id
+from tessy_jax.store.opening import reader_of
+from tessy_jax.store.table_files import format_of
 from tessy_jax.store.tables import table_rows
 from tessy_jax.text.chat import Chat
 from tessy_jax.train.examples import KINDS, example
 from tessy_jax.train.pack import NO_TARGET, Batch, Example, TargetKind, assemble, batches, pack
 
 FORMS = ("messages", "dialogs", "conversations")
+WHOLE: dict[str, Callable[[int], NDArray[np.int64]]] = {
+    "attention_mask": lambda size: np.ones(size, np.int64),
+    "position_ids": lambda size: np.arange(size),
+    "seq_lengths": lambda size: np.array([size]),
+}
+"""Columns of tokenized data sets, and their values in a row that is one example without padding."""
 COLUMNS = (
     "id",
     "prompt_id",
@@ -34,6 +44,7 @@ COLUMNS = (
     "input_ids",
     "labels",
     "source_ids",
+    *WHOLE,
     *FORMS,
     *BESIDE,
 )
@@ -183,7 +194,7 @@ def read(section: Examples, chat: Chat, size: int, vocab: int) -> TokenizedDatas
 
 def _examples(section: Examples, chat: Chat, vocab: int) -> Iterator[tuple[str, str, Example]]:
     """The place, the id and the example of each row."""
-    for where, index, raw in rows_at(section.path, section.split, section.limit):
+    for where, index, raw in rows_at(section.path, section.split, section.limit, subset=section.subset):
         try:
             if isinstance(raw, Row):
                 yield where, raw.id, example(chat, raw)
@@ -196,25 +207,37 @@ def _examples(section: Examples, chat: Chat, vocab: int) -> Iterator[tuple[str, 
             raise DataError(f"{where}: {error}") from error
 
 
-def rows_at(path: str, split: str, limit: int | None) -> Iterator[tuple[str, int, Any]]:
+def rows_at(path: str, split: str, limit: int | None, *, subset: str | None = None) -> Iterator[tuple[str, int, Any]]:
     """The first `limit` rows at a path, as (place, number, row). The rows of a run folder are sorted by key, so that their
-    order does not depend on the order in which they were finished. split: of a data set.
+    order does not depend on the order in which they were finished. split, subset: of a data set.
 
     Raises:
         DataError: the rows cannot be read.
     """
-    try:
-        reader: RunReader | None = RunReader(path)
-    except (ConfigError, DataError):
-        reader = None
+    reader = _run_at(path)
     if reader is not None:
+        if subset is not None:
+            raise DataError(f"{path}: is a run folder, which has no configurations, and subset is {subset!r}; leave it out")
         rows = sorted(reader.rows(), key=lambda row: row.key)
         yield from ((path, i, row) for i, row in enumerate(rows[:limit]))
         return
-    for index, (where, row) in enumerate(table_rows(path, split, limit, COLUMNS)):
+    for index, (where, row) in enumerate(table_rows(path, split, limit, COLUMNS, subset=subset)):
         if isinstance(row, DataError):
             raise DataError(f"{where}: {row}")
         yield where, index, row
+
+
+def _run_at(path: str) -> RunReader | None:
+    """A reader of the run folder at a path; None if it holds a table."""
+    folder = local(path)
+    if format_of(path) is not None or (folder is not None and not folder.is_dir()):
+        return None
+    try:
+        return reader_of(path)
+    except DataError:
+        if folder is None:  # an address that is a file, which may not be listed
+            return None
+        raise
 
 
 def row_of(raw: Any, index: int) -> Row:
@@ -241,17 +264,12 @@ def row_of(raw: Any, index: int) -> Row:
 def _tokenized(raw: dict[str, Any], vocab: int) -> Example:
     """The example of a tokenized row: `input_ids`, `labels` (the convention of transformers: the same tokens, or −100), and
     optionally `source_ids` (numbers of `TargetKind`)."""
-    try:
-        tokens, labels = (np.asarray(raw[name], np.int64) for name in ("input_ids", "labels"))
-        kinds = np.where(labels == IGNORED, NO_TARGET, TargetKind.UNKNOWN)
-        if raw.get("source_ids") is not None:
-            kinds = np.where(labels == IGNORED, NO_TARGET, np.asarray(raw["source_ids"], np.int64))
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise DataError(
-            f"input_ids, labels and source_ids should be lists of whole numbers of equal length ({error!r})"
-        ) from None
-    if tokens.ndim != 1 or tokens.shape != labels.shape or not len(tokens):
-        raise DataError(f"has {tokens.shape} input_ids and {labels.shape} labels; it should have one label a token")
+    tokens, labels = _integers(raw, "input_ids"), _integers(raw, "labels")
+    sources = None if raw.get("source_ids") is None else _integers(raw, "source_ids")
+    lengths = {"input_ids": len(tokens), "labels": len(labels), "source_ids": len(labels if sources is None else sources)}
+    if len(set(lengths.values())) > 1 or not len(tokens):
+        shown = " and ".join(f"{n} {name}" for name, n in lengths.items() if raw.get(name) is not None)
+        raise DataError(f"has {shown}; it should have one label a token, and at least one token")
     if tokens.min() < 0 or tokens.max() >= vocab:
         raise DataError(f"has input_ids from {tokens.min()} to {tokens.max()}, the model has {vocab} tokens; tokenize again")
     mismatches = np.flatnonzero((labels != IGNORED) & (labels != tokens))
@@ -261,10 +279,35 @@ def _tokenized(raw: dict[str, Any], vocab: int) -> Example:
             f"labels[{i}] is {labels[i]}; it should be {IGNORED}, or the token at the same place, {tokens[i]} (the loss "
             "shifts them)"
         )
+    for name, whole in WHOLE.items():
+        if raw.get(name) is not None and not np.array_equal(_integers(raw, name), whole(len(tokens))):
+            raise DataError(
+                f"{name} says that the row is padded, or holds several examples; leave padding out, give one example a row "
+                f"and leave {name} out"
+            )
+    kinds = np.full(len(tokens), TargetKind.UNKNOWN) if sources is None else sources
     if kinds.min() < 0 or kinds.max() >= len(KINDS):
         raise DataError(f"source_ids go from {kinds.min()} to {kinds.max()}; they should be 0 to {len(KINDS) - 1}")
+    contrary = np.flatnonzero((labels != IGNORED) & (kinds == NO_TARGET))
+    if len(contrary):
+        i = contrary[0]
+        raise DataError(f"source_ids[{i}] is {NO_TARGET} (no target), and labels[{i}] is {labels[i]}; it should be {IGNORED}")
     ids = tokens.astype(np.int32)
-    return Example(ids, ids, kinds.astype(np.uint8))
+    return Example(ids, ids, np.where(labels == IGNORED, NO_TARGET, kinds).astype(np.uint8))
+
+
+def _integers(raw: dict[str, Any], name: str) -> NDArray[np.int64]:
+    """A column of whole numbers, int64 [N]."""
+    value = raw.get(name)
+    if not isinstance(value, list):
+        shown = f"is {value!r:.60}" if name in raw else "is missing"
+        raise DataError(f"{name} {shown}; it should be a list of whole numbers, one a token")
+    with suppress(ValueError, OverflowError):  # lists within it, numbers that are too large
+        array = np.asarray(value)
+        if array.dtype.kind == "i" or not value:
+            return array.astype(np.int64).reshape(len(value))
+    i, item = next((i, item) for i, item in enumerate(value) if type(item) is not int or abs(item) >= 1 << 63)
+    raise DataError(f"{name}[{i}] is {item!r:.60}; it should be a whole number")
 
 
 def tokenized_row(example: Example) -> dict[str, list[int]]:

@@ -80,7 +80,7 @@ def program_problems(task: Task) -> list[Problem]:
     assert task.path is not None
     names: set[str] = set()
     problems = []
-    for where, row in table_rows(task.path, task.split, task.limit, COLUMNS):
+    for where, row in table_rows(task.path, task.split, task.limit, COLUMNS, subset=task.subset):
         try:
             if isinstance(row, DataError):
                 raise row

@@ -1,0 +1,132 @@
+"""Rows of data sets: Parquet files, names on the hub, folders, and folders that `save_to_disk` wrote."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from tessy_jax.errors import ConfigError, DataError, TessyError
+from tessy_jax.store.table_files import refuse_foreign
+
+SAVED = ("state.json", "dataset_dict.json")
+"""Files by which a folder of `save_to_disk` is known."""
+
+
+def parquet_rows(path: str, wanted: Collection[str]) -> Iterator[tuple[str, Any]]:
+    """The place and content of the rows of a Parquet file or address. wanted: the columns that are looked at.
+
+    Raises:
+        DataError: it cannot be read.
+        ConfigError: a package is missing.
+    """
+    datasets = _datasets(path)
+    with suppress(OSError):  # an address, or absent
+        with Path(path).open("rb") as file:
+            start = file.read(64)
+        if not start.startswith(b"PAR1"):
+            refuse_foreign(path, start)
+    try:
+        yield from _read(path, datasets.load_dataset("parquet", data_files=path, split="train", streaming=True), wanted)
+    except TessyError:
+        raise
+    except Exception as error:  # each builder and file system has errors of its own
+        raise _unreadable(path, error) from None
+
+
+def data_set_rows(path: str, split: str, subset: str | None, wanted: Collection[str]) -> Iterator[tuple[str, Any]]:
+    """The place and content of the rows of a data set by name or folder. subset: its configuration; None if it has only one.
+    wanted: the columns that are looked at.
+
+    Raises:
+        DataError: it cannot be read, or has other configurations or splits.
+        ConfigError: a package is missing.
+    """
+    datasets = _datasets(path)
+    saved = any((Path(path) / marker).is_file() for marker in SAVED)
+    name = f"{path}[{split}]" if subset is None else f"{path}[{subset}, {split}]"
+    if saved and subset is not None:
+        raise DataError(f"{path}: is a saved data set without configurations, and subset is {subset!r}; leave subset out")
+    try:
+        rows = _saved(datasets.load_from_disk(path), path, split) if saved else _streamed(datasets, path, split, subset)
+        yield from _read(name, rows, wanted)
+    except TessyError:
+        raise
+    except Exception as error:
+        if isinstance(error, ValueError) and not saved:  # as for an unknown configuration or split
+            _check_choice(datasets, path, split, subset)
+        raise _unreadable(name, error) from None
+
+
+def _datasets(path: str) -> Any:
+    try:
+        import datasets  # type: ignore[import-untyped, import-not-found, unused-ignore]
+    except ImportError as error:
+        raise ConfigError(
+            f"{path}: needs a package that is missing ({error}); pip install datasets, or give JSONL"
+        ) from None
+    return datasets
+
+
+def _saved(rows: Any, path: str, split: str) -> Any:
+    if not isinstance(rows, dict):
+        return rows
+    if split not in rows:
+        raise _no_split(path, split, sorted(rows))
+    return rows[split]
+
+
+def _streamed(datasets: Any, path: str, split: str, subset: str | None) -> Any:
+    """A data set in streaming mode. Values of CSV stay text, as in a CSV file that is named itself."""
+    rows = datasets.load_dataset(path, subset, split=split, streaming=True)
+    if rows.info.builder_name != "csv" or rows.features is not None:
+        return rows
+    columns = next(iter(rows), {})
+    text = datasets.Features({column: datasets.Value("string") for column in columns})
+    rows = datasets.load_dataset(path, subset, split=split, streaming=True, features=text, keep_default_na=False)
+    return rows.map(lambda row: {column: value or None for column, value in row.items()}, features=text)
+
+
+def _read(name: str, rows: Any, wanted: Collection[str]) -> Iterator[tuple[str, Any]]:
+    columns = [column for column in wanted if column in (rows.column_names or ())]
+    if set(columns) - {"id"}:
+        rows = rows.select_columns(columns)
+    for number, row in enumerate(rows, 1):
+        yield f"{name}: row {number}", row
+
+
+def _check_choice(datasets: Any, path: str, split: str, subset: str | None) -> None:
+    """Names the configurations or splits of a data set if the requested one is none of them.
+
+    Raises:
+        DataError: it is none of them.
+    """
+    try:
+        subsets = datasets.get_dataset_config_names(path)
+        default = datasets.get_dataset_default_config_name(path) is not None or len(subsets) == 1
+        chosen = subset in subsets or (subset is None and default)
+        splits = datasets.get_dataset_split_names(path, subset) if chosen else []
+    except Exception:  # the data set cannot be read for another reason, which the caller reports
+        return
+    if not chosen:
+        missing = "no configuration is chosen" if subset is None else f"has no configuration {subset!r}"
+        raise DataError(f"{path}: {missing}; it has {_listed(subsets)}: set subset to one of them")
+    if split not in splits:
+        raise _no_split(path, split, splits)
+
+
+def _no_split(path: str, split: str, splits: Sequence[str]) -> DataError:
+    return DataError(f"{path}: has no split {split!r}; it has {_listed(splits)}: set split to one of them")
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
+
+
+def _unreadable(name: str, error: Exception) -> DataError:
+    reason = " ".join(line for line in str(error).splitlines() if line.strip())[:300] or type(error).__name__
+    return DataError(
+        f"{name}: cannot be read as a data set ({reason}); give JSONL, JSON, CSV, TSV or Parquet, or a data set's folder or "
+        "name"
+    )

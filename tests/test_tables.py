@@ -1,0 +1,285 @@
+"""Tables: every form of a file and every compression gives the same rows; what is no table is refused by name."""
+
+import bz2
+import csv
+import gzip
+import io
+import json
+import lzma
+import zipfile
+
+import datasets
+import fsspec
+import pyarrow as pa
+import pytest
+
+from tessy_jax.config.evaluation import Task
+from tessy_jax.errors import DataError
+from tessy_jax.evaluate import choices
+from tessy_jax.store import RunStore
+from tessy_jax.store.tables import table_rows
+from tessy_jax.synthesis.generate import read_prompts
+from tessy_jax.synthesis.prompts import read
+from tessy_jax.train.data import rows_at
+
+datasets.disable_progress_bars()
+TEXTS = ["Is 1,5 one number?", 'He said "no".', "two\nlines\u2028and\r\nmore", "007", "NA", "½ é"]
+ROWS = [{"id": f"0{i}", "prompt": text, "answer": "1.50"} for i, text in enumerate(TEXTS)]
+
+
+def rows(path, split="train", limit=None, columns=("id", "prompt", "answer"), **options):
+    return list(table_rows(str(path), split, limit, columns, **options))
+
+
+def contents(path, **options):
+    return [row for _, row in rows(path, **options)]
+
+
+def written(path, data):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data if isinstance(data, bytes) else data.encode())
+    return path
+
+
+def delimited(delimiter=",", **options):
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, ROWS[0], delimiter=delimiter, **options)
+    writer.writeheader()
+    writer.writerows(ROWS)
+    return text.getvalue()
+
+
+FORMS = {
+    "a.jsonl": "".join(json.dumps(row) + "\n" for row in ROWS),
+    "a.ndjson": "".join("\n" + json.dumps(row, ensure_ascii=False) + "\r\n" for row in ROWS),
+    "a.json": json.dumps(ROWS),
+    "b.json": "\ufeff\n" + json.dumps(ROWS, indent=2, ensure_ascii=False) + "\n",
+    "lines.json": "".join(json.dumps(row) + "\n" for row in ROWS),
+    "array.jsonl": "[\n" + ",\n".join(json.dumps(row) for row in ROWS) + "\n]\n",
+    "no_suffix": json.dumps(ROWS, indent=1),
+    "a.csv": delimited(),
+    "B.CSV": "\ufeff" + delimited(quoting=csv.QUOTE_ALL),
+    "a.tsv": delimited("\t", lineterminator="\n"),
+}
+
+
+def zstd_or_lz4(codec):
+    def compress(data):
+        out = io.BytesIO()
+        with pa.CompressedOutputStream(pa.PythonFile(out, mode="w"), codec) as stream:
+            stream.write(data)
+            stream.flush()
+            out.flush()
+            stream.close()
+        return out.getvalue()
+
+    return compress
+
+
+def zipped(data):
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        archive.writestr("folder/a", data)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_every_form_of_a_file_gives_the_same_rows(name, tmp_path):
+    assert contents(written(tmp_path / name, FORMS[name])) == ROWS
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "b.json", "a.csv", "a.tsv"])
+def test_every_compression_gives_the_same_rows_and_a_torn_file_is_refused(name, tmp_path):
+    data = FORMS[name].encode()
+    for end, compressed in {"gz": gzip.compress(data), "bz2": bz2.compress(data), "xz": lzma.compress(data)}.items():
+        assert contents(written(tmp_path / f"{name}.{end}", compressed)) == ROWS, end
+    assert contents(written(tmp_path / f"{name}.zip", zipped(data))) == ROWS
+    for end, codec in (("zst", "zstd"), ("lz4", "lz4")):
+        file = tmp_path / f"{name}.{end}"
+        with pa.CompressedOutputStream(str(file), codec) as out:
+            out.write(data)
+        assert contents(file) == ROWS, end
+        file.write_bytes(file.read_bytes()[:-9])
+        with pytest.raises(DataError, match=r"cannot be read \("):
+            rows(file)
+
+
+def test_rows_are_named_by_their_line_or_item(tmp_path):
+    assert [place for place, _ in rows(written(tmp_path / "b.json", FORMS["b.json"]), limit=2)] == [
+        f"{tmp_path}/b.json: item {i}" for i in (1, 2)
+    ]
+    places = [place.rpartition(":")[2] for place, _ in rows(written(tmp_path / "a.csv", FORMS["a.csv"]))]
+    assert places == ["2", "3", "4", "7", "8", "9"]  # line ends between quotes count, U+2028 does not
+    file = written(tmp_path / "c.json", json.dumps([{"prompt": "a"}, {"prompt": 1}, 3], indent=1))
+    with pytest.raises(DataError, match=r"c\.json: item 2: prompt is the number 1"):
+        read(str(file))
+    assert [where for where, _ in read(str(file), skip_invalid=True).skipped] == [f"{file}: item 2", f"{file}: item 3"]
+
+
+def test_one_object_over_several_lines_is_one_row(tmp_path):
+    file = written(tmp_path / "a.json", json.dumps(ROWS[0], indent=2))
+    assert rows(file) == [(f"{file}:1", ROWS[0])]
+    with pytest.raises(DataError, match=r"columns\.json:1: holds `train`; it should hold `messages`"):
+        read(str(written(tmp_path / "columns.json", json.dumps({"train": ROWS}, indent=2))))
+
+
+def test_files_without_rows_hold_none(tmp_path):
+    for name, data in {"a.jsonl": "", "b.json": "[]", "c.json": "\ufeff \n", "d.csv": "", "e.csv": "id,prompt\n\n"}.items():
+        assert rows(written(tmp_path / name, data)) == [], name
+        with pytest.raises(DataError, match="holds no rows"):
+            read_prompts(str(tmp_path / name))
+
+
+REFUSED = {
+    "a.jsonl": ('{"prompt": "a"},\n{"prompt": "b"}\n', r"1: is not JSON \(a comma follows\); leave the comma out, or put"),
+    "b.json": ('[\n{"prompt": "a"},\n{"prompt": "b"},\n]', r"begins as one array of rows, but .* at line 3, column 16"),
+    "c.json": ('[\n{"prompt": "a"},\n{"prompt": "b"}\n', r"begins as one array of rows, but .* at line 4, column 1"),
+    "d.jsonl": ('{"prompt": "a", "prompt": "b"}', r"1: has an object with `prompt` twice \('a' and 'b'\); keep one"),
+    "e.jsonl": ('["a"]\n["b"]\n', r"1: is a list of 1; it should be an object"),
+    "f.csv": ("prompt,prompt\na,b\n", "has 2 columns 'prompt'; rename or remove all but one"),
+    "g.csv": ('id,prompt\n1,"a\n2,b\n', "2: the row that begins here is no CSV"),
+    "h.csv": ('id,prompt\n1,"a"b\n', "2: the row that begins here is no CSV"),
+    "i.csv": ("id,prompt\n1,a, b\n", "2: has 3 fields, and the header 2"),
+    "j.csv": ("id,prompt\n1\n", "2: has 1 fields, and the header 2"),
+    "k.csv": ("id;prompt\n1;a\n", "has one column, 'id;prompt'; separate columns by ',' instead of ';'"),
+    "l.tsv": ("id,prompt\n1,a\n", r"has one column, 'id,prompt'; separate columns by '\\t' instead of ','"),
+    "m.csv": ("prompt\né".encode("latin-1"), "is not UTF-8"),
+    "n.csv": ("id,prompt\n1,a\n".encode("utf-16"), "is in UTF-16; save the file in UTF-8"),
+    "o.csv": ("id,prompt\n1,\n", "2: holds `id`; it should hold `messages`"),
+    "p.jsonl": ("version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "is a pointer of Git LFS"),
+    "q.parquet": ("version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "is a pointer of Git LFS"),
+    "r.xlsx": (zipped(b"a"), "is a spreadsheet or a zip archive; save the sheet as CSV"),
+    "s": (b"PAR1 and more", r"is a Parquet file; let its name end in \.parquet"),
+    "t.json": (gzip.compress(b"[]"), r"is compressed; let its name end in \.gz"),
+    "u.json": ("<!DOCTYPE html>", "is a web page; download the file itself"),
+    "v.tar.gz": (b"", "is an archive of files; unpack it"),
+    "w.parquet.gz": (gzip.compress(b"PAR1"), "is a Parquet file within a compressed one; decompress it"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_file_that_is_no_table_is_refused_by_name(name, tmp_path):
+    data, says = REFUSED[name]
+    with pytest.raises(DataError, match=rf"{name}:{'' if says[0].isdigit() else ' '}{says}") as caught:
+        read(str(written(tmp_path / name, data)))
+    assert "\n" not in str(caught.value)
+
+
+def test_an_archive_of_several_files_is_refused_with_their_names(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.csv.zip", "w") as archive:
+        archive.writestr("a.csv", "prompt\na\n")
+        archive.writestr("b.csv", "prompt\nb\n")
+    with pytest.raises(DataError, match=r"is an archive of 2 files \(`a\.csv`, `b\.csv`\); unpack it"):
+        rows(tmp_path / "a.csv.zip")
+
+
+def test_a_bad_line_leaves_the_others_readable_also_if_it_is_the_first(tmp_path):
+    file = written(tmp_path / "a.jsonl", '{"prompt": \n{"prompt": "b"}\n["x"]\n{"prompt": "c"}\n')
+    data = read(str(file), skip_invalid=True)
+    assert [prompt.messages[0]["content"] for prompt in data.prompts] == ["b", "c"]
+    assert [where for where, _ in data.skipped] == [f"{file}:1", f"{file}:3"]
+
+
+def test_columns_of_csv_that_no_one_reads_may_repeat_or_have_no_name(tmp_path):
+    file = written(tmp_path / "a.csv", ",prompt,note,note,\n0,a,x,y,\n1,b,,,,,\n")
+    assert [(row["prompt"], row["note"]) for row in contents(file)] == [("a", "y"), ("b", None)]
+    with pytest.raises(DataError, match="has 2 columns 'note'"):
+        read(str(file), prompt="note")
+
+
+def test_addresses_are_read_by_their_name_without_the_query(tmp_path):
+    memory = fsspec.filesystem("memory")
+    for name, data in {"a.csv": delimited().encode(), "a.json.gz": gzip.compress(FORMS["b.json"].encode())}.items():
+        memory.pipe_file(f"/tables/{name}", data)
+        assert contents(f"memory://tables/{name}") == ROWS
+    memory.pipe_file("/tables/b.csv?download=true", delimited().encode())
+    assert contents("memory://tables/b.csv?download=true") == ROWS
+
+
+def test_the_home_folder_may_be_written_as_a_tilde(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    written(tmp_path / "a.json", FORMS["a.json"])
+    assert contents("~/a.json") == ROWS
+
+
+GPQA = "Question,Correct Answer,Incorrect Answer 1,Incorrect Answer 2,Incorrect Answer 3,Subdomain,Record ID\n"
+
+
+def test_gpqa_is_read_in_its_published_form(tmp_path):
+    file = written(tmp_path / "gpqa.csv", GPQA + '"Which, of these, is a gas?","air\n","10^3",007,"NA",Physics,rec1\n')
+    task = Task(name="gpqa", path=str(file), verifier="choice")
+    (problem,) = choices.problems(task)
+    assert sorted(problem.choices) == ["007", "10^3", "NA", "air\n"]
+    assert problem.choices["ABCD".index(problem.reference)] == "air\n"
+    assert problem.own_id == "rec1"
+    (tmp_path / "hub").mkdir()
+    written(tmp_path / "hub" / "gpqa_diamond.csv", file.read_bytes())
+    hub = task.model_copy(update={"path": str(tmp_path / "hub"), "split": "train"})
+    assert choices.problems(hub) == [problem]
+
+
+@pytest.fixture
+def hub(tmp_path):
+    """A data set with two configurations, one of them of CSV."""
+    kinds = {"main": ("jsonl", FORMS["a.jsonl"]), "socratic": ("csv", FORMS["a.csv"])}
+    lines = ["---", "configs:"]
+    for name, (end, data) in kinds.items():
+        written(tmp_path / "hub" / name / f"train.{end}", data)
+        lines += [f"- config_name: {name}", f"  data_files: [{{split: train, path: {name}/train.{end}}}]"]
+    written(tmp_path / "hub" / "README.md", "\n".join([*lines, "---", ""]))
+    return tmp_path / "hub"
+
+
+def test_subset_chooses_a_configuration_and_the_message_lists_those_there_are(hub):
+    assert contents(hub, subset="main") == ROWS
+    assert contents(hub, subset="socratic") == ROWS
+    assert [place for place, _ in rows(hub, subset="main", limit=1)] == [f"{hub}[main, train]: row 1"]
+    with pytest.raises(DataError, match="no configuration is chosen; it has `main`, `socratic`: set subset to one of them"):
+        rows(hub)
+    with pytest.raises(DataError, match="has no configuration 'gpqa'; it has `main`, `socratic`: set subset to one"):
+        rows(hub, subset="gpqa")
+    with pytest.raises(DataError, match="has no split 'test'; it has `train`: set split to one of them"):
+        rows(hub, "test", subset="main")
+    assert len(list(rows_at(str(hub), "train", 2, subset="main"))) == 2
+
+
+def test_the_only_configuration_needs_no_name(tmp_path):
+    card = "---\nconfigs: [{config_name: only, data_files: [{split: train, path: a.jsonl}]}]\n---\n"
+    written(tmp_path / "hub" / "README.md", card)
+    written(tmp_path / "hub" / "a.jsonl", FORMS["a.jsonl"])
+    assert contents(tmp_path / "hub") == contents(tmp_path / "hub", subset="only") == ROWS
+    with pytest.raises(DataError, match="has no split 'test'; it has `train`"):
+        rows(tmp_path / "hub", "test")
+    with pytest.raises(DataError, match="has no configuration 'main'; it has `only`"):
+        rows(tmp_path / "hub", subset="main")
+
+
+def test_a_subset_of_what_has_no_configurations_is_refused(tmp_path):
+    written(tmp_path / "a.jsonl", FORMS["a.jsonl"])
+    datasets.Dataset.from_list(ROWS).save_to_disk(str(tmp_path / "disk"))
+    with RunStore(str(tmp_path / "run")) as store:
+        store.save_config("")
+    for name, says in {"a.jsonl": "is a file", "disk": "is a saved data set", "run": "is a run folder"}.items():
+        with pytest.raises(DataError, match=rf"{says}.* subset is 'main'; leave (subset|it) out"):
+            list(rows_at(str(tmp_path / name), "train", None, subset="main"))
+
+
+def test_a_run_folder_is_no_table_of_prompts(tmp_path):
+    with RunStore(str(tmp_path / "run")) as store:
+        store.save_config("")
+    with pytest.raises(DataError, match="is a run folder; give a table of rows, such as the output of `tessy rows"):
+        read(str(tmp_path / "run"))
+
+
+def test_shards_and_sequence_columns_are_read_from_parquet_and_from_saved_folders(tmp_path):
+    turn = {"from": datasets.Value("string"), "value": datasets.Value("string")}
+    features = datasets.Features({"conversations": datasets.Sequence(turn)})
+    values = [{"conversations": {"from": ["human", "gpt"], "value": [text, "yes"]}} for text in TEXTS]
+    data = datasets.Dataset.from_list(values, features=features)
+    data.save_to_disk(str(tmp_path / "disk"))
+    (tmp_path / "shards").mkdir()
+    for i in range(2):
+        data.shard(2, i, contiguous=True).to_parquet(str(tmp_path / "shards" / f"train-{i:05}-of-00002.parquet"))
+    for name in ("disk", "shards", "shards/*.parquet"):
+        prompts = read(str(tmp_path / name)).prompts
+        assert [prompt.messages for prompt in prompts] == [[{"role": "user", "content": text}] for text in TEXTS], name
