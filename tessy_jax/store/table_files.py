@@ -123,7 +123,7 @@ def _decompressed(path: str, file: Any) -> Iterator[Any]:
     elif end == "bz2":
         yield bz2.BZ2File(file)
     elif end in ("xz", "lzma"):
-        yield lzma.LZMAFile(file)
+        yield lzma.LZMAFile(file)  # noqa: SIM115 (the caller closes it)
     elif end in ("zst", "lz4"):
         import pyarrow as pa  # type: ignore[import-untyped, unused-ignore]
 

@@ -169,5 +169,5 @@ def _checked_header(path: str, header: list[str], delimiter: str, wanted: Collec
 
 def _named(fields: list[str], header: list[str]) -> dict[str, str | None] | DataError:
     if len(fields) < len(header) or any(fields[len(header) :]):
-        return DataError(f"has {len(fields)} fields, and the header {len(header)}; put fields with separators between quotes")
+        return DataError(f"has {len(fields)} fields, the header {len(header)}; put fields with separators between quotes")
     return {name: value or None for name, value in zip(header, fields, strict=False) if name}

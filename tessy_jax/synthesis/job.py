@@ -244,7 +244,9 @@ def prompts_of(data: Data, verifier: VerificationStep | None) -> Prompts:
     source = data.path, data.split, data.limit, data.skip_invalid
     if verifier is None:
         return read(*source, subset=data.subset, prompt=data.prompt)
-    return read(*source, subset=data.subset, prompt=data.prompt, columns=verifier.verifier.columns, known=verifier.verifier.known)
+    return read(
+        *source, subset=data.subset, prompt=data.prompt, columns=verifier.verifier.columns, known=verifier.verifier.known
+    )
 
 
 def saved_state(store: RunStore, failures: Sequence[Failure]) -> dict[str, Any]:

@@ -291,7 +291,9 @@ def _tokenized(raw: dict[str, Any], vocab: int) -> Example:
     contrary = np.flatnonzero((labels != IGNORED) & (kinds == NO_TARGET))
     if len(contrary):
         i = contrary[0]
-        raise DataError(f"source_ids[{i}] is {NO_TARGET} (no target), and labels[{i}] is {labels[i]}; it should be {IGNORED}")
+        raise DataError(
+            f"source_ids[{i}] is {NO_TARGET} (no target), and labels[{i}] is {labels[i]}; it should be {IGNORED}"
+        )
     ids = tokens.astype(np.int32)
     return Example(ids, ids, np.where(labels == IGNORED, NO_TARGET, kinds).astype(np.uint8))
 
