@@ -34,8 +34,8 @@ class Task(Section):
     name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     """Its name in the results: letters, digits, ".", "_" and "-"."""
     path: Text | None = None
-    """Prompts with their answers: JSONL, JSON, CSV, TSV or Parquet file, or the name or folder of a `datasets` data set. With
-    a column `family` or `subject`, results are also given per value of that column."""
+    """Prompts with their answers: JSONL, JSON, CSV, TSV or Parquet file, or the name or folder of a `datasets` data set.
+    With a column `family` or `subject`, results are also given per value of that column."""
     split: Text = "test"
     """The split of a data set; a file has only one."""
     subset: Text | None = None

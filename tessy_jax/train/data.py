@@ -29,7 +29,7 @@ from tessy_jax.train.pack import NO_TARGET, Batch, Example, TargetKind, assemble
 FORMS = ("messages", "dialogs", "conversations")
 WHOLE: dict[str, Callable[[int], NDArray[np.int64]]] = {
     "attention_mask": lambda size: np.ones(size, np.int64),
-    "position_ids": lambda size: np.arange(size),
+    "position_ids": np.arange,
     "seq_lengths": lambda size: np.array([size]),
 }
 """Columns of tokenized data sets, and their values in a row that is one example without padding."""
