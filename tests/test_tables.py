@@ -280,6 +280,7 @@ def test_shards_and_sequence_columns_are_read_from_parquet_and_from_saved_folder
     (tmp_path / "shards").mkdir()
     for i in range(2):
         data.shard(2, i, contiguous=True).to_parquet(str(tmp_path / "shards" / f"train-{i:05}-of-00002.parquet"))
-    for name in ("disk", "shards", "shards/*.parquet"):
+    (tmp_path / "shards").rename(tmp_path / "shards.parquet")
+    for name in ("disk", "shards.parquet", "shards.parquet/*.parquet"):
         prompts = read(str(tmp_path / name)).prompts
         assert [prompt.messages for prompt in prompts] == [[{"role": "user", "content": text}] for text in TEXTS], name

@@ -36,7 +36,8 @@ def table_rows(path: str, split: str, limit: int | None, columns: Collection[str
         ConfigError: a package is missing.
     """
     path = path if ADDRESS.match(path) else os.path.expanduser(path)
-    place, form = Path(path), format_of(path)
+    place = Path(path)
+    form = None if place.is_dir() else format_of(path)  # some programs write folders of shards that end in .parquet
     is_file = form is not None or place.is_file() or ADDRESS.match(path) is not None
     if is_file and subset is not None:
         raise DataError(f"{path}: is a file, which has no configurations, and subset is {subset!r}; leave subset out")

@@ -39,7 +39,10 @@ def test_every_key_is_described_and_every_section_has_a_docstring(tmp_path):
 
 
 def test_a_speaker_needs_a_model_and_prompts_or_existing_traces(tmp_path):
-    assert configured(tmp_path, {"output": "x", "traces": {"teacher": "t.jsonl"}}).data is None
+    given = configured(tmp_path, {"output": "x", "traces": {"teacher": "t.jsonl"}})
+    assert given.data is None
+    teacher = {"path": "t.jsonl", "split": "train", "subset": None}
+    assert given == configured(tmp_path, {"output": "x", "traces": {"teacher": teacher}})
     assert configured(tmp_path, {"output": "x", "traces": {"teacher": "t.jsonl"}, "student": {"model": "s"}} | SMALL)
 
 
