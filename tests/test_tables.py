@@ -202,6 +202,13 @@ def test_the_home_folder_may_be_written_as_a_tilde(tmp_path, monkeypatch):
     assert contents("~/a.json") == ROWS
 
 
+def test_a_saved_folder_gives_all_columns_as_python_values_whatever_its_format(tmp_path):
+    row = {"input_ids": [1, 2], "labels": [-100, 2]}
+    data = datasets.Dataset.from_list([row]).with_format("numpy", columns=["input_ids"])
+    data.save_to_disk(str(tmp_path / "disk"))
+    assert contents(tmp_path / "disk", columns=("input_ids", "labels")) == [row]
+
+
 GPQA = "Question,Correct Answer,Incorrect Answer 1,Incorrect Answer 2,Incorrect Answer 3,Subdomain,Record ID\n"
 
 

@@ -70,11 +70,12 @@ def _datasets(path: str) -> Any:
 
 
 def _saved(rows: Any, path: str, split: str) -> Any:
-    if not isinstance(rows, dict):
-        return rows
-    if split not in rows:
-        raise _no_split(path, split, sorted(rows))
-    return rows[split]
+    """The rows of a saved data set, all columns as Python values, whatever format was set when it was saved."""
+    if isinstance(rows, dict):
+        if split not in rows:
+            raise _no_split(path, split, sorted(rows))
+        rows = rows[split]
+    return rows.with_format(None)
 
 
 def _streamed(datasets: Any, path: str, split: str, subset: str | None) -> Any:

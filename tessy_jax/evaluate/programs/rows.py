@@ -27,7 +27,7 @@ from tessy_jax.config.evaluation import Task
 from tessy_jax.config.programs import Language
 from tessy_jax.errors import DataError
 from tessy_jax.evaluate.programs.box.runner import plain
-from tessy_jax.evaluate.tasks import GroundTruth, Problem, unique_name
+from tessy_jax.evaluate.tasks import GroundTruth, Problem, text_of, unique_name
 from tessy_jax.store.tables import table_rows
 from tessy_jax.synthesis.prompts import FORMS, prompt_of
 
@@ -85,9 +85,9 @@ def program_problems(task: Task) -> list[Problem]:
             if isinstance(row, DataError):
                 raise row
             if not isinstance(row, dict):
-                raise DataError(f"is a {type(row).__name__}; it should be an object with a prompt and tests")
+                raise DataError(f"is {_short(row)}; it should be an object with a prompt and tests")
             own, messages, suite = _problem(row, Path(task.path).parent, task.running.language)
-            family = next((str(row[column]) for column in FAMILIES if row.get(column)), None)
+            family = next((family for column in FAMILIES if (family := text_of(row, column))), None)
         except DataError as error:
             raise DataError(f"{where}: {error}") from None
         name = unique_name(own, names)
@@ -154,7 +154,7 @@ def _id(row: dict[str, Any]) -> str | None:
     if own is None:
         return None
     if isinstance(own, bool) or not isinstance(own, str | int):
-        raise DataError(f"id is a {type(own).__name__}; it should be a string or a whole number")
+        raise DataError(f"id is {_short(own)}; it should be a string or a whole number")
     parts = [row["dataset"], own, row.get("language")] if row.get("dataset") else [own]
     return "-".join(str(part) for part in parts if part)
 
@@ -182,7 +182,9 @@ def _livecodebench(row: dict[str, Any]) -> list[dict[str, Any]]:
     function = about.get("func_name") if isinstance(about, dict) else None
     tests: list[dict[str, Any]] = []
     for column in ("public_test_cases", "private_test_cases"):
-        value = row.get(column) or "[]"
+        value = row.get(column)
+        if value is None:
+            raise DataError(f"has no `{column}`, and a part of the tests does not grade a program; add them, or [] for none")
         if isinstance(value, str) and value.lstrip()[:1] not in ("[", "{"):
             value = _decompressed(value, column)
         for number, case in enumerate(_listed(value, column)):

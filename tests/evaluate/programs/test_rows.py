@@ -189,7 +189,8 @@ def pickled(value):
             livecodebench(public_test_cases='[{"input": "x", "output": "1"}]', metadata='{"func_name": "f"}'),
             r"public_test_cases\[0\].input, line 1 is not JSON",
         ),
-        ({"id": True, "prompt": "p", "tests": ["assert f()"]}, "id is a bool"),
+        ({"id": True, "prompt": "p", "tests": ["assert f()"]}, "id is True; it should be a string"),
+        (livecodebench(private_test_cases=None), "has no `private_test_cases`, and a part of the tests does not grade"),
     ],
 )
 def test_an_invalid_row_is_refused_with_its_line(tmp_path, row, message):
