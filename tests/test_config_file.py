@@ -188,7 +188,7 @@ def test_an_override_changes_one_of_two_sections_that_share_a_yaml_alias(small):
         (["synthesis.lane=4"], ["synthesis.lane is unknown", "did you mean synthesis.lanes?"]),
         (["lanes=4"], ["lanes is unknown", "did you mean synthesis.lanes?"]),
         (["student.modle=x"], ["student.modle is unknown", "did you mean student.model?"]),
-        (["data.zzz=x"], ["data.zzz is unknown", "the keys here are path, split, limit"]),
+        (["data.zzz=x"], ["data.zzz is unknown", "the keys here are path, split, subset, limit"]),
         (["synthesis.lanes=0"], ["synthesis.lanes is 0", "greater than or equal to 1"]),
         (["synthesis.lanes=true"], ["synthesis.lanes is True", "valid integer"]),
         (["synthesis.lanes=8.5"], ["synthesis.lanes is 8.5", "valid integer"]),

@@ -20,7 +20,7 @@ from tessy_jax.store import RunStore
 from tessy_jax.store.tables import table_rows
 from tessy_jax.synthesis.generate import read_prompts
 from tessy_jax.synthesis.prompts import read
-from tessy_jax.train.data import rows_at
+from tessy_jax.train.data import row_of, rows_at
 
 datasets.disable_progress_bars()
 TEXTS = ["Is 1,5 one number?", 'He said "no".', "two\nlines\u2028and\r\nmore", "007", "NA", "½ é"]
@@ -223,6 +223,21 @@ def test_gpqa_is_read_in_its_published_form(tmp_path):
     written(tmp_path / "hub" / "gpqa_diamond.csv", file.read_bytes())
     hub = task.model_copy(update={"path": str(tmp_path / "hub"), "split": "train"})
     assert choices.problems(hub) == [problem]
+
+
+def test_training_reads_conversations_from_every_form(tmp_path):
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "<think>\nhm\n</think>\n\nb"}]
+    written(tmp_path / "a.json", json.dumps([{"messages": turns}], indent=2))
+    written(tmp_path / "b.csv", "prompt,completion,reasoning\na,b,hm\n")
+    turn = {"from": datasets.Value("string"), "value": datasets.Value("string")}
+    features = datasets.Features({"conversations": datasets.Sequence(turn)})
+    sides = {"from": ["human", "gpt"], "value": [turn["content"] for turn in turns]}
+    datasets.Dataset.from_list([{"conversations": sides}], features=features).to_parquet(str(tmp_path / "c.parquet"))
+    for name in ("a.json", "b.csv", "c.parquet"):
+        assert [list(row_of(raw, i).messages) for _, i, raw in rows_at(str(tmp_path / name), "train", None)] == [turns], name
+    written(tmp_path / "d.csv", 'input_ids,labels\n"[1, 2]","[-100, 2]"\n')
+    ((_, _, raw),) = rows_at(str(tmp_path / "d.csv"), "train", None)
+    assert raw == {"input_ids": "[1, 2]", "labels": "[-100, 2]"}
 
 
 @pytest.fixture(params=["jsonl", "csv"])
