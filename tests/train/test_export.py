@@ -80,7 +80,7 @@ def test_a_tokenized_data_set_trains_as_its_source(config, tmp_path, capsys, sou
         ({"input_ids": [1, 2], "labels": [-100, 2], "source_ids": [0, 9]}, "source_ids go from 0 to 9"),
         ({"input_ids": [1, 2]}, "labels is missing; it should be a list of whole numbers, one a token"),
         ({"input_ids": [1, 2.5], "labels": [-100, 2]}, "input_ids[1] is 2.5; it should be a whole number"),
-        ({"input_ids": [1, True], "labels": [-100, 1]}, "input_ids[1] is True; it should be"),
+        ({"input_ids": [True, True], "labels": [-100, 1]}, "input_ids[0] is True; it should be"),
         ({"input_ids": ["1", "2"], "labels": [-100, 2]}, "input_ids[0] is '1'; it should be"),
         ({"input_ids": [1, [2]], "labels": [-100, 2]}, "input_ids[1] is [2]; it should be"),
         ({"input_ids": [1, 1 << 70], "labels": [-100, 2]}, f"input_ids[1] is {1 << 70}; it should be"),
