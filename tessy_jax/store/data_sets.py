@@ -83,7 +83,7 @@ def _streamed(datasets: Any, path: str, split: str, subset: str | None) -> Any:
     rows = datasets.load_dataset(path, subset, split=split, streaming=True)
     if rows.info.builder_name != "csv" or rows.features is not None:
         return rows
-    columns = next(iter(rows), {})
+    columns: dict[str, Any] = next(iter(rows), {})
     text = datasets.Features({column: datasets.Value("string") for column in columns})
     rows = datasets.load_dataset(path, subset, split=split, streaming=True, features=text, keep_default_na=False)
     return rows.map(lambda row: {column: value or None for column, value in row.items()}, features=text)
