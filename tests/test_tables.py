@@ -265,6 +265,13 @@ def test_subset_chooses_a_configuration_and_the_message_lists_those_there_are(hu
     assert len(list(rows_at(str(hub), "train", 2, subset="main"))) == 2
 
 
+def test_a_column_that_occurs_twice_is_refused_in_a_csv_file_and_in_a_data_set_of_them(tmp_path):
+    file = written(tmp_path / "twice" / "train.csv", "id,prompt,prompt\n1,a,b\n")
+    for path in (file, file.parent):
+        with pytest.raises(DataError, match="has 2 columns 'prompt'; rename or remove all but one"):
+            rows(path)
+
+
 def test_the_only_configuration_needs_no_name(tmp_path):
     card = "---\nconfigs: [{config_name: only, data_files: [{split: train, path: a.jsonl}]}]\n---\n"
     written(tmp_path / "hub" / "README.md", card)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,9 +49,14 @@ def data_set_rows(path: str, split: str, subset: str | None, wanted: Collection[
     name = f"{path}[{split}]" if subset is None else f"{path}[{subset}, {split}]"
     if saved and subset is not None:
         raise DataError(f"{path}: is a saved data set without configurations, and subset is {subset!r}; leave subset out")
+    load = partial(datasets.load_dataset, path, subset, split=split, streaming=True)
     try:
-        rows = _saved(datasets.load_from_disk(path), path, split) if saved else _streamed(datasets, path, split, subset)
-        yield from _read(name, rows, wanted)
+        rows = _saved(datasets.load_from_disk(path), path, split) if saved else load()
+        if not saved and rows.info.builder_name == "csv" and rows.features is None:  # their types would be guessed
+            texts = _read(name, _texts(path, rows, load, wanted), wanted)
+            yield from ((place, {column: value or None for column, value in row.items()}) for place, row in texts)
+        else:
+            yield from _read(name, rows, wanted)
     except TessyError:
         raise
     except Exception as error:
@@ -78,15 +84,18 @@ def _saved(rows: Any, path: str, split: str) -> Any:
     return rows.with_format(None)
 
 
-def _streamed(datasets: Any, path: str, split: str, subset: str | None) -> Any:
-    """A data set in streaming mode. Values of CSV stay text, as in a CSV file that is named itself."""
-    rows = datasets.load_dataset(path, subset, split=split, streaming=True)
-    if rows.info.builder_name != "csv" or rows.features is not None:
-        return rows
+def _texts(path: str, rows: Any, load: Callable[..., Any], wanted: Collection[str]) -> Any:
+    """The rows of a data set of CSV files with the fields as they stand in the files: text.
+
+    Raises:
+        DataError: a wanted column occurs twice.
+    """
+    datasets = _datasets(path)
     columns: dict[str, Any] = next(iter(rows), {})
-    text = datasets.Features({column: datasets.Value("string") for column in columns})
-    rows = datasets.load_dataset(path, subset, split=split, streaming=True, features=text, keep_default_na=False)
-    return rows.map(lambda row: {column: value or None for column, value in row.items()}, features=text)
+    twice = next((name for name in wanted if name in columns and f"{name}.1" in columns), None)  # so `datasets` names it
+    if twice is not None:
+        raise DataError(f"{path}: has 2 columns {twice!r}; rename or remove all but one")
+    return load(features=datasets.Features({name: datasets.Value("string") for name in columns}), keep_default_na=False)
 
 
 def _read(name: str, rows: Any, wanted: Collection[str]) -> Iterator[tuple[str, Any]]:
