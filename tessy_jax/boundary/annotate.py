@@ -36,14 +36,14 @@ from tessy_jax.boundary.spans import (
 from tessy_jax.config.predictors import Annotator, Predictors
 from tessy_jax.config.recipes import Writer
 from tessy_jax.decode.generate import generate
-from tessy_jax.errors import ConfigError, DataError, TokenizerError
+from tessy_jax.errors import ConfigError, DataError
 from tessy_jax.models import hf
 from tessy_jax.models.hf_config import read_config
 from tessy_jax.records import CLOSE, OPEN, Row
 from tessy_jax.sharding import Partitioner
 from tessy_jax.store.files import Files
+from tessy_jax.text.template import Template
 from tessy_jax.text.tokenizer import Tokenizer
-from tessy_jax.text.turn_end import checked_ends
 
 logger = logging.getLogger(__name__)
 
@@ -82,11 +82,8 @@ class LocalModel:
         self._section, self._seed = section, seed
         self._positions = config.max_positions
         self._system = [] if model.system is None else [{"role": "system", "content": model.system}]
-        self._variables = model.template
         self._tokenizer = Tokenizer(folder, config.vocab)
-        if not self._tokenizer.hf.chat_template:
-            raise TokenizerError(f"{folder}: has no chat template; an annotator.model has to be instruction-tuned")
-        self._ends = checked_ends(self._tokenizer, self._variables)
+        self._template = Template(self._tokenizer, model.template)
         self._decoder = hf.load(folder, dtype=model.dtype, partitioner=partitioner)
 
     def annotate(self, segments: Sequence[Segment]) -> list[Outcome]:
@@ -105,7 +102,7 @@ class LocalModel:
                 self._decoder,
                 [prompts[i] for i in batch],
                 max_new_tokens=section.max_new_tokens,
-                eos_ids=self._ends,
+                eos_ids=sorted(self._template.end_ids),
                 temperature=section.temperature,
                 seed=self._seed,
                 samples=[_sample(segments[i].id) for i in batch],
@@ -120,12 +117,7 @@ class LocalModel:
 
     def _prompt(self, text: str) -> list[int]:
         messages = [*self._system, {"role": "user", "content": INSTRUCTION.format(text=text)}]
-        tokenizer = self._tokenizer.hf
-        try:
-            rendered = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False, **self._variables)
-        except Exception as error:  # a template is a program and may raise any error
-            raise TokenizerError(f"{self._tokenizer.folder}: the chat template fails on an instruction ({error})") from error
-        return list(tokenizer(rendered, add_special_tokens=False)["input_ids"])
+        return self._template.prompt(messages)
 
 
 def make_annotator(config: Predictors) -> AnnotatorLike:

@@ -14,8 +14,8 @@ from tessy_jax.models import hf
 from tessy_jax.models.hf_config import read_config
 from tessy_jax.sharding import Partitioner
 from tessy_jax.store.tables import table_rows
+from tessy_jax.text.template import Template
 from tessy_jax.text.tokenizer import Tokenizer
-from tessy_jax.text.turn_end import checked_ends
 
 
 class Row(TypedDict):
@@ -69,11 +69,14 @@ def generate_rows(
     if config.labels is not None:
         raise ConfigError(f"{folder}: is a token classifier; give a …ForCausalLM model")
     tokenizer = Tokenizer(folder, config.vocab)
-    encode = tokenizer.encode_chat if chat else tokenizer.encode
+    template = Template(tokenizer, {}) if chat else None
     for number, prompt in enumerate(prompts, 1):
         if any(0xD800 <= ord(c) < 0xE000 for c in prompt):
             raise DataError(f"prompt {number}: holds half of a surrogate pair, which is not text; remove it")
-    encoded = [encode(prompt) for prompt in prompts]
+    if template:
+        encoded = [template.prompt([{"role": "user", "content": prompt}]) for prompt in prompts]
+    else:
+        encoded = [tokenizer.encode(prompt) for prompt in prompts]
     for number, ids in enumerate(encoded, 1):
         if not ids:
             raise DataError(f"prompt {number}: has no tokens; give some text to continue")
@@ -82,7 +85,7 @@ def generate_rows(
                 f"prompt {number}: {len(ids)} tokens and {max_new_tokens} new tokens exceed the model's "
                 f"{config.max_positions} positions; shorten it or lower --max-new-tokens"
             )
-    eos_ids = checked_ends(tokenizer, {}) if chat else tokenizer.eos_ids()
+    eos_ids = sorted(template.end_ids) if template else tokenizer.eos_ids()
     decoder = hf.load(folder, dtype=dtype, partitioner=partitioner)
     order = sorted(range(len(encoded)), key=lambda i: len(encoded[i]))  # prompts of similar length share a bucket
     rows: dict[int, Row] = {}

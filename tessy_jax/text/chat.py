@@ -12,15 +12,15 @@ import json
 import logging
 import re
 from collections.abc import Mapping, Sequence
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
 from tessy_jax.errors import DataError, TokenizerError
 from tessy_jax.records import CLOSE, OPEN
 from tessy_jax.store.messages import REASONING
+from tessy_jax.text.template import Messages, Template
 from tessy_jax.text.thinking import find
 from tessy_jax.text.tokenizer import Tokenizer
-from tessy_jax.text.turn_end import turn_end
 
 logger = logging.getLogger(__name__)
 
@@ -30,20 +30,8 @@ HARMONY_OPEN = "<|channel|>analysis<|message|>"
 HARMONY_CLOSE = "<|end|><|start|>assistant<|channel|>final<|message|>"
 # variables by which templates turn thinking on
 THINKING_MODE = {"enable_thinking": True, "thinking": True}
-OURS = ("messages", "conversation", "chat_template", "add_generation_prompt", "tokenize", "strftime_now", "date_directives")
 
-Messages = Sequence[Mapping[str, str]]
-
-# a prompt with what tokenizers split differently
-PROBE = [{"role": "user", "content": "Hello. It's 3 × 14159,  isn't it?\n\n\tWe'LL see: naïve 中文 👍 CamelCase"}]
 PLACEHOLDER = re.compile("\uf8fe([0-9]+)\uf8ff")
-# transformers passes only plain data to templates, so strftime_now is a macro
-DATE_MACRO = (
-    "{%- macro strftime_now(format) -%}{%- set filled = namespace(text=format) -%}"
-    "{%- for directive, text in date_directives -%}{%- set filled.text = filled.text | replace(directive, text) -%}"
-    "{%- endfor -%}{{- filled.text -}}{%- endmacro %}{{ '' }}"
-)
-DATE_DIRECTIVES = ("-d", "-m", "-j", "-y", "-H", "-I", "-M", "-S", *"aAbBcdDeFGhHIjmMpSuUVwWxXyYZ")
 
 
 class Chat:
@@ -58,11 +46,11 @@ class Chat:
     close_ids: tokens that end the thinking and begin the final answer.
     closing_ids: tokens that close the thinking when they are sampled in it.
     closing_texts: UTF-8 texts that close the thinking when they are written in it.
-    end_ids: tokens that end the turn.
+    end_ids, turn_end: see `Template`.
 
     Raises:
-        TokenizerError: markers or end of turn are unknown, or the template is missing, fails, closes the thinking, or ends a
-            turn with a token that is not in end_ids.
+        TokenizerError: the markers are unknown, the template closes the thinking, the tokenizer does not keep text, or as
+            `Template`.
     """
 
     def __init__(
@@ -85,19 +73,14 @@ class Chat:
         names = ("<|end|>", "<|channel|>") if harmony else (self.close_text.strip(),)
         self.closing_ids = frozenset(vocabulary[name] for name in names if name in vocabulary)
         self.closing_texts = (self.close_text.strip().encode(),)
-        self.end_ids = frozenset(tokenizer.eos_ids()) | ({vocabulary["<|return|>"]} if harmony else set())
-        if not self.end_ids:
-            raise TokenizerError(
-                f"{tokenizer.folder}: has no token that ends a turn; set eos_token_id in its generation_config.json"
-            )
-        self._template, self._variables = self._with_date(variables, date)
+        also_end = [vocabulary["<|return|>"]] if harmony else []
+        self._template = Template(tokenizer, {**THINKING_MODE, **variables}, date=date, also_end=also_end)
+        self.end_ids, self.turn_end = self._template.end_ids, self._template.turn_end
         self._shown: set[tuple[str, ...]] = set()
-        self._added = {token.content: int(i) for i, token in self._hf.added_tokens_decoder.items()}
-        special = {int(i) for i, token in self._hf.added_tokens_decoder.items() if token.special}
+        self._added = {token["content"]: token["id"] for token in tokenizer.content["added_tokens"]}
+        special = {token["id"] for token in tokenizer.content["added_tokens"] if token["special"]}
         self._special = special | (self.closing_ids & set(self._added.values()))
-        self.rendered([{"role": "user", "content": "Hello."}])  # refuses an unusable template early
-        _ = self.turn_end  # and one whose turns would not end generation
-        self._tokenizer.refuse_disagreement(self._rendered(PROBE), self._applied(PROBE, tokenize=True, return_dict=False))
+        self.rendered([{"role": "user", "content": "Hello."}])  # refuses early a template that closes the thinking
 
     def prompt(self, messages: Messages) -> list[int]:
         """Token ids of the messages in the template, up to and including the opening of the thinking.
@@ -109,14 +92,14 @@ class Chat:
         messages = self._prepared(messages)
         text = self._opened(messages)
         self._check_shown(messages)
-        token_ids = self._encode(text)
+        token_ids = self._tokenizer.encode_rendered(text)
         separated = self._separate(messages, text)
         if separated is None:
             if any(name in message["content"] for name in self._added for message in messages):
                 logger.warning("%s: the chat template rewrites a message with control tokens", self._tokenizer.folder)
             return token_ids
         skeleton, contents = separated
-        skeleton_ids = self._encode(skeleton)
+        skeleton_ids = self._tokenizer.encode_rendered(skeleton)
         control = self._special | (set(skeleton_ids) & {i for name, i in self._added.items() if name.strip()})
         expected = [i for i in skeleton_ids if i in control]
         if [i for i in token_ids if i in control] == expected:
@@ -143,7 +126,7 @@ class Chat:
             TokenizerError: the template fails on these messages, or opens the thinking of an answer without thinking.
         """
         own = len(self._own_opening)
-        off = next((name for name in THINKING_MODE if re.search(rf"\b{name}\b", self._template)), None)
+        off = next((name for name in THINKING_MODE if re.search(rf"\b{name}\b", self._template.source)), None)
         if not thinks and (self._opens or not own):
             raise TokenizerError(
                 f"{self._tokenizer.folder}: the chat template opens the thinking, but an answer has none; "
@@ -153,15 +136,6 @@ class Chat:
         token_ids = self.prompt(messages)
         first = len(token_ids) - own
         return token_ids[:first], token_ids[first:] if thinks else []
-
-    @cached_property
-    def turn_end(self) -> list[int]:
-        """The tokens by which the template ends an assistant's turn.
-
-        Raises:
-            TokenizerError: as `text.turn_end`; `Chat` itself raises it.
-        """
-        return turn_end(self._tokenizer, self.end_ids, partial(self._rendered, add_generation_prompt=False))
 
     def text_tokens(self, text: str) -> tuple[list[int], list[int]]:
         """Token ids of a text without control tokens, and the character at which each token begins.
@@ -174,15 +148,15 @@ class Chat:
     @cached_property
     def _opens(self) -> bool:
         """Whether the template opens the thinking, possibly without the white space after the marker."""
-        text = self._rendered(self._with_system([{"role": "user", "content": "Hello."}]))
+        text = self._template.rendered(self._with_system([{"role": "user", "content": "Hello."}]))
         return text.rstrip().endswith(self._opener.rstrip())
 
     @cached_property
     def _own_opening(self) -> list[int]:
         """The tokens that open the thinking, if the template leaves that to the assistant."""
         messages = self._with_system([{"role": "user", "content": "Hello."}])
-        before, after = self._rendered(messages), self._opened(messages)
-        before_ids, after_ids = self._encode(before), self._encode(after)
+        before, after = self._template.rendered(messages), self._opened(messages)
+        before_ids, after_ids = self._tokenizer.encode_rendered(before), self._tokenizer.encode_rendered(after)
         is_prefix = after.startswith(before) and after_ids[: len(before_ids)] == before_ids
         return after_ids[len(before_ids) :] if is_prefix else []
 
@@ -203,25 +177,6 @@ class Chat:
             f"thinking, e.g. thinking.open: {json.dumps(OPEN)} and thinking.close: {json.dumps(CLOSE)}"
         )
 
-    def _with_date(self, variables: Mapping[str, Any], date: datetime.date) -> tuple[str, dict[str, Any]]:
-        """The template's source and its variables, which make it print this date and never read the clock."""
-        for name in variables:
-            if name in OURS:
-                raise TokenizerError(f"template.{name}: cannot be set in a configuration; leave it out")
-        if not self._hf.chat_template:
-            raise TokenizerError(f"{self._tokenizer.folder}: has no chat template; fetch the model's chat_template.jinja")
-        try:
-            template: str = self._hf.get_chat_template()
-        except Exception as error:
-            raise TokenizerError(
-                f"{self._tokenizer.folder}: has no default chat template ({error}); save one as chat_template.jinja"
-            ) from error
-        filled: dict[str, Any] = {**THINKING_MODE, **variables}
-        if "strftime_now" in template:
-            filled["date_directives"] = [[f"%{name}", date.strftime(f"%{name}")] for name in DATE_DIRECTIVES]
-            template = DATE_MACRO + template
-        return template, filled
-
     def _with_system(self, messages: Messages) -> list[dict[str, str]]:
         rest = [dict(message) for message in messages]
         if self._system is None:
@@ -233,9 +188,10 @@ class Chat:
         """The messages that the template renders: with the system message, and with the thinking of earlier answers where
         the template looks for it, in the text or in a field of its own."""
         prepared = self._with_system(messages)
-        if CLOSE.strip() in self._template:
+        if CLOSE.strip() in self._template.source:
             return prepared
-        field = next((name for name in REASONING if re.search(rf"(\.|['\"]){name}\b(?!\s*[:=(])", self._template)), None)
+        read = (name for name in REASONING if re.search(rf"(\.|['\"]){name}\b(?!\s*[:=(])", self._template.source))
+        field = next(read, None)
         for i, message in enumerate(prepared):
             content = message["content"]
             if message["role"] != "assistant" or CLOSE.strip() not in content:
@@ -259,7 +215,7 @@ class Chat:
         roles = tuple(message["role"] for message in messages)
         if roles in self._shown:
             return
-        text = self._rendered([{**message, "content": f"\uf8fe{i}\uf8ff"} for i, message in enumerate(messages)])
+        text = self._template.rendered([{**message, "content": f"\uf8fe{i}\uf8ff"} for i, message in enumerate(messages)])
         lost = [i for i, role in enumerate(roles) if role != "assistant" and f"\uf8fe{i}\uf8ff" not in text]
         if lost:
             raise TokenizerError(
@@ -270,7 +226,7 @@ class Chat:
 
     def _opened(self, messages: Sequence[dict[str, str]]) -> str:
         """The rendered template, ending with the opening of the thinking."""
-        folder, text = self._tokenizer.folder, self._rendered(messages)
+        folder, text = self._tokenizer.folder, self._template.rendered(messages)
         body = text.rstrip()
         if body.endswith(self._closer.strip()):
             raise TokenizerError(
@@ -281,27 +237,6 @@ class Chat:
         if body.endswith(marker):  # the template opens the thinking, possibly without the white space after the marker
             return text if len(text) - len(body) >= len(self._opener) - len(marker) else body + self._opener[len(marker) :]
         return text + self._opener
-
-    def _rendered(self, messages: Sequence[dict[str, str]], add_generation_prompt: bool = True) -> str:
-        """The rendered template."""
-        try:
-            return str(self._applied(messages, add_generation_prompt=add_generation_prompt, tokenize=False))
-        except Exception as error:  # templates are programs and can raise any type
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            roles = ", ".join(message["role"] for message in messages)
-            raise TokenizerError(
-                f"{self._tokenizer.folder}: the chat template fails on messages of {roles} ({reason}); change the messages, "
-                "or the template's variables in the configuration (template)"
-            ) from error
-
-    def _applied(self, messages: Sequence[dict[str, str]], *, add_generation_prompt: bool = True, **how: Any) -> Any:
-        return self._hf.apply_chat_template(
-            messages,
-            chat_template=self._template,
-            add_generation_prompt=add_generation_prompt,
-            **how,
-            **self._variables,
-        )
 
     def _separate(self, messages: Sequence[dict[str, str]], text: str) -> tuple[str, list[str]] | None:
         """The rendered text with placeholders, and their contents; None if the template rewrites contents.
@@ -344,9 +279,6 @@ class Chat:
                 text = text.rstrip()
             token_ids += self._tokenizer.encode_piece(text, first=not i) if text else []
         return token_ids
-
-    def _encode(self, text: str) -> list[int]:
-        return list(self._hf(text, add_special_tokens=False)["input_ids"])
 
     def _decode(self, token_ids: Sequence[int]) -> str:
         return str(self._hf.decode(token_ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))

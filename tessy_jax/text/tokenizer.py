@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tessy_jax.errors import TokenizerError
-from tessy_jax.text.vocab import description, parts, spellings
+from tessy_jax.text.vocab import parts, read_description, refuse_lossy, spellings
 
 
 class Tokenizer:
@@ -48,22 +48,9 @@ class Tokenizer:
         """Token ids of raw text, including tokens that the tokenizer prepends."""
         return list(self.hf(text)["input_ids"])
 
-    def encode_chat(self, text: str) -> list[int]:
-        """Token ids of one user message in the chat template, up to the beginning of the assistant's turn.
-
-        Raises:
-            TokenizerError: the tokenizer has no chat template, or the template fails.
-        """
-        if not self.hf.chat_template:
-            raise TokenizerError(f"{self.folder}: has no chat template; leave out --chat to continue raw text")
-        message = [{"role": "user", "content": text}]
-        try:
-            rendered = self.hf.apply_chat_template(message, add_generation_prompt=True, tokenize=False)
-        except Exception as error:  # templates are programs and can raise any type
-            raise TokenizerError(
-                f"{self.folder}: the chat template fails on a user message ({error}); leave out --chat to continue raw text"
-            ) from error
-        return list(self.hf(rendered, add_special_tokens=False)["input_ids"])
+    def encode_rendered(self, text: str) -> list[int]:
+        """Token ids of a complete text of the chat template, which names the tokens in front itself."""
+        return list(self.hf(text, add_special_tokens=False)["input_ids"])
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Text without special tokens."""
@@ -104,23 +91,33 @@ class Tokenizer:
         return ids
 
     @cached_property
+    def description(self) -> dict[str, Any]:
+        """See `read_description`.
+
+        Raises:
+            TokenizerError: the tokenizer has no description.
+        """
+        return read_description(self.hf, self.folder)
+
+    @cached_property
     def content(self) -> dict[str, Any]:
-        """See `description`.
+        """The description of a tokenizer that keeps text.
 
         Raises:
             TokenizerError: the tokenizer has no description, or does not keep text.
         """
-        return description(self.hf, self.folder)
+        refuse_lossy(self.description, self.folder / "tokenizer.json")
+        return self.description
 
     @cached_property
     def _complete(self) -> Any:
         """The tokenizer as its description says, for complete texts."""
-        return library_of(self.content)
+        return library_of(self.description)
 
     @cached_property
     def _continuing(self) -> Any:
         """For text that follows other text."""
-        return library_of(unprefixed(self.content)) if _prefixes(self.content) else self._complete
+        return library_of(unprefixed(self.description)) if _prefixes(self.description) else self._complete
 
     @cached_property
     def _text(self) -> Any:

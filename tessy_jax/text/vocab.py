@@ -59,12 +59,23 @@ class Vocabulary:
 
 
 def description(tokenizer: Any, folder: Path) -> dict[str, Any]:
+    """`read_description` of a tokenizer that keeps text.
+
+    Raises:
+        TokenizerError: the tokenizer has no description, or does not keep text (see `refuse_lossy`).
+    """
+    content = read_description(tokenizer, folder)
+    refuse_lossy(content, folder / "tokenizer.json")
+    return content
+
+
+def read_description(tokenizer: Any, folder: Path) -> dict[str, Any]:
     """The content of the folder's tokenizer.json, or of the one that transformers builds from other tokenizer files. Padding
     and truncation, which a tokenizer is saved with after a call that pads or truncates, are removed: they are no part of a
     vocabulary.
 
     Raises:
-        TokenizerError: the tokenizer has no such description, or does not keep text (see `refuse_lossy`).
+        TokenizerError: the tokenizer has no such description.
     """
     file = folder / "tokenizer.json"
     if file.exists():
@@ -80,7 +91,6 @@ def description(tokenizer: Any, folder: Path) -> dict[str, Any]:
         from tokenizers import Tokenizer
 
         content = dict(json.loads(Tokenizer.from_str(json.dumps(content)).to_str()))
-    refuse_lossy(content, file)
     known = getattr(tokenizer, "added_tokens_decoder", None)
     if known is not None:  # tokenizer_config.json may name more of them
         content["added_tokens"] = [

@@ -9,8 +9,8 @@ import pytest
 from tessy_jax.errors import TokenizerError
 from tessy_jax.records import CLOSE, OPEN
 from tessy_jax.text.chat import HARMONY_CLOSE, Chat
+from tessy_jax.text.template import Template
 from tessy_jax.text.tokenizer import Tokenizer
-from tessy_jax.text.turn_end import checked_ends
 from tests.text.tiny_tokenizer import build, save_tokenizer
 
 DAY = datetime.date(2025, 6, 8)
@@ -301,26 +301,40 @@ def test_an_end_of_turn_that_is_no_token_is_refused_with_file_and_value(tiny, tm
         Tokenizer(tmp_path, 300).eos_ids()
 
 
-def test_every_command_that_prompts_in_a_chat_template_makes_the_same_check(tiny, tmp_path):
+def test_a_template_makes_the_checks_of_a_chat_without_its_markers(tiny, tmp_path):
     shutil.copytree(tiny, tmp_path, dirs_exist_ok=True)
     save_ends(tmp_path, 1)
     with pytest.raises(TokenizerError, match="which does not end generation"):
-        checked_ends(Tokenizer(tmp_path, 300), {})
-    assert checked_ends(Tokenizer(tiny, 300), {}) == [0]
+        Template(Tokenizer(tmp_path, 300), {})
+    with pytest.raises(TokenizerError, match=r"template\.tokenize: cannot be set"):
+        Template(Tokenizer(tiny, 300), {"tokenize": True})
+    template = Template(Tokenizer(tiny, 300), {})
+    assert (template.end_ids, template.turn_end) == ({0}, [0])
+    assert template.prompt(QUESTION) == build()("<|user|>What is 6 × 7?<|end|><|assistant|>")["input_ids"]
+
+
+def test_a_tokenizer_that_loses_text_continues_raw_text_and_prompts_but_is_no_chat(tiny, tmp_path):
+    shutil.copytree(tiny, tmp_path, dirs_exist_ok=True)
+    content = json.loads((tmp_path / "tokenizer.json").read_text())
+    (tmp_path / "tokenizer.json").write_text(json.dumps({**content, "normalizer": {"type": "Lowercase"}}))
+    tokenizer = Tokenizer(tmp_path, 300)
+    assert tokenizer.encode("DOG") == Template(tokenizer, {}).prompt([{"role": "user", "content": "DOG"}])[1:-2]
+    with pytest.raises(TokenizerError, match=r"tokenizer\.json: has normalizer Lowercase"):
+        chat(tmp_path, open=OPEN, close=CLOSE)
 
 
 TURNS = [*QUESTION, {"role": "assistant", "content": f"{OPEN}Six sevens.{CLOSE}42"}, *QUESTION]
-FIELDS = "{%- for m in messages -%}{{ m.FIELD or '' }}|{{ m.content }}<|im_end|>{%- endfor -%}"
+FIELDS = "{%- for m in messages -%}{{ m.FIELD or '' }}|{{ m.content }}<|end|>{%- endfor -%}"
 
 
 @pytest.mark.parametrize("field", ["reasoning_content", "reasoning", "thinking"])
 def test_the_thinking_of_an_earlier_answer_is_where_the_template_looks_for_it(tiny, field):
     markers = {"open": OPEN, "close": CLOSE}
     fielded = chat(tiny, template=FIELDS.replace("FIELD", field), **markers).rendered(TURNS)
-    assert "<|im_end|>Six sevens.|42<|im_end|>" in fielded
-    parsed = "{%- for m in messages -%}{{ m.content.split('</think>')[-1].strip() }}<|im_end|>{%- endfor -%}"
-    assert "<|im_end|>42<|im_end|>" in chat(tiny, template=parsed, **markers).rendered(TURNS)
-    plain = chat(tiny, template="{%- for m in messages -%}{{ m.content }}<|im_end|>{%- endfor -%}", **markers)
+    assert "<|end|>Six sevens.|42<|end|>" in fielded
+    parsed = "{%- for m in messages -%}{{ m.content.split('</think>')[-1].strip() }}<|end|>{%- endfor -%}"
+    assert "<|end|>42<|end|>" in chat(tiny, template=parsed, **markers).rendered(TURNS)
+    plain = chat(tiny, template="{%- for m in messages -%}{{ m.content }}<|end|>{%- endfor -%}", **markers)
     with pytest.raises(
         TokenizerError, match=r"messages\[1\] is an earlier answer with thinking, which the chat template does"
     ):
@@ -330,7 +344,7 @@ def test_the_thinking_of_an_earlier_answer_is_where_the_template_looks_for_it(ti
 @pytest.mark.parametrize("role", ["tool", "developer", "system"])
 def test_a_message_that_the_template_leaves_out_is_refused_with_its_role(tiny, role):
     markers = {"open": OPEN, "close": CLOSE}
-    template = "{%- for m in messages if m.role in ('user', 'assistant') -%}{{ m.content }}<|im_end|>{%- endfor -%}"
+    template = "{%- for m in messages if m.role in ('user', 'assistant') -%}{{ m.content }}<|end|>{%- endfor -%}"
     messages = [{"role": role, "content": "Be brief."}, *QUESTION]
     with pytest.raises(TokenizerError, match=rf"leaves out messages\[0\], of the role '{role}'"):
         chat(tiny, template=template, **markers).prompt(messages)
@@ -343,6 +357,6 @@ def test_a_message_that_the_template_leaves_out_is_refused_with_its_role(tiny, r
     ("variable", "remedy"), [("enable_thinking", r"\{enable_thinking: false\}\), or"), ("", "none; leave")]
 )
 def test_the_remedy_for_an_answer_without_thinking_names_only_variables_of_the_template(tiny, variable, remedy):
-    template = f"{{%- for m in messages -%}}{{{{ m.content }}}}<|im_end|>{{%- endfor -%}}{{{{ {variable!r}[:0] }}}}<think>\n"
+    template = f"{{%- for m in messages -%}}{{{{ m.content }}}}<|end|>{{%- endfor -%}}{{{{ {variable!r}[:0] }}}}<think>\n"
     with pytest.raises(TokenizerError, match=remedy):
         chat(tiny, template=template, open=OPEN, close=CLOSE).turn_start(QUESTION, thinks=False)
