@@ -65,7 +65,8 @@ REFUSED = [
     ({"messages": {"role": "user", "content": "a"}}, "messages is an object of `content` and `role`; it should be a list"),
     ({"messages": [SAID[1] | {"thinking": 3}]}, r"messages\[0\].thinking is the number 3"),
     ({"messages": [SAID[1] | {"thinking": "a", "reasoning": "b"}]}, "different thinking in `reasoning` and `thinking`"),
-    ({"messages": [THOUGHT[1] | {"reasoning": "b"}]}, r"\[0\].reasoning holds thinking, and so does the text"),
+    ({"messages": [THOUGHT[1] | {"reasoning": "b"}]}, r"\[0\].reasoning holds thinking, and the text has <think>"),
+    ({"messages": [SAID[1] | {"reasoning": "b</THINK>"}]}, r"reasoning holds thinking, and its field has </THINK>"),
 ]  # fmt: skip
 
 

@@ -6,6 +6,7 @@ content, and whatever else has a value is refused by name.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -154,8 +155,12 @@ def _thought(holder: dict[str, Any], name: str, content: str) -> str:
     if not given:
         return content
     key, thinking = next(iter(given.items()))
-    if OPEN.strip() in content or CLOSE.strip() in content:
-        raise DataError(f"{name}{key} holds thinking, and so does the text ({OPEN.strip()}); give one of them")
+    for text, where in ((content, "the text"), (thinking, "its field")):
+        marker = re.search(r"</?think(ing)?>", text, re.IGNORECASE)
+        if marker:
+            raise DataError(
+                f"{name}{key} holds thinking, and {where} has {marker[0]}; write the thinking in one of them, without tags"
+            )
     return f"{OPEN}{_text(thinking, name + key).strip()}{CLOSE}{content}"
 
 

@@ -185,29 +185,33 @@ class Chat:
         return [{"role": "system", "content": "\n\n".join([self._system, *own])}, *rest]
 
     def _prepared(self, messages: Messages) -> list[dict[str, str]]:
-        """The messages that the template renders: with the system message, and with the thinking of earlier answers where
-        the template looks for it, in the text or in a field of its own."""
+        """The messages that the template renders: with the system message, and with the thinking of earlier answers as the
+        template looks for it, between markers in the text or in a field of its own."""
         prepared = self._with_system(messages)
-        if CLOSE.strip() in self._template.source:
-            return prepared
+        pairs = ((self.open_text, self.close_text), (OPEN, CLOSE))
+        known = next((pair for pair in pairs if pair[1].strip() in self._template.source), None)
         read = (name for name in REASONING if re.search(rf"(\.|['\"]){name}\b(?!\s*[:=(])", self._template.source))
         field = next(read, None)
         for i, message in enumerate(prepared):
             content = message["content"]
-            if message["role"] != "assistant" or CLOSE.strip() not in content:
+            if message["role"] != "assistant" or (known and known[1].strip() in content):
                 continue
             try:
                 thinking = find(content, self.open_text, self.close_text)
-            except DataError:
-                thinking = None
+            except DataError as error:
+                raise TokenizerError(f"messages[{i}], an earlier answer, {error}") from None
             if thinking is None:
+                continue
+            thought, answer = content[thinking.start : thinking.end], content[thinking.answer :]
+            if known:
+                prepared[i] = {**message, "content": f"{known[0]}{thought}{known[1]}{answer}"}
                 continue
             if field is None:
                 raise TokenizerError(
                     f"{self._tokenizer.folder}: messages[{i}] is an earlier answer with thinking, which the chat template "
                     "does not know; leave out the thinking of earlier answers"
                 )
-            prepared[i] = {**message, "content": content[thinking.answer :], field: content[thinking.start : thinking.end]}
+            prepared[i] = {**message, "content": answer, field: thought}
         return prepared
 
     def _check_shown(self, messages: Sequence[dict[str, str]]) -> None:

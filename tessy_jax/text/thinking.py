@@ -1,12 +1,14 @@
 """Where the thinking of a written answer begins and ends, in the forms in which data sets and models write it.
 
-Recognised are the markers of the student and the tags below, with any white space around them; the opening tag may be
-missing, because many templates write it themselves and then it is no part of the answer.
+Recognised are the markers of the student and the tags below in any case, with any white space around them; the opening tag
+may be missing, because many templates write it themselves and then it is no part of the answer. Tags in Markdown code
+(between backticks or in a fenced block) are only mentioned.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from tessy_jax.errors import DataError
@@ -14,10 +16,17 @@ from tessy_jax.records import CLOSE, OPEN
 
 TAGS = ((OPEN.strip(), CLOSE.strip()), ("<thinking>", "</thinking>"))
 """Opening and closing tags that are read besides the student's own markers."""
-OTHERS = ("<|begin_of_thought|>", "<|end_of_thought|>", "[THINK]", "[/THINK]", "<|channel|>analysis")
-"""Markers of thinking that are not read."""
+MARKERS = re.compile(
+    r"(?i:[<◁]\|?/?\s*(?:seed:)?think(?:ing)?(?:\s[^<>\n]*)?/?\|?[>▷])|\[/?THINK\]|<\|(?:begin|end)_of_thought\|>|<\|channel\|>"
+)
+"""Markers of thinking, those that are read and others."""
+LIKELY = re.compile(r"\s*(?:<\|?/?(?:reason(?:ing)?|thoughts?|scratchpad)\|?>|&lt;/?think)", re.IGNORECASE)
+"""What marks thinking where a content begins with it, and may be text elsewhere."""
 GAP = r"(?:\s*\n|[ \t]*)"
 """White space after a tag, but not the indentation of the next line of text."""
+TAG = re.compile(r"[<\[{◁].*[>\]}▷]")
+INLINE = re.compile(r"(?<!`)(`+)(?!`)[^\n]*?(?<!`)\1(?!`)")
+FENCED = re.compile(r"^[ \t>]*(`{3,}|~{3,})[^\n]*\n(?:.*\n)*?[ \t>]*\1[ \t\r]*$", re.MULTILINE)
 
 
 class Thinking(NamedTuple):
@@ -38,53 +47,61 @@ def find(content: str, open_text: str, close_text: str) -> Thinking | None:
         end = content.find(close_text, len(open_text))
         if end >= 0:
             return Thinking(len(open_text), end, end + len(close_text))
-    for opens, closes in _pairs(open_text, close_text):
-        opened = re.match(rf"\s*{re.escape(opens)}{GAP}", content)
-        closed = _bare(closes).search(content, opened.end() if opened else 0)
+    text = _blanked(content, INLINE)
+    for opens, closes in dict.fromkeys([(open_text.strip(), close_text.strip()), *TAGS]):
+        opened = re.compile(rf"\s*{re.escape(opens)}{GAP}", re.IGNORECASE).match(text)
+        closed = re.compile(re.escape(closes), re.IGNORECASE).search(text, opened.end() if opened else 0)
         if opened and closed is None:
             raise DataError(
                 f"opens its thinking with {opens!r} and never closes it with {closes!r}; set student.thinking to the "
                 "markers of the data, or leave out answers that were cut off"
             )
-        if closed is None:
-            continue
-        if opened is None and (_bare(opens).search(content[: closed.start()]) or not _ends_line(content, closed.end())):
+        if closed is None or (opened is None and not _closes_alone(text, closes, closed)):
             continue
         first = opened or re.match(GAP, content)
-        assert first is not None  # GAP matches nothing, too
         after = re.compile(GAP).match(content, closed.end())
+        assert first is not None  # GAP matches nothing, too
         assert after is not None
-        return Thinking(
-            first.end(), max(first.end(), len(content[: closed.start()].rstrip())), max(after.end(), closed.end())
-        )
+        return Thinking(first.end(), max(first.end(), len(content[: closed.start()].rstrip())), after.end())
     return None
 
 
-def check_rest(content: str, start: int, open_text: str, close_text: str) -> None:
-    """Refuses a content that has markers of thinking from character `start` on, where they would be learnt as plain text.
-    Markers between backticks are only mentioned.
+def check(content: str, thinking: Thinking | None, open_text: str, close_text: str) -> None:
+    """Refuses a content that has other markers than those of its `thinking`, which would be learnt as plain text. Markers in
+    code are only mentioned.
 
     Raises:
         DataError: there is one.
     """
-    tags = {tag for pair in _pairs(open_text, close_text) for tag in pair} | set(OTHERS)
-    stray = _bare(*sorted(tags)).search(content, start)
-    if stray is not None:
+    for at, marker in _strays(content, thinking, (open_text.strip(), close_text.strip())):
         raise DataError(
-            f"has {stray[0]!r} at character {stray.start()}, where it would be learnt as plain text; write the thinking "
-            f"once, in front of the answer, between {TAGS[0][0]} and {TAGS[0][1]}, and put a tag that is only mentioned in "
-            "backticks"
+            f"has {marker!r} at character {at}, where it would be learnt as plain text; write the thinking once, in front "
+            f"of the answer, between {TAGS[0][0]} and {TAGS[0][1]}, and put a tag that is only mentioned in backticks"
         )
 
 
-def _pairs(open_text: str, close_text: str) -> tuple[tuple[str, str], ...]:
-    return tuple(dict.fromkeys([(open_text.strip(), close_text.strip()), *TAGS]))
+def _closes_alone(text: str, closes: str, closed: re.Match[str]) -> bool:
+    """Whether a closing tag without an opening one ends thinking: it is the last of its line, and no tag is in front."""
+    ends_line = re.compile(r"[ \t\r]*(?:\n|\Z)").match(text, closed.end())
+    return bool(TAG.fullmatch(closes) and ends_line and not MARKERS.search(text, 0, closed.start()))
 
 
-def _bare(*tags: str) -> re.Pattern[str]:
-    """Matches these tags where they do not stand in backticks."""
-    return re.compile(rf"(?<!`)(?:{'|'.join(map(re.escape, tags))})(?!`)")
+def _strays(content: str, thinking: Thinking | None, own: tuple[str, str]) -> Iterator[tuple[int, str]]:
+    """The place and text of markers outside of code. Code is looked for in the content and in each part alone, because a
+    fence that the thinking leaves open would reach into the answer."""
+    if thinking is None and (likely := LIKELY.match(content)):
+        yield likely.end() - len(likely[0].lstrip()), likely[0].lstrip()
+    tags = re.compile("|".join(map(re.escape, filter(TAG.fullmatch, own))) or r"(?!)")
+    whole = _blanked(content, FENCED, INLINE)
+    parts = ((0, len(content)),) if thinking is None else (thinking[:2], (thinking.answer, len(content)))
+    for start, end in parts:
+        for text in (whole[start:end], _blanked(content[start:end], FENCED, INLINE)):
+            found = (pattern.search(text) for pattern in (MARKERS, tags))
+            yield from ((start + stray.start(), stray[0]) for stray in found if stray)
 
 
-def _ends_line(content: str, at: int) -> bool:
-    return re.compile(r"[ \t\r]*(?:\n|\Z)").match(content, at) is not None
+def _blanked(content: str, *code: re.Pattern[str]) -> str:
+    """The content with backticks for every character of code."""
+    for pattern in code:
+        content = pattern.sub(lambda found: "`" * len(found[0]), content)
+    return content

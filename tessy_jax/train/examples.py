@@ -15,7 +15,7 @@ import numpy as np
 from tessy_jax.errors import DataError, TokenizerError
 from tessy_jax.records import Row
 from tessy_jax.text.chat import Chat
-from tessy_jax.text.thinking import Thinking, check_rest, find
+from tessy_jax.text.thinking import Thinking, check, find
 from tessy_jax.train.pack import NO_TARGET, Example, TargetKind
 
 KINDS = tuple(kind.name.lower() for kind in TargetKind)
@@ -59,7 +59,7 @@ def _thinking(chat: Chat, row: Row) -> Thinking | None:
         return None
     thinking = find(row.content, chat.open_text, chat.close_text)
     if not row.spans:
-        check_rest(row.content, thinking.answer if thinking else 0, chat.open_text, chat.close_text)
+        check(row.content, thinking, chat.open_text, chat.close_text)
     return thinking
 
 

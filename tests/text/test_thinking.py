@@ -4,14 +4,14 @@ import pytest
 
 from tessy_jax.errors import DataError
 from tessy_jax.records import CLOSE, OPEN
-from tessy_jax.text.thinking import check_rest, find
+from tessy_jax.text.thinking import check, find
 
 ANSWER = "    4\nis 2 + 2"
 
 
 def parts(content, markers=(OPEN, CLOSE)):
     found = find(content, *markers)
-    check_rest(content, found.answer if found else 0, *markers)
+    check(content, found, *markers)
     return None if found is None else (content[found.start : found.end], content[found.answer :])
 
 
@@ -25,6 +25,7 @@ def parts(content, markers=(OPEN, CLOSE)):
         f"two\n  and two\n</think>\n\n{ANSWER}",
         f"\ntwo\n  and two</think>  \n{ANSWER}",
         f"<thinking>\ntwo\n  and two\n</thinking>\n{ANSWER}",
+        f"<THINK>two\n  and two</Think>\n{ANSWER}",
     ],
 )
 @pytest.mark.parametrize("markers", [(OPEN, CLOSE), ("<reason>", "</reason>")])
@@ -40,9 +41,11 @@ def test_the_students_own_markers_keep_every_character_between_them():
     assert parts("<think>a</think>") == ("a", "")
 
 
-def test_an_answer_without_markers_or_with_tags_in_backticks_has_no_thinking():
-    assert parts("a < b") is None
-    assert parts("Write `<think>` first and `</think>` last.") is None
+def test_an_answer_without_markers_or_with_tags_in_code_has_no_thinking():
+    assert parts("a < b, I [think]") is None
+    assert parts("Write `<think>` first and `</think>` last, or `<think> </think>`.") is None
+    assert parts("So:\n```xml\n<think>a</think>\n```\nor\n~~~\n<|channel|>analysis\n~~~") is None
+    assert parts("Give a <reason>.") is None
     assert parts("<think>a `</think>` b</think>c `<think>`") == ("a `</think>` b", "c `<think>`")
 
 
@@ -55,6 +58,14 @@ def test_an_answer_without_markers_or_with_tags_in_backticks_has_no_thinking():
         ("a</think>b", r"has '</think>' at character 1, where it would be learnt as plain text"),
         ("Well.\n<think>a</think>\nb", r"has '<think>' at character 6"),
         ("<think>a</think>b\n<think>c</think>", r"has '<think>' at character 18"),
+        ("<think>a<think>b</think>c", "has '<think>' at character 8"),
+        ("<think>\n<think>\na\n</think>\n\nb", "has '<think>' at character 8"),
+        ("<think>a\n```\n</think>\n```\n</think>\n```\nb\n```", "has '</think>' at character"),
+        ("`<think>\na\n</think>\n\nb", "has '<think>' at character 1"),
+        (" <reasoning>a</reasoning>b", "has '<reasoning>' at character 1"),
+        ("&lt;think&gt;a&lt;/think&gt;b", "has '&lt;think' at character 0"),
+        ("\u25c1think\u25b7a\u25c1/think\u25b7b", "at character 0"),
+        ("<|channel|>final<|message|>a", r"has '<\|channel\|>' at character 0"),
         ("<|begin_of_thought|>a<|end_of_thought|>b", r"has '<\|begin_of_thought\|>' at character 0"),
         ("[THINK]a[/THINK]b", r"has '\[THINK\]' at character 0"),
     ],
@@ -62,3 +73,9 @@ def test_an_answer_without_markers_or_with_tags_in_backticks_has_no_thinking():
 def test_markers_in_any_other_place_are_refused_with_their_place(content, says):
     with pytest.raises(DataError, match=says):
         parts(content)
+
+
+def test_markers_that_are_ordinary_words_are_read_only_where_they_open_the_answer():
+    words = ("Thought:", "Answer:")
+    assert parts("Thought: six. Answer: 42", words) == (" six. ", " 42")
+    assert parts("So.\nAnswer:\n42", words) is None
