@@ -63,6 +63,7 @@ REFUSED = [
     ({"messages": [USER | {"content": []}]}, r"content is an empty list; it should be a string, or a list of text parts"),
     ({"messages": {"role": ["user"], "content": ["a", "b"]}}, r"different lengths \(1 in `role`, 2 in `content`\)"),
     ({"messages": {"role": "user", "content": "a"}}, "messages is an object of `content` and `role`; it should be a list"),
+    ({"messages": [SAID[1] | {"reasoning": "on"}]}, "reasoning is the string 'on'; it should be the text of the thinking"),
     ({"messages": [SAID[1] | {"thinking": 3}]}, r"messages\[0\].thinking is the number 3"),
     ({"messages": [SAID[1] | {"thinking": "a", "reasoning": "b"}]}, "different thinking in `reasoning` and `thinking`"),
     ({"messages": [THOUGHT[1] | {"reasoning": "b"}]}, r"\[0\].reasoning holds thinking, and the text has <think>"),
@@ -74,3 +75,10 @@ REFUSED = [
 def test_what_would_be_dropped_is_refused_by_name_with_its_value(row, says):
     with pytest.raises(DataError, match=says):
         of(row)
+
+
+def test_a_column_of_thinking_beside_messages_is_in_the_last_message_or_refused():
+    for held in (None, "", "on", "six sevens"):
+        assert list(row_of({"messages": THOUGHT, "reasoning": held}, 0).messages) == THOUGHT
+    with pytest.raises(DataError, match="has `reasoning` beside its messages, which would be dropped; write it into"):
+        row_of({"messages": SAID, "reasoning": "six sevens"}, 0)

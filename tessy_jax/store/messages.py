@@ -18,6 +18,8 @@ FROM = {"human": "user", "gpt": "assistant", **{role: role for role in ROLES}}
 """Speakers of `conversations`, and their roles."""
 REASONING = ("reasoning_content", "reasoning", "thinking")
 """Fields that hold the thinking of an assistant's message, or of a completion."""
+SETTINGS = ("on", "off", "true", "false", "low", "medium", "high")
+"""Values of such a field in data sets that say how much a model should think."""
 BESIDE = ("system", "tools", *REASONING)
 """Columns that are read beside those of the forms."""
 
@@ -46,6 +48,20 @@ def messages_of(
         raise DataError("has tools, which no model would see; write them into the system message, or leave them out")
     messages = _messages(row, form, role)
     return form, messages if role == "assistant" else _with_system(row, messages)
+
+
+def refuse_lost_thinking(row: dict[str, Any], messages: Sequence[dict[str, str]]) -> None:
+    """Refuses a row of messages with a column of thinking that its last message does not hold.
+
+    Raises:
+        DataError: names the column.
+    """
+    for key in REASONING:
+        value = row.get(key)
+        if isinstance(value, str) and value not in SETTINGS and value.strip() not in messages[-1]["content"]:
+            raise DataError(
+                f"has `{key}` beside its messages, which would be dropped; write it into the assistant's last message"
+            )
 
 
 def own_id(row: dict[str, Any]) -> str | None:
@@ -147,9 +163,9 @@ def _content(value: Any, name: str) -> str:
 def _thought(holder: dict[str, Any], name: str, content: str) -> str:
     """An answer's content with the thinking of its own field in front."""
     given = {key: holder[key] for key in REASONING if not _absent(holder.get(key))}
-    wrong = next((key for key, value in given.items() if not isinstance(value, str)), None)
+    wrong = next((key for key, value in given.items() if not isinstance(value, str) or value in SETTINGS), None)
     if wrong is not None:
-        raise DataError(f"{name}{wrong} is {_kind(given[wrong])}; it should be the text of the thinking")
+        raise DataError(f"{name}{wrong} is {_kind(given[wrong])}; it should be the text of the thinking, or left out")
     if len(set(given.values())) > 1:
         raise DataError(f"{name or 'the row '}holds different thinking in {_listed(list(given), 'and')}; give one of them")
     if not given:

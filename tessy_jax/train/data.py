@@ -18,7 +18,7 @@ from tessy_jax.errors import DataError
 from tessy_jax.records import Row
 from tessy_jax.store import RunReader
 from tessy_jax.store.files import local
-from tessy_jax.store.messages import BESIDE, messages_of, own_id
+from tessy_jax.store.messages import BESIDE, messages_of, own_id, refuse_lost_thinking
 from tessy_jax.store.opening import reader_of
 from tessy_jax.store.table_files import format_of
 from tessy_jax.store.tables import table_rows
@@ -257,6 +257,7 @@ def row_of(raw: Any, index: int) -> Row:
         raise DataError(f"the last message is of {last!r}; it should be the assistant's, and not empty")
     if len(messages) == 1:
         raise DataError("there is no message in front of the assistant's; it should answer something")
+    refuse_lost_thinking(raw, messages)
     name = own_id(raw) or str(index)
     return Row(name, name, 0, tuple(messages), (), {})
 
