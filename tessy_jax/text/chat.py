@@ -99,13 +99,21 @@ class Chat:
                 logger.warning("%s: the chat template rewrites a message with control tokens", self._tokenizer.folder)
             return token_ids
         skeleton, contents = separated
-        skeleton_ids = self._tokenizer.encode_rendered(skeleton)
-        control = self._special | (set(skeleton_ids) & {i for name, i in self._added.items() if name.strip()})
-        expected = [i for i in skeleton_ids if i in control]
-        if [i for i in token_ids if i in control] == expected:
+        written = self._tokenizer.encode_rendered(skeleton)
+        control = self._special | (set(written) & {i for name, i in self._added.items() if name.strip()})
+        expected, found = ([i for i in ids if i in control] for ids in (written, token_ids))
+        if found == expected:
             return token_ids
-        guarded = self._encode_guarded(skeleton, contents, control)
-        if [i for i in guarded if i in control] == expected and self._decode(guarded) == self._decode(token_ids):
+        own = self._of_template(skeleton, contents, text, control)
+        if len(own) == len(found):  # next to a content, the template's own token may be none (single_word)
+            return token_ids
+        guarded: list[int] = []
+        at = 0
+        for token, start, end in own:
+            guarded += [*self._tokenizer.encode_piece(text[at:start], first=not at), token]
+            at = end
+        guarded += self._tokenizer.encode_piece(text[at:], first=not at)
+        if [token for token, _, _ in own] == expected and self._decode(guarded) == self._decode(token_ids):
             return guarded
         logger.warning("%s: control tokens in a message cannot be kept as text", self._tokenizer.folder)
         return token_ids
@@ -264,25 +272,24 @@ class Chat:
                     return skeleton, contents
         return None
 
-    def _encode_guarded(self, skeleton: str, contents: Sequence[str], control: set[int]) -> list[int]:
-        """Token ids in which only the template's text can be control tokens.
-
-        Text between two control tokens is encoded as one piece, as it would be if the contents had no control tokens.
-        """
-        names = sorted((name for name, i in self._added.items() if i in control), key=len, reverse=True)
-        pieces = re.split(f"({'|'.join(map(re.escape, names))})", skeleton)
-        token_ids: list[int] = []
-        for i, piece in enumerate(pieces):
-            if i % 2:
-                token_ids.append(self._added[piece])
+    def _of_template(
+        self, skeleton: str, contents: Sequence[str], text: str, control: set[int]
+    ) -> list[tuple[int, int, int]]:
+        """The control tokens in a text whose names the template writes, and their characters start…end−1 with the white
+        space that they take (lstrip, rstrip)."""
+        inside, shift = [], 0
+        for match in PLACEHOLDER.finditer(skeleton):
+            content = contents[int(match[1])]
+            inside.append((match.start() + shift, match.start() + shift + len(content)))
+            shift += len(content) - len(match[0])
+        own = []
+        for token, start, end in self._tokenizer.encode_with_places(text):
+            if token not in control:
                 continue
-            text = _filled(piece, contents)
-            if i and self._hf.added_tokens_decoder[self._added[pieces[i - 1]]].rstrip:
-                text = text.lstrip()
-            if i + 1 < len(pieces) and self._hf.added_tokens_decoder[self._added[pieces[i + 1]]].lstrip:
-                text = text.rstrip()
-            token_ids += self._tokenizer.encode_piece(text, first=not i) if text else []
-        return token_ids
+            first, last = end - len(text[start:end].lstrip()), start + len(text[start:end].rstrip())
+            if all(last <= begin or first >= stop for begin, stop in inside):
+                own.append((token, start, end))
+        return own
 
     def _decode(self, token_ids: Sequence[int]) -> str:
         return str(self._hf.decode(token_ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,9 @@ class Tokenizer:
             raise TokenizerError(f"{folder}: no tokenizer.json or tokenizer.model; fetch the model's tokenizer files")
         try:
             self.hf: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        except Exception as error:  # the libraries raise many types, from KeyError to Exception itself
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # the libraries raise many types; a panic of their Rust code is no Exception
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise TokenizerError(f"{folder / files[0]}: cannot be read ({reason}); fetch the file again") from error
         if len(self.hf) > vocab:
@@ -45,12 +47,16 @@ class Tokenizer:
             )
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of raw text, including tokens that the tokenizer prepends."""
-        return list(self.hf(text)["input_ids"])
+        """Token ids of raw text, including tokens that the tokenizer prepends.
+
+        Raises:
+            TokenizerError: the tokenizer fails on this text; so all methods that encode.
+        """
+        return self._by_library(lambda: list(self.hf(text)["input_ids"]), text)
 
     def encode_rendered(self, text: str) -> list[int]:
         """Token ids of a complete text of the chat template, which names the tokens in front itself."""
-        return list(self.hf(text, add_special_tokens=False)["input_ids"])
+        return self._by_library(lambda: list(self.hf(text, add_special_tokens=False)["input_ids"]), text)
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Text without special tokens."""
@@ -135,13 +141,34 @@ class Tokenizer:
 
     def encode_continuing(self, text: str) -> list[int]:
         """Token ids of text of a template that follows other tokens; names of added tokens are these tokens."""
-        return list(self._continuing.encode(text, add_special_tokens=False).ids)
+        return list(self._encoding(self._continuing, text).ids)
+
+    def encode_with_places(self, text: str) -> list[tuple[int, int, int]]:
+        """The tokens of a complete text, and the characters start…end−1 that each is made from."""
+        encoding = self._encoding(self._complete, text)
+        return [(token, *place) for token, place in zip(encoding.ids, encoding.offsets, strict=True)]
 
     def encode_piece(self, text: str, *, first: bool) -> list[int]:
         """Token ids of the text between two added tokens, as the tokenizer gives them inside a complete text. No part of the
         piece is an added token. first: no added token is in front."""
         library = self._piece if first or "always" in _prefixes(self.content) else self._text
-        return list(library.encode(text, add_special_tokens=False).ids)
+        return list(self._encoding(library, text).ids)
+
+    def _encoding(self, library: Any, text: str) -> Any:
+        return self._by_library(lambda: library.encode(text, add_special_tokens=False), text)
+
+    def _by_library(self, call: Callable[[], Any], text: str) -> Any:
+        """The result of a call, whose failure names the text: the library panics at some, as where an added token takes a
+        wide space beside it."""
+        try:
+            return call()
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # a panic of Rust code is no Exception
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise TokenizerError(
+                f"{self.folder}: the tokenizer fails on the text {text[:60]!r} ({reason}); change or leave out the text"
+            ) from error
 
     def refuse_disagreement(self, text: str, token_ids: Sequence[int]) -> None:
         """Compares the tokens of a complete text by transformers, which may rebuild a tokenizer by rules of its own, with
@@ -150,7 +177,7 @@ class Tokenizer:
         Raises:
             TokenizerError: they differ.
         """
-        own = list(self._complete.encode(text, add_special_tokens=False).ids)
+        own = list(self._encoding(self._complete, text).ids)
         if own != list(token_ids):
             at = next(
                 (i for i, (a, b) in enumerate(zip(own, token_ids, strict=False)) if a != b), min(len(own), len(token_ids))
@@ -169,7 +196,7 @@ class Tokenizer:
         Raises:
             TokenizerError: the tokens spell another text; a canonically equivalent one (NFC) is accepted.
         """
-        encoding = self._text.encode(text, add_special_tokens=False)
+        encoding = self._encoding(self._text, text)
         spelled = b"".join([self._spelled.get(i) or b"" for i in encoding.ids]).decode("utf-8", "replace")
         if spelled != text and unicodedata.normalize("NFC", spelled) != unicodedata.normalize("NFC", text):
             at = next(
