@@ -99,24 +99,16 @@ class Chat:
                 logger.warning("%s: the chat template rewrites a message with control tokens", self._tokenizer.folder)
             return token_ids
         skeleton, contents = separated
-        written = self._tokenizer.encode_rendered(skeleton)
-        control = self._special | (set(written) & {i for name, i in self._added.items() if name.strip()})
-        expected, found = ([i for i in ids if i in control] for ids in (written, token_ids))
-        if found == expected:
+        written = self._tokenizer.encode_with_places(skeleton)
+        control = self._special | ({i for i, _, _ in written} & {i for name, i in self._added.items() if name.strip()})
+        own = [(token, start, end) for token, start, end in written if token in control]
+        if [i for i in token_ids if i in control] == [token for token, _, _ in own]:
             return token_ids
-        own = self._of_template(skeleton, contents, text, control)
-        if len(own) == len(found):  # next to a content, the template's own token may be none (single_word)
-            return token_ids
-        guarded: list[int] = []
-        at = 0
-        for token, start, end in own:
-            guarded += [*self._tokenizer.encode_piece(text[at:start], first=not at), token]
-            at = end
-        guarded += self._tokenizer.encode_piece(text[at:], first=not at)
-        if [token for token, _, _ in own] == expected and self._decode(guarded) == self._decode(token_ids):
-            return guarded
-        logger.warning("%s: control tokens in a message cannot be kept as text", self._tokenizer.folder)
-        return token_ids
+        names = self._tokenizer.names_not_in(text)
+        for token, start, end in reversed(own):
+            first, last = end - len(skeleton[start:end].lstrip()), start + len(skeleton[start:end].rstrip())
+            skeleton = skeleton[:first] + names[token] + skeleton[last:]
+        return self._tokenizer.encode_renamed(_filled(skeleton, contents), names)
 
     def rendered(self, messages: Messages) -> str:
         """The text of `prompt`.
@@ -271,28 +263,6 @@ class Chat:
                 if _filled(skeleton, contents) == text:
                     return skeleton, contents
         return None
-
-    def _of_template(
-        self, skeleton: str, contents: Sequence[str], text: str, control: set[int]
-    ) -> list[tuple[int, int, int]]:
-        """The control tokens in a text whose names the template writes, and their characters start…end−1 with the white
-        space that they take (lstrip, rstrip)."""
-        inside, shift = [], 0
-        for match in PLACEHOLDER.finditer(skeleton):
-            content = contents[int(match[1])]
-            inside.append((match.start() + shift, match.start() + shift + len(content)))
-            shift += len(content) - len(match[0])
-        own = []
-        for token, start, end in self._tokenizer.encode_with_places(text):
-            if token not in control:
-                continue
-            first, last = end - len(text[start:end].lstrip()), start + len(text[start:end].rstrip())
-            if all(last <= begin or first >= stop for begin, stop in inside):
-                own.append((token, start, end))
-        return own
-
-    def _decode(self, token_ids: Sequence[int]) -> str:
-        return str(self._hf.decode(token_ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
 
 def _filled(skeleton: str, contents: Sequence[str]) -> str:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from tessy_jax.errors import TokenizerError
-from tessy_jax.text.vocab import parts, read_description, refuse_lossy, spellings
+from tessy_jax.text.vocab import ADDED_FLAGS, parts, read_description, refuse_lossy, spellings
 
 
 class Tokenizer:
@@ -30,6 +30,7 @@ class Tokenizer:
         from transformers import AutoTokenizer  # slow to import: only when text is needed
 
         self.folder, self.vocab = folder, vocab
+        self._renamed: dict[str, tuple[Any, dict[int, int]]] = {}
         files = [name for name in ("tokenizer.json", "tokenizer.model", "vocab.json") if (folder / name).exists()]
         if not files:
             raise TokenizerError(f"{folder}: no tokenizer.json or tokenizer.model; fetch the model's tokenizer files")
@@ -131,11 +132,6 @@ class Tokenizer:
         return library_of(unprefixed({**self.content, "added_tokens": []}))
 
     @cached_property
-    def _piece(self) -> Any:
-        """For text between added tokens."""
-        return library_of({**self.content, "added_tokens": []}) if _prefixes(self.content) else self._text
-
-    @cached_property
     def _spelled(self) -> dict[int, bytes | None]:
         return spellings(self.content)
 
@@ -148,11 +144,25 @@ class Tokenizer:
         encoding = self._encoding(self._complete, text)
         return [(token, *place) for token, place in zip(encoding.ids, encoding.offsets, strict=True)]
 
-    def encode_piece(self, text: str, *, first: bool) -> list[int]:
-        """Token ids of the text between two added tokens, as the tokenizer gives them inside a complete text. No part of the
-        piece is an added token. first: no added token is in front."""
-        library = self._piece if first or "always" in _prefixes(self.content) else self._text
-        return list(self._encoding(library, text).ids)
+    def names_not_in(self, text: str) -> dict[int, str]:
+        """A name for every added token, of characters of private use that the text does not have."""
+        mark = next(chr(code) for code in range(0xF0000, 0x10FFFE) if chr(code) not in text)
+        return {token["id"]: f"{mark}{token['id']}{mark}" for token in self.content["added_tokens"]}
+
+    def encode_renamed(self, text: str, names: Mapping[int, str]) -> list[int]:
+        """Token ids of a complete text in which added tokens have these names, with all that the library does beside them.
+        Their own names are text, unless they are white space."""
+        key = next(iter(names.values()), "")[:1]
+        if key not in self._renamed:
+            added = self.content["added_tokens"]
+            tokens = [{**token, "content": names[token["id"]]} for token in added]
+            tokens += [token for token in added if not token["content"].strip()]
+            library = library_of({**self.content, "added_tokens": []})
+            library.add_tokens([_added(token) for token in tokens])
+            numbers = {library.token_to_id(token["content"]): token["id"] for token in tokens}
+            self._renamed[key] = library, numbers
+        library, numbers = self._renamed[key]
+        return [numbers.get(i, i) for i in self._encoding(library, text).ids]
 
     def _encoding(self, library: Any, text: str) -> Any:
         return self._by_library(lambda: library.encode(text, add_special_tokens=False), text)
@@ -217,15 +227,21 @@ def library_of(content: dict[str, Any]) -> Any:
     return Library.from_str(json.dumps({**content, "post_processor": None}))
 
 
-def _prefixes(content: dict[str, Any]) -> set[str]:
-    """In front of what a tokenizer.json puts a space: "first" (the text) or "always" (every text between added tokens)."""
-    found = {"always" for part in parts(content.get("normalizer"), "normalizers") if part["type"] == "Prepend"}
-    for step in parts(content.get("pre_tokenizer"), "pretokenizers"):
-        if step["type"] == "Metaspace":
-            found.add(step.get("prepend_scheme") or ("always" if step.get("add_prefix_space", True) else "never"))
-        if step["type"] == "ByteLevel" and step.get("add_prefix_space", True):
-            found.add("always")
-    return found - {"never"}
+def _added(token: dict[str, Any]) -> Any:
+    from tokenizers import AddedToken
+
+    return AddedToken(token["content"], **{name: token[name] for name in ADDED_FLAGS})
+
+
+def _prefixes(content: dict[str, Any]) -> bool:
+    """Whether a tokenizer.json puts a space in front of a text."""
+    steps = parts(content.get("pre_tokenizer"), "pretokenizers") + parts(content.get("normalizer"), "normalizers")
+    return any(
+        step["type"] == "Prepend"
+        or (step["type"] == "Metaspace" and step.get("prepend_scheme") != "never")
+        or (step["type"] == "ByteLevel" and step.get("add_prefix_space", True))
+        for step in steps
+    )
 
 
 def unprefixed(content: dict[str, Any]) -> dict[str, Any]:

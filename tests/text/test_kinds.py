@@ -250,12 +250,47 @@ def test_added_tokens_that_only_the_configuration_names_are_known(tmp_path):
     assert len(ids) == 1
 
 
-@pytest.mark.parametrize("flags", [{"single_word": True}, {"normalized": True}])
-def test_control_tokens_in_a_message_stay_text_whatever_their_flags(tmp_path, flags):
-    chat = chat_of(with_added(bpe("first", False), "[A]", special=True, **flags), tmp_path)
-    control = chat._hf.convert_tokens_to_ids("[A]")
-    plain, sneaky = (chat.prompt([{"role": "user", "content": f"say {name} now"}]) for name in ("it", "[A]"))
-    assert plain.count(control) == sneaky.count(control) == 1
+@pytest.fixture(scope="module")
+def flagged(tmp_path_factory):
+    """The chat of a kind whose template writes [A], an added token with these flags; made when first asked for."""
+    made = {}
+
+    def of(kind, flags):
+        if (kind, flags) not in made:
+            content = with_added(
+                with_added(KINDS[kind](), "</s>", special=True), "[A]", special=True, **dict.fromkeys(flags, True)
+            )
+            made[kind, flags] = chat_of(content, tmp_path_factory.mktemp("flags"))
+        return made[kind, flags]
+
+    return of
+
+
+@pytest.mark.parametrize("examples", [100, pytest.param(10_000, marks=[pytest.mark.slow, pytest.mark.by_hand])])
+def test_control_tokens_in_a_message_stay_text_whatever_their_flags(flagged, caplog, examples):
+    names = st.sampled_from(["[A]", " [A]", "[A] ", "\n[A]\n", "x[A]y", "</s>"])
+    flags = st.sets(st.sampled_from(["lstrip", "rstrip", "single_word", "normalized"])).map(lambda some: tuple(sorted(some)))
+    kinds = st.sampled_from(["bpe first False", "bpe always True", "legacy", f"bytes {RULES[0]}"])
+
+    @settings(max_examples=examples, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(kinds, flags, st.lists(st.one_of(names, st.sampled_from(["so", " ", "two", "\n"])), min_size=1, max_size=6))
+    def check(kind, flags, some):
+        chat = flagged(kind, flags)
+        messages = [{"role": "user", "content": "".join(some)}]
+        found, text = chat.prompt(messages), chat.rendered(messages)
+        theirs = chat._tokenizer.encode_rendered(text)
+        control = {chat._hf.convert_tokens_to_ids(name) for name in ("[A]", "</s>", "<s>")}
+        harmless = messages[0]["content"].replace("[A]", "(A)").replace("</s>", "(/s)")
+        plain = [i for i in chat.prompt([{"role": "user", "content": harmless}]) if i in control]
+        assert [i for i in found if i in control] == plain, "no text of a message is a control token"
+        spelled = chat._tokenizer._spelled
+        written = b"".join(spelled[i] or chat._hf.convert_ids_to_tokens(i).encode() for i in found).decode()
+        assert "".join(written.replace("▁", " ").split()) == "".join(text.split())
+        if [i for i in theirs if i in control] == plain:
+            assert found == theirs
+
+    check()
+    assert not caplog.records
 
 
 def test_a_file_without_a_model_type_is_read_as_the_library_does(tmp_path):
