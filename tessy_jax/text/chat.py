@@ -87,7 +87,7 @@ class Chat:
 
         Raises:
             TokenizerError: the template fails on these messages, leaves one out, or does not know the thinking of an earlier
-                answer.
+                answer; or the tokenizer takes a control token of the template for text.
         """
         messages = self._prepared(messages)
         text = self._opened(messages)
@@ -102,13 +102,21 @@ class Chat:
         written = self._tokenizer.encode_with_places(skeleton)
         control = self._special | ({i for i, _, _ in written} & {i for name, i in self._added.items() if name.strip()})
         own = [(token, start, end) for token, start, end in written if token in control]
-        if [i for i in token_ids if i in control] == [token for token, _, _ in own]:
+        expected = [token for token, _, _ in own]
+        injected = any(self._added[name] in control and name in content for name in self._added for content in contents)
+        if not injected and [i for i in token_ids if i in control] == expected:
             return token_ids
         names = self._tokenizer.names_not_in(text)
         for token, start, end in reversed(own):
             first, last = end - len(skeleton[start:end].lstrip()), start + len(skeleton[start:end].rstrip())
             skeleton = skeleton[:first] + names[token] + skeleton[last:]
-        return self._tokenizer.encode_renamed(_filled(skeleton, contents), names)
+        token_ids = self._tokenizer.encode_renamed(_filled(skeleton, contents), names)
+        if [i for i in token_ids if i in control] != expected:
+            raise TokenizerError(
+                f"{self._tokenizer.folder}: a control token of the chat template is text beside this message; leave out "
+                "such messages, or set single_word of the token to false in tokenizer.json"
+            )
+        return token_ids
 
     def rendered(self, messages: Messages) -> str:
         """The text of `prompt`.
