@@ -162,6 +162,10 @@ def accepts(content, text, folder, on_device):
         if isinstance(error, KeyboardInterrupt):
             raise
         return False  # no tokenizer to the library itself, which panics at some
+    if library.normalizer is not None:
+        names = [library.normalizer.normalize_str(token["content"]) for token in content["added_tokens"]]
+        if len(set(names)) < len(names):
+            return False  # of added tokens with one name, the library takes any
     (folder / "tokenizer.json").write_text(json.dumps(content), "utf-8")
     tokenizer = FileAlone(folder)
     try:

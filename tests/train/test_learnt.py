@@ -158,6 +158,8 @@ def test_a_row_of_any_form_is_learnt_as_its_text_says(chat, examples):
         if SUSPECT.search(f"{thinking}{answer}") or (thinking is None and not answer):
             return
         found, added, refused = learnt(chat, row)
+        if "`" in answer and "never closes it" in refused:
+            return  # backticks of the thinking and of the answer enclose the closing tag
         assert not refused
         if thinking is None or row_of(row, 0).content.startswith("<think>\n"):
             assert found == text
