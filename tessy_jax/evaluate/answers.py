@@ -16,13 +16,13 @@ answer has one. "7 + 18 = 25" means 25, "not A but B" means B; see `readings`.
 
 from __future__ import annotations
 
-import re
+from typing import Any
 
-from tessy_jax.evaluate.readings import BEHIND, means, plain
-from tessy_jax.evaluate.tasks import Problem, Verdict
-
-MARKER = re.compile(r"\banswer\**\s*(?:is\b\s*:?|[:=])", re.IGNORECASE)
-BRACES = re.compile(r"\\boxed\s*\{|\\.|[{}]", re.DOTALL)
+from tessy_jax.config.evaluation import Task
+from tessy_jax.evaluate.extraction import final_answer
+from tessy_jax.evaluate.readings import means, plain
+from tessy_jax.evaluate.references import accepted, value_of
+from tessy_jax.evaluate.tasks import GroundTruth, Problem, Verdict, table_problems, text_of
 
 
 class Exact:
@@ -37,37 +37,16 @@ class Exact:
         return Verdict(right, final, "right" if right else "wrong_answer")
 
 
-def final_answer(answer: str) -> str | None:
-    """The final answer, without white space at its ends; None if the answer is blank."""
-    inside = boxed(answer)
-    if inside is not None and inside.strip():
-        return inside.strip()
-    markers = list(MARKER.finditer(answer))
-    if markers:
-        behind = _lines(answer[markers[-1].end() :])
-        if behind:
-            return behind[0]
-    lines = _lines(answer)
-    return lines[-1] if lines else None
+def ground_truth(row: dict[str, Any], column: str, name: str) -> GroundTruth:
+    """The right answer of a row, which may hold it in a solution. See `tasks.GroundTruthReader`.
+
+    Raises:
+        DataError: the column holds no one answer, or the answer would not count as right.
+    """
+    reference = value_of(text_of(row, column, needed=True), column)
+    return accepted(GroundTruth(reference), Exact().verify, column, "exact")
 
 
-def boxed(answer: str) -> str | None:
-    """The contents of the last `\\boxed{…}` that closes; None if there is none. Reads the text once."""
-    opened: list[int | None] = []  # per open brace: the start of its box, or None
-    last: tuple[int, int] | None = None
-    for match in BRACES.finditer(answer):
-        token = match[0]
-        if token.startswith("\\boxed"):
-            opened.append(match.end())
-        elif token == "{":
-            opened.append(None)
-        elif token == "}" and opened:
-            start = opened.pop()
-            if start is not None and (last is None or start > last[0]):
-                last = start, match.start()
-    return None if last is None else answer[slice(*last)]
-
-
-def _lines(text: str) -> list[str]:
-    """The lines that hold more than white space and surrounding marks."""
-    return [line.strip() for line in text.splitlines() if line.strip(BEHIND)]
+def problems(task: Task) -> list[Problem]:
+    """See `table_problems`."""
+    return table_problems(task, ground_truth)

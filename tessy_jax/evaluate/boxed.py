@@ -14,13 +14,15 @@ import signal
 import subprocess
 import sys
 import threading
-from typing import Self
+from typing import Any, Self
 
+from tessy_jax.config.evaluation import Task
 from tessy_jax.errors import ConfigError
 from tessy_jax.evaluate import boxed_worker
-from tessy_jax.evaluate.answers import boxed
+from tessy_jax.evaluate.extraction import boxed
 from tessy_jax.evaluate.readings import decimal, latex, normalised, value
-from tessy_jax.evaluate.tasks import Problem, Verdict
+from tessy_jax.evaluate.references import FORMS, accepted, value_of
+from tessy_jax.evaluate.tasks import GroundTruth, Problem, Verdict, table_problems, text_of
 
 
 class Boxed:
@@ -45,15 +47,12 @@ class Boxed:
             self._end()
 
     def verify(self, problem: Problem, answer: str) -> Verdict:
-        """See `tasks.Verifier`. The right answer may be in a box too."""
-        contents = boxed(answer)
-        if contents is None or not contents.strip():
-            return Verdict(False, None, "no_answer")
-        inside = boxed(problem.reference)
-        reference = problem.reference if inside is None else inside
-        equal = _equal_text_or_number(contents, reference)
-        why = "right" if equal else self._compare(latex(contents), latex(reference))
-        return Verdict(why == "right", contents.strip(), why)
+        """See `tasks.Verifier`."""
+        verdict = _by_text(problem, answer)
+        if verdict.answer is None or verdict.right:
+            return verdict
+        why = self._compare(latex(verdict.answer), latex(problem.reference))
+        return Verdict(why == "right", verdict.answer, why)
 
     def _compare(self, contents: str, reference: str) -> str:
         """The worker's reply; "timeout" if it reached its limit, "unreadable" if it ended for another reason."""
@@ -97,8 +96,34 @@ class Boxed:
         return worker.returncode
 
 
+def ground_truth(row: dict[str, Any], column: str, name: str) -> GroundTruth:
+    """The right answer of a row, which may hold it in a solution. See `tasks.GroundTruthReader`.
+
+    Raises:
+        DataError: the column holds no one answer, or the answer in a box would not count as right.
+    """
+    reference = value_of(text_of(row, column, needed=True), column)
+    return accepted(GroundTruth(reference), _by_text, column, "boxed", FORMS[:1])
+
+
+def problems(task: Task) -> list[Problem]:
+    """See `table_problems`."""
+    return table_problems(task, ground_truth)
+
+
+def _by_text(problem: Problem, answer: str) -> Verdict:
+    """The verdict without math-verify: an answer is right if it equals the right one as a text or as a number."""
+    contents = boxed(answer)
+    if contents is None or not contents.strip():
+        return Verdict(False, None, "no_answer")
+    right = _equal_text_or_number(contents, problem.reference)
+    return Verdict(right, contents.strip(), "right" if right else "wrong_answer")
+
+
 def _equal_text_or_number(answer: str, reference: str) -> bool:
     """Whether two answers are equal as texts or as numbers, without math-verify."""
     a, b = answer.strip(), reference.strip()
+    if a == b:
+        return True
     right = decimal(b)
-    return a == b or (right is not None and (value(normalised(a)) == right or decimal(a) == right))
+    return right is not None and (value(normalised(a)) == right or decimal(a) == right)

@@ -26,14 +26,15 @@ from __future__ import annotations
 
 import hashlib
 import re
-from functools import partial
+from functools import lru_cache, partial
 from string import ascii_uppercase
 from typing import Any
 
 from tessy_jax.config.evaluation import Task
 from tessy_jax.errors import DataError
-from tessy_jax.evaluate.answers import MARKER, boxed, final_answer
-from tessy_jax.evaluate.readings import BEHIND, LAYOUT, SPACE, normalised, plain, same
+from tessy_jax.evaluate.extraction import MARKER, boxed, final_answer
+from tessy_jax.evaluate.readings import BEHIND, LAYOUT, SPACE, Comparable, compared, equal, normalised, plain
+from tessy_jax.evaluate.references import accepted, value_of
 from tessy_jax.evaluate.tasks import GroundTruth, Problem, Verdict, table_problems, text_of
 from tessy_jax.synthesis.prompts import FORMS
 
@@ -121,9 +122,9 @@ def _named(text: str, choices: tuple[str, ...], *, only: bool = False) -> str:
 
     only: the letter must be the complete text.
     """
-    equal = _equal(text, choices)
-    if len(equal) == 1:
-        return equal[0]
+    letters = _equal(text, choices)
+    if len(letters) == 1:
+        return letters[0]
     at = 0
     while prefix := LETTER_PREFIX.match(text, at):
         at = prefix.end()
@@ -149,15 +150,16 @@ def ground_truth(row: dict[str, Any], column: str, name: str) -> GroundTruth:
             f"has a prompt, and its choices have the labels {', '.join(labels)}, while answers name letters; give a "
             "`question` instead of the prompt, which then shows the choices with letters, or use the labels A, B, …"
         )
-    return GroundTruth(_right_letter(row, column, texts, labels), texts)
+    truth = GroundTruth(_right_letter(row, column, texts, labels), texts)
+    return accepted(truth, Choice().verify, column, "choice")
 
 
 def _right_letter(row: dict[str, Any], column: str, choices: tuple[str, ...], labels: tuple[str, ...]) -> str:
     """The letter of the right choice. labels: of the choices, in their order; empty if the row gives none."""
     value = row.get(column)
     text = text_of(row, column, needed=True)
-    inside = boxed(text)
-    text = text if inside is None else inside
+    if not _equal(text, choices):
+        text = value_of(text, column)
     bare = normalised(text).strip("()").upper()
     labelled = [letter for letter, label in zip(LETTERS, labels, strict=False) if label == bare]
     if labelled:
@@ -167,9 +169,13 @@ def _right_letter(row: dict[str, Any], column: str, choices: tuple[str, ...], la
         return _numbered(value, choices, column)
     if not other_labels and len(bare) == 1 and bare in _letters(choices):
         return bare
-    equal = _equal(text, choices)
-    if equal:
-        return equal[0]
+    letters = _equal(text, choices)
+    if len(letters) > 1:
+        raise DataError(
+            f"{column} is {text[:60]!r}, the text of the choices {' and '.join(letters)}; give the letter of one"
+        )
+    if letters:
+        return letters[0]
     if not other_labels and bare.isascii() and bare.isdecimal() and len(bare) < 3:
         return _numbered(int(bare), choices, column)
     right = f"one of the {len(choices)} choices" if choices else "a letter"
@@ -215,12 +221,25 @@ def problems(task: Task) -> list[Problem]:
 
 
 def _equal(text: str, choices: tuple[str, ...]) -> list[str]:
-    """The letters of the choices that equal a text."""
-    for form in (lambda words: words, lambda words: ARTICLE.sub("", normalised(words), count=1)):
-        equal = [letter for letter, choice in zip(LETTERS, choices, strict=False) if same(form(choice), form(text))]
-        if equal:
-            break
-    return equal
+    """The letters of the choices that equal a text, or else of those that do so without an article."""
+    forms, own = _forms(choices), _form(text)
+    for stage in (0, 1):
+        letters = [letter for letter, form in zip(LETTERS, forms, strict=False) if equal(own[stage], form[stage])]
+        if letters:
+            return letters
+    return []
+
+
+@lru_cache(maxsize=256)
+def _forms(choices: tuple[str, ...]) -> list[tuple[Comparable, Comparable]]:
+    return [_form(choice) for choice in choices]
+
+
+def _form(text: str) -> tuple[Comparable, Comparable]:
+    """What is compared of a text, with its article and without."""
+    whole = compared(text)
+    rest = ARTICLE.sub("", whole[0], count=1)
+    return whole, whole if rest == whole[0] else compared(rest)
 
 
 def _choices(row: dict[str, Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:

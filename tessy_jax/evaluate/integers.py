@@ -19,8 +19,9 @@ from typing import Any
 
 from tessy_jax.config.evaluation import Task
 from tessy_jax.errors import DataError
-from tessy_jax.evaluate.answers import MARKER, boxed
+from tessy_jax.evaluate.extraction import MARKER, boxed
 from tessy_jax.evaluate.readings import AROUND, BEHIND, EQUALS, normalised, plain, quantity, value
+from tessy_jax.evaluate.references import accepted, value_of
 from tessy_jax.evaluate.tasks import GroundTruth, Problem, Verdict, table_problems, text_of
 
 INTEGER = re.compile(r"(?<![\w.,/^−-])0*[0-9]{1,3}(?!\w|[.,/][0-9])", re.ASCII)
@@ -69,19 +70,18 @@ def integer(answer: str) -> str | None:
 
 
 def ground_truth(row: dict[str, Any], column: str, name: str) -> GroundTruth:
-    """The right number, without leading zeros; a row may hold it in a box. See `tasks.GroundTruthReader`.
+    """The right number, without leading zeros; a row may hold it in a solution. See `tasks.GroundTruthReader`.
 
     Raises:
         DataError: the column does not hold a whole number from 0 to 999.
     """
     text = text_of(row, column, needed=True)
-    inside = boxed(text)
-    right = value(normalised(text if inside is None else inside))
+    right = value(normalised(value_of(text, column)))
     if right is None or not _whole(right):
         raise DataError(
             f"{column} is {text[:60]!r}; it should be a whole number from 0 to {LARGEST}, or use verifier exact or boxed"
         )
-    return GroundTruth(str(right))
+    return accepted(GroundTruth(str(right)), Integer().verify, column, "integer")
 
 
 def problems(task: Task) -> list[Problem]:

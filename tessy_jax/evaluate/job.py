@@ -32,13 +32,11 @@ from tessy_jax import __version__
 from tessy_jax.config import Synthesize, dump, reconcile
 from tessy_jax.config.evaluation import Evaluate, Task
 from tessy_jax.errors import ConfigError, DataError
-from tessy_jax.evaluate import choices, integers
-from tessy_jax.evaluate.answers import Exact
-from tessy_jax.evaluate.boxed import Boxed
+from tessy_jax.evaluate import answers, boxed, choices, integers
 from tessy_jax.evaluate.programs.pool import processors
 from tessy_jax.evaluate.programs.verifier import task_kind
 from tessy_jax.evaluate.summary import VerifiedResponse, summarize
-from tessy_jax.evaluate.tasks import DescribedVerifier, Problem, TaskKind, Verdict, Verifier, problems_of, table_problems
+from tessy_jax.evaluate.tasks import DescribedVerifier, Problem, TaskKind, Verdict, Verifier, problems_of
 from tessy_jax.models.transformer import Decoder
 from tessy_jax.processes import OnPrimary
 from tessy_jax.records import Failure, Key, Row
@@ -49,8 +47,8 @@ from tessy_jax.synthesis.job import synthesize
 logger = logging.getLogger(__name__)
 
 TASK_KINDS: dict[str, TaskKind] = {
-    "exact": TaskKind(table_problems, lambda programs: nullcontext(Exact())),
-    "boxed": TaskKind(table_problems, lambda programs: Boxed()),
+    "exact": TaskKind(answers.problems, lambda programs: nullcontext(answers.Exact()), answers.ground_truth),
+    "boxed": TaskKind(boxed.problems, lambda programs: boxed.Boxed(), boxed.ground_truth),
     "choice": TaskKind(
         choices.problems, lambda programs: nullcontext(choices.Choice()), choices.ground_truth, choices.COLUMNS
     ),

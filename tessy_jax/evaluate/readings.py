@@ -58,10 +58,13 @@ NO_UNITS = frozenset(
 NOT_BUT = re.compile(r"\bnot\s+(?:\S+\s+){1,4}?but\s+(?:rather\s+)?", re.IGNORECASE)
 NOT_THAT = re.compile(r"[\s,;(]+(?:not|rather than|instead of)\s.*", re.IGNORECASE | re.DOTALL)
 
+Comparable = tuple[str, Fraction | None]
+"""What comparisons use of a final answer: its normalised text, and its value if it is a number."""
+
 
 def plain(text: str) -> str:
     """A text with full-width characters, minus signs and special spaces replaced by those of ASCII."""
-    return unicodedata.normalize("NFC", text).translate(CHARACTERS)
+    return text if text.isascii() else unicodedata.normalize("NFC", text).translate(CHARACTERS)
 
 
 def latex(text: str) -> str:
@@ -69,10 +72,11 @@ def latex(text: str) -> str:
     text = plain(text)
     if len(text) >= LONG:
         return text.strip(AROUND)
-    text = "".join(_fraction(character) for character in text)
-    text = POWER.sub(lambda power: f"^{{{power[0].translate(SUPERSCRIPTS)}}}", text)
-    text = ROOT.sub(lambda root: f"\\sqrt{{{root[1] or root[2]}}}", text)
-    text = text.translate(str.maketrans(SYMBOLS))
+    if not text.isascii():
+        text = "".join(_fraction(character) for character in text)
+        text = POWER.sub(lambda power: f"^{{{power[0].translate(SUPERSCRIPTS)}}}", text)
+        text = ROOT.sub(lambda root: f"\\sqrt{{{root[1] or root[2]}}}", text)
+        text = text.translate(str.maketrans(SYMBOLS))
     text = GROUPED.sub(lambda number: re.sub(r"[^0-9]", "", number[0]), text)
     text = SPACE.sub(" ", LAYOUT.sub("", text)).replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac")
     return SHORT_FRACTION.sub(r"\\frac{\1}{\2}", text).strip(AROUND)
@@ -80,14 +84,25 @@ def latex(text: str) -> str:
 
 def same(a: str, b: str) -> bool:
     """Whether two final answers are equal as numbers or as texts."""
-    a, b = normalised(a), normalised(b)
-    x, y = value(a), value(b)
-    return a.replace(", ", ",") == b.replace(", ", ",") if x is None or y is None else x == y
+    return equal(compared(a), compared(b))
+
+
+def compared(text: str) -> Comparable:
+    """What `equal` compares of a final answer."""
+    text = normalised(text)
+    return text.replace(", ", ","), value(text)
+
+
+def equal(a: Comparable, b: Comparable) -> bool:
+    """Whether two final answers are equal as numbers or as texts. a, b: from `compared`."""
+    return a[0] == b[0] if a[1] is None or b[1] is None else a[1] == b[1]
 
 
 def means(answer: str, reference: str) -> bool:
     """Whether a final answer is what the reference is, to a person. The answer may hold an equation, a unit that the
     reference leaves out, or what it is not ("not A but B"); a decimal comma counts if the reference has one."""
+    if answer == reference:
+        return True
     if len(answer) >= LONG:
         return same(answer, reference)
     affirmed = NOT_THAT.sub("", NOT_BUT.sub("", answer)) or answer

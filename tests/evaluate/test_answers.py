@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tessy_jax.evaluate.answers import Exact, boxed, final_answer
+from tessy_jax.evaluate.answers import Exact
 from tessy_jax.evaluate.boxed import Boxed
+from tessy_jax.evaluate.extraction import boxed, final_answer
 from tessy_jax.evaluate.readings import normalised, number, same
 from tessy_jax.evaluate.tasks import Problem, Verdict
 from tessy_jax.mini.evaluation import MiniVerifier
@@ -161,7 +162,7 @@ def test_the_miniature_s_verifier_gives_a_verdict_on_any_text(answer, family):
         ("thus \\boxed{\\frac{2}{4}}", "1/2", "right"),
         ("\\boxed{x+1}", "1 + x", "right"),
         ("\\boxed{2\\sqrt{2}}.", "\\sqrt{8}", "right"),
-        ("\\boxed{1} or rather \\boxed{2}", "\\boxed{2}", "right"),
+        ("\\boxed{1} or rather \\boxed{2}", "2", "right"),
         ("\\boxed{\\text{east}}", "east", "right"),
         ("\\boxed{3}", "4", "wrong_answer"),
         ("it is 4", "4", "no_answer"),

@@ -25,7 +25,9 @@ def test_a_verifier_says_of_known_answers_what_a_person_says(verifier):
         for line in lines:
             reference, _, answer = line[2:].strip().partition(" | ")
             choices = CHOICES if verifier == "choice" else ()
-            problem = Problem("t/1", "t", None, [{"role": "user", "content": "?"}], reference, choices)
+            row = {"answer": reference, **({"choices": list(choices)} if choices else {})}
+            truth = TASK_KINDS[verifier].ground_truth(row, "answer", "t/1")
+            problem = Problem("t/1", "t", None, [{"role": "user", "content": "?"}], *truth)
             verdict = opened.verify(problem, answer.replace("⏎", "\n"))
             if verdict.right != (line[0] == "+"):
                 wrong.append(f"{line}: {verdict.why}, read as {verdict.answer!r}")
