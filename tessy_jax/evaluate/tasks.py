@@ -76,6 +76,14 @@ class DescribedVerifier(Protocol):
         """The way in which it verifies answers on this machine."""
 
 
+@runtime_checkable
+class CheckingVerifier(Protocol):
+    """A verifier whose settings may exclude a right answer."""
+
+    def check(self, truth: GroundTruth) -> None:
+        """Checks before any work that an answer can be right. Raises DataError if none can."""
+
+
 class GroundTruth(NamedTuple):
     """The right answer of a problem and the data to verify it; see `Problem`."""
 

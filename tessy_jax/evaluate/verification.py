@@ -11,7 +11,7 @@ from tessy_jax.config import Programs, Verification
 from tessy_jax.errors import ConfigError
 from tessy_jax.evaluate.job import TASK_KINDS, verdict
 from tessy_jax.evaluate.programs.pool import processors
-from tessy_jax.evaluate.tasks import GroundTruth, Problem, TaskKind, Verifier
+from tessy_jax.evaluate.tasks import CheckingVerifier, GroundTruth, Problem, TaskKind, Verifier
 from tessy_jax.records import Row
 from tessy_jax.synthesis.prompts import Prompt
 from tessy_jax.synthesis.verification import ResponseVerifier, VerifierFactory
@@ -48,7 +48,10 @@ class _TaskVerifier:
         return (self._answer, *self._task_kind.columns)
 
     def known(self, row: dict[str, Any], name: str) -> GroundTruth:
-        return self._task_kind.ground_truth(row, self._answer, name)
+        truth = self._task_kind.ground_truth(row, self._answer, name)
+        if isinstance(self._verifier, CheckingVerifier):
+            self._verifier.check(truth)
+        return truth
 
     def verdicts(self, asked: Sequence[tuple[Prompt, Row]]) -> list[str]:
         return list(self._threads.map(lambda response: self._verdict(*response), asked))

@@ -133,16 +133,18 @@ class Sandbox:
         native: bool = False,
         task: dict[str, Any] | None = None,
         names: bool = False,
+        compat: bool = False,
         build: bool = False,
     ) -> Outcome:
         """Runs a program. given: its standard input. native: the program is an executable, otherwise Python source. task,
-        names: see `box.runner.run`. build: the program is a trusted build, which may write files and start processes.
+        names, compat: see `box.server.Server`. build: the program is a trusted build, which may write files and start
+        processes.
 
         Raises:
             ServerError: two servers in a row failed to run it.
         """
         kind = "native" if native else "python"
-        request = _request(limits, kind=kind, task=task or {}, names=names, build=build)
+        request = _request(limits, kind=kind, task=task or {}, names=names, compat=compat, build=build)
         with self._free:
             for attempt in (1, 2):
                 with self._lock:
@@ -283,7 +285,7 @@ def _tested_server(level: Level, memory: int) -> _Server:
 
 def _request(limits: Limits, **more: Any) -> dict[str, Any]:
     """A request with default values; see `box.server.Server`."""
-    return {"kind": "python", "task": {}, "names": False, "build": False, **asdict(limits), **more}
+    return {"kind": "python", "task": {}, "names": False, "compat": False, "build": False, **asdict(limits), **more}
 
 
 def _user(number: int) -> int | None:

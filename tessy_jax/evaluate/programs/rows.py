@@ -19,7 +19,7 @@ import os
 import pickletools
 import zlib
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import yaml
 
@@ -27,6 +27,7 @@ from tessy_jax.config.evaluation import Task
 from tessy_jax.config.programs import Language
 from tessy_jax.errors import DataError
 from tessy_jax.evaluate.programs.box.runner import plain
+from tessy_jax.evaluate.programs.suite import Suite, check_value, json_value
 from tessy_jax.evaluate.tasks import GroundTruth, Problem, text_of, unique_name
 from tessy_jax.store.tables import table_rows
 from tessy_jax.synthesis.prompts import FORMS, prompt_of
@@ -52,29 +53,13 @@ OTHERS = ("archive", "grader", "interactive", "signature_grader", "generator")
 """Unsupported kinds of problems in init.yml."""
 
 
-class Suite(NamedTuple):
-    """The tests of a program. names: whether the program gets the names that LiveCodeBench imports for programs. tests: each
-    holds one of: "input" and "output" (texts); "input_file" and "output_file" (paths) and "checker"; "function", "arguments"
-    and "output" (JSON); "expression" and "output" (see `box.runner.plain`); "code"."""
-
-    language: Language
-    names: bool
-    tests: list[dict[str, Any]]
-
-    @classmethod
-    def of(cls, problem: Problem) -> Suite:
-        """The suite of a problem of `program_problems`."""
-        assert problem.tests is not None
-        return cls(**json.loads(zlib.decompress(problem.tests)))
-
-
 def program_problems(task: Task) -> list[Problem]:
     """Reads the problems of a task's table, in the order of its rows. Their reference is the number and a hash of their
     tests.
 
     Raises:
-        DataError: the table cannot be read, or a row is not a problem or has no tests or an invalid test; names file and
-            line.
+        DataError: the table cannot be read, or a row is not a problem, has no tests, or has an invalid test or one that no
+            program can pass; names file and line.
         ConfigError: a package is missing.
     """
     assert task.path is not None
@@ -87,11 +72,12 @@ def program_problems(task: Task) -> list[Problem]:
             if not isinstance(row, dict):
                 raise DataError(f"is {_short(row)}; it should be an object with a prompt and tests")
             own, messages, suite = _problem(row, Path(task.path).parent, task.running.language)
+            suite.check_sizes(task.running.output)
             family = next((family for column in FAMILIES if (family := text_of(row, column))), None)
         except DataError as error:
             raise DataError(f"{where}: {error}") from None
         name = unique_name(own, names)
-        reference, _, packed = _ground_truth(suite)
+        reference, _, packed = suite.ground_truth()
         problems.append(Problem(f"{task.name}/{name}", task.name, family, messages, reference, tests=packed))
     if not problems:
         raise DataError(f"{task.path}: holds no rows; give at least one problem")
@@ -104,25 +90,7 @@ def ground_truth(row: dict[str, Any], column: str, name: str) -> GroundTruth:
     Raises:
         DataError: the row has no tests or an invalid test.
     """
-    return _ground_truth(_problem(row, Path(), None)[2])
-
-
-def _ground_truth(suite: Suite) -> GroundTruth:
-    data = json.dumps(suite._asdict(), ensure_ascii=True, sort_keys=True).encode()
-    count = f"{len(suite.tests)} test{'s' if len(suite.tests) > 1 else ''}"
-    return GroundTruth(f"{count}, sha256 {_digest(suite)}", tests=zlib.compress(data, 1))
-
-
-def _digest(suite: Suite) -> str:
-    """A hash of the tests; it does not depend on the place of their files."""
-    digest = hashlib.sha256(f"{suite.language} {suite.names}".encode())
-    for test in suite.tests:
-        kept = {key: value for key, value in test.items() if not key.endswith("_file")}
-        kept["files"] = [
-            [os.path.basename(test[key]), os.path.getsize(test[key])] for key in ("input_file", "output_file") if key in test
-        ]
-        digest.update(json.dumps(kept, sort_keys=True).encode())
-    return digest.hexdigest()[:16]
+    return _problem(row, Path(), None)[2].ground_truth()
 
 
 def _problem(row: dict[str, Any], folder: Path, task_language: Language | None) -> tuple[str, list[dict[str, str]], Suite]:
@@ -197,9 +165,10 @@ def _livecodebench(row: dict[str, Any]) -> list[dict[str, Any]]:
                 raise DataError(f"{place} calls a function, and metadata names none in func_name ({function!r})")
             else:
                 lines = texts["input"].strip().split("\n") if texts["input"].strip() else []
-                arguments = [_json(line, f"{place}.input, line {line_number}") for line_number, line in enumerate(lines, 1)]
-                output = _json(texts["output"], f"{place}.output")
-                tests.append({"function": function, "arguments": arguments, "output": output})
+                for line_number, line in enumerate(lines, 1):
+                    _json(line, f"{place}.input, line {line_number}")
+                check_value(_json(texts["output"], f"{place}.output"), f"{place}.output")
+                tests.append({"function": function, "arguments": lines, "output": texts["output"]})
     return _some(tests, "public_test_cases and private_test_cases")
 
 
@@ -359,7 +328,7 @@ def _json(text: Any, place: str) -> Any:
     if not isinstance(text, str):
         return text
     try:
-        return json.loads(text)
+        return json_value(text)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{place} is not JSON ({error}): {_short(text)}") from None
 

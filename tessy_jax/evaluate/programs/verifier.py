@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
 import json
-import os
 import secrets
 import shutil
 from collections.abc import Callable
@@ -15,13 +15,14 @@ from tessy_jax.config.evaluation import Task
 from tessy_jax.config.programs import Programs
 from tessy_jax.errors import ConfigError, TessyError
 from tessy_jax.evaluate.programs.answer import program
+from tessy_jax.evaluate.programs.box.runner import RAISED
 from tessy_jax.evaluate.programs.graders import compat, compat_value, strict, strict_value
 from tessy_jax.evaluate.programs.levels import ENVIRONMENT
 from tessy_jax.evaluate.programs.pool import Limits, Outcome, Sandbox, ServerError, processors
-from tessy_jax.evaluate.programs.rows import COLUMNS, Suite, ground_truth, program_problems
-from tessy_jax.evaluate.tasks import Problem, TaskKind, Verdict
+from tessy_jax.evaluate.programs.rows import COLUMNS, ground_truth, program_problems
+from tessy_jax.evaluate.programs.suite import MIB, Suite, expected_size, file_text, json_value
+from tessy_jax.evaluate.tasks import GroundTruth, Problem, TaskKind, Verdict
 
-MIB = 1 << 20
 LONGER = 16
 """Limit of the output: this multiple of the expected size, plus 1 MiB. A longer output cannot be right."""
 COMPILING = Limits(cpu=30.0, wall=91.0, memory=2048 * MIB, output=64 * MIB, files=256 * MIB)
@@ -37,6 +38,7 @@ if subprocess.run(command, stdin=subprocess.DEVNULL, stdout=2, env={**os.environ
 with open(binary, "rb") as file:
     sys.stdout.buffer.write(file.read())
 """
+RIGHT = "right"
 REASONS = {"timeout": "timeout", "memory": "memory_limit", "output": "output_limit", "killed": "runtime_error"}
 NEVER: dict[str, bool] = {"strict": False, "compat": False}
 
@@ -44,8 +46,12 @@ NEVER: dict[str, bool] = {"strict": False, "compat": False}
 class ProgramVerifier:
     """Verifies programs; a context manager. unsafe: allows plain processes if no stronger level is available.
 
-    A program passes a test if it exits with code 0 within its limits and its output is right. It is right if it passes all
-    tests. After the first test that it fails by both graders, the remaining tests are skipped.
+    A program passes a test if it exits with code 0 within its limits and its output is right; for compat, it may also exit
+    with another code by `sys.exit`. It is right if it passes all tests. After the first test that it fails by both graders,
+    the remaining tests are skipped.
+
+    The interpreter has the limits of LiveCodeBench as long as a program passes by compat. A test that the program then fails
+    by strict runs once more without these limits, and that run decides for strict.
 
     Raises:
         ConfigError: no sandbox is available.
@@ -73,7 +79,7 @@ class ProgramVerifier:
         source = program(answer)
         if source is None:
             return Verdict(False, None, "no_program", NEVER)
-        suite = Suite.of(problem)
+        suite = Suite.of(problem.tests)
         try:
             if suite.language == "python":
                 return self._verified(suite, source, partial(self.sandbox.run, _bytes(source), names=suite.names))
@@ -87,26 +93,27 @@ class ProgramVerifier:
                 "memory and processes, and run the same command again: it resumes"
             ) from error
 
+    def check(self, truth: GroundTruth) -> None:
+        """See `tasks.CheckingVerifier`."""
+        Suite.of(truth.tests).check_sizes(self.settings.output)
+
     def _verified(self, suite: Suite, source: str, run: Callable[..., Outcome]) -> Verdict:
         left, passed = self.settings.seconds_in_all, {"strict": True, "compat": True}
         clock = _wall(left)
-        reason, first_failed = "right", None
+        reason, first_failed = RIGHT, None
         for number, test in enumerate(suite.tests):
             seconds = min(self.settings.seconds, left)
             wall = min(_wall(self.settings.seconds), clock)
-            max_output = min(self.settings.output * MIB, LONGER * _expected(test) + MIB)
+            max_output = min(self.settings.output * MIB, LONGER * expected_size(test) + MIB)
             limits = Limits(seconds, wall, self.settings.memory * MIB, max_output)
-            token = secrets.token_hex(16)
-            outcome = run(_given(test), limits, task=_task(test, token))
-            if outcome.ended != "exited":
-                passes, failure = NEVER, REASONS[outcome.ended]
-            elif outcome.code:
-                passes, failure = NEVER, "runtime_error"
-            else:
-                passes, failure = _compare(test, outcome.output, token), "wrong_answer"
-            passed = {name: passed[name] and passes[name] for name in passed}
-            if first_failed is None and not passes[self.settings.grader]:
-                reason, first_failed = failure, number
+            outcome, reasons = _tested(suite, test, partial(run, limits=limits, compat=passed["compat"]))
+            limited = suite.language == "python" and passed["compat"] and outcome.ended in ("exited", "killed")
+            if limited and passed["strict"] and reasons["strict"] != RIGHT:  # a limit of compat may be the reason
+                outcome, again = _tested(suite, test, partial(run, limits=limits, compat=False))
+                reasons = {**again, "compat": reasons["compat"]}
+            passed = {grader: passed[grader] and reasons[grader] == RIGHT for grader in passed}
+            if first_failed is None and not passed[self.settings.grader]:
+                reason, first_failed = reasons[self.settings.grader], number
             if not any(passed.values()):
                 break
             left, clock = left - outcome.cpu, clock - outcome.wall
@@ -128,7 +135,7 @@ def task_kind(*, unsafe: bool = False) -> TaskKind:
         with verifier(task.running):  # a missing sandbox is reported before any work
             pass
         if shutil.which(COMPILER, path=ENVIRONMENT["PATH"]) is None:
-            cpp = next((problem.id for problem in own if Suite.of(problem).language == "cpp"), None)
+            cpp = next((problem.id for problem in own if Suite.of(problem.tests).language == "cpp"), None)
             if cpp is not None:
                 raise ConfigError(f"{cpp} needs C++, and {COMPILER} is not installed; install it (apt-get install g++)")
         return own
@@ -147,13 +154,8 @@ def _wall(seconds: float) -> float:
 
 def _given(test: dict[str, Any]) -> bytes:
     if "input_file" in test:
-        return Path(test["input_file"]).read_bytes()
+        return Path(test["input_file"]).read_bytes().removeprefix(codecs.BOM_UTF8)
     return _bytes(test.get("input", ""))
-
-
-def _expected(test: dict[str, Any]) -> int:
-    """Approximate size of the expected output, in bytes."""
-    return os.path.getsize(test["output_file"]) if "output_file" in test else len(json.dumps(test.get("output")))
 
 
 def _task(test: dict[str, Any], token: str) -> dict[str, Any]:
@@ -164,27 +166,36 @@ def _task(test: dict[str, Any], token: str) -> dict[str, Any]:
     return {"code": test["code"], "token": token} if "code" in test else {}
 
 
+def _tested(suite: Suite, test: dict[str, Any], run: Callable[..., Outcome]) -> tuple[Outcome, dict[str, str]]:
+    """Runs a test. Returns the outcome and the reason of each grader: `RIGHT`, or why the program fails."""
+    token = secrets.token_hex(16)
+    task = _task(test, token)
+    outcome = run(_given(test), task=task)
+    if outcome.ended != "exited":
+        return outcome, dict.fromkeys(NEVER, REASONS[outcome.ended])
+    reasons = {name: RIGHT if right else "wrong_answer" for name, right in _compare(test, outcome.output, token).items()}
+    if outcome.code:
+        reasons["strict"] = "runtime_error"
+        if task or suite.language != "python" or outcome.code == RAISED:  # LiveCodeBench ignores the status of sys.exit
+            reasons["compat"] = "runtime_error"
+    return outcome, reasons
+
+
 def _compare(test: dict[str, Any], output: bytes, token: str) -> dict[str, bool]:
     """The verdicts of both graders on the output of a program."""
-    text = output.decode("utf-8", "replace")
+    text = output.decode("utf-8", "surrogateescape")
     if "code" in test:
         return dict.fromkeys(NEVER, text == token)
     if "function" in test or "expression" in test:
         try:
             value = _value(json.loads(text))
-            if "expression" in test:
-                return dict.fromkeys(NEVER, bool(value == _value(test["output"])))
-            return {"strict": strict_value(value, test["output"]), "compat": compat_value(value, test["output"])}
-        except (
-            ValueError,
-            TypeError,
-            LookupError,
-            ArithmeticError,
-            RecursionError,
-        ):  # not the format that the runner writes
+        except (ValueError, TypeError, LookupError, RecursionError):  # not the format that the runner writes
             return NEVER
-    file = test.get("output_file")
-    expected = test["output"] if file is None else Path(file).read_bytes().decode("utf-8", "replace")
+        if "expression" in test:
+            return dict.fromkeys(NEVER, bool(value == _value(test["output"])))
+        expected = json_value(test["output"])
+        return {"strict": strict_value(value, expected), "compat": compat_value(value, expected)}
+    expected = file_text(test["output_file"]) if "output_file" in test else test["output"]
     return {"strict": strict(text, expected, test.get("checker", "standard")), "compat": compat(text, expected)}
 
 
@@ -193,6 +204,8 @@ def _value(plain: Any) -> Any:
     if not isinstance(plain, list):
         return plain
     kind, parts = plain
+    if kind == "int":
+        return int(parts, 16)
     if kind == "dict":
         return {_value(key): _value(value) for key, value in parts}
     return {"list": list, "tuple": tuple, "set": frozenset, "frozenset": frozenset}[kind](_value(part) for part in parts)

@@ -12,7 +12,8 @@ import pytest
 from tessy_jax.config.evaluation import Task
 from tessy_jax.errors import DataError
 from tessy_jax.evaluate.programs import rows
-from tessy_jax.evaluate.programs.rows import Suite, program_problems
+from tessy_jax.evaluate.programs.rows import program_problems
+from tessy_jax.evaluate.programs.suite import Suite
 
 
 def packed(tests):
@@ -40,7 +41,7 @@ def read(folder, *items, **changes):
 
 def test_a_row_of_livecodebench_has_its_public_and_its_private_tests(tmp_path):
     (problem,) = read(tmp_path, livecodebench())
-    suite = Suite.of(problem)
+    suite = Suite.of(problem.tests)
     assert suite.tests == [{"input": "1 2\n", "output": "3\n"}, {"input": "4 5\n", "output": "9\n"}]
     assert suite.names
     assert (problem.id, problem.family) == ("t/abc", "easy")
@@ -58,7 +59,7 @@ def test_functional_tests_have_arguments_and_the_prompt_shows_the_starter_code(t
         metadata=json.dumps({"func_name": "f"}),
     )
     (problem,) = read(tmp_path, row)
-    assert Suite.of(problem).tests == [{"function": "f", "arguments": [[1, 2], "x"], "output": [True, None]}]
+    assert Suite.of(problem.tests).tests == [{"function": "f", "arguments": ["[1, 2]", '"x"'], "output": "[true, null]"}]
     assert "class Solution:" in problem.messages[0]["content"]
 
 
@@ -77,7 +78,7 @@ def test_asserts_that_compare_with_a_literal_are_compared_outside_the_sandbox(tm
         {"code": "x = 1\nassert x"},
     ]
     (problem,) = read(tmp_path, {"prompt": "p", "tests": asserts})
-    assert Suite.of(problem).tests == [
+    assert Suite.of(problem.tests).tests == [
         {"expression": "f(2)", "output": ["tuple", [1, ["set", [2]]]]},
         {"expression": "f(3)", "output": ["list", [1]]},
         {"expression": "bool(abs(f(1) - 2) < 1)", "output": True},
@@ -101,16 +102,16 @@ def test_a_row_of_ojbench_has_the_tests_of_its_folder(tmp_path):
     row = {"id": 7, "prompt": "p", "dataset": "NOI", "language": "cpp", "difficulty": "hard"}
     published, python, named = read(tmp_path, row, {**row, "language": "python"}, {**row, "tests": "own"})
     assert [problem.own_id for problem in (published, python, named)] == ["NOI-7-cpp", "NOI-7-python", "NOI-7-cpp/2"]
-    assert [Suite.of(problem).language for problem in (published, python, named)] == ["cpp", "python", "cpp"]
+    assert [Suite.of(problem.tests).language for problem in (published, python, named)] == ["cpp", "python", "cpp"]
     assert published.family == "hard"
-    first, second = Suite.of(published).tests
+    first, second = Suite.of(published.tests).tests
     assert first == {
         "input_file": str(tmp_path / "NOI" / "loj-7" / "1.in"),
         "output_file": str(tmp_path / "NOI" / "loj-7" / "1.out"),
         "checker": "floats:4",
     }
     assert second["input_file"].endswith("2.in")
-    assert [test["checker"] for test in Suite.of(named).tests] == ["standard", "standard"]
+    assert [test["checker"] for test in Suite.of(named.tests).tests] == ["standard", "standard"]
 
 
 @pytest.mark.parametrize(
@@ -128,7 +129,7 @@ def test_a_row_of_ojbench_has_the_tests_of_its_folder(tmp_path):
 def test_a_checker_keeps_its_tolerance(tmp_path, value, checker):
     folder_of_tests(tmp_path / "own", PLAIN + f"checker: {value}\n")
     (problem,) = read(tmp_path, {"prompt": "p", "tests": "own"})
-    assert [test["checker"] for test in Suite.of(problem).tests] == [checker, checker]
+    assert [test["checker"] for test in Suite.of(problem.tests).tests] == [checker, checker]
 
 
 def test_published_rows_of_ojbench_are_read_and_missing_tests_are_named(tmp_path, shared):
@@ -143,7 +144,7 @@ def test_published_rows_of_ojbench_are_read_and_missing_tests_are_named(tmp_path
 
 def test_the_language_of_the_task_overrides_that_of_rows(tmp_path):
     row = {"prompt": "p", "tests": [{"input": "", "output": ""}], "language": "Fortran"}
-    assert Suite.of(read(tmp_path, row, programs={"language": "cpp"})[0]).language == "cpp"
+    assert Suite.of(read(tmp_path, row, programs={"language": "cpp"})[0].tests).language == "cpp"
 
 
 class Harmful:
@@ -206,7 +207,7 @@ def test_tests_may_be_pickled_with_any_protocol(tmp_path, protocol):
     for text in ("short", "é\n\\" * 1000):
         data = pickle.dumps(json.dumps([{"input": text, "output": ""}], ensure_ascii=False), protocol)
         row = livecodebench(private_test_cases=base64.b64encode(zlib.compress(data)).decode())
-        assert Suite.of(read(tmp_path, row)[0]).tests[1]["input"] == text
+        assert Suite.of(read(tmp_path, row)[0].tests).tests[1]["input"] == text
 
 
 @pytest.mark.parametrize(

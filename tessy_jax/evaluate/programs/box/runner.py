@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import builtins
+import contextlib
 import importlib
 import io
 import json
@@ -13,6 +14,7 @@ import sys
 import threading
 import traceback
 import types
+from collections import deque
 from collections.abc import Callable
 from typing import Any, NoReturn
 
@@ -24,7 +26,17 @@ NAMED = (
 takes precedence over both."""
 READY = (*NAMED, "decimal", "fractions", "array", "queue", "time", "dataclasses", "enum", "contextlib", "textwrap", "struct")
 """Modules that are imported in advance, so that a program does not wait for them."""
-RECURSION = 50_000
+RECURSION = {False: 1_000_000, True: 50_000}
+DIGITS = {False: 0, True: 4300}
+"""The recursion limit, and the maximum number of digits when integers are converted from or to text (0: no limit), for the
+grader strict (False) and for compat (True), which has the limits of LiveCodeBench."""
+RAISED = 250
+"""The exit code of a program that ends with an exception. A program can also choose it itself."""
+LAST = 20
+"""Number of frames of a traceback that are written, from its end."""
+LONG = 2048
+"""Number of bits from which `plain` writes an integer in hexadecimal, which takes linear time and has no limit; shorter
+integers are below every possible limit."""
 
 
 def names() -> dict[str, Any]:
@@ -40,13 +52,15 @@ def names() -> dict[str, Any]:
     return {name: value for name, value in scope.items() if not name.startswith("__")}
 
 
-def run(source: str, task: dict[str, Any], given: dict[str, Any], nothing: int, begin: Callable[[], None]) -> NoReturn:
+def run(
+    source: str, task: dict[str, Any], given: dict[str, Any], nothing: int, begin: Callable[[], None], *, compat: bool
+) -> NoReturn:
     """Runs Python source and ends the process. given: names in its scope. nothing: a descriptor of /dev/null. begin: called
-    immediately before the program starts.
+    immediately before the program starts. compat: whether the interpreter has the limits of LiveCodeBench.
 
-    task: {} for a program whose output counts; {"function", "arguments"} for a call, {"expression"} for a value, or {"code",
-    "token"} for code that runs after the program and should complete. With the last three, standard output of the program is
-    discarded, and the value or the token is written instead.
+    task: {} for a program whose output counts; {"function", "arguments" (JSON texts)} for a call, {"expression"} for a
+    value, or {"code", "token"} for code that runs after the program and should complete. With the last three, standard
+    output of the program is discarded, and the value or the token is written instead.
     """
     results = -1
     if task:
@@ -64,7 +78,8 @@ def run(source: str, task: dict[str, Any], given: dict[str, Any], nothing: int, 
     sys.modules["__main__"] = module
     if given:
         module.__dict__.update({name: getattr(sys, name) for name in ("stdin", "stdout", "stderr", "argv")})
-        sys.setrecursionlimit(RECURSION)
+    sys.setrecursionlimit(RECURSION[compat])
+    sys.set_int_max_str_digits(DIGITS[compat])
 
     def work() -> None:
         exec(compile(source, "program.py", "exec", dont_inherit=True), module.__dict__)
@@ -72,7 +87,7 @@ def run(source: str, task: dict[str, Any], given: dict[str, Any], nothing: int, 
             _write(results, _result(module.__dict__, task))
 
     begin()
-    os._exit(_code(work))
+    os._exit(_code(work, module.__dict__))
 
 
 def _result(scope: dict[str, Any], task: dict[str, Any]) -> str:
@@ -80,7 +95,7 @@ def _result(scope: dict[str, Any], task: dict[str, Any]) -> str:
     if "function" in task:
         owner = scope.get("Solution")
         function = getattr(owner() if callable(owner) else owner, task["function"], None) or scope[task["function"]]
-        return _encoded(function(*task["arguments"]))
+        return _encoded(function(*map(json.loads, task["arguments"])))
     if "expression" in task:
         return _encoded(eval(compile(task["expression"], "test", "eval", dont_inherit=True), scope))
     exec(compile(task["code"], "test", "exec", dont_inherit=True), scope)
@@ -92,12 +107,14 @@ def _encoded(value: Any) -> str:
 
 
 def plain(value: Any) -> Any:
-    """Converts a value for JSON: numbers, strings, booleans and None are unchanged; a list, tuple, set or dict becomes
-    [kind, parts].
+    """Converts a value for JSON: numbers, strings, booleans and None are unchanged, except that an integer of more than
+    `LONG` bits becomes ["int", hexadecimal]; a list, tuple, set or dict becomes [kind, parts].
 
     Raises:
         TypeError: the value contains another type.
     """
+    if isinstance(value, int) and value.bit_length() > LONG:
+        return ["int", hex(value)]
     if value is None or isinstance(value, str | bool | int | float):
         return value
     if isinstance(value, dict):
@@ -108,12 +125,17 @@ def plain(value: Any) -> Any:
     raise TypeError(f"a {type(value).__name__} is no answer to a test")
 
 
-def _code(work: Callable[[], None]) -> int:
-    """Runs `work` and shuts down as the interpreter does. Returns the exit code."""
+def _code(work: Callable[[], None], scope: dict[str, Any]) -> int:
+    """Runs `work` and shuts down as the interpreter does, which also writes what files in the program's scope still hold.
+    Returns the exit code."""
     code = _tried(work)
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
     flushed = _tried(sys.stdout.flush)
+    for file in (sys.__stdout__, *scope.values()):
+        if isinstance(file, io.TextIOWrapper | io.BufferedWriter) and file is not sys.stdout:
+            with contextlib.suppress(OSError, ValueError):  # ValueError: it is closed or detached
+                file.flush()
     return code or (flushed and 120)
 
 
@@ -126,9 +148,12 @@ def _tried(work: Callable[[], Any]) -> int:
         print(error.code, file=sys.stderr)
         return 1
     except BaseException as error:
-        own = error.__traceback__ and error.__traceback__.tb_next  # without these two frames
-        traceback.print_exception(type(error), error, own and own.tb_next)
-        return 1
+        last = deque([error.__traceback__], maxlen=LAST)
+        while last[-1] and last[-1].tb_next:
+            last.append(last[-1].tb_next)
+        own = last[2] if len(last) > 2 else None  # without the first two frames, which are not the program's
+        traceback.print_exception(type(error), error, own, limit=-LAST)
+        return RAISED
     return 0
 
 

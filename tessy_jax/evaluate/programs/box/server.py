@@ -38,8 +38,6 @@ STDERR = 4096
 """Number of bytes kept of the end of standard error."""
 PIECE = 1 << 16
 FILES, OPEN_FILES = 4096, 128
-STACK = 1 << 26
-"""Stack size of a Python program, in bytes; the limit of a C++ program is its memory."""
 GRACE = 0.02
 FAILED = 3
 """Descriptor for errors before a program starts."""
@@ -70,8 +68,8 @@ class Server:
     "readable": folders; "scratch": a folder for builds, or empty}.
 
     A request: {"kind": "python" or "native"; "program", "input": sizes in bytes; "task": see `runner.run`; "names": whether
-    the program gets `runner.names`; "build": whether it is a trusted build; "cpu", "wall": seconds; "memory", "output",
-    "files": bytes}.
+    the program gets `runner.names`; "compat": see `runner.run`; "build": whether it is a trusted build; "cpu", "wall":
+    seconds; "memory", "output", "files": bytes}.
     A reply: {"ended": "exited", "killed", "timeout", "output" or "memory"; "code": exit code or negative signal; "cpu",
     "wall": seconds; "errors": text; "output": size in bytes}.
     """
@@ -169,7 +167,7 @@ class Server:
         _only_files(*inside, self.failed, *([_memory_file("program", program)] if native else []))
         self.failed = FAILED
         os.chdir("/tmp" if isolated else (self.settings["scratch"] if build else "/"))
-        _limits(request, native, self.settings["processes"])
+        _limits(request, self.settings["processes"])
         kernel.drop(self.settings["user"])
         writable = ["/tmp"] if isolated else [self.settings["scratch"]] if build else []
         kernel.landlock(self.settings["readable"], [*writable, os.devnull])
@@ -188,7 +186,8 @@ class Server:
                 os.write(2, f"{error}\n".encode())
                 os._exit(126)
         given = self.names if request["names"] else {}
-        runner.run(program.decode("utf-8", "surrogateescape"), request["task"], given, nothing, self._begin)
+        source = program.decode("utf-8", "surrogateescape")
+        runner.run(source, request["task"], given, nothing, self._begin, compat=request["compat"])
 
     def _begin(self) -> None:
         """Closes the descriptor for errors: from here on, errors are the program's."""
@@ -331,14 +330,14 @@ def _only_files(*files: int) -> None:
     os.closerange(len(files), 1 << 16)
 
 
-def _limits(request: dict[str, Any], native: bool, processes: int | None) -> None:
+def _limits(request: dict[str, Any], processes: int | None) -> None:
     memory = request["memory"]
     cpu = math.ceil(request["cpu"])
     limits = {
         resource.RLIMIT_CPU: (cpu, cpu + 1),
         resource.RLIMIT_AS: (memory, memory),
         resource.RLIMIT_FSIZE: (request["files"], request["files"]),
-        resource.RLIMIT_STACK: (memory if native else min(memory, STACK),) * 2,
+        resource.RLIMIT_STACK: (resource.RLIM_INFINITY,) * 2,  # memory limits it; threads then have the usual size
         resource.RLIMIT_NOFILE: (OPEN_FILES, OPEN_FILES),
         resource.RLIMIT_CORE: (0, 0),
         resource.RLIMIT_MSGQUEUE: (0, 0),
@@ -347,8 +346,8 @@ def _limits(request: dict[str, Any], native: bool, processes: int | None) -> Non
         limits[resource.RLIMIT_NPROC] = (processes, processes)
     for limit, (soft, hard) in limits.items():
         current = resource.getrlimit(limit)[1]
-        bounded = current != resource.RLIM_INFINITY
-        resource.setrlimit(limit, (min(soft, current), min(hard, current)) if bounded else (soft, hard))
+        bounded = [current if value == resource.RLIM_INFINITY else min(value, current) for value in (soft, hard)]
+        resource.setrlimit(limit, (soft, hard) if current == resource.RLIM_INFINITY else (bounded[0], bounded[1]))
 
 
 def _descendants(pid: int) -> set[int]:
