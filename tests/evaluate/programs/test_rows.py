@@ -33,6 +33,11 @@ def livecodebench(**changes):
     return row | changes
 
 
+def calling(**changes):
+    case = {"input": "1", "output": "1", "testtype": "functional"} | changes
+    return livecodebench(public_test_cases=json.dumps([case]), private_test_cases="[]", metadata='{"func_name": "f"}')
+
+
 def read(folder, *items, **changes):
     file = folder / "rows.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in items))
@@ -190,6 +195,14 @@ def pickled(value):
             livecodebench(public_test_cases='[{"input": "x", "output": "1"}]', metadata='{"func_name": "f"}'),
             r"public_test_cases\[0\].input, line 1 is not JSON",
         ),
+        (calling(output="[1, NaN]"), r"public_test_cases\[0\].output holds NaN, which equals no value"),
+        (calling(output='{"a": NaN}'), "holds NaN.*leave this test out"),
+        (calling(output="1e999"), "is not JSON .it holds the number 1e999, which exceeds the range"),
+        (calling(output="[" * 101 + "]" * 101), "is nested more than 100 levels deep"),
+        (calling(output="[" * 5000 + "]" * 5000), r"public_test_cases\[0\].output is not JSON"),
+        (calling(output="1" * 100_001), "it holds an integer of 100,001 digits; at most 100,000"),
+        (calling(input="1" * 100_001), r"public_test_cases\[0\].input, line 1 is not JSON .it holds an integer of 100,001"),
+        ({"prompt": "p", "tests": ["assert f() == " + "1" * 5000]}, r"tests\[0\] is no Python .*hexadecimal"),
         ({"id": True, "prompt": "p", "tests": ["assert f()"]}, "id is True; it should be a string"),
         (livecodebench(private_test_cases=None), "has no `private_test_cases`, and a part of the tests does not grade"),
     ],
@@ -252,3 +265,13 @@ def test_tests_that_decompress_to_more_than_the_limit_are_refused(tmp_path, monk
     monkeypatch.setattr(rows, "LARGEST", 1000)
     with pytest.raises(DataError, match="holds more than 1,000 bytes"):
         read(tmp_path, livecodebench(private_test_cases=packed([{"input": "1" * 2000, "output": ""}])))
+
+
+def test_an_expected_output_that_exceeds_the_limit_of_the_output_is_refused_with_its_row_and_the_remedy(tmp_path):
+    long = {"prompt": "p", "tests": [{"input": "", "output": "1"}, {"input": "", "output": "é" * (1 << 19) + "1"}]}
+    folder_of_tests(tmp_path / "own", PLAIN)
+    (tmp_path / "own" / "2.out").write_text("1" * ((1 << 20) + 1))
+    for row in (long, {"prompt": "p", "tests": "own"}):
+        with pytest.raises(DataError, match=r"rows.jsonl:1: test 1 expects an output of 1,048,577 bytes.* at least 2$"):
+            read(tmp_path, row, programs={"output": 1})
+        assert read(tmp_path, row, programs={"output": 2})

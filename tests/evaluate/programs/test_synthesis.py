@@ -36,6 +36,17 @@ def test_a_program_is_kept_with_the_verdict_of_the_tests_of_its_row(tmp_path):
     assert (wrong.verdict, wrong.row.meta["verified"]) == ("wrong_answer", False)
 
 
+def test_an_expected_output_beyond_the_limit_of_the_output_stops_the_job_and_is_named(tmp_path):
+    file = tmp_path / "rows.jsonl"
+    file.write_text(json.dumps({"prompt": "p", "tests": [{"input": "", "output": "1" * ((1 << 20) + 1)}]}) + "\n")
+    limited = VERIFICATION.model_copy(update={"programs": Programs(output=1)})
+    with (
+        open_verification(limited, response_verifiers(TASK_KINDS)) as verifier,
+        pytest.raises(DataError, match=r"rows.jsonl:1: test 0 expects an output of 1,048,577 bytes.*set programs.output"),
+    ):
+        prompts_of(Data(path=str(file)), verifier)
+
+
 def test_a_row_without_tests_stops_the_job_and_is_named(tmp_path):
     file = tmp_path / "rows.jsonl"
     file.write_text(json.dumps({"id": "double", "prompt": "Double it."}) + "\n")

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 
 import pytest
 
@@ -48,7 +49,12 @@ VERDICTS = {
     "an integer of 5000 digits is returned for a short one": (called("1", "7"), "f = lambda x: 10 ** 5000", False, False),
     "an integer of 5000 digits is an argument": (called(DIGITS, "7"), "f = lambda x: x % 10", True, False),
     "an integer of 5000 digits is an argument and wrong": (called(DIGITS, "7"), "f = lambda x: x % 9", False, False),
-    "an integer of 5000 digits is inside a list": (called("1", f"[{DIGITS}]"), f"f = lambda x: (int({DIGITS!r}),)", True, False),
+    "an integer of 5000 digits is inside a list": (
+        called("1", f"[{DIGITS}]"),
+        f"f = lambda x: (int({DIGITS!r}),)",
+        True,
+        False,
+    ),
     "recursion of 2,000": (printed("2000"), DOWN + "print(down(2000))", True, True),
     "recursion of 40,000": (printed("40000"), DOWN + "print(down(40000))", True, True),
     "recursion of 100,000": (printed("100000"), DOWN + f"print(down({DEEP}))", True, False),
@@ -110,7 +116,8 @@ VERDICTS = {
     "a generator of inputs": (printed("3", "1\n2\n"), "import sys\nprint(sum(int(x) for x in sys.stdin))", True, True),
     "a pool of threads": (
         printed("0 1 4"),
-        "from concurrent.futures import ThreadPoolExecutor as P\nwith P(2) as p:\n    print(*p.map(lambda x: x * x, range(3)))",
+        "from concurrent.futures import ThreadPoolExecutor as Pool\n"
+        "with Pool(2) as pool:\n    print(*pool.map(lambda x: x * x, range(3)))",
         True,
         True,
     ),
@@ -140,7 +147,12 @@ VERDICTS = {
     "bytes that are no text": (printed("\ufffd"), "import os\nos.write(1, b'\\xff')", False, False),
     # calls
     "a method": (called("1", "2"), "class Solution:\n    def f(self, x: int) -> int:\n        return x + 1", True, True),
-    "a static method": (called("1", "2"), "class Solution:\n    @staticmethod\n    def f(x):\n        return x + 1", True, True),
+    "a static method": (
+        called("1", "2"),
+        "class Solution:\n    @staticmethod\n    def f(x):\n        return x + 1",
+        True,
+        True,
+    ),
     "a plain function": (called("1", "2"), "def f(x):\n    return x + 1", True, True),
     "a default argument": (called("1", "3"), "def f(x, y=2):\n    return x + y", True, True),
     "any arguments": (called("1\n2", "3"), "def f(*a):\n    return sum(a)", True, True),
@@ -182,11 +194,25 @@ def test_both_graders_give_the_known_verdict(verify, name):
     assert (verdict.why == "right") == verdict.right == strict
 
 
+@pytest.mark.skipif(
+    sys.version_info >= (3, 12), reason="CPython 3.12 and 3.13 limit recursion through C, and no setting changes it"
+)
+def test_recursion_through_c_has_a_stack_that_only_memory_limits(verify):
+    program = f"from functools import cache\n@cache\n{DOWN}print(down({DEEP}))"
+    assert verify(printed(str(DEEP)), program).graders == {"strict": True, "compat": False}
+    endless = "class A:\n    def __repr__(self):\n        return repr([self])\nprint(A())"
+    assert verify(printed("1"), endless).graders == {"strict": False, "compat": False}
+
+
 CPP = {
     "threads": ("#include <thread>\n#include <iostream>", 'std::thread t([] { std::cout << "4"; }); t.join();', True),
-    "recursion": ("#include <cstdio>\nint f(int n) { volatile int x = 1; return n ? x + f(n - 1) : 0; }", 'printf("%d", f(2000000) / 500000);', True),
+    "recursion": (
+        "#include <cstdio>\nint f(int n) { volatile int x = 1; return n ? x + f(n - 1) : 0; }",
+        'printf("%d", f(2000000) / 500000);',
+        True,
+    ),
     "exit code 1 after the output": ("#include <cstdio>", 'puts("4"); return 1;', False),
-}  # fmt: skip
+}
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is not installed")
