@@ -11,7 +11,9 @@ tolerance; true does not equal 1, and 3.0 does not equal 3.
 each of their lines are stripped; the number of lines, blank ones included, must be equal. Two lines are equal if their texts
 are, or if both consist of decimals that are equal as exact numbers ("1.0" equals "1", 0.3333333 does not equal 0.33333333,
 and "a b" with two spaces does not equal "a b" with one). Values: equal in Python, where a tuple equals a list at the top
-level only.
+level only; no value equals an integer of more digits than the interpreter reads (`box.runner.DIGITS`).
+
+Both take linear time: numbers may have any length and exponent.
 """
 
 from __future__ import annotations
@@ -19,17 +21,18 @@ from __future__ import annotations
 import math
 import re
 from decimal import MAX_EMAX, MIN_EMIN, Context, Decimal, InvalidOperation
+from fractions import Fraction
 from typing import Any
 
 from tessy_jax.evaluate.programs.box.runner import DIGITS
 
 TOLERANCE = Decimal("1e-6")
 NUMBERS = Context(prec=100, Emax=MAX_EMAX, Emin=MIN_EMIN, traps=[])
-"""Numbers are rounded to 100 digits, far below any tolerance, so that a comparison takes linear time whatever their length
-and exponent."""
+"""Rounds numbers to 100 digits, far below any tolerance, so that arithmetic takes no time that depends on their exponents."""
 NUMBER = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?", re.ASCII)
-LIMIT = 10 ** DIGITS[True]
 INTEGER = re.compile(r"[+-]?[0-9]+", re.ASCII)
+UNREAD = 10 ** DIGITS[True]
+"""The least integer that LiveCodeBench cannot read."""
 
 
 def strict(output: str, expected: str, checker: str = "standard") -> bool:
@@ -55,8 +58,13 @@ def compat(output: str, expected: str) -> bool:
 
 
 def strict_value(value: Any, expected: Any) -> bool:
-    """Whether a value is right; see the module docstring. expected: a JSON value. value: may also hold tuples and sets."""
-    if isinstance(expected, float) and type(value) in (int, float):
+    """Whether a value is right; see the module docstring. expected: a JSON value. value: may also hold tuples, sets,
+    fractions, decimals and complex numbers.
+
+    Raises:
+        ValueError, ArithmeticError: the value holds a signaling NaN.
+    """
+    if isinstance(expected, float) and type(value) in (int, float, Fraction, Decimal):
         return _near(value, expected)
     if isinstance(expected, list):
         same_length = isinstance(value, list | tuple) and len(value) == len(expected)
@@ -79,16 +87,16 @@ def _short(expected: Any) -> bool:
     """Whether LiveCodeBench can read an expected value: no integer has more than 4300 digits."""
     if isinstance(expected, list | dict):
         return all(_short(item) for item in (expected.values() if isinstance(expected, dict) else expected))
-    return not isinstance(expected, int) or -LIMIT < expected < LIMIT
+    return not isinstance(expected, int) or -UNREAD < expected < UNREAD
 
 
-def _near(value: float, expected: float) -> bool:
-    """Whether two numbers are equal within `TOLERANCE`. value: may be an integer of any size."""
+def _near(value: float | Fraction | Decimal, expected: float) -> bool:
+    """Whether two numbers are equal within `TOLERANCE`. value: of any size."""
     if not math.isfinite(expected):
         return value == expected
     try:
-        return abs(value - expected) <= float(TOLERANCE) * max(1.0, abs(expected))
-    except OverflowError:  # the integer exceeds the range of a float
+        return abs(float(value) - expected) <= float(TOLERANCE) * max(1.0, abs(expected))
+    except OverflowError:  # the number exceeds the range of a float
         return False
 
 

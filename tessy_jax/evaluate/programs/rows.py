@@ -46,6 +46,10 @@ AROUND_STRINGS = ("PROTO", "FRAME", "MEMOIZE", "PUT", "BINPUT", "LONG_BINPUT", "
 """Operations of a pickle: those that push a string, and those that may accompany one."""
 LARGEST = 1 << 30
 """Maximum size of the decompressed tests of one problem, in bytes."""
+KINDS: dict[str, bool] = {"stdin": False, "stdin_stdout": False, "functional": True}
+"""Whether a test calls a function, by its testtype."""
+LABELS = ("testtype", "type", "id", "name", "explanation", "description", "public", "is_public", "points", "score", "weight")
+"""Fields of a test besides its contents: its kind, and labels that change no verdict."""
 CHECKERS = "standard, identical, floats, floatsabs and floatsrel"
 ERRORS = {"default": "floats", "absolute": "floatsabs", "relative": "floatsrel"}
 """The checker for each error_mode of the checker floats."""
@@ -158,8 +162,8 @@ def _livecodebench(row: dict[str, Any]) -> list[dict[str, Any]]:
         for number, case in enumerate(_listed(value, column)):
             place = f"{column}[{number}]"
             texts = _pair(case, place)
-            called = function is not None if case.get("testtype") is None else case["testtype"] == "functional"
-            if not called:
+            called = _calls(case, place)
+            if not (function is not None if called is None else called):
                 tests.append(texts)
             elif not isinstance(function, str) or not function.isidentifier():
                 raise DataError(f"{place} calls a function, and metadata names none in func_name ({function!r})")
@@ -211,21 +215,30 @@ def _plain(tests: Any) -> list[dict[str, Any]]:
     for number, test in enumerate(_listed(tests, "tests")):
         place = f"tests[{number}]"
         if isinstance(test, dict) and test.get("code") is None:
-            checked.append(_pair(test, place))
+            texts = _pair(test, place)
+            if _calls(test, place):
+                raise DataError(
+                    f'{place} calls a function that it does not name; give an assert, such as "assert f(1) == 2"'
+                )
+            checked.append(texts)
             continue
+        if isinstance(test, dict):
+            _known(test, place, "code")
         code = test["code"] if isinstance(test, dict) else test
         if not isinstance(code, str) or not code.strip():
             raise DataError(f"{place} is {_short(test)}; it should be an assert, or hold input and output, or code")
         try:
-            checked.append(_checked(code))
+            checked.append(_checked(code, place))
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
             raise DataError(f"{place} is no Python ({error}); correct it") from None
     return _some(checked, "tests")
 
 
-def _checked(code: str) -> dict[str, Any]:
+def _checked(code: str, place: str) -> dict[str, Any]:
     """An assert as a test. A comparison with a literal becomes a comparison outside the sandbox."""
     body = ast.parse(code).body
+    if all(isinstance(line, ast.Assert) and _always_true(line.test) for line in body):
+        raise DataError(f"{place} is always true, so that every program would pass: {_short(code)}; correct it")
     if len(body) != 1 or not isinstance(body[0], ast.Assert):
         return {"code": code}
     asserted = body[0].test
@@ -237,6 +250,13 @@ def _checked(code: str) -> dict[str, Any]:
             except (ValueError, TypeError):
                 continue
     return {"expression": f"bool({ast.unparse(asserted)})", "output": True}
+
+
+def _always_true(asserted: ast.expr) -> bool:
+    """Whether an assert is true whatever the program does, such as that of a tuple (condition, message)."""
+    if isinstance(asserted, ast.Tuple):
+        return bool(asserted.elts)
+    return isinstance(asserted, ast.Constant) and bool(asserted.value)
 
 
 def _published(row: dict[str, Any], folder: Path) -> Path:
@@ -300,7 +320,28 @@ def _checker(value: Any, file: Path) -> str:
 def _pair(case: Any, place: str) -> dict[str, Any]:
     if not isinstance(case, dict):
         raise DataError(f"{place} is {_short(case)}; it should hold input and output")
+    _known(case, place, "input", "output")
     return {key: _text(case, key, place=f"{place}.") for key in ("input", "output")}
+
+
+def _known(case: dict[str, Any], place: str, *contents: str) -> None:
+    """Checks that a test has no further contents, which would be dropped."""
+    other = next((key for key, value in case.items() if key not in (*contents, *LABELS) and value is not None), None)
+    if other is not None:
+        raise DataError(
+            f"{place} holds {other!r} ({_short(case[other])}), which is not supported beside {' and '.join(contents)}; "
+            "remove it if it changes no verdict, or else leave this problem out"
+        )
+
+
+def _calls(case: dict[str, Any], place: str) -> bool | None:
+    """Whether a test calls a function; None if it does not say so."""
+    kind = case.get("type") if case.get("testtype") is None else case["testtype"]
+    if kind is None:
+        return None
+    if not isinstance(kind, str) or kind not in KINDS:
+        raise DataError(f"{place} has the testtype {_short(kind)}; it should be stdin or functional")
+    return KINDS[kind]
 
 
 def _text(holder: dict[str, Any], key: str, otherwise: str | None = None, place: str = "") -> str:
@@ -308,6 +349,10 @@ def _text(holder: dict[str, Any], key: str, otherwise: str | None = None, place:
     value = otherwise if value is None else value
     if not isinstance(value, str):
         raise DataError(f"{place}{key} is {_short(value)}; it should be a string")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise DataError(f"{place}{key} holds half of a surrogate pair, which is no text; remove it") from None
     return value
 
 

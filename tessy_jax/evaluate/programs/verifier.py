@@ -7,6 +7,8 @@ import json
 import secrets
 import shutil
 from collections.abc import Callable
+from decimal import Decimal
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
@@ -40,6 +42,13 @@ with open(binary, "rb") as file:
 """
 RIGHT = "right"
 REASONS = {"timeout": "timeout", "memory": "memory_limit", "output": "output_limit", "killed": "runtime_error"}
+NUMBERS: dict[str, Callable[[Any], Any]] = {
+    "int": lambda digits: int(digits, 16),
+    "complex": lambda parts: complex(*parts),
+    "fraction": lambda parts: Fraction(*map(_value, parts)),
+    "decimal": Decimal,
+}
+"""Numbers from the second item that `box.runner.plain` writes, by the first."""
 NEVER: dict[str, bool] = {"strict": False, "compat": False}
 
 
@@ -189,12 +198,18 @@ def _compare(test: dict[str, Any], output: bytes, token: str) -> dict[str, bool]
     if "function" in test or "expression" in test:
         try:
             value = _value(json.loads(text))
-        except (ValueError, TypeError, LookupError, RecursionError):  # not the format that the runner writes
+            if "expression" in test:
+                return dict.fromkeys(NEVER, bool(value == _value(test["output"])))
+            expected = json_value(test["output"])
+            return {"strict": strict_value(value, expected), "compat": compat_value(value, expected)}
+        except (
+            ValueError,
+            TypeError,
+            LookupError,
+            ArithmeticError,
+            RecursionError,
+        ):  # not the format that the runner writes
             return NEVER
-        if "expression" in test:
-            return dict.fromkeys(NEVER, bool(value == _value(test["output"])))
-        expected = json_value(test["output"])
-        return {"strict": strict_value(value, expected), "compat": compat_value(value, expected)}
     expected = file_text(test["output_file"]) if "output_file" in test else test["output"]
     return {"strict": strict(text, expected, test.get("checker", "standard")), "compat": compat(text, expected)}
 
@@ -204,8 +219,8 @@ def _value(plain: Any) -> Any:
     if not isinstance(plain, list):
         return plain
     kind, parts = plain
-    if kind == "int":
-        return int(parts, 16)
+    if kind in NUMBERS:
+        return NUMBERS[kind](parts)
     if kind == "dict":
         return {_value(key): _value(value) for key, value in parts}
     return {"list": list, "tuple": tuple, "set": frozenset, "frozenset": frozenset}[kind](_value(part) for part in parts)

@@ -121,6 +121,12 @@ VERDICTS = {
         True,
         True,
     ),
+    "a stack without limit": (
+        printed("4"),
+        "import resource\nresource.setrlimit(resource.RLIMIT_STACK, (resource.RLIM_INFINITY,) * 2)\nprint(4)",
+        True,
+        True,
+    ),
     # forms of an output
     "no final newline": (printed("4\n"), "print(4, end='')", True, True),
     "spaces at the ends of lines": (printed("1\n2"), "print('1  ')\nprint(' 2\\t')", True, True),
@@ -172,6 +178,21 @@ VERDICTS = {
     "a negative zero": (called("2", "0.0"), "def f(x):\n    return -0.0", True, True),
     "infinity": (called("2", "Infinity"), "def f(x):\n    return inf", True, True),
     "NaN for a number": (called("2", "1.5"), "def f(x):\n    return nan", False, False),
+    "a fraction for a float": (
+        called("2", "0.5"),
+        "from fractions import Fraction\ndef f(x):\n    return Fraction(1, x)",
+        True,
+        True,
+    ),
+    "a decimal for a float": (called("2", "0.1"), 'from decimal import Decimal\nf = lambda x: Decimal("0.1")', True, False),
+    "a decimal that signals": (
+        called("2", "0.1"),
+        'from decimal import Decimal\nf = lambda x: Decimal("sNaN")',
+        False,
+        False,
+    ),
+    "a fraction for an integer": (called("2", "2"), "from fractions import Fraction\nf = Fraction", False, True),
+    "a complex number": (called("2", "2"), "f = complex", False, True),
     "null": (called("2", "null"), "def f(x):\n    pass", True, True),
     "an empty list": (called("2", "[]"), "def f(x):\n    return []", True, True),
     "a string in another case": (called("2", '"a"'), "def f(x):\n    return 'A'", False, False),
@@ -184,6 +205,38 @@ VERDICTS = {
         True,
     ),
 }
+
+
+ASSERTED = {
+    "a fraction": ("assert f(1) == 0.5", "from fractions import Fraction\nf = lambda x: Fraction(1, 2)", True),
+    "keys of a dictionary": ("assert f(1) == {1, 2}", "f = lambda x: {1: 0, 2: 0}.keys()", True),
+    "a complex number": ("assert f(1) == 2", "f = lambda x: 2 + 0j", True),
+    "an ordered dictionary": (
+        "assert f(1) == {1: 2}",
+        "from collections import OrderedDict\nf = lambda x: OrderedDict({1: 2})",
+        True,
+    ),
+    "a named tuple": ("assert f(1) == (1,)", "from collections import namedtuple\nf = namedtuple('A', 'x')", True),
+    "True for 1": ("assert f(1) == 1", "f = lambda x: True", True),
+    "a list for a tuple": ("assert f(1) == (1,)", "f = lambda x: [x]", False),
+    "a deque for a list": ("assert f(1) == [1]", "from collections import deque\nf = lambda x: deque([x])", False),
+    "an integer of 5000 digits": ("assert f(1) == " + hex(10**5000), "f = lambda x: 10 ** 5000", True),
+    "a wrong integer of 5000 digits": ("assert f(1) == " + hex(10**5000), "f = lambda x: 10 ** 5000 + 1", False),
+}
+
+
+@pytest.mark.parametrize("name", ASSERTED)
+def test_an_assert_has_the_verdict_of_python(verify, name):
+    test, program, right = ASSERTED[name]
+    assert verify({"prompt": "p", "tests": [test]}, program).graders == {"strict": right, "compat": right}
+
+
+def test_a_byte_order_mark_in_files_of_tests_is_no_text(tmp_path, verify):
+    (tmp_path / "1.in").write_bytes(b"\xef\xbb\xbf2\r\n")
+    (tmp_path / "1.out").write_bytes(b"\xef\xbb\xbf4\r\n")
+    (tmp_path / "init.yml").write_text("test_cases: [{in: 1.in, out: 1.out}]")
+    verdict = verify({"prompt": "p", "tests": str(tmp_path)}, "print(int(input()) * 2)")
+    assert verdict.graders == {"strict": True, "compat": True}
 
 
 @pytest.mark.parametrize("name", VERDICTS)

@@ -15,7 +15,9 @@ import threading
 import traceback
 import types
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, ItemsView, KeysView
+from decimal import Decimal
+from fractions import Fraction
 from typing import Any, NoReturn
 
 NAMED = (
@@ -108,7 +110,8 @@ def _encoded(value: Any) -> str:
 
 def plain(value: Any) -> Any:
     """Converts a value for JSON: numbers, strings, booleans and None are unchanged, except that an integer of more than
-    `LONG` bits becomes ["int", hexadecimal]; a list, tuple, set or dict becomes [kind, parts].
+    `LONG` bits becomes ["int", hexadecimal]; any other number, list, tuple, set, dict or view of its keys or items becomes
+    [kind, parts].
 
     Raises:
         TypeError: the value contains another type.
@@ -117,6 +120,14 @@ def plain(value: Any) -> Any:
         return ["int", hex(value)]
     if value is None or isinstance(value, str | bool | int | float):
         return value
+    if isinstance(value, complex):
+        return ["complex", [value.real, value.imag]]
+    if isinstance(value, Fraction):
+        return ["fraction", [plain(value.numerator), plain(value.denominator)]]
+    if isinstance(value, Decimal):
+        return ["decimal", str(value)]
+    if isinstance(value, KeysView | ItemsView):
+        value = set(value)
     if isinstance(value, dict):
         return ["dict", [[plain(key), plain(item)] for key, item in value.items()]]
     for kind in (list, tuple, set, frozenset):
