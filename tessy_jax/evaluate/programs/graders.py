@@ -28,7 +28,7 @@ from tessy_jax.evaluate.programs.box.runner import DIGITS
 
 TOLERANCE = Decimal("1e-6")
 NUMBERS = Context(prec=100, Emax=MAX_EMAX, Emin=MIN_EMIN, traps=[])
-"""Rounds numbers to 100 digits, far below any tolerance, so that arithmetic takes no time that depends on their exponents."""
+"""Rounds numbers to 100 digits, far below any tolerance, so that the time of arithmetic does not depend on exponents."""
 NUMBER = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?", re.ASCII)
 INTEGER = re.compile(r"[+-]?[0-9]+", re.ASCII)
 UNREAD = 10 ** DIGITS[True]
