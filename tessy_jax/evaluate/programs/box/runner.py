@@ -82,6 +82,7 @@ def run(
         module.__dict__.update({name: getattr(sys, name) for name in ("stdin", "stdout", "stderr", "argv")})
     sys.setrecursionlimit(RECURSION[compat])
     sys.set_int_max_str_digits(DIGITS[compat])
+    threading.excepthook = _print_thread_error
 
     def work() -> None:
         exec(compile(source, "program.py", "exec", dont_inherit=True), module.__dict__)
@@ -159,13 +160,24 @@ def _tried(work: Callable[[], Any]) -> int:
         print(error.code, file=sys.stderr)
         return 1
     except BaseException as error:
-        last = deque([error.__traceback__], maxlen=LAST)
-        while last[-1] and last[-1].tb_next:
-            last.append(last[-1].tb_next)
-        own = last[2] if len(last) > 2 else None  # without the first two frames, which are not the program's
-        traceback.print_exception(type(error), error, own, limit=-LAST)
+        own = error.__traceback__ and error.__traceback__.tb_next  # without these two frames
+        _print_error(error, own and own.tb_next)
         return RAISED
     return 0
+
+
+def _print_error(error: BaseException, trace: types.TracebackType | None) -> None:
+    """Prints an exception with the end of its traceback, which is short even after deep recursion."""
+    last = deque([trace], maxlen=LAST)
+    while last[-1] and last[-1].tb_next:
+        last.append(last[-1].tb_next)
+    traceback.print_exception(type(error), error, last[0], limit=-LAST)
+
+
+def _print_thread_error(arguments: threading.ExceptHookArgs) -> None:
+    """See `threading.excepthook`."""
+    if arguments.exc_value is not None and not isinstance(arguments.exc_value, SystemExit):
+        _print_error(arguments.exc_value, arguments.exc_traceback)
 
 
 def _write(file: int, text: str) -> None:
