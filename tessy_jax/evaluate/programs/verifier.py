@@ -60,7 +60,7 @@ class ProgramVerifier:
     the remaining tests are skipped.
 
     The interpreter has the limits of LiveCodeBench as long as a program passes by compat. A test that the program then fails
-    by strict runs once more without these limits, and that run decides for strict.
+    by strict runs once more without these limits, and that run decides for strict; only its time counts towards the total.
 
     Raises:
         ConfigError: no sandbox is available.
