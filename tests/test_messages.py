@@ -1,5 +1,7 @@
 """Messages of data sets: every field is used as it means or refused by name, and no thinking is lost."""
 
+import re
+
 import pytest
 
 from tessy_jax.errors import DataError
@@ -34,6 +36,23 @@ def test_text_parts_are_one_text_and_lists_side_by_side_are_messages():
     assert of({"messages": {"role": ["user", "assistant"], "content": ["6 × 7?", "42"], "name": [None, None]}}) == SAID
 
 
+def test_speaker_and_text_have_either_pair_of_names_in_every_form():
+    turns = [{"from": "human", "value": "6 × 7?"}, {"from": "gpt", "value": "42"}]
+    assert of({"conversations": SAID}) == of({"messages": turns}) == of({"messages": SAID, "conversations": turns}) == SAID
+
+
+@pytest.mark.parametrize("name", ["system_prompt", "system_message"])
+def test_the_system_message_of_a_row_has_the_names_that_data_sets_give_it(name):
+    system = {"role": "system", "content": "Be brief."}
+    assert of({name: "Be brief.", "system": "", "prompt": "6 × 7?"}) == [system, USER]
+    assert of({name: "Be brief.", "system": "Be brief.", "messages": [system, *SAID]}) == [system, *SAID]
+
+
+def test_columns_that_hold_nothing_do_not_matter():
+    empty = {"images": [], "tools": "[]", "chat_template_kwargs": {"thinking": None, "custom_instructions": ""}, "input": ""}
+    assert of({"prompt": "6 × 7?", **empty}) == [USER]
+
+
 def test_the_system_message_of_a_row_precedes_its_messages_once():
     system = {"role": "system", "content": "Be brief."}
     assert of({"system": "Be brief.", "conversations": [{"from": "human", "value": "6 × 7?"}]}) == [system, USER]
@@ -56,7 +75,17 @@ REFUSED = [
     ({"messages": [USER | {"name": "Ann", "weight": 0}]}, r"\[0\] \(user\) holds `name` and `weight`, which would"),
     ({"messages": [USER | {"reasoning": "hm"}]}, r"messages\[0\] \(user\) holds `reasoning`"),
     ({"conversations": [{"from": "human", "value": "a", "loss": False}]}, "holds `loss`, which would be dropped; write"),
-    ({"prompt": "a", "tools": CALL}, "has tools, which no model would see"),
+    ({"prompt": "a", "tools": CALL}, "has `tools` beside `prompt`, which no model would see"),
+    ({"messages": SAID, "tools": '[{"type": "function"}]'}, "has `tools` beside `messages`, which no model would see"),
+    ({"messages": SAID, "images": ["a.png"]}, "has `images` beside `messages`, which no model would see"),
+    ({"messages": SAID, "chat_template_kwargs": {"enable_thinking": False}}, "has `chat_template_kwargs` beside"),
+    ({"prompt": "Add.", "input": "6, 7"}, "has `input` beside `prompt`, which no model would see"),
+    ({"prompt": "Who?", "context": "Ann came."}, "has `context` beside `prompt`, .* write into `prompt` what"),
+    ({"prompt": "a", "system": "b", "system_prompt": "c"}, "different system messages in `system` and `system_prompt`"),
+    ({"prompt": "a", "system_prompt": ["b"]}, "system_prompt is a list of 1; it should be the text"),
+    ({"messages": SAID, "conversations": [{"from": "human", "value": "8?"}]}, "different conversations in `messages` and"),
+    ({"messages": [{"role": "r" * 9999, "content": "a"}]}, r"role is 'r{56}…; use `system`, `developer`"),
+    ({"messages": [USER | {"k" * 9999: 1}]}, r"\[0\] \(user\) holds `k{57}…`, which would be dropped"),
     ({"prompt": "a", "system": 3}, "system is the number 3; it should be the text"),
     ({"system": "a", "messages": [{"role": "system", "content": "b"}, USER]}, "has `system` and another system message"),
     ({"messages": [USER | {"content": [{"type": "image", "url": 1}]}]}, r"is a list whose part 0 is .*'image'.* only texts"),
@@ -82,3 +111,37 @@ def test_a_column_of_thinking_beside_messages_is_in_the_last_message_or_refused(
         assert list(row_of({"messages": THOUGHT, "reasoning": held}, 0).messages) == THOUGHT
     with pytest.raises(DataError, match="has `reasoning` beside its messages, which would be dropped; write it into"):
         row_of({"messages": SAID, "reasoning": "six sevens"}, 0)
+
+
+ANSWERED = {"prompt": "6 × 7?", "completion": "42"}
+UNLEARNT = [
+    (ANSWERED | {"label": False}, "has `label` false, which says that its answer should not be learnt; leave such rows out"),
+    (ANSWERED | {"train": "False"}, "has `train` false"),
+    (ANSWERED | {"weight": 0}, "has the weight 0, but all rows count alike"),
+    (ANSWERED | {"thought": "six sevens"}, "has `thought` beside its messages, which would be dropped"),
+    (ANSWERED | {"messages": [USER, {"role": "assistant", "content": "41"}]}, "`prompt` and `completion` and in `messages`"),
+    (ANSWERED | {"completion": " \n"}, "the assistant's last message is empty; it should hold an answer"),
+    ({"messages": [USER]}, "the last message is of 'user'; it should be the assistant's"),
+    (ANSWERED | {"prompt": '[{"role": "user", "content": "6 × 7?"}]'}, "prompt is a text that holds a list of messages"),
+    (
+        ANSWERED | {"prompt": "[{'content': '6 × 7?', 'role': 'user'}\n {'content'"},
+        "prompt is a text that holds a list of",
+    ),
+    (ANSWERED | {"prompt": "<|im_start|>user\n6 × 7?<|im_end|>\n"}, "prompt begins with '<|im_start|>', as a text does"),
+    (ANSWERED | {"prompt": "<s>[INST] 6 × 7? [/INST]"}, "prompt begins with '<s>[INST]', as a text does that a chat"),
+    (ANSWERED | {"completion": "42<|im_end|>\n"}, "completion ends with '<|im_end|>\\n', as a text does"),
+    ({"messages": [USER, {"role": "assistant", "content": "42<|eot_id|>"}]}, "messages[1] ends with '<|eot_id|>'"),
+]
+
+
+@pytest.mark.parametrize(("row", "says"), UNLEARNT)
+def test_a_row_that_should_not_be_learnt_as_it_is_is_refused_by_name(row, says):
+    with pytest.raises(DataError, match=re.escape(says)):
+        row_of(row, 0)
+
+
+def test_marks_that_say_learn_and_texts_that_mention_control_tokens_are_used():
+    row = ANSWERED | {"label": True, "train": True, "weight": 1, "thought": "", "messages": SAID}
+    assert list(row_of(row, 0).messages) == SAID
+    for text in ("It ends with `<|im_end|>`", "A turn opens with <|im_start|>user", '[{"price": 3}]'):
+        assert row_of({"prompt": text, "completion": text}, 0).content == text

@@ -165,6 +165,22 @@ def test_a_file_that_is_no_table_is_refused_by_name(name, tmp_path):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("row", "says"),
+    [
+        (
+            {"prompt": "a", "system": "Be brief."},
+            "has a system message, which `tessy generate` does not show",
+        ),
+        ({"prompt": "a", "images": ["a.png"]}, "has `images` beside `prompt`, which no model would see"),
+        ({"prompt": [{"role": "user", "content": "a"}]}, "it should be an object with a non-empty string `prompt`"),
+    ],
+)
+def test_what_tessy_generate_would_not_show_is_refused(row, says, tmp_path):
+    with pytest.raises(DataError, match=rf"a\.jsonl:1: .*{says}"):
+        read_prompts(str(written(tmp_path / "a.jsonl", json.dumps(row))))
+
+
 def test_an_archive_of_several_files_is_refused_with_their_names(tmp_path):
     with zipfile.ZipFile(tmp_path / "a.csv.zip", "w") as archive:
         archive.writestr("a.csv", "prompt\na\n")

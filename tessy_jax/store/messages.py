@@ -14,14 +14,43 @@ from tessy_jax.errors import DataError
 from tessy_jax.records import CLOSE, OPEN
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
-FROM = {"human": "user", "gpt": "assistant", **{role: role for role in ROLES}}
-"""Speakers of `conversations`, and their roles."""
+FROM = {**{role: role for role in ROLES}, "human": "user", "gpt": "assistant"}
+"""Names of speakers, and their roles."""
+FORMS = ("messages", "dialogs", "conversations")
+"""Columns that hold a complete conversation."""
 REASONING = ("reasoning_content", "reasoning", "thinking")
 """Fields that hold the thinking of an assistant's message, or of a completion."""
 SETTINGS = ("on", "off", "true", "false", "low", "medium", "high")
 """Values of such a field in data sets that say how much a model should think."""
-BESIDE = ("system", "tools", *REASONING)
+SYSTEM = ("system", "system_prompt", "system_message")
+"""Columns that hold the system message of a row."""
+UNSEEN = (
+    *("tools", "functions", "documents", "chat_template_kwargs"),
+    *("image", "images", "audio", "audios", "video", "videos"),
+)
+"""Columns that other tools give to the model together with the messages."""
+PROMPT_PARTS = ("input", "context", "passage")
+"""Columns that complete a prompt that is one text."""
+SHOWN = 60
+"""Characters of a value that messages show."""
+PAIRS = (("role", "content"), ("from", "value"))
+"""The fields of a message: speaker and text."""
+BESIDE = (*SYSTEM, *UNSEEN, *PROMPT_PARTS, *REASONING)
 """Columns that are read beside those of the forms."""
+THOUGHTS = ("thought", "thoughts", "think", "cot", "chain_of_thought", "reasoning_trace", "deepseek_reasoning")
+"""Other columns of data sets with the thinking of an answer."""
+MARKS = ("label", "train", "weight")
+"""Columns of a row that say whether and how much it should be learnt."""
+LIST_AS_TEXT = re.compile(r"\s*(?:array\()?\[\s*\{\s*['\"](?:role|content|from|value)['\"]\s*:")
+RENDERED = re.compile(
+    r"\s*(?:<s>|<bos>|<\|begin_of_text\|>|<｜begin▁of▁sentence｜>)?\s*(?:<\|im_start\|>|<\|start_header_id\|>|<start_of_turn>"
+    r"|<\|start\|>(?:system|developer|user)|<\|start_of_role\|>|<\|prompter\|>|<｜(?:User|Assistant)｜>|\[INST\])"
+)
+"""The beginning of a text that a chat template has already rendered."""
+ENDED = re.compile(
+    r"(?:<\|(?:im_end|eot_id|eom_id|endoftext|end_of_text|return)\|>|<end_of_turn>|<｜end▁of▁sentence｜>)\s*\Z"
+)
+"""The end of an answer that a chat template has already rendered."""
 
 
 def messages_of(
@@ -29,39 +58,76 @@ def messages_of(
 ) -> tuple[str, list[dict[str, str]]]:
     """The first of these keys that a row has, and the messages, role and content each, that it holds.
 
-    `conversations` have from and value; a string as prompt or completion is one message of `role`. The messages may also be
-    one object of lists side by side, as a `datasets` Sequence column has them. The row's `system` is the first message,
-    unless `role` is the assistant. or_else: what a row may hold instead, for the error.
+    A message has role and content, or from and value; a string as prompt or completion is one message of `role`. The
+    messages may also be one object of lists side by side, as a `datasets` Sequence column has them. The system message of
+    the row comes first, unless `role` is the assistant. or_else: what a row may hold instead, for the error.
 
     Raises:
-        DataError: the row is no object, has none of the keys, what it has is no messages, or a message or the row holds
-            something that would be dropped, such as tools.
+        DataError: the row is no object, has none of the keys, what it has is no messages, a message or the row holds
+            something that would be dropped, such as tools, or two columns hold different conversations.
     """
     if not isinstance(row, dict):
-        raise DataError(f"is {_kind(row)}; it should be an object with {_listed(forms)}")
+        raise DataError(f"is {_kind(row)}; it should be an object with {_listed(forms)}{or_else and f', {or_else}'}")
     form = next((form for form in forms if row.get(form) is not None), None)  # Parquet has null for what a row lacks
     if form is None:
         right = _listed(forms) + (f", {or_else}" if or_else else "")
         held = sorted(key for key, value in row.items() if value is not None)
         raise DataError(f"holds {_listed(held, 'and') or 'nothing'}; it should hold {right}")
-    if not _absent(row.get("tools")) and row["tools"] != "[]":
-        raise DataError("has tools, which no model would see; write them into the system message, or leave them out")
+    unseen = (*UNSEEN, *PROMPT_PARTS) if form == "prompt" else UNSEEN
+    lost = next((name for name in unseen if not _empty(row.get(name))), None)
+    if lost is not None:
+        raise DataError(
+            f"has `{lost}` beside `{form}`, which no model would see; write into `{form}` what the model should see, and "
+            f"leave `{lost}` out"
+        )
     messages = _messages(row, form, role)
+    for other in FORMS:
+        if form in FORMS and other != form and not _absent(row.get(other)) and _messages(row, other, role) != messages:
+            raise DataError(f"holds different conversations in `{form}` and `{other}`; leave one of them out")
     return form, messages if role == "assistant" else _with_system(row, messages)
 
 
-def refuse_lost_thinking(row: dict[str, Any], messages: Sequence[dict[str, str]]) -> None:
-    """Refuses a row of messages with a column of thinking that its last message does not hold.
+def refuse_rendered(messages: Sequence[dict[str, str]], form: str) -> None:
+    """Refuses messages that a chat template has already rendered, or that are a list written as a text. The model's own
+    template is applied, so the model would see two templates, or brackets and quotes.
 
     Raises:
-        DataError: names the column.
+        DataError: names the message and its marker.
     """
-    for key in REASONING:
+    for i, message in enumerate(messages):
+        content, name = message["content"], f"{form}[{i}]" if len(messages) > 1 else form
+        if LIST_AS_TEXT.match(content):
+            raise DataError(
+                f"{name} is a text that holds a list of messages ({short(content)}); give the list itself, in JSONL, JSON "
+                "or Parquet"
+            )
+        begins = RENDERED.match(content)
+        ends = ENDED.search(content) if message["role"] == "assistant" else None
+        if begins or ends:
+            where = f"begins with {short(begins[0])}" if begins else f"ends with {short(ends[0]) if ends else ''}"
+            raise DataError(
+                f"{name} {where}, as a text does that a chat template has rendered; give the text of each message alone: "
+                "the model's own template is applied"
+            )
+
+
+def refuse_unlearnt(row: dict[str, Any], messages: Sequence[dict[str, str]]) -> None:
+    """Refuses a row to learn from whose columns say that it should not be learnt as it is.
+
+    Raises:
+        DataError: a column of thinking holds what the last message does not, or one of `MARKS` says so.
+    """
+    for key in (*REASONING, *THOUGHTS):
         value = row.get(key)
         if isinstance(value, str) and value not in SETTINGS and value.strip() not in messages[-1]["content"]:
             raise DataError(
                 f"has `{key}` beside its messages, which would be dropped; write it into the assistant's last message"
             )
+    off = next((name for name in ("label", "train") if str(row.get(name)).lower() == "false"), None)
+    if off is not None:
+        raise DataError(f"has `{off}` false, which says that its answer should not be learnt; leave such rows out")
+    if row.get("weight") not in (None, "", 1, "1", "1.0"):
+        raise DataError(f"has the weight {short(row['weight'])}, but all rows count alike; leave out the row, or its weight")
 
 
 def own_id(row: dict[str, Any]) -> str | None:
@@ -88,7 +154,9 @@ def _messages(row: dict[str, Any], form: str, role: str) -> list[dict[str, str]]
     if isinstance(value, dict):
         value = _side_by_side(value, form)
     if isinstance(value, list):
-        return [_message(turn, f"{form}[{i}]", form == "conversations") for i, turn in enumerate(value)]
+        return [
+            _message(turn, f"{form}[{i}]", PAIRS[::-1] if form == "conversations" else PAIRS) for i, turn in enumerate(value)
+        ]
     right = "a string or a list of messages" if plain else "a list of messages"
     raise DataError(f"{form} is {_kind(row[form])}; it should be {right}")
 
@@ -106,30 +174,37 @@ def _side_by_side(value: dict[str, Any], form: str) -> Any:
 
 def _with_system(row: dict[str, Any], messages: list[dict[str, str]]) -> list[dict[str, str]]:
     """The messages with the row's own system message in front."""
-    value = row.get("system")
-    if _absent(value):
+    given = {name: row[name] for name in SYSTEM if not _absent(row.get(name))}
+    if not given:
         return messages
-    if not isinstance(value, str):
-        raise DataError(f"system is {_kind(value)}; it should be the text of the system message, or left out")
-    system = {"role": "system", "content": _text(value, "system")}
+    name, value = next(iter(given.items()))
+    wrong = next((name for name, other in given.items() if not isinstance(other, str)), None)
+    if wrong is not None:
+        raise DataError(f"{wrong} is {_kind(given[wrong])}; it should be the text of the system message, or left out")
+    if len(set(given.values())) > 1:
+        raise DataError(f"holds different system messages in {_listed(list(given), 'and')}; give one of them")
+    system = {"role": "system", "content": _text(value, name)}
     if messages and messages[0]["role"] == "system":
         if messages[0] != system:
-            raise DataError("has `system` and another system message among its messages; give one of them")
+            raise DataError(f"has `{name}` and another system message among its messages; give one of them")
         return messages
     return [system, *messages]
 
 
-def _message(turn: Any, name: str, spoken: bool) -> dict[str, str]:
-    """A message out of role and content, or (spoken) out of from and value."""
-    speaker, text = ("from", "value") if spoken else ("role", "content")
-    roles = tuple(FROM) if spoken else ROLES
-    if not isinstance(turn, dict) or any(key not in turn for key in (speaker, text)):
-        found = _listed(sorted(turn), "and") or "nothing" if isinstance(turn, dict) else f"{_kind(turn)}"
-        raise DataError(f"{name} {'holds' if isinstance(turn, dict) else 'is'} {found}; it should hold {speaker} and {text}")
+def _message(turn: Any, name: str, pairs: Sequence[tuple[str, str]]) -> dict[str, str]:
+    """A message. pairs: the fields of speaker and text, the usual ones of the form first."""
+    held = turn if isinstance(turn, dict) else {}
+    pair = next((pair for pair in pairs if held.keys() >= set(pair)), None)
+    if pair is None:
+        found = _listed(sorted(held), "and") or "nothing" if isinstance(turn, dict) else _kind(turn)
+        right = " and ".join(pairs[0])
+        raise DataError(f"{name} {'holds' if isinstance(turn, dict) else 'is'} {found}; it should hold {right}")
+    speaker, text = pair
     role = turn[speaker]
-    if role not in roles:
-        shown = repr(role) if isinstance(role, str) else _kind(role)
-        raise DataError(f"{name}.{speaker} is {shown}; use {_listed(roles)}")
+    if not isinstance(role, str) or role not in FROM:
+        raise DataError(
+            f"{name}.{speaker} is {short(role) if isinstance(role, str) else _kind(role)}; use {_listed(list(FROM))}"
+        )
     role = FROM[role]
     known = (speaker, text, *(REASONING if role == "assistant" else ()))
     lost = sorted(key for key, value in turn.items() if key not in known and not _absent(value))
@@ -153,7 +228,7 @@ def _content(value: Any, name: str) -> str:
         held = {key: item for key, item in part.items() if not _absent(item)} if isinstance(part, dict) else {}
         if set(held) - {"text"} != {"type"} or held["type"] != "text" or not isinstance(part.get("text"), str):
             raise DataError(
-                f"{name} is a list whose part {i} is {_short(held or part)}; only texts are read: "
+                f"{name} is a list whose part {i} is {short(held or part)}; only texts are read: "
                 '{"type": "text", "text": …}'
             )
         texts.append(part["text"])
@@ -185,6 +260,11 @@ def _absent(value: Any) -> bool:
     return value is None or value in ("", [], {})
 
 
+def _empty(value: Any) -> bool:
+    """Whether a column says nothing, also as an object of such values or as the text of an empty list."""
+    return _absent(value) or value == "[]" or (isinstance(value, dict) and all(map(_absent, value.values())))
+
+
 def _text(text: str, name: str) -> str:
     try:
         text.encode("utf-8")
@@ -202,15 +282,18 @@ def _kind(value: Any) -> str:
     if isinstance(value, list):
         return f"a list of {len(value)}" if value else "an empty list"
     names = {int: "the number", float: "the number", str: "the string"}
-    return f"{names.get(type(value), f'the {type(value).__name__}')} {_short(value)}"
+    return f"{names.get(type(value), f'the {type(value).__name__}')} {short(value)}"
 
 
-def _short(value: Any) -> str:
+def short(value: Any) -> str:
+    """The beginning of a value, for messages."""
     text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}…"
+    return text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}…"
 
 
 def _listed(names: Sequence[str], last: str = "or") -> str:
     """The first dozen names, as a sentence has them."""
-    shown = [f"`{name}`" for name in names[:12]] + ["more"] * (len(names) > 12)
+    shown = [f"`{name if len(name) <= SHOWN else name[: SHOWN - 3] + '…'}`" for name in names[:12]] + ["more"] * (
+        len(names) > 12
+    )
     return f" {last} ".join([", ".join(shown[:-1]), shown[-1]]) if len(shown) > 1 else "".join(shown)

@@ -13,6 +13,7 @@ from tessy_jax.errors import ConfigError, DataError
 from tessy_jax.models import hf
 from tessy_jax.models.hf_config import read_config
 from tessy_jax.sharding import Partitioner
+from tessy_jax.store.messages import BESIDE, messages_of
 from tessy_jax.store.tables import table_rows
 from tessy_jax.text.template import Template
 from tessy_jax.text.tokenizer import Tokenizer
@@ -30,17 +31,27 @@ def read_prompts(path: str) -> list[str]:
     """The `prompt` of every row of a table.
 
     Raises:
-        DataError: the table cannot be read, or a row has no non-empty text `prompt`; names file and line.
+        DataError: the table cannot be read, or a row has no non-empty text `prompt`, or has something beside it that the
+            model would not see, such as a system message; names file and line.
         ConfigError: a package is missing.
     """
     prompts = []
-    for place, row in table_rows(path, "train", None, ("prompt",)):
+    for place, row in table_rows(path, "train", None, ("prompt", *BESIDE)):
         if isinstance(row, DataError):
             raise DataError(f"{place}: {row}")
         prompt = row.get("prompt") if isinstance(row, dict) else None
         if not isinstance(prompt, str) or not prompt:
             held = {key: value for key, value in row.items() if value is not None} if isinstance(row, dict) else row
             raise DataError(f"{place}: is {held!r:.60}; it should be an object with a non-empty string `prompt`")
+        try:
+            messages = messages_of(row, ("prompt",))[1]
+        except DataError as error:
+            raise DataError(f"{place}: {error}") from None
+        if len(messages) > 1:
+            raise DataError(
+                f"{place}: has a system message, which `tessy generate` does not show; write it into the prompt, or leave "
+                "it out"
+            )
         prompts.append(prompt)
     if not prompts:
         raise DataError(f"{path}: holds no rows; give at least one prompt")

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from tessy_jax.errors import DataError
-from tessy_jax.store.messages import BESIDE, messages_of, own_id
+from tessy_jax.store.messages import BESIDE, messages_of, own_id, refuse_rendered, short
 from tessy_jax.store.tables import table_rows
 
 FORMS = ("messages", "prompt", "dialogs", "conversations")
@@ -99,7 +99,9 @@ def read(
             name = _hash(messages) if own is None else own
             first, earlier = places.get(name, (place, messages))
             if earlier != messages:
-                raise DataError(f"has the id {name!r} of another prompt, at {first}; give each prompt its own id, or none")
+                raise DataError(
+                    f"has the id {short(name)} of another prompt, at {first}; give each prompt its own id, or none"
+                )
             ground_truth = known(row, name)
         except DataError as error:
             if not skip_invalid:
@@ -163,6 +165,7 @@ def prompt_of(row: Any) -> tuple[str | None, list[dict[str, str]]]:
         )
     if not messages[-1]["content"].strip():
         raise DataError(f"the prompt is empty; {form} should end with some text of the user")
+    refuse_rendered(messages, form)
     return own_id(row), messages
 
 

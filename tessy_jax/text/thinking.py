@@ -17,10 +17,13 @@ from tessy_jax.records import CLOSE, OPEN
 TAGS = ((OPEN.strip(), CLOSE.strip()), ("<thinking>", "</thinking>"))
 """Opening and closing tags that are read besides the student's own markers."""
 MARKERS = re.compile(
-    r"(?i:[<◁]\|?/?\s*(?:seed:)?think(?:ing)?(?:\s[^<>\n]*)?/?\|?[>▷])|\[/?THINK\]|<\|(?:begin|end)_of_thought\|>|<\|channel\|>"
+    r"(?i:[<◁]\|?/?\s*(?:\w{1,20}[:_])?think(?:ing)?(?:_\w{1,20})?(?:\s[^<>\n]*)?/?\|?[>▷])|\[/?THINK\]"
+    r"|<\|(?:begin|end)_of_thought\|>|<\|channel\|>|<unused94>"
 )
 """Markers of thinking, those that are read and others."""
-LIKELY = re.compile(r"\s*(?:<\|?/?(?:reason(?:ing)?|thoughts?|scratchpad)\|?>|&lt;/?think)", re.IGNORECASE)
+LIKELY = re.compile(
+    r"\s*(?:<\|?/?(?:reason(?:ing)?|thoughts?|scratchpad)\|?>|&lt;/?think|here is my thought process:)", re.IGNORECASE
+)
 """What marks thinking where a content begins with it, and may be text elsewhere."""
 GAP = r"(?:\s*\n|[ \t]*)"
 """White space after a tag, but not the indentation of the next line of text."""

@@ -18,7 +18,7 @@ from tessy_jax.errors import DataError
 from tessy_jax.records import Row
 from tessy_jax.store import RunReader
 from tessy_jax.store.files import local
-from tessy_jax.store.messages import BESIDE, messages_of, own_id, refuse_lost_thinking
+from tessy_jax.store.messages import BESIDE, FORMS, MARKS, THOUGHTS, messages_of, own_id, refuse_rendered, refuse_unlearnt
 from tessy_jax.store.opening import reader_of
 from tessy_jax.store.table_files import format_of
 from tessy_jax.store.tables import table_rows
@@ -26,13 +26,14 @@ from tessy_jax.text.chat import Chat
 from tessy_jax.train.examples import KINDS, example
 from tessy_jax.train.pack import NO_TARGET, Batch, Example, TargetKind, assemble, batches, pack
 
-FORMS = ("messages", "dialogs", "conversations")
 WHOLE: dict[str, Callable[[int], NDArray[np.int64]]] = {
     "attention_mask": lambda size: np.ones(size, np.int64),
     "position_ids": np.arange,
     "seq_lengths": lambda size: np.array([size]),
 }
 """Columns of tokenized data sets, and their values in a row that is one example without padding."""
+MASKS = ("completion_mask", "assistant_masks", "assistant_mask", "loss_mask")
+"""Columns of tokenized data sets that say which tokens are targets, as labels do."""
 COLUMNS = (
     "id",
     "prompt_id",
@@ -45,6 +46,9 @@ COLUMNS = (
     "labels",
     "source_ids",
     *WHOLE,
+    *MASKS,
+    *MARKS,
+    *THOUGHTS,
     *FORMS,
     *BESIDE,
 )
@@ -249,15 +253,25 @@ def row_of(raw: Any, index: int) -> Row:
     if isinstance(raw, dict) and raw.get("spans") is not None:
         return Row.from_json(raw)
     if isinstance(raw, dict) and raw.get("completion") is not None:
-        messages = messages_of(raw, ("prompt",))[1] + messages_of(raw, ("completion",), "assistant")[1]
+        form, prompt = messages_of(raw, ("prompt",))
+        answer = messages_of(raw, ("completion",), "assistant")[1]
+        refuse_rendered(prompt, form)
+        refuse_rendered(answer, "completion")
+        messages = prompt + answer
+        other = next((name for name in FORMS if raw.get(name)), None)
+        if other is not None and messages_of(raw, (other,))[1] != messages:
+            raise DataError(f"holds different conversations in `prompt` and `completion` and in `{other}`; leave one out")
     else:
-        messages = messages_of(raw, FORMS, or_else="or prompt and completion, or input_ids and labels")[1]
-    if not messages or messages[-1]["role"] != "assistant" or not messages[-1]["content"]:
+        form, messages = messages_of(raw, FORMS, or_else="or prompt and completion, or input_ids and labels")
+        refuse_rendered(messages, form)
+    if not messages or messages[-1]["role"] != "assistant":
         last = messages[-1]["role"] if messages else "no one"
-        raise DataError(f"the last message is of {last!r}; it should be the assistant's, and not empty")
+        raise DataError(f"the last message is of {last!r}; it should be the assistant's")
+    if not messages[-1]["content"].strip():
+        raise DataError("the assistant's last message is empty; it should hold an answer, or the row should be left out")
     if len(messages) == 1:
         raise DataError("there is no message in front of the assistant's; it should answer something")
-    refuse_lost_thinking(raw, messages)
+    refuse_unlearnt(raw, messages)
     name = own_id(raw) or str(index)
     return Row(name, name, 0, tuple(messages), (), {})
 
@@ -285,6 +299,12 @@ def _tokenized(raw: dict[str, Any], vocab: int) -> Example:
             raise DataError(
                 f"{name} says that the row is padded, or holds several examples; leave padding out, give one example a row "
                 f"and leave {name} out"
+            )
+    for name in MASKS:
+        if raw.get(name) is not None and not np.array_equal(_integers(raw, name) != 0, labels != IGNORED):
+            raise DataError(
+                f"{name} and labels differ in which tokens are targets; write {IGNORED} into labels where {name} is 0, and "
+                f"leave {name} out"
             )
     kinds = np.full(len(tokens), TargetKind.UNKNOWN) if sources is None else sources
     if kinds.min() < 0 or kinds.max() >= len(KINDS):

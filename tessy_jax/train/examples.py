@@ -14,6 +14,7 @@ import numpy as np
 
 from tessy_jax.errors import DataError, TokenizerError
 from tessy_jax.records import Row
+from tessy_jax.store.messages import short
 from tessy_jax.text.chat import Chat
 from tessy_jax.text.thinking import Thinking, check, find
 from tessy_jax.train.pack import NO_TARGET, Example, TargetKind
@@ -28,8 +29,8 @@ def example(chat: Chat, row: Row) -> Example:
     The kind of a token is that of its first character. Without spans it is UNKNOWN.
 
     Raises:
-        DataError: the message does not close its thinking, has markers of thinking elsewhere, or the template cannot render
-            the row.
+        DataError: the message does not close its thinking, has no answer after it, has markers of thinking elsewhere, or the
+            template cannot render the row.
     """
     content = row.content
     char_kinds = _kinds(row)
@@ -48,7 +49,7 @@ def example(chat: Chat, row: Row) -> Example:
         pieces.append(_text(chat, content, char_kinds, first, len(content)))
         pieces.append((chat.turn_end, [TargetKind.TEMPLATE] * len(chat.turn_end)))
     except (DataError, TokenizerError) as error:
-        raise DataError(f"row {row.id!r}: {error}") from error
+        raise DataError(f"row {short(row.id)}: {error}") from error
     tokens = np.array([token for ids, _ in pieces for token in ids], np.int32)
     return Example(tokens, tokens, np.array([kind for _, kinds in pieces for kind in kinds], np.uint8))
 
@@ -60,6 +61,8 @@ def _thinking(chat: Chat, row: Row) -> Thinking | None:
     thinking = find(row.content, chat.open_text, chat.close_text)
     if not row.spans:
         check(row.content, thinking, chat.open_text, chat.close_text)
+        if thinking is not None and not row.content[thinking.answer :].strip():
+            raise DataError("has thinking and no answer after it; leave out answers that were cut off")
     return thinking
 
 

@@ -29,12 +29,13 @@ from tessy_jax.errors import DataError
 from tessy_jax.evaluate.programs.box.runner import plain
 from tessy_jax.evaluate.programs.suite import Suite, check_value, json_value
 from tessy_jax.evaluate.tasks import GroundTruth, Problem, text_of, unique_name
+from tessy_jax.store.messages import BESIDE
 from tessy_jax.store.tables import table_rows
 from tessy_jax.synthesis.prompts import FORMS, prompt_of
 
 FAMILIES = ("family", "subject", "difficulty")
 COLUMNS = (
-    *(*FORMS, *FAMILIES, "id", "question_id", "dataset", "language", "tests"),
+    *(*FORMS, *BESIDE, *FAMILIES, "id", "question_id", "dataset", "language", "tests"),
     *("question_content", "starter_code", "public_test_cases", "private_test_cases", "metadata"),
 )
 LANGUAGES: dict[str, Language] = {
