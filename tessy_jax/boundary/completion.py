@@ -30,6 +30,28 @@ STATUS_OF_CODE = {
 """The status that an error means by its code or type, if it gives no number."""
 UNKNOWN_ERROR = 500
 """The status of an error that gives neither."""
+COMPLETE = frozenset(
+    (
+        "stop",
+        "stop_token",
+        "stop_sequence",
+        "stop_str",
+        "eos",
+        "eos_token",
+        "end_turn",
+        "end",
+        "done",
+        "finished",
+        "completed",
+    )
+)
+"""Reasons why servers end a complete reply, in lower case. A server may also give none."""
+LIMITED = frozenset({"length", "max_tokens", "model_length", "max_output_tokens"})
+"""Reasons that say that the reply ends at the limit of tokens."""
+FILTERED = frozenset({"content_filter", "refusal", "safety", "recitation", "sensitive", "prohibited_content"})
+"""Reasons that say that the server or its model refuses."""
+CALLING = frozenset({"tool_calls", "tool_use", "function_call"})
+"""Reasons that say that the model calls tools."""
 
 
 class Completion(NamedTuple):
@@ -47,7 +69,7 @@ def read_completion(body: str) -> Completion:
     try:
         parsed = json.loads(body)
     except (ValueError, RecursionError):
-        return _failed(f"no chat completion: {_short(body)}")
+        return _failed(_no_completion(body))
     choices = parsed.get("choices") if isinstance(parsed, dict) else None
     choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
     error = _error(parsed) or _error(choice)
@@ -56,7 +78,9 @@ def read_completion(body: str) -> Completion:
         return Completion("", "failed", f"an error inside a 200 ({status}): {_short(error)}", status)
     message = choice.get("message")
     if not isinstance(message, dict):
-        return _failed(f"no chat completion: {_short(body)}")
+        return _failed(_no_completion(body))
+    if message.get("tool_calls") or message.get("function_call"):
+        return _failed(f"the reply calls tools; leave tools out of annotator.request. It is {_short(message)}")
     text, part_reasoning, refusal, unknown = _content(message.get("content"))
     if unknown is not None:
         return _failed(f"the content holds {unknown}; it should be text, or parts of type {' or '.join(sorted(TEXT_PARTS))}")
@@ -73,14 +97,33 @@ def truncated(reply: str) -> str:
 def _outcome(text: str, reasoning: str, refusal: str, finish: Any) -> Completion:
     """The completion of a message. finish: the reason why the server ended it."""
     only_reasoning = bool(reasoning) and not text.strip()
-    if finish == "length":
+    ended = "" if finish is None else str(finish).lower()
+    if ended in LIMITED:
         return Completion(text, "truncated", truncated(f"all reasoning: {_short(reasoning)}" if only_reasoning else text))
-    if refusal or finish == "content_filter":
+    if refusal or ended in FILTERED:
         return Completion(text, "refused", f"the server or its model refuses: {_short(refusal or finish)}")
     if only_reasoning:
         remedy = "turn reasoning off (annotator.request), or the server's parser of reasoning"
         return Completion(text, "reasoning", f"the reply is all reasoning; {remedy}. It is {_short(reasoning)}")
+    if ended in CALLING:
+        return _failed(f"the reply calls tools (finish_reason {finish}); leave tools out of annotator.request")
+    if ended and ended not in COMPLETE:
+        detail = f"the reply is not complete (finish_reason {_short(finish)}). It is {_short(text) or 'empty'}"
+        return Completion(text, "failed", detail, UNKNOWN_ERROR)
+    if not text.strip():
+        return Completion(text, "empty", f"the reply is empty (finish_reason {_short(finish)})")
     return Completion(text)
+
+
+def _no_completion(body: str) -> str:
+    """The detail of a body that is no chat completion, with a remedy where its beginning shows one."""
+    start = body.lstrip()[:5].lower()
+    remedy = ""
+    if start in ("data:", "event"):
+        remedy = " (a stream; leave stream out of annotator.request)"
+    elif start.startswith("<"):
+        remedy = " (a web page; check annotator.url)"
+    return f"no chat completion{remedy}: {_short(body)}"
 
 
 def _content(content: Any) -> tuple[str, str, str, str | None]:
@@ -96,7 +139,7 @@ def _content(content: Any) -> tuple[str, str, str, str | None]:
         elif kind == "refusal":
             found["refusal"].append(_text(part))
         else:
-            return "", "", "", f"a part of type {kind!r}" if isinstance(part, dict) else f"a {type(part).__name__}"
+            return "", "", "", f"a part of type {kind!r}" if isinstance(part, dict) else _short(part)
     text, reasoning, refusal = ("".join(parts) for parts in found.values())
     return text, reasoning, refusal, None
 

@@ -107,6 +107,8 @@ class Endpoint:
                     if status not in AGAIN:
                         break
                     retry_delay = retry_after(response.headers.get("retry-after"), time.time())
+                if retry_delay > PATIENCE:
+                    problem += f" (the server asks to wait {retry_delay:.0f} s, more than {PATIENCE:.0f} s)"
                 if attempt == section.retries or retry_delay > PATIENCE:
                     break
                 logger.info("%s: %s; trying again", segment.id, problem)

@@ -102,7 +102,7 @@ def test_a_response_that_is_not_a_chat_completion_is_a_failure(content):
     with serving(lambda *_: content) as server:
         (failed,) = annotated(server.url, SEGMENTS[:1])
     assert failed.outcome == "failed"
-    assert failed.detail.startswith("no chat completion: ")
+    assert re.match(r"no chat completion( \(a web page; check annotator\.url\))?: ", failed.detail)
 
 
 def test_a_completion_without_text_is_an_empty_reply():
@@ -145,8 +145,23 @@ def test_the_text_parts_of_a_content_are_the_reply(form):
         (completion(None, refusal="I cannot"), "refused", "refuses: I cannot"),
         (completion([{"type": "refusal", "refusal": "I cannot"}]), "refused", "refuses: I cannot"),
         (completion([{"type": "image_url", "image_url": "x"}]), "failed", "a part of type 'image_url'; it should be text"),
-        (completion(7), "failed", "the content holds a int; it should be text"),
-        (completion(""), "empty", ""),
+        (completion(7), "failed", "the content holds 7; it should be text"),
+        (completion(""), "empty", r"the reply is empty \(finish_reason stop\)"),
+        (completion(None, None), "empty", r"the reply is empty \(finish_reason null\)"),
+        (completion('["wa', "MAX_TOKENS"), "truncated", r'The reply is \["wa'),
+        (completion(WAIT, "content_filter"), "refused", "refuses: content_filter"),
+        (completion("", "SAFETY"), "refused", "refuses: SAFETY"),
+        (
+            completion(None, "tool_calls", tool_calls=[{"id": "1"}]),
+            "failed",
+            "calls tools; leave tools out of annotator",
+        ),
+        (completion(None, "tool_calls"), "failed", r"calls tools \(finish_reason tool_calls\); leave tools out"),
+        (
+            b'data: {"choices": [{"delta": {"content": "a"}}]}',
+            "failed",
+            r"\(a stream; leave stream out of annotator.req",
+        ),
     ],
 )
 def test_what_a_completion_holds_instead_of_a_reply_has_its_own_outcome_and_is_not_asked_for_again(body, outcome, detail):
@@ -167,12 +182,20 @@ def test_what_a_completion_holds_instead_of_a_reply_has_its_own_outcome_and_is_n
         {"error": "upstream closed"},
         {"choices": [{"error": {"code": 502}, "message": {"content": ""}, "finish_reason": "error"}]},
         {"object": "error", "message": "busy", "code": 500},
+        {"choices": [{"message": {"content": '["wa'}, "finish_reason": "insufficient_system_resource"}]},
+        {"choices": [{"message": {"content": WAIT}, "finish_reason": "abort"}]},
     ],
 )
 def test_an_error_inside_a_200_is_retried_as_its_status_is(body):
     with serving(lambda _, before: json.dumps(body).encode() if before < 2 else WAIT) as server:
         assert outcomes(annotated(server.url, SEGMENTS[:2])) == ["kept"] * 2
     assert len(server.requests) == 6
+
+
+@pytest.mark.parametrize("finish", [None, "", "stop", "eos_token", "end_turn", "STOP"])
+def test_a_reply_that_its_server_calls_complete_in_any_way_is_used(finish):
+    with serving(lambda *_: completion(WAIT, finish)) as server:
+        assert outcomes(annotated(server.url, SEGMENTS[:1])) == ["kept"]
 
 
 def test_an_error_inside_a_200_that_cannot_pass_is_not_retried():
@@ -222,7 +245,9 @@ def test_retry_after_is_respected_up_to_a_limit():
         assert outcomes(annotated(server.url, SEGMENTS[:1])) == ["kept"]
         assert time.monotonic() - started >= 1
     with serving(lambda *_: (503, {"Retry-After": "86400"})) as server:
-        assert outcomes(annotated(server.url, SEGMENTS[:1])) == ["failed"]
+        (failed,) = annotated(server.url, SEGMENTS[:1])
+    assert failed.outcome == "failed"
+    assert failed.detail.endswith("(the server asks to wait 86400 s, more than 600 s)")
     assert len(server.requests) == 1
 
 
