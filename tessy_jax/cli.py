@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any
 
 from tessy_jax.arguments import parser
-from tessy_jax.errors import TessyError
+from tessy_jax.errors import DataError, TessyError
 
 
 def inspect(args: argparse.Namespace) -> None:
@@ -61,8 +61,8 @@ def print_message(text: str) -> None:
     print(text, file=sys.stderr)
 
 
-def finish(args: argparse.Namespace, kind: Any, job: Any, shown: Any) -> None:
-    """Runs the job of a configuration, in one process or as one of several, and prints its summary.
+def finish(args: argparse.Namespace, kind: Any, job: Any, shown: Any) -> Any:
+    """Runs the job of a configuration, in one process or as one of several, prints its summary and returns it.
 
     kind: class of the configuration. shown: formats configuration and summary for people; --json prints the summary instead.
     """
@@ -75,6 +75,7 @@ def finish(args: argparse.Namespace, kind: Any, job: Any, shown: Any) -> None:
     summary = job(config, progress=not args.json, log=print_message)
     if is_primary():
         print(json.dumps(summary) if args.json else shown(config, summary))
+    return summary
 
 
 def task_kinds(args: argparse.Namespace) -> dict[str, Any]:
@@ -151,13 +152,19 @@ def synthesize(args: argparse.Namespace) -> None:
     from tessy_jax.synthesis.job import synthesize as run
 
     def shown(config: Any, summary: Any) -> str:
-        totals = summary["run"]
-        failed, place = sum(totals["failures"].values()), config.output
-        return f"{totals['responses']} responses, {failed} failures in {place}; tessy rows {place} prints them"
+        totals, place = summary["run"], config.output
+        reasons = ", ".join(f"{count} {reason}" for reason, count in totals["failures"].items())
+        failed = f"{sum(totals['failures'].values())} failures{reasons and f' ({reasons})'}"
+        return f"{totals['responses']} responses, {failed} in {place}; tessy rows {place} [--failures] prints them"
 
-    finish(
+    summary = finish(
         args, Synthesize, lambda config, **options: run(config, verifiers=response_verifiers(args), **options).summary, shown
     )
+    if not summary["run"]["responses"]:
+        raise DataError(
+            "every response failed; `tessy rows --failures` gives the reasons: shorten or repair the prompts, raise "
+            "synthesis.max_response_tokens or synthesis.max_attempts, and name another output"
+        )
 
 
 def boundary(args: argparse.Namespace) -> None:

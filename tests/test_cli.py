@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -239,3 +240,21 @@ def test_a_closed_output_pipe_is_no_error(tmp_path):
     done = subprocess.run(f"({command}) | head -1", shell=True, capture_output=True, text=True, check=False)
     assert done.stderr == "rc 0\n"
     assert done.stdout.count("\n") == 1
+
+
+@pytest.mark.parametrize(("written", "code"), [(0, 2), (1, 0)])
+def test_a_synthesis_names_the_reasons_of_failures_and_is_no_success_if_every_response_failed(
+    written, code, tmp_path, monkeypatch, capsys
+):
+    summary = {"run": {"responses": written, "failures": {"length": 2, "repetition": 1}}}
+    monkeypatch.setattr("tessy_jax.synthesis.job.synthesize", lambda config, **options: SimpleNamespace(summary=summary))
+    (tmp_path / "prompts.jsonl").write_text('{"prompt": "a"}\n')
+    config = tmp_path / "s.yaml"
+    config.write_text(
+        f"output: {tmp_path}/out\ndata: {{path: {tmp_path}/prompts.jsonl}}\nteacher: {{model: teacher}}\n"
+        "synthesis: {recipe: teacher_only, max_prompt_tokens: 8, max_response_tokens: 8, lanes: 1}\n"
+    )
+    assert run("synthesize", config) == code
+    shown = capsys.readouterr()
+    assert f"{written} responses, 3 failures (2 length, 1 repetition) in {tmp_path}/out" in shown.out
+    assert ("every response failed; `tessy rows --failures` gives the reasons" in shown.err) == (code == 2)

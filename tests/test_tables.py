@@ -76,10 +76,10 @@ def zstd_or_lz4(codec):
     return compress
 
 
-def zipped(data):
+def zipped(data, name="folder/a"):
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w") as archive:
-        archive.writestr("folder/a", data)
+        archive.writestr(name, data)
     return out.getvalue()
 
 
@@ -151,7 +151,18 @@ REFUSED = {
     "r.xlsx": (zipped(b"a"), "is a spreadsheet or a zip archive; save the sheet as CSV"),
     "s": (b"PAR1 and more", r"is a Parquet file; let its name end in \.parquet"),
     "t.json": (gzip.compress(b"[]"), r"is compressed; let its name end in \.gz"),
-    "u.json": ("<!DOCTYPE html>", "is a web page; download the file itself"),
+    "u.json": ("<!DOCTYPE html>", "is a web page or XML; download the file itself"),
+    "u.jsonl": ("\ufeff\n <Error><Code>AccessDenied</Code></Error>", "is a web page or XML; download the file itself"),
+    "x.jsonl": ("id\tprompt\n1\ta\n", r"1: is not JSON \(Expecting value at column 1 of 'id.{1,2}tprompt'\); give one"),
+    "y.jsonl": ('{"prompt": "a', r"1: is not JSON \(Unterminated string starting at column 12 of '\{\"prompt\": \"a'\)"),
+    "z.tsv": (
+        'id\tprompt\n1\t"A\n2\tB"\n',
+        "2: has a field with line ends and tabs, as a single quote gives that joins rows",
+    ),
+    "z.zip": (
+        zipped(b"id,prompt\n1,a\n", "a.csv"),
+        r"is an archive of `a\.csv`, and its own name is that of another format; let the",
+    ),
     "v.tar.gz": (b"", "is an archive of files; unpack it"),
     "w.parquet.gz": (gzip.compress(b"PAR1"), "is a Parquet file within a compressed one; decompress it"),
 }

@@ -27,6 +27,7 @@ COMPRESSIONS = ("gz", "bz2", "xz", "lzma", "zst", "lz4", "zip")
 """Ends of a name that follow that of the format."""
 ARCHIVE = re.compile(r"\.(tar(\.\w+)?|tgz|tbz2|txz|7z|rar)$")
 ADDRESS = re.compile(r"\w+://")
+BOM = b"\xef\xbb\xbf"
 GIVE = "give JSONL, JSON, CSV, TSV or Parquet, or a data set"
 FOREIGN = {
     b"PAR1": "is a Parquet file; let its name end in .parquet",
@@ -42,8 +43,7 @@ FOREIGN = {
     b"\xff\xfe": "is in UTF-16; save the file in UTF-8",
     b"\xfe\xff": "is in UTF-16; save the file in UTF-8",
     b"version https://git-lfs": "is a pointer of Git LFS, not the file itself; run git lfs pull",
-    b"<!": "is a web page; download the file itself",
-    b"<html": "is a web page; download the file itself",
+    b"<": "is a web page or XML; download the file itself",
 }
 """First bytes of files that hold no rows of text, and what to do with them."""
 
@@ -93,6 +93,7 @@ def refuse_foreign(path: str, start: bytes) -> None:
     Raises:
         DataError: it is of a kind that holds no rows as text.
     """
+    start = start.removeprefix(BOM).lstrip(b" \t\r\n") or start
     reason = next((reason for magic, reason in FOREIGN.items() if start.startswith(magic)), None)
     if reason is not None:
         raise DataError(f"{path}: {reason}")
@@ -134,5 +135,9 @@ def _decompressed(path: str, file: Any) -> Iterator[Any]:
         if len(names) != 1:
             shown = ", ".join(f"`{name}`" for name in names[:6]) + (", …" if len(names) > 6 else "")
             raise DataError(f"{path}: is an archive of {len(names)} files ({shown}); unpack it, and name one of them")
+        held = format_of(names[0])
+        if held is not None and held != (format_of(path) or "json"):
+            right = f"let the name of the archive end in .{held}.zip"
+            raise DataError(f"{path}: is an archive of `{names[0]}`, and its own name is that of another format; {right}")
         yield archive
         yield archive.open(names[0])

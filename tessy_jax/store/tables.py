@@ -14,11 +14,10 @@ from typing import Any
 from tessy_jax.errors import DataError
 from tessy_jax.store.data_sets import data_set_rows, parquet_rows
 from tessy_jax.store.run import MARK
-from tessy_jax.store.table_files import ADDRESS, GIVE, format_of, opened
+from tessy_jax.store.table_files import ADDRESS, BOM, GIVE, format_of, opened
 
 Rows = Iterator[tuple[str, Any]]
 """Where (file:line) and what, or a DataError that says why a line holds no row."""
-BOM = b"\xef\xbb\xbf"
 LARGEST_FIELD = 1 << 30
 """Characters of a field of CSV."""
 DELIMITERS = {"csv": ",", "tsv": "\t"}
@@ -99,12 +98,13 @@ def _parsed(text: bytes, line: int | None = None) -> Any:
         return DataError(f"is not UTF-8 ({error.reason} at byte {error.start}); save the file in UTF-8")
     except json.JSONDecodeError as error:
         if line is not None:
-            where = f"{error.msg} at line {line + error.lineno - 1}, column {error.colno}"
+            where = f"{error.msg.removesuffix(' at')} at line {line + error.lineno - 1}, column {error.colno}"
             return DataError(f"is not JSON ({where}); mend it there, or give one object a line")
         behind = text.rstrip()
         if behind.endswith(b",") and not isinstance(_parsed(behind[:-1]), DataError):
             return DataError("is not JSON (a comma follows); leave the comma out, or put all lines between [ and ]")
-        return DataError(f"is not JSON ({error.msg} at column {error.colno}); give one object a line")
+        where = f"{error.msg.removesuffix(' at')} at column {error.colno} of {error.doc.strip()[:30]!r}"
+        return DataError(f"is not JSON ({where}); give one object a line")
     except (ValueError, RecursionError) as error:
         return DataError(f"is not JSON ({error}); give one object a line")
 
@@ -150,7 +150,7 @@ def _delimited_rows(path: str, delimiter: str, wanted: Collection[str]) -> Rows:
             if not fields:  # a blank line
                 continue
             if header:
-                yield f"{path}:{number}", _named(fields, header)
+                yield f"{path}:{number}", _named(fields, header, delimiter)
             else:
                 header = _checked_header(path, fields, delimiter, wanted)
 
@@ -168,7 +168,9 @@ def _checked_header(path: str, header: list[str], delimiter: str, wanted: Collec
     return header
 
 
-def _named(fields: list[str], header: list[str]) -> dict[str, str | None] | DataError:
+def _named(fields: list[str], header: list[str], delimiter: str) -> dict[str, str | None] | DataError:
+    if any("\n" in field and "\t" in field for field in fields) and delimiter == "\t":
+        return DataError("has a field with line ends and tabs, as a single quote gives that joins rows; save it as JSONL")
     if len(fields) < len(header) or any(fields[len(header) :]):
         return DataError(f"has {len(fields)} fields, the header {len(header)}; put fields with separators between quotes")
     return {name: value or None for name, value in zip(header, fields, strict=False) if name}
