@@ -11,11 +11,14 @@ import zipfile
 import datasets
 import fsspec
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tessy_jax.config.evaluation import Task
 from tessy_jax.errors import DataError
 from tessy_jax.evaluate import choices
+from tessy_jax.evaluate.tasks import table_problems
+from tessy_jax.records import Row, Span
 from tessy_jax.store import RunStore
 from tessy_jax.store.tables import table_rows
 from tessy_jax.synthesis.generate import read_prompts
@@ -290,6 +293,21 @@ def test_subset_chooses_a_configuration_and_the_message_lists_those_there_are(hu
     with pytest.raises(DataError, match="has no split 'test'; it has `train`: set split to one of them"):
         rows(hub, "test", subset="main")
     assert len(list(rows_at(str(hub), "train", 2, subset="main"))) == 2
+
+
+def test_messages_name_all_columns_of_a_data_set_also_those_that_are_not_read(tmp_path):
+    pq.write_table(pa.table({"prompt": ["a"], "reward": ["1"]}), tmp_path / "a.parquet")
+    task = Task(name="t", path=str(tmp_path / "a.parquet"), verifier="boxed")
+    with pytest.raises(DataError, match="it holds `prompt`, `reward`: set answer to one of them"):
+        table_problems(task)
+
+
+def test_spans_are_read_beside_other_columns_of_parquet(tmp_path):
+    messages = ({"role": "user", "content": "q"}, {"role": "assistant", "content": "x"})
+    row = Row("a/0", "a", 0, messages, (Span("student", "answer", 0, 1),), {"recipe": "r"})
+    pq.write_table(pa.Table.from_pylist([{**row.to_json(), "score": 1.0}]), tmp_path / "a.parquet")
+    ((_, _, raw),) = rows_at(str(tmp_path / "a.parquet"), "train", None)
+    assert row_of(raw, 0) == row
 
 
 def test_a_column_that_occurs_twice_is_refused_in_a_csv_file_and_in_a_data_set_of_them(tmp_path):

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 from tessy_jax.config.evaluation import Task
 from tessy_jax.config.programs import Programs
 from tessy_jax.errors import ConfigError, DataError
+from tessy_jax.store.messages import short
 from tessy_jax.synthesis.prompts import read
 
 FAMILIES = ("family", "subject")
@@ -197,7 +198,8 @@ def text_of(row: dict[str, Any], column: str, *, needed: bool = False) -> str:
         )
     infinite = isinstance(value, float) and not math.isfinite(value)
     if isinstance(value, bool) or not isinstance(value, str | int | float) or infinite:
-        raise DataError(f"{column} is {value!r:.60}; it should be a string or a finite number")
+        remedy = ": copy the value into a column of its own" if isinstance(value, dict | list) else ""
+        raise DataError(f"{column} is {short(value)}; it should be a string or a finite number{remedy}")
     text = str(value)
     if needed and not text.strip():
         raise DataError(f"{column} is empty; it should hold the right answer")

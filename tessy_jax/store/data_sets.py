@@ -11,6 +11,15 @@ from typing import Any
 from tessy_jax.errors import ConfigError, DataError, TessyError
 from tessy_jax.store.table_files import refuse_foreign
 
+
+class NotRead:
+    """The value of a column that is not read because no one looks at it; messages show its name."""
+
+    def __repr__(self) -> str:
+        return "…"
+
+
+NOT_READ = NotRead()
 SAVED = ("state.json", "dataset_dict.json")
 """Files by which a folder of `save_to_disk` is known."""
 
@@ -99,11 +108,14 @@ def _texts(path: str, rows: Any, load: Callable[..., Any], wanted: Collection[st
 
 
 def _read(name: str, rows: Any, wanted: Collection[str]) -> Iterator[tuple[str, Any]]:
+    """The rows with the values of the wanted columns, or of all columns if there is none of the wanted."""
     columns = [column for column in wanted if column in (rows.column_names or ())]
+    others: dict[str, Any] = {}
     if set(columns) - {"id"}:
+        others = dict.fromkeys(set(rows.column_names) - set(columns), NOT_READ)
         rows = rows.select_columns(columns)
     for number, row in enumerate(rows, 1):
-        yield f"{name}: row {number}", row
+        yield f"{name}: row {number}", others | row
 
 
 def _check_choice(datasets: Any, path: str, split: str, subset: str | None) -> None:

@@ -29,7 +29,7 @@ UNSEEN = (
     *("image", "images", "audio", "audios", "video", "videos"),
 )
 """Columns that other tools give to the model together with the messages."""
-PROMPT_PARTS = ("input", "context", "passage")
+PROMPT_PARTS = ("input", "context", "passage", "article", "story", "document")
 """Columns that complete a prompt that is one text."""
 SHOWN = 60
 """Characters of a value that messages show."""

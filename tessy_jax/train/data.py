@@ -17,6 +17,7 @@ from tessy_jax.config import Examples
 from tessy_jax.errors import DataError
 from tessy_jax.records import Row
 from tessy_jax.store import RunReader
+from tessy_jax.store.data_sets import NOT_READ
 from tessy_jax.store.files import local
 from tessy_jax.store.messages import BESIDE, FORMS, MARKS, THOUGHTS, messages_of, own_id, refuse_rendered, refuse_unlearnt
 from tessy_jax.store.opening import reader_of
@@ -251,7 +252,7 @@ def row_of(raw: Any, index: int) -> Row:
         DataError: the form is unknown, or the spans do not tile the content.
     """
     if isinstance(raw, dict) and raw.get("spans") is not None:
-        return Row.from_json(raw)
+        return Row.from_json({name: value for name, value in raw.items() if value is not NOT_READ})
     if isinstance(raw, dict) and raw.get("completion") is not None:
         form, prompt = messages_of(raw, ("prompt",))
         answer = messages_of(raw, ("completion",), "assistant")[1]

@@ -107,7 +107,7 @@ def test_a_problem_that_comes_again_is_another_problem(tmp_path):
         ({"prompt": "b?"}, "has no `answer`, .* it holds `prompt`: set answer to one of them"),
         ({"prompt": "b?", "answer": None}, "has no `answer`"),
         ({"prompt": "b?", "answer": " "}, "answer is empty"),
-        ({"prompt": "b?", "answer": ["x"]}, r"answer is \['x'\]; it should be a string or a finite number"),
+        ({"prompt": "b?", "answer": ["x"]}, r"answer is \['x'\]; .* a finite number: copy the value into a column"),
         ({"prompt": "b?", "answer": True}, "answer is True"),
         ({"prompt": "b?", "answer": "x", "family": {}}, "family is {}"),
         ('{"prompt": "b?", "answer": NaN}', "answer is nan; it should be a string or a finite number"),
