@@ -298,7 +298,7 @@ def test_subset_chooses_a_configuration_and_the_message_lists_those_there_are(hu
 def test_messages_name_all_columns_of_a_data_set_also_those_that_are_not_read(tmp_path):
     pq.write_table(pa.table({"prompt": ["a"], "reward": ["1"]}), tmp_path / "a.parquet")
     task = Task(name="t", path=str(tmp_path / "a.parquet"), verifier="boxed")
-    with pytest.raises(DataError, match="it holds `prompt`, `reward`: set answer to one of them"):
+    with pytest.raises(DataError, match="it holds `prompt` and `reward`: set answer to one of them"):
         table_problems(task)
 
 

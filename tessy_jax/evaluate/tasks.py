@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 from tessy_jax.config.evaluation import Task
 from tessy_jax.config.programs import Programs
 from tessy_jax.errors import ConfigError, DataError
-from tessy_jax.store.messages import short
+from tessy_jax.store.messages import held_by, short
 from tessy_jax.synthesis.prompts import read
 
 FAMILIES = ("family", "subject")
@@ -192,9 +192,8 @@ def text_of(row: dict[str, Any], column: str, *, needed: bool = False) -> str:
     if value is None and not needed:
         return ""
     if value is None:
-        columns = ", ".join([f"`{name}`" for name in sorted(row) if row[name] is not None][:12]) or "nothing"
         raise DataError(
-            f"has no `{column}`, which should hold the right answer; it holds {columns}: set answer to one of them"
+            f"has no `{column}`, which should hold the right answer; it holds {held_by(row)}: set answer to one of them"
         )
     infinite = isinstance(value, float) and not math.isfinite(value)
     if isinstance(value, bool) or not isinstance(value, str | int | float) or infinite:

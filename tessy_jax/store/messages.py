@@ -71,8 +71,7 @@ def messages_of(
     form = next((form for form in forms if row.get(form) is not None), None)  # Parquet has null for what a row lacks
     if form is None:
         right = _listed(forms) + (f", {or_else}" if or_else else "")
-        held = sorted(key for key, value in row.items() if value is not None)
-        raise DataError(f"holds {_listed(held, 'and') or 'nothing'}; it should hold {right}")
+        raise DataError(f"holds {held_by(row)}; it should hold {right}")
     unseen = (*UNSEEN, *PROMPT_PARTS) if form == "prompt" else UNSEEN
     lost = next((name for name in unseen if not _empty(row.get(name))), None)
     if lost is not None:
@@ -291,9 +290,13 @@ def short(value: Any) -> str:
     return text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}…"
 
 
+def held_by(row: dict[str, Any]) -> str:
+    """The names of the columns that have a value, for messages."""
+    return _listed(sorted(name for name, value in row.items() if value is not None), "and") or "nothing"
+
+
 def _listed(names: Sequence[str], last: str = "or") -> str:
     """The first dozen names, as a sentence has them."""
-    shown = [f"`{name if len(name) <= SHOWN else name[: SHOWN - 3] + '…'}`" for name in names[:12]] + ["more"] * (
-        len(names) > 12
-    )
+    cut = [name if len(name) <= SHOWN else f"{name[: SHOWN - 3]}…" for name in names[:12]]
+    shown = [f"`{name}`" for name in cut] + ["more"] * (len(names) > 12)
     return f" {last} ".join([", ".join(shown[:-1]), shown[-1]]) if len(shown) > 1 else "".join(shown)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from tessy_jax.errors import DataError
-from tessy_jax.store.messages import BESIDE, messages_of, own_id, refuse_rendered, short
+from tessy_jax.store.messages import BESIDE, held_by, messages_of, own_id, refuse_rendered, short
 from tessy_jax.store.tables import table_rows
 
 FORMS = ("messages", "prompt", "dialogs", "conversations")
@@ -95,7 +95,7 @@ def read(
             if isinstance(content, DataError):
                 raise content
             row = shown(content) if prompt is None else _with_prompt(content, prompt)
-            own, messages = prompt_of(row)
+            own, messages = prompt_of(row, or_else="or set prompt to the column with the prompt")
             name = _hash(messages) if own is None else own
             first, earlier = places.get(name, (place, messages))
             if earlier != messages:
@@ -148,13 +148,13 @@ def _hash(messages: Sequence[Mapping[str, str]]) -> str:
     return "h" + hashlib.sha256(canonical.encode("utf-8")).hexdigest()[:16]
 
 
-def prompt_of(row: Any) -> tuple[str | None, list[dict[str, str]]]:
-    """The id of a row, or None, and its messages.
+def prompt_of(row: Any, *, or_else: str = "") -> tuple[str | None, list[dict[str, str]]]:
+    """The id of a row, or None, and its messages. or_else: what a row may hold instead, for the error.
 
     Raises:
         DataError: the row is not a prompt.
     """
-    form, messages = messages_of(row, FORMS)
+    form, messages = messages_of(row, FORMS, or_else=or_else)
     if form != "prompt" and messages and messages[-1]["role"] == "assistant":
         messages.pop()
     if not messages:
@@ -174,6 +174,7 @@ def _with_prompt(row: Any, column: str) -> Any:
     if not isinstance(row, dict):
         return row
     if row.get(column) is None:
-        columns = ", ".join([f"`{name}`" for name in sorted(row) if row[name] is not None][:12]) or "nothing"
-        raise DataError(f"has no `{column}`, which should hold the prompt; it holds {columns}: set prompt to one of them")
+        raise DataError(
+            f"has no `{column}`, which should hold the prompt; it holds {held_by(row)}: set prompt to one of them"
+        )
     return {**{name: value for name, value in row.items() if name not in FORMS}, "prompt": row[column]}

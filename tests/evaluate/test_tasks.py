@@ -111,7 +111,7 @@ def test_a_problem_that_comes_again_is_another_problem(tmp_path):
         ({"prompt": "b?", "answer": True}, "answer is True"),
         ({"prompt": "b?", "answer": "x", "family": {}}, "family is {}"),
         ('{"prompt": "b?", "answer": NaN}', "answer is nan; it should be a string or a finite number"),
-        ({"prompt": "b?", "answer": None, "solution": "1"}, "it holds `prompt`, `solution`: set"),
+        ({"prompt": "b?", "answer": None, "solution": "1"}, "it holds `prompt` and `solution`: set"),
         ({"answer": "x"}, "it should hold `messages`"),
         ('{"prompt": "b?", "answer": "\\ud800"}', "half of a surrogate pair"),
         ("{torn", "is not JSON"),

@@ -179,7 +179,7 @@ def test_evaluation_prompts_are_named_by_file_and_id(tmp_path):
         (f"{tmp_path}/a.jsonl: 7", "one two"),
         (f"{tmp_path}/b.jsonl: x", "three four"),
     ]
-    with pytest.raises(DataError, match=r"a\.jsonl:1: has no `problem`.* it holds `id`, `prompt`: set prompt to one"):
+    with pytest.raises(DataError, match=r"a\.jsonl:1: has no `problem`.* it holds `id` and `prompt`: set prompt to one"):
         questions(Decontamination.model_validate({"against": [{"path": str(tmp_path / "a.jsonl"), "prompt": "problem"}]}))
 
 

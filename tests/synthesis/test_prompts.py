@@ -77,7 +77,7 @@ def test_a_named_column_is_the_prompt(rows_file):
     assert (first.id, first.messages, first.ground_truth) == ("7", [{"role": "user", "content": "a"}], (None, "7"))
     assert (second.messages, second.ground_truth) == ([{"role": "user", "content": "b"}], (3, second.id))
     with pytest.raises(
-        DataError, match=r"rows\.jsonl:2: has no `messages`.* it holds `answer`, `problem`: set prompt to one"
+        DataError, match=r"rows\.jsonl:2: has no `messages`.* it holds `answer` and `problem`: set prompt to one"
     ):
         read(file, prompt="messages", skip_invalid=False)
 

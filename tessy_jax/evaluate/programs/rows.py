@@ -29,7 +29,7 @@ from tessy_jax.errors import DataError
 from tessy_jax.evaluate.programs.box.runner import plain
 from tessy_jax.evaluate.programs.suite import Suite, check_value, json_value
 from tessy_jax.evaluate.tasks import GroundTruth, Problem, text_of, unique_name
-from tessy_jax.store.messages import BESIDE
+from tessy_jax.store.messages import BESIDE, held_by
 from tessy_jax.store.tables import table_rows
 from tessy_jax.synthesis.prompts import FORMS, prompt_of
 
@@ -114,8 +114,8 @@ def _problem(row: dict[str, Any], folder: Path, task_language: Language | None) 
     elif row.get("dataset") and row.get("id") is not None:
         tests, prompt_row = _folder(_published(row, folder)), row
     else:
-        columns = ", ".join(f"`{name}`" for name in sorted(row)[:12])
-        raise DataError(f"has no tests; it should hold `tests`, or be a row of LiveCodeBench or OJBench; it holds {columns}")
+        right = "it should hold `tests`, or be a row of LiveCodeBench or OJBench"
+        raise DataError(f"has no tests; {right}; it holds {held_by(row)}")
     if language != "python" and any("input" not in test and "input_file" not in test for test in tests):
         raise DataError("has tests that call or check Python, and its language is cpp; give tests with input and output")
     _, messages = prompt_of({**prompt_row, "id": None})
