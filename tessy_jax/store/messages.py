@@ -31,6 +31,7 @@ UNSEEN = (
 """Columns that other tools give to the model together with the messages."""
 PROMPT_PARTS = ("input", "context", "passage", "article", "story", "document")
 """Columns that complete a prompt that is one text."""
+LISTS_FILES = "JSONL, JSON and Parquet"
 SHOWN = 60
 """Characters of a value that messages show."""
 PAIRS = (("role", "content"), ("from", "value"))
@@ -97,8 +98,8 @@ def refuse_rendered(messages: Sequence[dict[str, str]], form: str) -> None:
         content, name = message["content"], f"{form}[{i}]" if len(messages) > 1 else form
         if LIST_AS_TEXT.match(content):
             raise DataError(
-                f"{name} is a text that holds a list of messages ({short(content)}); give the list itself, in JSONL, JSON "
-                "or Parquet"
+                f"{name} is a text that holds a list of messages ({short(content)}); give the list itself, as {LISTS_FILES} "
+                "can hold it"
             )
         begins = RENDERED.match(content)
         ends = ENDED.search(content) if message["role"] == "assistant" else None
@@ -157,7 +158,8 @@ def _messages(row: dict[str, Any], form: str, role: str) -> list[dict[str, str]]
             _message(turn, f"{form}[{i}]", PAIRS[::-1] if form == "conversations" else PAIRS) for i, turn in enumerate(value)
         ]
     right = "a string or a list of messages" if plain else "a list of messages"
-    raise DataError(f"{form} is {_kind(row[form])}; it should be {right}")
+    remedy = f", as {LISTS_FILES} can hold it" if isinstance(row[form], str) else ""
+    raise DataError(f"{form} is {_kind(row[form])}; it should be {right}{remedy}")
 
 
 def _side_by_side(value: dict[str, Any], form: str) -> Any:

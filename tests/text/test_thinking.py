@@ -45,7 +45,8 @@ def test_an_answer_without_markers_or_with_tags_in_code_has_no_thinking():
     assert parts("a < b, I [think]") is None
     assert parts("Write `<think>` first and `</think>` last, or `<think> </think>`.") is None
     assert parts("So:\n```xml\n<think>a</think>\n```\nor\n~~~\n<|channel|>analysis\n~~~") is None
-    assert parts("Give a <reason>.") is None
+    assert parts("Give a <reason>, <rethink>, <think-tank> or <a_thought>.") is None
+    assert parts("You said: here is my thought process: none.") is None
     assert parts("<think>a `</think>` b</think>c `<think>`") == ("a `</think>` b", "c `<think>`")
 
 
@@ -67,6 +68,11 @@ def test_an_answer_without_markers_or_with_tags_in_code_has_no_thinking():
         ("\u25c1think\u25b7a\u25c1/think\u25b7b", "at character 0"),
         ("<|channel|>final<|message|>a", r"has '<\|channel\|>' at character 0"),
         ("<|begin_of_thought|>a<|end_of_thought|>b", r"has '<\|begin_of_thought\|>' at character 0"),
+        ("<|START_THINKING|>a<|END_THINKING|>b", r"has '<\|START_THINKING\|>' at character 0"),
+        ("<longcat_think>a</longcat_think>b", "has '<longcat_think>' at character 0"),
+        ("<|think_start|>a<|think_end|>b", r"has '<\|think_start\|>' at character 0"),
+        ("<unused94>thought\na<unused95>b", "has '<unused94>' at character 0"),
+        ("Here is my thought process:\na\nHere is my response:\nb", "has 'Here is my thought process:' at character 0"),
         ("[THINK]a[/THINK]b", r"has '\[THINK\]' at character 0"),
     ],
 )

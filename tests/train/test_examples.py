@@ -115,6 +115,14 @@ def test_thinking_that_never_closes_is_an_error(chat):
         example(chat, row(PIECES[:3]))
 
 
+@pytest.mark.parametrize("content", [f"{OPEN}Two.{CLOSE}", "<think>Two.</think>\n ", "Two.\n</think>\n"])
+def test_thinking_without_an_answer_is_an_error(chat, content):
+    with pytest.raises(
+        DataError, match="row '7/0': has thinking and no answer after it; leave out answers that were cut off"
+    ):
+        example(chat, row([("student", content)], spanned=False))
+
+
 @pytest.mark.parametrize("content", ["<think>Two.</think>\n42", "Two.\n</think>\n\n42", " <think> \nTwo. </think>42"])
 def test_thinking_in_other_forms_is_learnt_by_the_students_own_tokens(chat, content):
     ours, theirs = (example(chat, row([("student", text)], spanned=False)) for text in (f"{OPEN}Two.{CLOSE}42", content))

@@ -90,6 +90,7 @@ def test_a_tokenized_data_set_trains_as_its_source(config, tmp_path, capsys, sou
         ({"input_ids": [1, 2], "labels": [-100, 2], "source_ids": [9, 2]}, "source_ids go from 2 to 9"),
         ({"input_ids": [1, 2], "labels": [-100, 2], "source_ids": [1, 0]}, "source_ids[1] is 0 (no target), and labels[1]"),
         ({"input_ids": [0, 2], "labels": [-100, 2], "attention_mask": [0, 1]}, "attention_mask says that the row is padded"),
+        ({"input_ids": [1, 2], "labels": [1, 2], "completion_mask": [0, 1]}, "completion_mask and labels differ in which"),
         ({"input_ids": [1, 2], "labels": [-100, 2], "position_ids": [0, 0]}, "position_ids says that the row"),
         ({"input_ids": [1, 2], "labels": [-100, -100]}, "none of its 2 tokens is a target"),
     ],
