@@ -32,6 +32,7 @@ def test_the_reasoning_of_a_message_or_of_a_completion_is_its_thinking(field):
 def test_text_parts_are_one_text_and_lists_side_by_side_are_messages():
     parts = [{"type": "text", "text": "6 × ", "image_url": None}, {"type": "text", "text": "7?"}]
     assert of({"prompt": [{"role": "user", "content": parts}]}) == [USER]
+    assert of({"prompt": [{"role": "user", "content": ["6 × ", {"type": "input_text", "text": "7?"}]}]}) == [USER]
     assert of({"conversations": {"from": ["human", "gpt"], "value": ["6 × 7?", "42"]}}) == SAID
     assert of({"messages": {"role": ["user", "assistant"], "content": ["6 × 7?", "42"], "name": [None, None]}}) == SAID
 

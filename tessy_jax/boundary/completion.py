@@ -10,13 +10,10 @@ import json
 from typing import Any, NamedTuple
 
 from tessy_jax.boundary.spans import Reason
+from tessy_jax.store.messages import REASONING, TEXT_PARTS
 
-REASONING_FIELDS = ("reasoning_content", "reasoning", "thinking")
-"""Fields of a message with its reasoning."""
 REASONING_PARTS = frozenset({"thinking", "reasoning", "reasoning_text", "redacted_thinking"})
 """Types of parts with reasoning."""
-TEXT_PARTS = frozenset({"text", "output_text"})
-"""Types of parts with text of the reply."""
 STATUS_OF_CODE = {
     "invalid_api_key": 401,
     "insufficient_quota": 402,
@@ -83,8 +80,8 @@ def read_completion(body: str) -> Completion:
         return _failed(f"the reply calls tools; leave tools out of annotator.request. It is {_short(message)}")
     text, part_reasoning, refusal, unknown = _content(message.get("content"))
     if unknown is not None:
-        return _failed(f"the content holds {unknown}; it should be text, or parts of type {' or '.join(sorted(TEXT_PARTS))}")
-    reasoning = next((_text(message[name]) for name in REASONING_FIELDS if message.get(name)), part_reasoning)
+        return _failed(f"the content holds {unknown}; it should be text, or parts of type {' or '.join(TEXT_PARTS)}")
+    reasoning = next((_text(message[name]) for name in REASONING if message.get(name)), part_reasoning)
     return _outcome(text, reasoning, _text(message.get("refusal")) or refusal, choice.get("finish_reason"))
 
 

@@ -20,6 +20,8 @@ FORMS = ("messages", "dialogs", "conversations")
 """Columns that hold a complete conversation."""
 REASONING = ("reasoning_content", "reasoning", "thinking")
 """Fields that hold the thinking of an assistant's message, or of a completion."""
+TEXT_PARTS = ("text", "input_text", "output_text")
+"""Types of the parts of a content that hold text."""
 SETTINGS = ("on", "off", "true", "false", "low", "medium", "high")
 """Values of such a field in data sets that say how much a model should think."""
 SYSTEM = ("system", "system_prompt", "system_message")
@@ -219,15 +221,18 @@ def _message(turn: Any, name: str, pairs: Sequence[tuple[str, str]]) -> dict[str
 
 
 def _content(value: Any, name: str) -> str:
-    """The text of a string, or of a list of text parts."""
+    """The text of a string, or of a list of strings and text parts."""
     if isinstance(value, str):
         return _text(value, name)
     if not isinstance(value, list) or not value:
         raise DataError(f"{name} is {_kind(value)}; it should be a string, or a list of text parts")
     texts = []
     for i, part in enumerate(value):
+        if isinstance(part, str):
+            texts.append(part)
+            continue
         held = {key: item for key, item in part.items() if not _absent(item)} if isinstance(part, dict) else {}
-        if set(held) - {"text"} != {"type"} or held["type"] != "text" or not isinstance(part.get("text"), str):
+        if set(held) - {"text"} != {"type"} or held["type"] not in TEXT_PARTS or not isinstance(part.get("text"), str):
             raise DataError(
                 f"{name} is a list whose part {i} is {short(held or part)}; only texts are read: "
                 '{"type": "text", "text": …}'
