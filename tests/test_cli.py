@@ -163,7 +163,18 @@ def row_without_prompt(folder, tmp_path):
 
 def surrogate(folder, tmp_path):
     (tmp_path / "p.jsonl").write_text('{"prompt": "a"}\n{"prompt": "b\\ud800"}\n')
-    return ["--model", folder, "--prompts", tmp_path / "p.jsonl"], ["prompt 2", "surrogate"]
+    return ["--model", folder, "--prompts", tmp_path / "p.jsonl"], ["p.jsonl:2: prompt holds", "surrogate"]
+
+
+def surrogate_argument(folder, tmp_path):
+    return ["--model", folder, "--prompt", "b\ud800"], ["prompt 1", "surrogate"]
+
+
+def rendered(folder, tmp_path):
+    return ["--model", folder, "--chat", "--prompt", "<|im_start|>user\na"], [
+        "prompt 1 begins with '<|im_start|>'",
+        "template",
+    ]
 
 
 def no_rows(folder, tmp_path):
@@ -199,7 +210,7 @@ def classifier(folder, tmp_path):
 
 BAD = [
     broken_tokenizer, no_tokenizer, too_many_tokens, no_template, failing_template, no_tokens, too_long, torn_row,
-    row_without_prompt, surrogate, no_rows, no_file, no_output_folder,
+    row_without_prompt, surrogate, surrogate_argument, rendered, no_rows, no_file, no_output_folder,
     device_as_output, garbled_generation_config, large_mesh, classifier,
 ]  # fmt: skip
 

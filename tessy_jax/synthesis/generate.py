@@ -13,7 +13,7 @@ from tessy_jax.errors import ConfigError, DataError
 from tessy_jax.models import hf
 from tessy_jax.models.hf_config import read_config
 from tessy_jax.sharding import Partitioner
-from tessy_jax.store.messages import BESIDE, messages_of
+from tessy_jax.store.messages import BESIDE, messages_of, refuse_rendered
 from tessy_jax.store.tables import table_rows
 from tessy_jax.text.template import Template
 from tessy_jax.text.tokenizer import Tokenizer
@@ -85,7 +85,10 @@ def generate_rows(
         if any(0xD800 <= ord(c) < 0xE000 for c in prompt):
             raise DataError(f"prompt {number}: holds half of a surrogate pair, which is not text; remove it")
     if template:
-        encoded = [template.prompt([{"role": "user", "content": prompt}]) for prompt in prompts]
+        asked = [[{"role": "user", "content": prompt}] for prompt in prompts]
+        for number, messages in enumerate(asked, 1):
+            refuse_rendered(messages, f"prompt {number}")
+        encoded = [template.prompt(messages) for messages in asked]
     else:
         encoded = [tokenizer.encode(prompt) for prompt in prompts]
     for number, ids in enumerate(encoded, 1):
