@@ -1,4 +1,5 @@
-"""Settings of other families in a config.json: they are refused unless they have the value that changes nothing.
+"""Settings in a config.json that are not read: those of other families, which are refused unless they have the value that
+changes nothing; notes, which change no result; and unknown ones.
 
 Settings that add tensors need no entry here, since tensors without a place are refused.
 """
@@ -21,6 +22,11 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "attn_logit_scale": (1,),
     "attn_temperature_tuning": (0,),
     "clip_qkv": (),
+    "global_attn_every_n_layers": (),
+    "num_kv_shared_layers": (0,),
+    "pruned_heads": ({},),
+    "qk_layernorm": (False,),
+    "sliding_window_pattern": (),
     "is_causal": (True,),
     "use_bidirectional_attention": (False,),
     "add_cross_attention": (False,),
@@ -35,8 +41,11 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "nope_layer_interval": (),
     "rope_interleaved": (False,),
     "rope_local_base_freq": (),
+    "rope_ntk_alpha": (1,),
     "rope_pct": (1,),
+    "rope_ratio": (1,),
     "rotary_pct": (1,),
+    "use_rope": (True,),
     # factors
     "dim_model_base": (),
     "embedding_multiplier": (1,),
@@ -48,6 +57,7 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "mlp_multipliers": (),
     "output_multiplier_scale": (1,),
     "residual_multiplier": (1,),
+    "residual_scale": (1,),
     "scale_depth": (),
     "scale_emb": (1,),
     "scale_embedding": (False,),
@@ -57,29 +67,118 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "hidden_activation": ("silu",),
     "mlp_hidden_act": ("silu",),
     "moe_layer_freq": (1,),
+    "norm_type": ("rms_norm", "rmsnorm", "RMSNorm"),
+    "normalization": ("rms_norm", "rmsnorm", "RMSNorm"),
     "parallel_attn": (False,),
+    "parallel_residual": (False,),
     "per_layer_config": ({},),
+    "text_config": (),
     "transformers_weights": ("model.safetensors",),
     "use_parallel_residual": (False,),
 }
 """For settings that change results, the values that do not; null counts as omitted."""
 
 
-def check_neutral(s: Settings, family: str, *, qk_norm: bool, head_dim: int) -> None:
-    """Refuses settings that change results and are not implemented. qk_norm, head_dim: of the model.
+NOTES = frozenset(
+    (
+        "_attn_implementation",
+        "_attn_implementation_internal",
+        "_name_or_path",
+        "attn_implementation",
+        "aux_loss_alpha",
+        "bos_token_id",
+        "chunk_size_feed_forward",
+        "classifier_dropout",
+        "dtype",
+        "dual_chunk_attention_config",
+        "eos_token_id",
+        "ep_size",
+        "finetuning_task",
+        "initial_context_length",
+        "initializer_range",
+        "is_decoder",
+        "is_llama_config",
+        "layer_types",
+        "max_window_layers",
+        "mlp_bias",
+        "name_or_path",
+        "output_attentions",
+        "output_hidden_states",
+        "pad_token_id",
+        "prefix",
+        "pretraining_tp",
+        "problem_type",
+        "qk_head_dim",
+        "quantization",
+        "quantization_config",
+        "return_dict",
+        "router_aux_loss_coef",
+        "sep_token_id",
+        "seq_aux",
+        "sliding_window",
+        "task_specific_params",
+        "tokenizer_class",
+        "torch_dtype",
+        "torchscript",
+        "transformers.js_config",
+        "transformers_version",
+        "unsloth_fixed",
+        "unsloth_version",
+        "use_bfloat16",
+        "use_cache",
+        "use_sliding_window",
+    )
+)
+"""Settings that change nothing that a model computes here, or count only beside others."""
+ONLY_IN_TRAINING: dict[str, tuple[Any, ...]] = {
+    "attention_dropout": (0,),
+    "embd_pdrop": (0,),
+    "hidden_dropout": (0,),
+    "output_router_logits": (False,),
+    "resid_pdrop": (0,),
+    "router_jitter_noise": (0,),
+}
+"""Settings that change a training by transformers, with the values that do not. They are not followed here."""
+
+
+def check_neutral(
+    s: Settings, family: str, *, qk_norm: bool, head_dim: int, eps: float, theta: float, max_positions: int
+) -> None:
+    """Refuses settings that change results and are not implemented. qk_norm, head_dim, eps, theta, max_positions: of the
+    model.
 
     Raises:
         ConfigError: names the setting, its value and what would be right.
     """
     own: dict[str, tuple[Any, ...]] = {"use_qk_norm": (qk_norm,), "query_pre_attn_scalar": (head_dim,)}
-    if family != "deepseek_v3":
-        own["rope_interleave"] = (False,)
+    own |= dict.fromkeys(("layer_norm_eps", "layer_norm_epsilon", "norm_eps", "norm_epsilon", "rms_norm_epsilon"), (eps,))
+    own |= dict.fromkeys(("rope_base", "rotary_base", "rotary_emb_base"), (theta,))
+    if family == "deepseek_v3":
+        s.read.add("auto_map")  # the code of the original model, which transformers has now
+    else:
+        own |= {"num_nextn_predict_layers": (0,), "rope_interleave": (False,), "scoring_func": ("softmax",)}
+        own |= {"routed_scaling_factor": (1,), "n_group": (1,), "topk_group": (1,)}
     if family in ("llama", "deepseek_v3"):
         own["use_sliding_window"] = (False,)
+        if s.count("sliding_window", max_positions) < max_positions:
+            raise ConfigError(
+                f"sliding_window {s.raw['sliding_window']!r} is smaller than max_position_embeddings {max_positions}, and "
+                f"{family} has full attention only; remove it if the weights are right without it"
+            )
+    if family == "gpt_oss":
+        own["norm_topk_prob"] = (True,)
     for name, neutral in {**NEUTRAL, **own}.items():
+        s.read.add(name)
         if name in s and s.raw[name] not in neutral:
             right = f"only {' or '.join(repr(value) for value in neutral)} is" if neutral else "no value is"
             raise ConfigError(
                 f"{name} {s.raw[name]!r} is not supported and would change results; {right} supported; remove it if the "
                 "weights are right without it"
             )
+
+
+def not_followed(s: Settings) -> list[str]:
+    """The settings of a config.json, with their values, that are not read and may change results: unknown ones, and those of
+    a training by transformers."""
+    unread = [name for name in s.unread() if name not in NOTES and s.raw[name] not in ONLY_IN_TRAINING.get(name, ())]
+    return [f"{name} {s.raw[name]!r:.60}" for name in unread]

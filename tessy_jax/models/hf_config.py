@@ -7,30 +7,38 @@ from __future__ import annotations
 
 import difflib
 import json
-import math
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from tessy_jax.errors import ConfigError
-from tessy_jax.models.config import Experts, Latent, ModelConfig, Rope
-from tessy_jax.models.foreign_settings import check_neutral
+from tessy_jax.models.config import Experts, Latent, ModelConfig
+from tessy_jax.models.foreign_settings import check_neutral, not_followed
 from tessy_jax.models.labels import label_names
 from tessy_jax.models.quantized import fp8_block
+from tessy_jax.models.rope import read_rope
 from tessy_jax.models.settings import Settings
 
+logger = logging.getLogger(__name__)
+
 ADAPTER = "adapter_config.json"
-FAMILIES = ("llama", "qwen2", "qwen3", "qwen3_moe", "gpt_oss", "deepseek_v3")
+NAMES = {
+    "llama": "Llama",
+    "qwen2": "Qwen2",
+    "qwen3": "Qwen3",
+    "qwen3_moe": "Qwen3Moe",
+    "gpt_oss": "GptOss",
+    "deepseek_v3": "DeepseekV3",
+}
+"""How class names of transformers write a family."""
+FAMILIES = tuple(NAMES)
 KV_HEADS = {"qwen2": 32, "qwen3": 32, "qwen3_moe": 4, "gpt_oss": 8}
 HEAD_DIM = {"qwen3": 128, "gpt_oss": 64}
 WINDOW = {"gpt_oss": 128}
 POSITIONS = {"llama": 2048, "gpt_oss": 131072, "deepseek_v3": 4096}
-THETA = {"gpt_oss": 150000.0}
-ROPE_NEUTRAL = {"factor": 1.0, "attn_factor": 1.0, "extrapolation_factor": 1.0}
-"""Rope settings that change nothing with this value where they are not read."""
-ROPE_NOTES = ("finetuned", "original_max_position_embeddings")
-"""Rope settings that change nothing where they are not read."""
 NOT_NULL = {
     "deepseek_v3": (
         *("v_head_dim", "n_group", "topk_group", "num_experts_per_tok", "first_k_dense_replace"),
@@ -39,12 +47,6 @@ NOT_NULL = {
     "gpt_oss": ("sliding_window",),
 }
 """Settings where null is not the same as omission in transformers."""
-GPT_OSS_ROPE: dict[str, Any] = {
-    "rope_type": "yarn",
-    "factor": 32.0,
-    "truncate": False,
-    "original_max_position_embeddings": 4096,
-}
 
 
 def read_config(path: str | Path) -> ModelConfig:
@@ -68,10 +70,21 @@ def read_config(path: str | Path) -> ModelConfig:
         raise ConfigError(f"{file}: cannot be read as JSON ({error}); fetch the file again") from None
     if not isinstance(raw, dict):
         raise ConfigError(f"{file}: holds a {type(raw).__name__}, expected a JSON object")
+    s = Settings(raw)
     try:
-        return parse_config(raw)
+        config = _parsed(s)
     except ConfigError as error:
         raise ConfigError(f"{file}: {error}") from None
+    unknown = not_followed(s)
+    if unknown:
+        _warn(file, ", ".join(unknown))
+    return config
+
+
+@cache
+def _warn(file: Path, settings: str) -> None:
+    """Once for each file, which a command reads more than once."""
+    logger.warning("%s: has settings that are not followed: %s; results are wrong if the weights need them", file, settings)
 
 
 def parse_config(raw: Mapping[str, Any]) -> ModelConfig:
@@ -80,17 +93,20 @@ def parse_config(raw: Mapping[str, Any]) -> ModelConfig:
     Raises:
         ConfigError: unknown family, missing or contradictory sizes, unsupported options, values of the wrong type.
     """
-    s = Settings(raw)
+    return _parsed(Settings(raw))
+
+
+def _parsed(s: Settings) -> ModelConfig:
     family = s.text("model_type", "")
     if family not in FAMILIES:
         near = difflib.get_close_matches(family, FAMILIES, 1)
         hint = f" (nearest: {near[0]})" if near else ""
         raise ConfigError(f"model_type {family!r} is not supported{hint}; supported are {', '.join(FAMILIES)}")
     if s.text("hidden_act", "silu") != "silu":
-        raise ConfigError(f"hidden_act {raw['hidden_act']!r} is not supported; these families use 'silu'")
+        raise ConfigError(f"hidden_act {s.raw['hidden_act']!r} is not supported; these families use 'silu'")
 
-    fp8_block(raw)
-    predicting_layers(raw)
+    fp8_block(s.raw)
+    s.count("num_nextn_predict_layers", 0)
     for name in NOT_NULL.get(family, ()):
         if s.is_null(name):
             raise ConfigError(f"{name} is null, and {family} needs a value; set it, or remove the key")
@@ -108,10 +124,12 @@ def parse_config(raw: Mapping[str, Any]) -> ModelConfig:
         raise ConfigError(f"num_attention_heads {heads} is not a multiple of num_key_value_heads {kv_heads}")
 
     max_positions = s.size("max_position_embeddings", POSITIONS.get(family, 32768))
-    rope, mscale_all = _rope(s, family, latent.rope_dim if latent else head_dim, max_positions)
+    rope, mscale_all = read_rope(s, family, latent.rope_dim if latent else head_dim, max_positions)
     has_bias = s.flag("attention_bias", family == "gpt_oss")
     qk_norm = family in ("qwen3", "qwen3_moe")
-    check_neutral(s, family, qk_norm=qk_norm, head_dim=head_dim)
+    eps = s.number("rms_norm_eps", 1e-5 if family == "gpt_oss" else 1e-6)
+    experts, labels = _experts(s, family), _labels(s, family)
+    check_neutral(s, family, qk_norm=qk_norm, head_dim=head_dim, eps=eps, theta=rope.theta, max_positions=max_positions)
     return ModelConfig(
         family=family,
         vocab=s.size("vocab_size"),
@@ -121,7 +139,7 @@ def parse_config(raw: Mapping[str, Any]) -> ModelConfig:
         kv_heads=kv_heads,
         head_dim=head_dim,
         ffn=s.size("intermediate_size"),
-        eps=s.number("rms_norm_eps", 1e-5 if family == "gpt_oss" else 1e-6),
+        eps=eps,
         tied=s.flag("tie_word_embeddings", False),
         rope=rope,
         windows=_windows(s, family, layers),
@@ -134,131 +152,10 @@ def parse_config(raw: Mapping[str, Any]) -> ModelConfig:
         qk_norm=qk_norm,
         sinks=family == "gpt_oss",
         latent=latent,
-        experts=_experts(s, family),
-        labels=_labels(s, family),
-        raw=json.dumps(raw, sort_keys=True),
+        experts=experts,
+        labels=labels,
+        raw=json.dumps({**s.raw, **dict.fromkeys(s.nulls)}, sort_keys=True),
     )
-
-
-def _rope_settings(s: Settings, family: str) -> Settings:
-    """The rope settings as one flat object, from `rope_parameters` (transformers 5) or the older `rope_theta` +
-    `rope_scaling`."""
-    older, newer = dict(s.object("rope_scaling")), dict(s.object("rope_parameters"))
-    for given in (older, newer):
-        if any(isinstance(value, Mapping) for value in given.values()):
-            raise ConfigError("rope_parameters differ by layer type; supported families have one set for all layers")
-        kinds = {str(kind) for kind in (given.get("rope_type"), given.pop("type", None)) if kind is not None}
-        if len(kinds) > 1:
-            raise ConfigError(
-                f"rope settings: type and rope_type contradict each other ({', '.join(sorted(kinds))}); remove one"
-            )
-        given["rope_type"] = kinds.pop() if kinds else "default"
-    settings = older if s.object("rope_scaling") else newer
-    if family == "gpt_oss" and not s.object("rope_scaling") and "rope_parameters" not in s:
-        settings = dict(GPT_OSS_ROPE)
-    place = "rope_scaling" if s.object("rope_scaling") else "rope_parameters"
-    theta = s.number("rope_theta", THETA.get(family, 10000.0))
-    if settings.get("rope_theta") is None:
-        settings["rope_theta"] = theta
-    elif "rope_theta" in s and settings["rope_theta"] != theta:
-        raise ConfigError(
-            f"rope_theta is {theta}, but {settings['rope_theta']!r} in {place}; remove one, or make them equal"
-        )
-    if s.object("rope_scaling") and s.object("rope_parameters"):
-        for key, value in newer.items():
-            if settings.get(key) != value:
-                raise ConfigError(
-                    f"rope_scaling has {key} {settings.get(key)!r}, rope_parameters {value!r}; remove one of both"
-                )
-    if "original_max_position_embeddings" in s:  # as in transformers, it precedes that of the rope settings
-        settings["original_max_position_embeddings"] = s.size("original_max_position_embeddings")
-    return Settings(settings, prefix=f"rope of type {settings['rope_type']!r}: ")
-
-
-def _mscale(factor: float, mscale: float) -> float:
-    value = 1.0 if factor <= 1 else 0.1 * mscale * math.log(factor) + 1.0
-    if value > 1e6:
-        raise ConfigError(f"rope of type 'yarn': mscale or mscale_all_dim {mscale} is too large")
-    return value
-
-
-def _rope(s: Settings, family: str, dim: int, max_positions: int) -> tuple[Rope, float]:
-    """The rope, and the factor by which DeepSeek's YaRN multiplies queries and keys (1 elsewhere).
-
-    Raises:
-        ConfigError: an unsupported rope, or a rope setting that its type does not have.
-    """
-    settings = _rope_settings(s, family)
-    result = _rope_of(settings, s, family, dim, max_positions)
-    unknown = [
-        name for name in settings.unread() if name not in ROPE_NOTES and settings.raw[name] != ROPE_NEUTRAL.get(name, ...)
-    ]
-    if unknown:
-        raise ConfigError(
-            f"{settings.prefix}{', '.join(f'{name} {settings.raw[name]!r}' for name in unknown)} is not supported and would "
-            "change results; remove it if the weights are right without it"
-        )
-    return result
-
-
-def _rope_of(settings: Settings, s: Settings, family: str, dim: int, max_positions: int) -> tuple[Rope, float]:
-    kind = settings.text("rope_type", "default")
-    partial = settings.number("partial_rotary_factor", s.number("partial_rotary_factor", 1.0))
-    if partial != 1.0:
-        raise ConfigError(f"partial_rotary_factor {partial} is not supported; supported families rotate complete heads")
-    if dim % 2:
-        name = "qk_rope_head_dim" if family == "deepseek_v3" else "head_dim (if omitted, hidden_size / num_attention_heads)"
-        raise ConfigError(f"rotary dimension {dim} is odd; rotary pairs need an even {name}")
-    theta = settings.number("rope_theta")
-    interleaved = family == "deepseek_v3" and s.flag("rope_interleave", True)
-    if kind == "default":
-        return Rope("default", theta, dim, interleaved=interleaved), 1.0
-    if kind not in ("linear", "llama3", "yarn"):
-        reason = ""
-        if kind in ("dynamic", "longrope"):
-            reason = (
-                " (its frequencies depend on the longest sequence of a batch, so a lane's response would depend on its "
-                "neighbours)"
-            )
-        raise ConfigError(f"rope_type {kind!r} is not supported{reason}; supported are default, linear, llama3, yarn")
-
-    original = settings.size("original_max_position_embeddings", max_positions)
-    factor = settings.number("factor", max_positions / original if kind == "yarn" else None)
-    has_all = settings.get("mscale_all_dim", (int, float), "a number", 0) != 0
-    all_dim = settings.number("mscale_all_dim") if has_all else 0.0
-    mscale_all = _mscale(factor, all_dim) if has_all else 1.0
-    if kind == "linear":
-        return Rope("linear", theta, dim, factor=factor, interleaved=interleaved), mscale_all
-    if kind == "llama3":
-        low, high = settings.number("low_freq_factor"), settings.number("high_freq_factor")
-        rope = Rope(
-            "llama3",
-            theta,
-            dim,
-            factor=factor,
-            original_positions=original,
-            low_freq_factor=low,
-            high_freq_factor=high,
-            interleaved=interleaved,
-        )
-        return rope, mscale_all
-
-    attention_factor = _mscale(factor, 1.0)
-    if settings.get("mscale", (int, float), "a number", 0) and has_all:
-        attention_factor = _mscale(factor, settings.number("mscale")) / mscale_all
-    rope = Rope(
-        "yarn",
-        theta,
-        dim,
-        factor=factor,
-        attention_factor=settings.number("attention_factor", attention_factor),
-        original_positions=original,
-        beta_fast=settings.number("beta_fast", 32.0),
-        beta_slow=settings.number("beta_slow", 1.0),
-        truncate=settings.flag("truncate", True),
-        interleaved=interleaved,
-    )
-    return rope, mscale_all
 
 
 def _windows(s: Settings, family: str, layers: int) -> tuple[int | None, ...]:
@@ -391,10 +288,18 @@ def shortened(config: ModelConfig, layers: int) -> ModelConfig:
 
 
 def _labels(s: Settings, family: str) -> int | None:
+    """The number of labels of a token classifier; None for a causal LM. transformers knows the model by its model_type, so
+    the first of the architectures must be of that family. FSDP is put before its name by torch."""
     names = [str(name) for name in s.items("architectures")]
-    if any(name.endswith("ForTokenClassification") for name in names):
+    own = family.replace("_", "")
+    kind = names[0].lower().removeprefix("fsdp").removeprefix(own) if names else "forcausallm"
+    if kind == "fortokenclassification":
         return len(label_names(s))
-    backbone = family.replace("_", "") + "model"  # saved without a head, as embedding models are
-    if not names or any(name.endswith("ForCausalLM") or name.lower() == backbone for name in names):
+    for note in ("id2label", "label2id", "num_labels"):
+        s.read.add(note)
+    if kind in ("forcausallm", "model"):  # the latter is saved without a head, as embedding models are
         return None
-    raise ConfigError(f"architectures {names} is not supported; expected a …ForCausalLM or …ForTokenClassification")
+    raise ConfigError(
+        f"architectures is {names}, expected one of a causal LM or token classifier of {family}, such as "
+        f"{NAMES[family]}ForCausalLM; correct it if the weights are of such a model, or give another model"
+    )

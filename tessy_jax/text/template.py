@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import datetime
+import logging
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from tessy_jax.errors import TokenizerError
 from tessy_jax.text.tokenizer import Tokenizer
+from tessy_jax.text.vocab import read_object
+
+logger = logging.getLogger(__name__)
 
 Messages = Sequence[Mapping[str, str]]
 
@@ -101,16 +105,38 @@ class Template:
     def _default(self) -> str:
         hf, folder = self._tokenizer.hf, self._tokenizer.folder
         if not hf.chat_template:
+            elsewhere = (folder / "chat_template.json").exists()  # the place of processors of images, not of tokenizers
             raise TokenizerError(
-                f"{folder}: has no chat template; fetch the model's chat_template.jinja, or take an instruction-tuned model "
-                "(`tessy generate` continues raw text without --chat)"
+                f"{folder}: has no chat template; "
+                + (
+                    "save the text of chat_template.json as chat_template.jinja"
+                    if elsewhere
+                    else "fetch the model's chat_template.jinja, or take an instruction-tuned model"
+                )
+                + " (`tessy generate` continues raw text without --chat)"
+            )
+        beside = read_object(folder / "tokenizer_config.json").get("chat_template")
+        named = beside if isinstance(beside, list) else []
+        names = [entry["name"] for entry in named]
+        if len(set(names)) < len(names):
+            raise TokenizerError(
+                f"{folder / 'tokenizer_config.json'}: chat_template has the names {', '.join(names)}, expected different "
+                "ones; remove those that are not meant"
             )
         try:
-            return str(hf.get_chat_template())
+            chosen = str(hf.get_chat_template())
         except Exception as error:
             raise TokenizerError(
                 f"{folder}: has no default chat template ({error}); save one as chat_template.jinja"
             ) from error
+        others = [entry["template"] for entry in named if entry["name"] == "default"] or [beside]
+        if (folder / "chat_template.jinja").exists() and isinstance(others[0], str) and others[0] != chosen:
+            logger.warning(
+                "%s: chat_template.jinja is used, as in transformers, and not the other chat_template of "
+                "tokenizer_config.json",
+                folder,
+            )
+        return chosen
 
     def _checked_turn_end(self) -> list[int]:
         tokenizer = self._tokenizer

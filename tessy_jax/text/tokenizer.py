@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +12,39 @@ from pathlib import Path
 from typing import Any
 
 from tessy_jax.errors import TokenizerError
-from tessy_jax.text.vocab import ADDED_FLAGS, parts, read_description, refuse_lossy, spellings
+from tessy_jax.text.vocab import (
+    ADDED_FLAGS,
+    ADDING,
+    own_names,
+    parts,
+    read_description,
+    read_object,
+    refuse_lossy,
+    spellings,
+)
+
+logger = logging.getLogger(__name__)
+
+GENERATION = "generation_config.json"
+NOT_GENERATED: dict[str, tuple[Any, ...]] = {
+    "bad_words_ids": ([],),
+    "begin_suppress_tokens": ([],),
+    "forced_bos_token_id": (),
+    "forced_eos_token_id": (),
+    "length_penalty": (1,),
+    "min_length": (0,),
+    "min_new_tokens": (0,),
+    "no_repeat_ngram_size": (0,),
+    "num_beams": (1,),
+    "penalty_alpha": (0,),
+    "repetition_penalty": (1,),
+    "sequence_bias": ({}, []),
+    "stop_strings": ([],),
+    "suppress_tokens": ([],),
+    "typical_p": (1,),
+}
+"""Settings of a generation_config.json that change what a model writes and have no counterpart here, with the values that
+change nothing."""
 
 
 class Tokenizer:
@@ -20,7 +53,7 @@ class Tokenizer:
     vocab: rows of the model's embedding.
 
     Raises:
-        TokenizerError: tokenizer files are missing or cannot be read, or the tokenizer has more tokens than `vocab`.
+        TokenizerError: tokenizer files are missing or cannot be read, or the tokenizer has tokens beyond `vocab`.
     """
 
     def __init__(self, folder: Path, vocab: int) -> None:
@@ -39,25 +72,37 @@ class Tokenizer:
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException as error:  # the libraries raise many types; a panic of their Rust code is no Exception
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise TokenizerError(f"{folder / files[0]}: cannot be read ({reason}); fetch the file again") from error
-        if len(self.hf) > vocab:
+            for name in ("tokenizer.json", *ADDING, "config.json"):
+                read_object(folder / name)  # names the file that is not JSON
+            reason = " ".join(str(error).split()) or type(error).__name__
             raise TokenizerError(
-                f"{folder / files[0]}: has {len(self.hf)} tokens, the model has {vocab}; tokenizer and weights are not of "
-                "the same model; fetch both again"
+                f"{folder / files[0]}: cannot be read with the files beside it ({reason:.200}); fetch the files again"
+            ) from error
+        last, number = max(self.hf.get_vocab().items(), key=lambda entry: entry[1])
+        if number >= vocab:
+            origin = files[0] if files[0] != "tokenizer.json" else _origin(folder, last)
+            raise TokenizerError(
+                f"{folder / origin}: its token {last!r} is the last of {number + 1} tokens, the model has {vocab}; "
+                "tokenizer and weights are not of the same model; fetch both again"
+                + ("" if origin == files[0] else f", or take {last!r} out of {origin}")
             )
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of raw text, including tokens that the tokenizer prepends.
+        """Token ids of raw text to be continued, including tokens that the tokenizer prepends. Tokens that it appends, which
+        would end the text, are left out.
 
         Raises:
-            TokenizerError: the tokenizer fails on this text; so all methods that encode.
+            TokenizerError: the tokenizer fails on this text; so all methods that encode. Or see `refuse_disagreement`.
         """
-        return self._by_library(lambda: list(self.hf(text)["input_ids"]), text)
+        own = self.encode_rendered(text)
+        self.refuse_disagreement(text, own)
+        framed = self._by_library(lambda: list(self.hf(text, verbose=False)["input_ids"]), text)
+        starts = (i for i in range(len(framed) - len(own) + 1) if framed[i : i + len(own)] == own)
+        return framed[: next(starts, 0) + len(own)]
 
     def encode_rendered(self, text: str) -> list[int]:
         """Token ids of a complete text of the chat template, which names the tokens in front itself."""
-        return self._by_library(lambda: list(self.hf(text, add_special_tokens=False)["input_ids"]), text)
+        return self._by_library(lambda: list(self.hf(text, add_special_tokens=False, verbose=False)["input_ids"]), text)
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Text without special tokens."""
@@ -67,25 +112,23 @@ class Tokenizer:
         """The tokens that end a turn: from generation_config.json, else config.json, else the tokenizer.
 
         Raises:
-            TokenizerError: one of the files is not a JSON object, or its eos_token_id is not a token or a list of tokens.
+            TokenizerError: the eos_token_id of a file is not a token or a list of tokens.
         """
-        for name in ("generation_config.json", "config.json"):
-            try:
-                raw = json.loads((self.folder / name).read_text("utf-8"))
-            except FileNotFoundError:
-                continue
-            except (OSError, ValueError) as error:
-                raise TokenizerError(
-                    f"{self.folder / name}: cannot be read as JSON ({error}); fetch the file again"
-                ) from None
-            if not isinstance(raw, dict):
-                raise TokenizerError(
-                    f"{self.folder / name}: holds a {type(raw).__name__}, expected a JSON object; fetch the file again"
-                )
+        self._warn_of_generation()
+        for name in (GENERATION, "config.json"):
+            raw = read_object(self.folder / name)
             value = raw.get("eos_token_id")
             if value is not None:
                 return self._checked_ends(value, name)
         return [] if self.hf.eos_token_id is None else [int(self.hf.eos_token_id)]
+
+    def _warn_of_generation(self) -> None:
+        raw = read_object(self.folder / GENERATION)
+        unused = [f"{key} {raw[key]!r}" for key, same in NOT_GENERATED.items() if raw.get(key) not in (None, *same)]
+        if unused:
+            logger.warning(
+                "%s: is not followed in %s; text is written without it", self.folder / GENERATION, ", ".join(unused)
+            )
 
     def _checked_ends(self, value: Any, name: str) -> list[int]:
         ids = value if isinstance(value, list) else [value]
@@ -182,11 +225,13 @@ class Tokenizer:
 
     def refuse_disagreement(self, text: str, token_ids: Sequence[int]) -> None:
         """Compares the tokens of a complete text by transformers, which may rebuild a tokenizer by rules of its own, with
-        those by tokenizer.json.
+        those by tokenizer.json (if the folder has one).
 
         Raises:
             TokenizerError: they differ.
         """
+        if not (self.folder / "tokenizer.json").exists():
+            return
         own = list(self._encoding(self._complete, text).ids)
         if own != list(token_ids):
             at = next(
@@ -195,7 +240,7 @@ class Tokenizer:
             ours, theirs = (self.hf.convert_ids_to_tokens(list(ids[at : at + 5])) for ids in (own, token_ids))
             raise TokenizerError(
                 f"{self.folder}: tokenizer.json gives the tokens {ours} where transformers ({type(self.hf).__name__}) gives "
-                f"{theirs}, in a prompt of the chat template; set tokenizer_class in tokenizer_config.json to the class of "
+                f"{theirs}, in the text {text[:30]!r}; set tokenizer_class in tokenizer_config.json to the class of "
                 "the model (PreTrainedTokenizerFast takes tokenizer.json as it is), or fetch both files again"
             )
 
@@ -225,6 +270,13 @@ def library_of(content: dict[str, Any]) -> Any:
     from tokenizers import Tokenizer as Library
 
     return Library.from_str(json.dumps({**content, "post_processor": None}))
+
+
+def _origin(folder: Path, name: str) -> str:
+    """The file that gives a token of a folder with a tokenizer.json its name."""
+    held = name in own_names(read_object(folder / "tokenizer.json"))
+    mentions = (file for file in ADDING if name in json.dumps(read_object(folder / file), ensure_ascii=False))
+    return "tokenizer.json" if held else next(mentions, "tokenizer.json")
 
 
 def _added(token: dict[str, Any]) -> Any:

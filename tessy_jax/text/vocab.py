@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tessy_jax.errors import TokenizerError
+
+logger = logging.getLogger(__name__)
 
 LOSSY = frozenset(
     (
@@ -28,6 +31,8 @@ LOSSY = frozenset(
 )
 """Normalizers and pre-tokenizers after which the text cannot be told from its tokens."""
 ADDED_FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
+ADDING = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+"""Files that can add tokens to those of a tokenizer.json, or of other tokenizer files."""
 BYTE_NAME = re.compile("<0x[0-9A-Fa-f]{2}>")
 
 
@@ -75,12 +80,10 @@ def read_description(tokenizer: Any, folder: Path) -> dict[str, Any]:
     vocabulary.
 
     Raises:
-        TokenizerError: the tokenizer has no such description.
+        TokenizerError: the tokenizer has no such description, or a file gives an added token a number that it does not have.
     """
-    file = folder / "tokenizer.json"
-    if file.exists():
-        content = dict(json.loads(file.read_text("utf-8")))
-    else:
+    content = read_object(folder / "tokenizer.json")
+    if not content:
         backend = getattr(tokenizer, "backend_tokenizer", None)
         if backend is None:
             raise TokenizerError(
@@ -92,12 +95,78 @@ def read_description(tokenizer: Any, folder: Path) -> dict[str, Any]:
 
         content = dict(json.loads(Tokenizer.from_str(json.dumps(content)).to_str()))
     known = getattr(tokenizer, "added_tokens_decoder", None)
-    if known is not None:  # tokenizer_config.json may name more of them
+    if known is not None:  # other files may name more of them
+        _check_numbers(folder, content, {token.content: int(i) for i, token in known.items()})
         content["added_tokens"] = [
             {"id": int(i), "content": token.content} | {name: getattr(token, name) for name in ADDED_FLAGS}
             for i, token in sorted(known.items(), key=lambda entry: int(entry[0]))
         ]
     return {**content, "padding": None, "truncation": None}
+
+
+def read_object(file: Path) -> dict[str, Any]:
+    """The JSON object of a file of a model folder; empty if the file is missing.
+
+    Raises:
+        TokenizerError: the file cannot be read, or holds something else.
+    """
+    try:
+        text = file.read_text("utf-8")
+        raw = json.loads(text)
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        if isinstance(error, json.JSONDecodeError) and text.startswith("version https://git-lfs"):
+            raise TokenizerError(f"{file}: is a pointer of Git LFS; fetch the file with `git lfs pull`") from None
+        raise TokenizerError(f"{file}: cannot be read as JSON ({error}); fetch the file again") from None
+    if not isinstance(raw, dict):
+        raise TokenizerError(f"{file}: holds a {type(raw).__name__}, expected a JSON object; fetch the file again")
+    return raw
+
+
+def _check_numbers(folder: Path, content: dict[str, Any], known: dict[str, int]) -> None:
+    """Compares the numbers that the files give to added tokens with those that they have: they follow the last token without
+    a gap.
+
+    known: every added token and its number.
+
+    Raises:
+        TokenizerError: one has another number.
+    """
+    decoder = read_object(folder / ADDING[0]).get("added_tokens_decoder") or {}
+    named = {
+        "tokenizer.json": [(token["content"], token["id"]) for token in content.get("added_tokens") or []],
+        ADDING[0]: [(token["content"], int(i)) for i, token in decoder.items()],
+        ADDING[2]: list(read_object(folder / ADDING[2]).items()),
+    }
+    for file, tokens in named.items():
+        for name, number in tokens:
+            if known.get(name, number) != number:
+                raise TokenizerError(
+                    f"{folder / file}: gives the added token {name!r} the number {number}, and its number is {known[name]} "
+                    "by the other tokens, as in transformers; fetch all tokenizer files again, or correct its number"
+                )
+    numbered = own_names(content).union(name for tokens in named.values() for name, _ in tokens)
+    new = {name: number for name, number in known.items() if name not in numbered}
+    if new and (folder / "tokenizer.json").exists():
+        _warn_of_new(folder / ADDING[0], ", ".join(f"{name!r} ({number})" for name, number in new.items()))
+
+
+def own_names(content: dict[str, Any]) -> set[str]:
+    """The names of all tokens of a tokenizer.json."""
+    entries = content["model"]["vocab"]
+    names = entries if isinstance(entries, dict) else (entry[0] for entry in entries)
+    return {*names, *(token["content"] for token in content.get("added_tokens") or [])}
+
+
+@cache
+def _warn_of_new(file: Path, tokens: str) -> None:
+    logger.warning(
+        "%s: tokens that tokenizer.json lacks are added, as in transformers: %s; a model that was not trained with them "
+        "does not know them",
+        file,
+        tokens,
+    )
 
 
 def refuse_lossy(content: dict[str, Any], file: Path) -> None:
