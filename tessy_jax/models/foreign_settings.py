@@ -83,6 +83,7 @@ NOTES = frozenset(
     (
         "_attn_implementation",
         "_attn_implementation_internal",
+        "_model_name_or_path",
         "_name_or_path",
         "attn_implementation",
         "aux_loss_alpha",
@@ -122,6 +123,7 @@ NOTES = frozenset(
         "torchscript",
         "transformers.js_config",
         "transformers_version",
+        "unk_token_id",
         "unsloth_fixed",
         "unsloth_version",
         "use_bfloat16",
@@ -154,7 +156,7 @@ def check_neutral(
     own |= dict.fromkeys(("layer_norm_eps", "layer_norm_epsilon", "norm_eps", "norm_epsilon", "rms_norm_epsilon"), (eps,))
     own |= dict.fromkeys(("rope_base", "rotary_base", "rotary_emb_base"), (theta,))
     if family == "deepseek_v3":
-        s.read.add("auto_map")  # the code of the original model, which transformers has now
+        s.read |= {"auto_map", "head_dim"}  # code that transformers has of its own; a sum of other sizes
     else:
         own |= {"num_nextn_predict_layers": (0,), "rope_interleave": (False,), "scoring_func": ("softmax",)}
         own |= {"routed_scaling_factor": (1,), "n_group": (1,), "topk_group": (1,)}

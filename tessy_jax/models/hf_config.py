@@ -19,7 +19,7 @@ from tessy_jax.models.config import Experts, Latent, ModelConfig
 from tessy_jax.models.foreign_settings import check_neutral, not_followed
 from tessy_jax.models.labels import label_names
 from tessy_jax.models.quantized import fp8_block
-from tessy_jax.models.rope import read_rope
+from tessy_jax.models.rope_settings import read_rope
 from tessy_jax.models.settings import Settings
 
 logger = logging.getLogger(__name__)

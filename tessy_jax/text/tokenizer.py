@@ -274,7 +274,8 @@ def library_of(content: dict[str, Any]) -> Any:
 
 def _origin(folder: Path, name: str) -> str:
     """The file that gives a token of a folder with a tokenizer.json its name."""
-    held = name in own_names(read_object(folder / "tokenizer.json"))
+    content = read_object(folder / "tokenizer.json")
+    held = name in own_names(content) or any(token["content"] == name for token in content.get("added_tokens") or [])
     mentions = (file for file in ADDING if name in json.dumps(read_object(folder / file), ensure_ascii=False))
     return "tokenizer.json" if held else next(mentions, "tokenizer.json")
 

@@ -139,34 +139,35 @@ def _check_numbers(folder: Path, content: dict[str, Any], known: dict[str, int])
         ADDING[0]: [(token["content"], int(i)) for i, token in decoder.items()],
         ADDING[2]: list(read_object(folder / ADDING[2]).items()),
     }
+    numbers = {**own_names(content), **known}
     for file, tokens in named.items():
         for name, number in tokens:
-            if known.get(name, number) != number:
+            if numbers.get(name) != number:
+                found = f"its number is {numbers[name]}" if name in numbers else "another token has it"
                 raise TokenizerError(
-                    f"{folder / file}: gives the added token {name!r} the number {number}, and its number is {known[name]} "
-                    "by the other tokens, as in transformers; fetch all tokenizer files again, or correct its number"
+                    f"{folder / file}: gives the added token {name!r} the number {number}, but {found}, as in transformers; "
+                    "fetch all tokenizer files again, or correct the number"
                 )
-    numbered = own_names(content).union(name for tokens in named.values() for name, _ in tokens)
-    new = {name: number for name, number in known.items() if name not in numbered}
+    named_in_any = {name for tokens in named.values() for name, _ in tokens}.union(own_names(content))
+    new = ", ".join(f"{name!r} ({number})" for name, number in known.items() if name not in named_in_any)
     if new and (folder / "tokenizer.json").exists():
-        _warn_of_new(folder / ADDING[0], ", ".join(f"{name!r} ({number})" for name, number in new.items()))
+        text = (
+            "%s: tokens that tokenizer.json lacks are added, as in transformers: %s; a model that was not trained with them "
+            "does not know them"
+        )
+        _warn_once(text, folder / ADDING[0], new)
 
 
-def own_names(content: dict[str, Any]) -> set[str]:
-    """The names of all tokens of a tokenizer.json."""
+def own_names(content: dict[str, Any]) -> dict[str, int]:
+    """The tokens of the model of a tokenizer.json, without added ones, and their numbers."""
     entries = content["model"]["vocab"]
-    names = entries if isinstance(entries, dict) else (entry[0] for entry in entries)
-    return {*names, *(token["content"] for token in content.get("added_tokens") or [])}
+    return entries if isinstance(entries, dict) else {entry[0]: i for i, entry in enumerate(entries)}
 
 
 @cache
-def _warn_of_new(file: Path, tokens: str) -> None:
-    logger.warning(
-        "%s: tokens that tokenizer.json lacks are added, as in transformers: %s; a model that was not trained with them "
-        "does not know them",
-        file,
-        tokens,
-    )
+def _warn_once(text: str, file: Path, tokens: str) -> None:
+    """A command reads the files of a model more than once."""
+    logger.warning(text, file, tokens)
 
 
 def refuse_lossy(content: dict[str, Any], file: Path) -> None:
