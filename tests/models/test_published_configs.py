@@ -2,6 +2,7 @@
 not implemented are refused by name, whatever a hand-edited config.json holds."""
 
 import copy
+import json
 import logging
 import os
 
@@ -12,7 +13,7 @@ from transformers import AutoConfig
 
 from tessy_jax.errors import ConfigError
 from tessy_jax.models.foreign_settings import NEUTRAL
-from tessy_jax.models.hf_config import parse_config
+from tessy_jax.models.hf_config import FAMILIES, as_classifier, parse_config, read_config
 from tests.models.published import DEEPSEEK_V3, GPT_OSS, PUBLISHED, QWEN_3, QWEN_3_MOE, SIZES
 
 EXAMPLES = int(os.environ.get("TESSY_CONFIG_EXAMPLES", "200"))
@@ -95,6 +96,16 @@ def test_a_setting_of_another_family_passes_only_with_its_neutral_values_or_null
         ("llama-3", {"layer_types": ["sliding_attention"] * 4}, ["layer_types", "sliding_attention"]),
         ("qwen3-moe", {"layer_types": ["sliding_attention"] * 4}, ["layer_types", "sliding_attention"]),
         ("qwen3-moe", {"mlp_only_layers": ["1"]}, ["mlp_only_layers"]),
+        ("llama-3", {"sliding_window": 4096}, ["sliding_window 4096", "8192"]),
+        ("llama-3", {"norm_eps": 1e-3}, ["norm_eps 0.001", "1e-05"]),
+        ("qwen2.5", {"rotary_emb_base": 10000}, ["rotary_emb_base 10000", "1000000.0"]),
+        ("qwen2.5", {"num_nextn_predict_layers": 1}, ["num_nextn_predict_layers 1"]),
+        ("qwen3-moe", {"routed_scaling_factor": 2.5}, ["routed_scaling_factor 2.5"]),
+        ("qwen3-moe", {"scoring_func": "sigmoid"}, ["scoring_func 'sigmoid'"]),
+        ("gpt-oss", {"norm_topk_prob": False}, ["norm_topk_prob False"]),
+        ("llama-3", {"architectures": ["MistralForCausalLM"]}, ["MistralForCausalLM", "LlamaForCausalLM"]),
+        ("llama-3", {"architectures": ["LlamaForSequenceClassification"]}, ["LlamaForSequenceClassification"]),
+        ("gpt-oss", {"architectures": ["PeftModelForCausalLM"]}, ["PeftModelForCausalLM", "GptOssForCausalLM"]),
         ("qwen3-moe", {"num_local_experts": 16}, ["num_experts 8", "num_local_experts 16"]),
         ("gpt-oss", {"experts_per_token": 2}, ["num_experts_per_tok 4", "experts_per_token 2"]),
         ("gpt-oss", {"sliding_window": None}, ["sliding_window is null"]),
@@ -127,6 +138,37 @@ def test_what_would_be_misread_is_refused_by_name(name, change, words):
         parse_config({**PUBLISHED[name], **change})
     for word in words:
         assert word in str(caught.value)
+
+
+def read(folder, raw, caplog):
+    """The configuration of a model folder, and the warnings."""
+    caplog.clear()
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(raw))
+    read_config(folder)
+    return read_config(folder), [record.getMessage() for record in caplog.records]
+
+
+def test_published_configurations_hold_no_setting_that_is_not_followed(tmp_path, caplog):
+    for name in PUBLISHED.keys() - {"converted-to-llama"}:
+        assert read(tmp_path / name, PUBLISHED[name], caplog)[1] == []
+    for name in FAMILIES:
+        assert read(tmp_path / f"class of {name}", AutoConfig.for_model(name).to_dict(), caplog)[1] == []
+
+
+def test_settings_that_are_not_followed_are_named_once_with_their_values(tmp_path, caplog):
+    unknown = {"rope_theta_2": 5.0, "attn_scale": 2, "router_jitter_noise": 0.1, "auto_map": {"AutoModel": "own.Model"}}
+    rest = {"attention_dropout": 0.0, "pad_token_id": [1], "sandwich_norm": None, "torch_dtype": "float64"}
+    _, warnings = read(tmp_path / "a", {**PUBLISHED["llama-3"], **unknown, **rest}, caplog)
+    (warning,) = warnings
+    assert all(f"{name} {value!r}" in warning for name, value in unknown.items())
+    assert not any(name in warning for name in rest)
+
+
+def test_a_model_that_fsdp_has_wrapped_is_of_its_family(tmp_path, caplog):
+    config, _ = read(tmp_path / "a", {**PUBLISHED["qwen3-moe"], "architectures": ["FSDPQwen3MoeForCausalLM"]}, caplog)
+    classifier = as_classifier(config, ["a", "b"])
+    assert parse_config(json.loads(classifier.raw)).labels == 2
 
 
 def test_rope_settings_that_change_nothing_pass():
