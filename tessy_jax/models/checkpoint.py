@@ -10,6 +10,7 @@ import json
 import logging
 import struct
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -184,16 +185,20 @@ def _read_header(file: Path) -> dict[str, Tensor]:
         if isinstance(error, CheckpointError):
             raise
         raise CheckpointError(f"{file}: is not a safetensors file ({error}); fetch the file again") from None
-    tensors, end = {}, 0
+    tensors, places = {}, []
     for name, entry in header.items():
         if name == "__metadata__":
             continue
         try:
             dtype, shape, (first, last) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
+            if any(type(number) is not int or number < 0 for number in (*shape, first, last)):
+                raise ValueError
         except (KeyError, TypeError, ValueError):
             raise CheckpointError(f"{file}: the header's entry of tensor {name} is damaged; fetch the file again") from None
         if dtype not in DTYPES:
-            raise CheckpointError(f"{file}: tensor {name} has dtype {dtype}; supported are {', '.join(DTYPES)}")
+            raise CheckpointError(
+                f"{file}: tensor {name} has dtype {dtype}; supported are {', '.join(DTYPES)}; save the model dequantised"
+            )
         bytes_needed = int(np.prod(shape, dtype=np.int64)) * np.dtype(DTYPES[dtype]).itemsize
         if last - first != bytes_needed:
             raise CheckpointError(
@@ -201,7 +206,15 @@ def _read_header(file: Path) -> dict[str, Tensor]:
                 "fetch the file again"
             )
         tensors[name] = Tensor(name, file, dtype, shape, 8 + length + first)
-        end = max(end, last)
+        places.append((first, last, name))
+    places.sort()
+    for (_, end, name), (first, _, following) in pairwise([(0, 0, "its header"), *places]):
+        if first != end:
+            raise CheckpointError(
+                f"{file}: tensor {following} begins at byte {first}, and {name} ends at {end}; the header is damaged; fetch "
+                "the file again"
+            )
+    end = places[-1][1] if places else 0
     if 8 + length + end != size:
         raise CheckpointError(f"{file}: has {size} bytes, its header requires {8 + length + end}; fetch the file again")
     return tensors

@@ -260,6 +260,11 @@ class _TensorReader:
             raise CheckpointError(f"{tensor.file}: tensor {name} has shape {tensor.shape}, expected a matrix")
         if tensor.dtype != "F8_E4M3":
             return self.plain(name)
+        if f"{name}_scale_inv" not in self.tensors:
+            raise CheckpointError(
+                f"{tensor.file}: tensor {name} is in FP8 without a tensor {name}_scale_inv of its factors, so in a form "
+                "that is not supported; save the model dequantised"
+            )
         source = BlockFp8(tensor, self.tensor(f"{name}_scale_inv"), self.block)
         source.check()
         return source

@@ -23,7 +23,10 @@ KINDS = (
     (r"\.lora_|\.modules_to_save\.", "of a LoRA adapter: merge it into its base model"),
     (r"\.(qweight|qzeros|g_idx)$", "quantised by GPTQ or AWQ: save the model dequantised"),
     (r"\.(absmax|quant_map|SCB)$|\.quant_state\.", "quantised by bitsandbytes: save the model dequantised"),
-    (r"\.(weight_packed|weight_scale|weight_zero_point|input_scale)$", "quantised: save the model dequantised"),
+    (
+        r"\.(weight_packed|weight_scale(_\d)?|weight_zero_point|input_scale|activation_scale)$|_scale_inv$",
+        "of a quantised model: save it dequantised",
+    ),
     (r"\.(scales|biases)$", "quantised by MLX: save the model dequantised"),
 )
 """What the names of tensors without a place say about the model."""

@@ -8,6 +8,7 @@ import pytest
 import torch
 from flax import nnx
 from safetensors.numpy import load_file, save_file
+from safetensors.torch import save_file as save_torch
 from transformers import AutoModelForCausalLM
 
 from tessy_jax.errors import CheckpointError, ConfigError, TokenizerError
@@ -15,7 +16,7 @@ from tessy_jax.models import hf
 from tessy_jax.models.hf_config import read_config
 from tessy_jax.models.labels import CLASSES, check_labels
 from tessy_jax.text.tokenizer import Tokenizer
-from tests.models.tiny import hf_logits, reference
+from tests.models.tiny import reference
 from tests.text.tiny_tokenizer import build
 
 UP = "model.layers.2.mlp.up_proj.weight"
@@ -47,8 +48,11 @@ def assert_same(folder, name):
     ours, expected = (nnx.state(hf.load(place)) for place in (folder, reference(name).folder))
     for (path, a), (_, b) in zip(hf.parameter_paths(ours), hf.parameter_paths(expected), strict=True):
         np.testing.assert_array_equal(a[...], b[...], err_msg=str(path))
-    theirs = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
-    np.testing.assert_array_equal(hf_logits(theirs.eval()), reference(name).logits)
+    theirs, own = (
+        AutoModelForCausalLM.from_pretrained(place, dtype=torch.float32) for place in (folder, reference(name).folder)
+    )
+    for (path, a), b in zip(theirs.state_dict().items(), own.state_dict().values(), strict=True):
+        np.testing.assert_array_equal(a, b, err_msg=path)
 
 
 def refusal(folder, kind=CheckpointError):
@@ -130,6 +134,8 @@ def test_names_of_another_form_are_refused_with_what_is_left_over(tmp_path, rena
         ("model.layers.0.mlp.up_proj.lora_A.weight", "LoRA adapter: merge it"),
         ("model.layers.0.mlp.up_proj.absmax", "bitsandbytes"),
         ("model.layers.0.mlp.up_proj.scales", "MLX"),
+        ("model.layers.0.mlp.up_proj.weight_scale_inv", "of a quantised model: save it dequantised"),
+        ("model.layers.0.mlp.up_proj.activation_scale", "of a quantised model: save it dequantised"),
         ("model.layers.0.self_attn.sinks", "not of the same model"),
         ("embed_tokens.weight", "first embed_tokens.weight"),
     ],
@@ -148,6 +154,44 @@ def test_missing_tensors_alone_are_incomplete_weights(tmp_path):
     del tensors[UP]
     save(folder, tensors)
     assert f"tensor {UP} is missing, 1 in all; the weights are incomplete" in refusal(folder)
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        (torch.float8_e4m3fn, "is in FP8 without a tensor {UP}_scale_inv of its factors"),
+        (torch.float8_e5m2, "has dtype F8_E5M2; supported are"),
+        (torch.uint8, "has dtype U8, expected a float"),
+    ],
+)
+def test_weights_of_another_quantisation_are_to_be_saved_dequantised(tmp_path, kind, words):
+    folder = copy_of("qwen2-tied", tmp_path)
+    tensors = {name: torch.from_numpy(value) for name, value in tensors_of(folder).items()}
+    save_torch(tensors | {UP: tensors[UP].to(kind)}, folder / "model.safetensors")
+    message = refusal(folder)
+    assert words.replace("{UP}", UP) in message
+    assert "save the model dequantised" in message
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"data_offsets": [0, 23040]}, "begins at byte 0"),
+        ({"data_offsets": [0.0, 23040.0]}, f"entry of tensor {UP} is damaged"),
+        ({"shape": ["80", "72"]}, f"entry of tensor {UP} is damaged"),
+        ({"shape": [-80, -72]}, f"entry of tensor {UP} is damaged"),
+    ],
+)
+def test_a_header_that_places_tensors_upon_each_other_is_damaged(tmp_path, change, words):
+    folder = copy_of("qwen2-tied", tmp_path)
+    file = folder / "model.safetensors"
+    data = file.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    header[UP] |= change
+    edited = json.dumps(header).encode()
+    file.write_bytes(len(edited).to_bytes(8, "little") + edited + data[8 + length :])
+    assert words in refusal(folder)
 
 
 @pytest.mark.parametrize(
