@@ -2,7 +2,7 @@
 head counts are unusual, and their biases and norms differ from the initial values, so that no fault stays hidden."""
 
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from tempfile import mkdtemp
 
@@ -126,17 +126,22 @@ def tokens() -> np.ndarray:
     return np.random.default_rng(7).integers(1, VOCAB, (LANES, LENGTH))
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Reference:
-    """A saved Hugging Face model with its float32 logits on `tokens()`."""
+    """A saved Hugging Face model."""
 
     folder: Path
-    logits: np.ndarray
+    model: "transformers.PreTrainedModel"
+
+    @cached_property
+    def logits(self) -> np.ndarray:
+        """Its float32 logits on `tokens()`."""
+        return hf_logits(self.model)
 
 
 @cache
 def reference(name: str, labels: int | None = None) -> Reference:
-    """Builds, randomises, saves and runs a variant; with labels, as a token classifier with that number of classes."""
+    """Builds, randomises and saves a variant; with labels, as a token classifier with that number of classes."""
     variant = VARIANTS[name]
     extra = {} if labels is None else {"num_labels": labels}
     settings = {key: dict(value) if isinstance(value, dict) else value for key, value in variant.settings}
@@ -158,7 +163,7 @@ def reference(name: str, labels: int | None = None) -> Reference:
                 value.copy_(noise * (1.5 / value.shape[-1] ** 0.5 if value.ndim == 3 else 1.2 / value.shape[-1] ** 0.5))
     folder = Path(mkdtemp(prefix=f"tiny-{name}-"))
     model.save_pretrained(folder)
-    return Reference(folder, hf_logits(model))
+    return Reference(folder, model)
 
 
 def hf_logits(model: "transformers.PreTrainedModel") -> np.ndarray:
