@@ -243,8 +243,9 @@ def test_a_tokenizer_that_transformers_rebuilds_otherwise_is_refused(tmp_path):
 
 
 def test_added_tokens_that_only_the_configuration_names_are_known(tmp_path):
-    added = {"1000": {"content": "</think>", "special": True}}
-    tokenizer = Tokenizer(save(bpe("first", True), tmp_path, added_tokens_decoder=added), 1 << 12)
+    content = bpe("first", True)
+    added = {str(len(content["model"]["vocab"])): {"content": "</think>", "special": True}}
+    tokenizer = Tokenizer(save(content, tmp_path, added_tokens_decoder=added), 1 << 12)
     ids = tokenizer.encode_continuing("</think>")
     assert ids == [tokenizer.hf.convert_tokens_to_ids("</think>")]
     assert len(ids) == 1
