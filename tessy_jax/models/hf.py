@@ -31,6 +31,10 @@ from tessy_jax.sharding import Partitioner, put
 
 logger = logging.getLogger(__name__)
 
+INV_FREQ = "rotary_emb.inv_freq"
+SEARCHED = 1 << 22
+"""The largest number of values at once that are searched for NaN and infinity. A model that has diverged has them
+everywhere, and a search of all values would take as long as their reading."""
 SAME, TRANSPOSED, PER_EXPERT, EVEN, ODD = "same", "transposed", "per expert", "even", "odd"
 
 
@@ -151,7 +155,8 @@ def load(
     graph, state = nnx.split(decoder)
     for path, parameter in parameter_paths(state):
         if path in sources:
-            value = _place(sources[path], parameter, partitioner)
+            name = checkpoint_name(layer_paths(path, config, stacked)[0], config.family)[0]
+            value = _place(sources[path], parameter, partitioner, f"{folder}: tensor {name}")
         else:  # a new head
             drawn = INIT_STD * jax.random.normal(jax.random.key(seed), parameter.shape)
             value = put(
@@ -166,6 +171,7 @@ def match_checkpoint(folder: Path, config: ModelConfig, decoder: Decoder) -> dic
     tensors = with_own_names(open_checkpoint(folder), tied=config.tied)
     if config.tied:
         _check_tie(tensors)
+    _compare_rotation(tensors, config)
     own = read_config(folder)
     find = _TensorReader(folder, tensors, config, own.layers)
     sources: dict[tuple[Any, ...], Source] = {}
@@ -210,6 +216,24 @@ def _check_tie(tensors: Mapping[str, Tensor]) -> None:
             f"{head.file}: tensor lm_head.weight differs from model.embed_tokens.weight, but config.json ties them; set "
             "tie_word_embeddings to false in config.json"
         )
+
+
+def _compare_rotation(tensors: Mapping[str, Tensor], config: ModelConfig) -> None:
+    """Older checkpoints store rotary frequencies. They are ignored, as in transformers, with a warning if config.json gives
+    others."""
+    rope = config.rope
+    for name, tensor in tensors.items():
+        if not name.endswith(INV_FREQ) or rope.kind != "default" or 0 in tensor.shape:
+            continue
+        stored = tensor.read((slice(None),) * len(tensor.shape)).astype(np.float64).ravel()
+        expected = rope.theta ** (-np.arange(0, rope.dim, 2) / rope.dim)
+        if stored.shape != expected.shape or not np.allclose(stored, expected, rtol=0.02, atol=1e-6):  # it may be rounded
+            logger.warning(
+                "%s: tensor %s has %d frequencies from %.3g to %.3g, and rope_theta %g of config.json, which counts, as in "
+                "transformers, gives %d from 1 to %.3g; correct rope_theta if it is wrong",
+                *(tensor.file, name, stored.size, stored[0], stored[-1], rope.theta, expected.size, expected[-1]),
+            )
+            return
 
 
 class _TensorReader:
@@ -281,15 +305,26 @@ class _TensorReader:
         if self.config.layers <= self.layer(name) < self.layers + self.predicting_layers:
             return True
         no_head = self.config.tied or self.config.labels is not None
-        return name.endswith("rotary_emb.inv_freq") or (name == "lm_head.weight" and no_head)
+        return name.endswith(INV_FREQ) or (name == "lm_head.weight" and no_head)
 
 
-def _place(source: Source, parameter: nnx.Param, partitioner: Partitioner) -> jax.Array:
+def _place(source: Source, parameter: nnx.Param, partitioner: Partitioner, name: str) -> jax.Array:
+    """The values on the mesh. name: named in the message.
+
+    Raises:
+        CheckpointError: a small parameter has values that are not numbers.
+    """
     shape, dtype = tuple(parameter.shape), np.dtype(parameter.dtype)
     sharding = partitioner.sharding(parameter.get_metadata()["axes"])
 
     def read(index: Index) -> np.ndarray:
-        return np.ascontiguousarray(source.read(index)).astype(dtype, copy=False)
+        values = np.ascontiguousarray(source.read(index)).astype(dtype, copy=False)
+        if values.size <= SEARCHED and not np.isfinite(values).all():
+            raise CheckpointError(
+                f"{name} (or the same of another layer) has values that are NaN or infinite as {dtype}; the model has "
+                "diverged in its training, or the file is damaged; give other weights"
+            )
+        return values
 
     if sharding is None:
         return jnp.asarray(read((slice(None),) * len(shape)))

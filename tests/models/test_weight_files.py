@@ -173,6 +173,32 @@ def test_weights_of_another_quantisation_are_to_be_saved_dequantised(tmp_path, k
     assert "save the model dequantised" in message
 
 
+@pytest.mark.parametrize(("value", "kind"), [(np.nan, np.float32), (np.inf, np.float32), (1e300, np.float64)])
+@pytest.mark.parametrize("name", ["model.norm.weight", UP])
+def test_weights_that_are_no_numbers_are_refused(tmp_path, name, value, kind):
+    folder = copy_of("qwen2-tied", tmp_path)
+    tensors = tensors_of(folder)
+    changed = tensors[name].astype(kind)
+    changed[..., 3] = value
+    save(folder, tensors | {name: changed})
+    with np.errstate(over="ignore"):
+        message = refusal(folder)
+    assert f"tensor {name}" in message
+    assert "NaN or infinite as float32" in message
+
+
+@pytest.mark.parametrize("rounding", [torch.float32, torch.bfloat16, torch.float16])
+def test_stored_rotary_frequencies_that_the_configuration_does_not_give_are_named(tmp_path, caplog, rounding):
+    folder = copy_of("qwen2-tied", tmp_path)
+    tensors = {name: torch.from_numpy(value) for name, value in tensors_of(folder).items()}
+    for theta, warned in ((777.0, False), (10000.0, True)):
+        frequencies = (theta ** (-torch.arange(0, 24, 2) / 24)).to(rounding)
+        stored = {"model.layers.0.self_attn.rotary_emb.inv_freq": frequencies}
+        save_torch(tensors | stored, folder / "model.safetensors")
+        hf.load(folder)
+        assert ("rope_theta 777 of config.json, which counts" in caplog.text) == warned
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
