@@ -112,7 +112,8 @@ class Tokenizer:
         """The tokens that end a turn: from generation_config.json, else config.json, else the tokenizer.
 
         Raises:
-            TokenizerError: the eos_token_id of a file is not a token or a list of tokens.
+            TokenizerError: the eos_token_id of a file is not a token or a list of tokens, or the tokenizer's files name
+                different ones.
         """
         self._warn_of_generation()
         for name in (GENERATION, "config.json"):
@@ -120,6 +121,13 @@ class Tokenizer:
             value = raw.get("eos_token_id")
             if value is not None:
                 return self._checked_ends(value, name)
+        named = {file: read_object(self.folder / file).get("eos_token") for file in ADDING[:2]}
+        names = [name["content"] if isinstance(name, dict) else name for name in named.values() if name is not None]
+        if len(set(names)) > 1:
+            raise TokenizerError(
+                f"{self.folder}: eos_token is {names[0]!r} in {ADDING[0]} and {names[1]!r} in {ADDING[1]}; correct one, or "
+                f"set eos_token_id in {GENERATION} to the token that ends a turn"
+            )
         return [] if self.hf.eos_token_id is None else [int(self.hf.eos_token_id)]
 
     def _warn_of_generation(self) -> None:
@@ -127,7 +135,9 @@ class Tokenizer:
         unused = [f"{key} {raw[key]!r}" for key, same in NOT_GENERATED.items() if raw.get(key) not in (None, *same)]
         if unused:
             logger.warning(
-                "%s: is not followed in %s; text is written without it", self.folder / GENERATION, ", ".join(unused)
+                "%s: has settings that are not followed: %s; text is written without them",
+                self.folder / GENERATION,
+                ", ".join(unused),
             )
 
     def _checked_ends(self, value: Any, name: str) -> list[int]:

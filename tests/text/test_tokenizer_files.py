@@ -132,4 +132,16 @@ def test_settings_of_generation_that_are_not_followed_are_named(tmp_path, caplog
     asked = {"temperature": 0.6, "repetition_penalty": 1.05, "suppress_tokens": [3], "num_beams": 1, "min_length": 0}
     tokenizer = Tokenizer(folder_of(tmp_path, files={"generation_config.json": asked | {"eos_token_id": 2}}), ROWS)
     assert tokenizer.eos_ids() == [2]
-    assert "is not followed in repetition_penalty 1.05, suppress_tokens [3];" in caplog.text
+    assert "not followed: repetition_penalty 1.05, suppress_tokens [3];" in caplog.text
+
+
+def test_different_names_of_the_token_that_ends_text_are_refused_unless_a_number_decides(tmp_path):
+    content = {"content": "</s>", "lstrip": False}
+    tokenizer = Tokenizer(folder_of(tmp_path / "a", files={"special_tokens_map.json": {"eos_token": content}}), ROWS)
+    assert tokenizer.eos_ids() == [2]
+    other = {"special_tokens_map.json": {"eos_token": "<s>"}}
+    assert "eos_token is '</s>' in tokenizer_config.json and '<s>' in special_tokens_map.json" in refusal(
+        folder_of(tmp_path / "b", files=other)
+    )
+    decided = {**other, "generation_config.json": {"eos_token_id": 2}}
+    assert Tokenizer(folder_of(tmp_path / "c", files=decided), ROWS).eos_ids() == [2]
