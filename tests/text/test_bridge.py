@@ -3,7 +3,7 @@
 import json
 import random
 import unicodedata
-from functools import partial
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -81,6 +81,11 @@ def test_the_device_agrees_with_the_library_on_smollm2(real_models):
 
 def trained(rule):
     """A small tokenizer with a split rule."""
+    return json.loads(_trained(rule))
+
+
+@cache
+def _trained(rule):
     last = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=rule in (GPT2, DIGITS_GPT2))
     steps = [pre_tokenizers.Digits(individual_digits=True)] if rule == DIGITS_GPT2 else []
     if rule not in (GPT2, DIGITS_GPT2):
@@ -92,7 +97,7 @@ def trained(rule):
     trainer = trainers.BpeTrainer(vocab_size=700, initial_alphabet=alphabet, show_progress=False)
     rng = random.Random(1)
     built.train_from_iterator([chunk(rng) for _ in range(400)], trainer)
-    return json.loads(built.to_str())
+    return built.to_str()
 
 
 @pytest.mark.parametrize("rule", RULES)

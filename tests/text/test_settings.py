@@ -3,7 +3,7 @@
 import json
 import re
 import unicodedata
-from functools import cached_property
+from functools import cache, cached_property
 
 import jax
 import pytest
@@ -28,6 +28,13 @@ KINDS = {
     "unigram": lambda: unigram("always", True),
     "legacy": legacy,
 }
+
+
+@cache
+def base_of(kind):
+    return KINDS[kind]()
+
+
 SPLIT = {"type": "Split", "pattern": {"Regex": r"\s+|\w+"}}
 BEHAVIORS = st.sampled_from(["Isolated", "Removed", "MergedWithPrevious", "MergedWithNext", "Contiguous"])
 SCHEMES = st.sampled_from(["first", "always", "never"])
@@ -116,7 +123,7 @@ def steps(found, kept, key):
 
 @st.composite
 def contents(draw):
-    base = KINDS[draw(st.sampled_from(sorted(KINDS)))]()
+    base = base_of(draw(st.sampled_from(sorted(KINDS))))
     model = base["model"] | (draw(models) if base["model"]["type"] == "BPE" else {})
     first = max([len(model["vocab"]), *(token["id"] + 1 for token in base["added_tokens"])])
     tokens = [token | {"id": first + i} for i, token in enumerate(draw(added))]
