@@ -160,6 +160,7 @@ def check_neutral(
     else:
         own |= {"num_nextn_predict_layers": (0,), "rope_interleave": (False,), "scoring_func": ("softmax",)}
         own |= {"routed_scaling_factor": (1,), "n_group": (1,), "topk_group": (1,)}
+        own |= dict.fromkeys(("attention_head_dim", "head_size", "kv_channels", "rotary_dim"), (head_dim,))
     if family in ("llama", "deepseek_v3"):
         own["use_sliding_window"] = (False,)
         if s.count("sliding_window", max_positions) < max_positions:

@@ -99,6 +99,7 @@ def test_a_setting_of_another_family_passes_only_with_its_neutral_values_or_null
         ("llama-3", {"sliding_window": 4096}, ["sliding_window 4096", "8192"]),
         ("llama-3", {"norm_eps": 1e-3}, ["norm_eps 0.001", "1e-05"]),
         ("qwen2.5", {"rotary_emb_base": 10000}, ["rotary_emb_base 10000", "1000000.0"]),
+        ("qwen2.5", {"rotary_dim": 8}, ["rotary_dim 8", "only 16"]),
         ("qwen2.5", {"num_nextn_predict_layers": 1}, ["num_nextn_predict_layers 1"]),
         ("qwen3-moe", {"routed_scaling_factor": 2.5}, ["routed_scaling_factor 2.5"]),
         ("qwen3-moe", {"scoring_func": "sigmoid"}, ["scoring_func 'sigmoid'"]),
@@ -206,6 +207,10 @@ READ = sorted(
         "tie_word_embeddings",
         "rope_parameters",
         "rms_norm_eps",
+        "norm_eps",
+        "rotary_dim",
+        "rotary_emb_base",
+        "attn_scale",
     }
     - {"model_type", "architectures", "auto_map", "torch_dtype", "transformers_version", "use_cache", "initializer_range"}
     - {"attention_dropout", "output_router_logits", "router_aux_loss_coef", "aux_loss_alpha", "seq_aux", "ep_size"}
