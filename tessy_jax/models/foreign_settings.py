@@ -1,7 +1,7 @@
-"""Settings in a config.json that are not read: those of other families, which are refused unless they have the value that
-changes nothing; notes, which change no result; and unknown ones.
+"""Settings of a config.json that this package does not implement. Those of other families are refused unless their value
+has no effect, notes are ignored, and all others are named in a warning.
 
-Settings that add tensors need no entry here, since tensors without a place are refused.
+Settings that add tensors need no entry here, because tensors without a parameter are refused.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "transformers_weights": ("model.safetensors",),
     "use_parallel_residual": (False,),
 }
-"""For settings that change results, the values that do not; null counts as omitted."""
+"""Settings that can change results, and their values that have no effect; null counts as omitted."""
 
 
 NOTES = frozenset(
@@ -131,7 +131,7 @@ NOTES = frozenset(
         "use_sliding_window",
     )
 )
-"""Settings that change nothing that a model computes here, or count only beside others."""
+"""Settings that have no effect on what a model computes here, or have one only with other settings."""
 ONLY_IN_TRAINING: dict[str, tuple[Any, ...]] = {
     "attention_dropout": (0,),
     "embd_pdrop": (0,),
@@ -140,17 +140,17 @@ ONLY_IN_TRAINING: dict[str, tuple[Any, ...]] = {
     "resid_pdrop": (0,),
     "router_jitter_noise": (0,),
 }
-"""Settings that change a training by transformers, with the values that do not. They are not followed here."""
+"""Settings that change only a training with transformers, and their values that have no effect. They are ignored here."""
 
 
 def check_neutral(
     s: Settings, family: str, *, qk_norm: bool, head_dim: int, eps: float, theta: float, max_positions: int
 ) -> None:
-    """Refuses settings that change results and are not implemented. qk_norm, head_dim, eps, theta, max_positions: of the
-    model.
+    """Refuses settings that would change results and are not implemented. qk_norm, head_dim, eps, theta, max_positions: of
+    the model.
 
     Raises:
-        ConfigError: names the setting, its value and what would be right.
+        ConfigError: there is one; names it, its value and the supported values.
     """
     own: dict[str, tuple[Any, ...]] = {"use_qk_norm": (qk_norm,), "query_pre_attn_scalar": (head_dim,)}
     own |= dict.fromkeys(("layer_norm_eps", "layer_norm_epsilon", "norm_eps", "norm_epsilon", "rms_norm_epsilon"), (eps,))
@@ -166,7 +166,7 @@ def check_neutral(
         if s.count("sliding_window", max_positions) < max_positions:
             raise ConfigError(
                 f"sliding_window {s.raw['sliding_window']!r} is smaller than max_position_embeddings {max_positions}, and "
-                f"{family} has full attention only; remove it if the weights are right without it"
+                f"{family} supports only full attention. Remove it only if the model was trained without it"
             )
     if family == "gpt_oss":
         own["norm_topk_prob"] = (True,)
@@ -175,13 +175,13 @@ def check_neutral(
         if name in s and s.raw[name] not in neutral:
             right = f"only {' or '.join(repr(value) for value in neutral)} is" if neutral else "no value is"
             raise ConfigError(
-                f"{name} {s.raw[name]!r} is not supported and would change results; {right} supported; remove it if the "
-                "weights are right without it"
+                f"{name} {s.raw[name]!r} is not supported and would change results; {right} supported. Remove it only if "
+                "the model was trained without it"
             )
 
 
 def not_followed(s: Settings) -> list[str]:
-    """The settings of a config.json, with their values, that are not read and may change results: unknown ones, and those of
-    a training by transformers."""
+    """The settings of a config.json that are not read and might change results, with their values: unknown settings, and
+    those of a training with transformers."""
     unread = [name for name in s.unread() if name not in NOTES and s.raw[name] not in ONLY_IN_TRAINING.get(name, ())]
     return [f"{name} {s.raw[name]!r:.60}" for name in unread]

@@ -46,7 +46,7 @@ NOT_NULL = {
     ),
     "gpt_oss": ("sliding_window",),
 }
-"""Settings where null is not the same as omission in transformers."""
+"""Settings for which null differs from omission in transformers."""
 
 
 def read_config(path: str | Path) -> ModelConfig:

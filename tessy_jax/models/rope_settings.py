@@ -12,9 +12,9 @@ from tessy_jax.models.settings import Settings
 
 THETA = {"gpt_oss": 150000.0}
 ROPE_NEUTRAL = {"factor": 1.0, "attn_factor": 1.0, "extrapolation_factor": 1.0}
-"""Rope settings that change nothing with this value where they are not read."""
+"""Rope settings, and the value with which a rope type that does not read them ignores them."""
 ROPE_NOTES = ("finetuned", "original_max_position_embeddings")
-"""Rope settings that change nothing where they are not read."""
+"""Rope settings that a rope type that does not read them ignores with any value."""
 GPT_OSS_ROPE: dict[str, Any] = {
     "rope_type": "yarn",
     "factor": 32.0,
@@ -51,9 +51,9 @@ def _rope_settings(s: Settings, family: str) -> Settings:
         for key, value in newer.items():
             if settings.get(key) != value:
                 raise ConfigError(
-                    f"rope_scaling has {key} {settings.get(key)!r}, rope_parameters {value!r}; remove one of both"
+                    f"rope_scaling has {key} {settings.get(key)!r}, but rope_parameters has {value!r}; remove one of the two"
                 )
-    if "original_max_position_embeddings" in s:  # as in transformers, it precedes that of the rope settings
+    if "original_max_position_embeddings" in s:  # as in transformers, it takes precedence over that of the rope settings
         settings["original_max_position_embeddings"] = s.size("original_max_position_embeddings")
     return Settings(settings, prefix=f"rope of type {settings['rope_type']!r}: ")
 
@@ -61,7 +61,7 @@ def _rope_settings(s: Settings, family: str) -> Settings:
 def _mscale(factor: float, mscale: float) -> float:
     value = 1.0 if factor <= 1 else 0.1 * mscale * math.log(factor) + 1.0
     if value > 1e6:
-        raise ConfigError(f"rope of type 'yarn': mscale or mscale_all_dim {mscale} is too large")
+        raise ConfigError(f"rope of type 'yarn': mscale or mscale_all_dim is {mscale}, which is too large; correct it")
     return value
 
 
@@ -69,7 +69,7 @@ def read_rope(s: Settings, family: str, dim: int, max_positions: int) -> tuple[R
     """The rope, and the factor by which DeepSeek's YaRN multiplies queries and keys (1 elsewhere).
 
     Raises:
-        ConfigError: an unsupported rope, or a rope setting that its type does not have.
+        ConfigError: the rope is not supported, or has a setting that its type does not read.
     """
     settings = _rope_settings(s, family)
     result = _rope_of(settings, s, family, dim, max_positions)
@@ -79,7 +79,7 @@ def read_rope(s: Settings, family: str, dim: int, max_positions: int) -> tuple[R
     if unknown:
         raise ConfigError(
             f"{settings.prefix}{', '.join(f'{name} {settings.raw[name]!r}' for name in unknown)} is not supported and would "
-            "change results; remove it if the weights are right without it"
+            "change results; remove it only if the model was trained without it"
         )
     return result
 

@@ -111,7 +111,7 @@ class Template:
                 + (
                     "save the text of chat_template.json as chat_template.jinja"
                     if elsewhere
-                    else "fetch the model's chat_template.jinja, or take an instruction-tuned model"
+                    else "fetch the model's chat_template.jinja, or use an instruction-tuned model"
                 )
                 + " (`tessy generate` continues raw text without --chat)"
             )

@@ -78,7 +78,7 @@ class Tokenizer:
             raise TokenizerError(
                 f"{folder / files[0]}: cannot be read with the files beside it ({reason:.200}); fetch the files again"
             ) from error
-        last, number = max(self.hf.get_vocab().items(), key=lambda entry: entry[1])
+        last, number = max(self.hf.get_vocab().items(), key=lambda entry: entry[1], default=("", -1))
         if number >= vocab:
             origin = files[0] if files[0] != "tokenizer.json" else _origin(folder, last)
             raise TokenizerError(
@@ -92,7 +92,8 @@ class Tokenizer:
         would end the text, are left out.
 
         Raises:
-            TokenizerError: the tokenizer fails on this text; so all methods that encode. Or see `refuse_disagreement`.
+            TokenizerError: the tokenizer fails on this text, or see `refuse_disagreement`. The other methods that encode
+                raise the first, too.
         """
         own = self.encode_rendered(text)
         self.refuse_disagreement(text, own)
@@ -101,7 +102,7 @@ class Tokenizer:
         return framed[: next(starts, 0) + len(own)]
 
     def encode_rendered(self, text: str) -> list[int]:
-        """Token ids of a complete text of the chat template, which names the tokens in front itself."""
+        """Token ids of a complete text of the chat template. The tokenizer prepends no tokens, because the template does."""
         return self._by_library(lambda: list(self.hf(text, add_special_tokens=False, verbose=False)["input_ids"]), text)
 
     def decode(self, token_ids: Sequence[int]) -> str:
@@ -234,8 +235,8 @@ class Tokenizer:
             ) from error
 
     def refuse_disagreement(self, text: str, token_ids: Sequence[int]) -> None:
-        """Compares the tokens of a complete text by transformers, which may rebuild a tokenizer by rules of its own, with
-        those by tokenizer.json (if the folder has one).
+        """Compares the tokens that transformers gives for a complete text with those of the folder's tokenizer.json. They
+        can differ, because transformers rebuilds some tokenizers by its own rules.
 
         Raises:
             TokenizerError: they differ.
@@ -251,7 +252,7 @@ class Tokenizer:
             raise TokenizerError(
                 f"{self.folder}: tokenizer.json gives the tokens {ours} where transformers ({type(self.hf).__name__}) gives "
                 f"{theirs}, in the text {text[:30]!r}; set tokenizer_class in tokenizer_config.json to the class of "
-                "the model (PreTrainedTokenizerFast takes tokenizer.json as it is), or fetch both files again"
+                "the model (PreTrainedTokenizerFast uses tokenizer.json unchanged), or fetch both files again"
             )
 
     def encode_text(self, text: str) -> tuple[list[int], list[int]]:

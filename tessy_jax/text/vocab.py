@@ -95,7 +95,7 @@ def read_description(tokenizer: Any, folder: Path) -> dict[str, Any]:
 
         content = dict(json.loads(Tokenizer.from_str(json.dumps(content)).to_str()))
     known = getattr(tokenizer, "added_tokens_decoder", None)
-    if known is not None:  # other files may name more of them
+    if known is not None:  # other files may declare more added tokens
         _check_numbers(folder, content, {token.content: int(i) for i, token in known.items()})
         content["added_tokens"] = [
             {"id": int(i), "content": token.content} | {name: getattr(token, name) for name in ADDED_FLAGS}

@@ -123,7 +123,7 @@ def test_a_setting_of_another_family_passes_only_with_its_neutral_values_or_null
         (
             "qwen3-yarn",
             {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e6, "factor": 2.0}},
-            ["rope_scaling has factor 4.0", "rope_parameters 2.0"],
+            ["rope_scaling has factor 4.0", "rope_parameters has 2.0"],
         ),
         ("llama-3", {"quantization_config": {"quant_method": "gptq", "bits": 4}}, ["gptq", "dequantised"]),
         ("llama-3", {"quantization_config": {"quant_method": "awq", "bits": 4}}, ["awq", "dequantised"]),
