@@ -33,6 +33,8 @@ DTYPES: dict[str, Any] = {
     "I32": np.int32,
     "I64": np.int64,
 }
+FLOATS = ("F64", "F32", "F16", "BF16")
+"""Those of `DTYPES` in which weights are not quantised."""
 MAX_HEADER = 100 << 20
 OTHER_WEIGHTS = (
     ("adapter_model.*", "the weights of an adapter: merge it into its base model"),

@@ -19,7 +19,7 @@ import numpy as np
 from flax import nnx
 
 from tessy_jax.errors import CheckpointError, ConfigError
-from tessy_jax.models.checkpoint import EverySecond, Index, Source, Stacked, Tensor, Transposed, open_checkpoint
+from tessy_jax.models.checkpoint import FLOATS, EverySecond, Index, Source, Stacked, Tensor, Transposed, open_checkpoint
 from tessy_jax.models.config import ModelConfig
 from tessy_jax.models.hf_config import as_classifier, predicting_layers, read_config, shortened
 from tessy_jax.models.labels import check_labels
@@ -271,7 +271,7 @@ class _TensorReader:
     def plain(self, name: str) -> Tensor:
         """A tensor of floats. Integers and float8 without scales are an unknown quantisation."""
         tensor = self.tensor(name)
-        if tensor.dtype not in ("F64", "F32", "F16", "BF16"):
+        if tensor.dtype not in FLOATS:
             raise CheckpointError(
                 f"{tensor.file}: tensor {name} has dtype {tensor.dtype}, expected a float; save the model dequantised"
             )

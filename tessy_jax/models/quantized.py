@@ -13,7 +13,7 @@ import ml_dtypes
 import numpy as np
 
 from tessy_jax.errors import CheckpointError, ConfigError
-from tessy_jax.models.checkpoint import Index, Tensor
+from tessy_jax.models.checkpoint import FLOATS, Index, Tensor
 
 FP4_VALUES = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6], np.float32)
 MXFP4_GROUP = 32  # values that share one power-of-two scale
@@ -45,6 +45,14 @@ def fp8_block(raw: Mapping[str, Any]) -> tuple[int, int]:
     return block[0], block[1]
 
 
+def _check_dtype(tensor: Tensor, *expected: str) -> None:
+    if tensor.dtype not in expected:
+        raise CheckpointError(
+            f"{tensor.file}: tensor {tensor.name} has dtype {tensor.dtype}, expected {' or '.join(expected)}; fetch the "
+            "weights again"
+        )
+
+
 @dataclass(frozen=True)
 class Mxfp4:
     """Expert weights [E, in, out] from blocks [E, out, groups, 16] (two values a byte, low half first) and exponents
@@ -59,7 +67,9 @@ class Mxfp4:
         return (experts, groups * MXFP4_GROUP, out)
 
     def check(self) -> None:
-        """Raises CheckpointError if the shapes of blocks and scales do not match."""
+        """Raises CheckpointError if blocks or scales are not bytes, or their shapes do not match."""
+        _check_dtype(self.blocks, "U8")
+        _check_dtype(self.scales, "U8")
         if len(self.blocks.shape) != 4 or self.blocks.shape[3] * 2 != MXFP4_GROUP:
             raise CheckpointError(
                 f"{self.blocks.file}: tensor {self.blocks.name} has shape {self.blocks.shape}, expected MXFP4 blocks "
@@ -99,7 +109,8 @@ class BlockFp8:
         return self.weight.shape
 
     def check(self) -> None:
-        """Raises CheckpointError if the grid of factors does not cover the matrix."""
+        """Raises CheckpointError if the factors are not floats, or their grid does not cover the matrix."""
+        _check_dtype(self.scales, *FLOATS)
         grid = tuple(-(-size // block) for size, block in zip(self.shape, self.block, strict=True))
         if self.scales.shape != grid:
             raise CheckpointError(

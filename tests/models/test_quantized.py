@@ -123,7 +123,7 @@ def test_the_last_blocks_are_smaller_where_blocks_do_not_divide_a_matrix(tmp_pat
     np.testing.assert_array_equal(BlockFp8(tensors["w"], tensors["s"], (4, 4)).read((slice(None), slice(None))), expected)
 
 
-@pytest.mark.parametrize("missing", ["scales", "shape"])
+@pytest.mark.parametrize("missing", ["scales", "shape", "dtype"])
 def test_quantised_tensors_without_matching_scales_are_refused_by_name(tmp_path, missing):
     folder = mxfp4_folder(tmp_path)
     tensors = load_file(folder / "model.safetensors")
@@ -131,9 +131,19 @@ def test_quantised_tensors_without_matching_scales_are_refused_by_name(tmp_path,
     value = tensors.pop(name)
     if missing == "shape":
         tensors[name] = value[:, :-1]
+    if missing == "dtype":
+        tensors[name] = value.astype(np.float32)
     save_file(tensors, folder / "model.safetensors")
     with pytest.raises(CheckpointError, match=r"model\.layers\.1\.mlp\.experts\.down_proj_scales"):
         hf.load(folder)
+
+
+def test_factors_of_fp8_are_floats(tmp_path):
+    weight, factors = np.ones((4, 4), ml_dtypes.float8_e4m3fn), np.ones((1, 1), np.int32)
+    save_file({"w": weight, "s": factors}, tmp_path / "model.safetensors")
+    tensors = open_checkpoint(tmp_path)
+    with pytest.raises(CheckpointError, match="tensor s has dtype I32, expected F64 or F32"):
+        BlockFp8(tensors["w"], tensors["s"], (4, 4)).check()
 
 
 def test_a_quantised_model_is_exported_dequantised(tmp_path):
