@@ -61,6 +61,7 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "scale_depth": (),
     "scale_emb": (1,),
     "scale_embedding": (False,),
+    "shared_expert_intermediate_size": (0,),
     # layers and weights
     "activation_function": ("silu",),
     "block_configs": (),
@@ -82,29 +83,51 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
 NOTES = frozenset(
     (
         "_attn_implementation",
+        "_attn_implementation_autoset",
         "_attn_implementation_internal",
+        "_commit_hash",
         "_model_name_or_path",
         "_name_or_path",
         "attn_implementation",
         "aux_loss_alpha",
+        "bad_words_ids",
+        "begin_suppress_tokens",
         "bos_token_id",
         "chunk_size_feed_forward",
         "classifier_dropout",
+        "cross_attention_hidden_size",
+        "decoder_start_token_id",
+        "diversity_penalty",
+        "do_sample",
         "dtype",
         "dual_chunk_attention_config",
+        "early_stopping",
+        "encoder_no_repeat_ngram_size",
         "eos_token_id",
         "ep_size",
+        "exponential_decay_length_penalty",
         "finetuning_task",
+        "forced_bos_token_id",
+        "forced_eos_token_id",
         "initial_context_length",
         "initializer_range",
+        "is_composition",
         "is_decoder",
         "is_llama_config",
         "layer_types",
+        "length_penalty",
+        "max_length",
         "max_window_layers",
+        "min_length",
         "mlp_bias",
         "name_or_path",
+        "no_repeat_ngram_size",
+        "num_beam_groups",
+        "num_beams",
+        "num_return_sequences",
         "output_attentions",
         "output_hidden_states",
+        "output_scores",
         "pad_token_id",
         "prefix",
         "pretraining_tp",
@@ -112,17 +135,27 @@ NOTES = frozenset(
         "qk_head_dim",
         "quantization",
         "quantization_config",
+        "remove_invalid_values",
+        "repetition_penalty",
         "return_dict",
+        "return_dict_in_generate",
         "router_aux_loss_coef",
         "sep_token_id",
         "seq_aux",
         "sliding_window",
+        "suppress_tokens",
         "task_specific_params",
+        "temperature",
+        "tf_legacy_loss",
+        "tie_encoder_decoder",
         "tokenizer_class",
+        "top_k",
+        "top_p",
         "torch_dtype",
         "torchscript",
         "transformers.js_config",
         "transformers_version",
+        "typical_p",
         "unk_token_id",
         "unsloth_fixed",
         "unsloth_version",
@@ -144,15 +177,27 @@ ONLY_IN_TRAINING: dict[str, tuple[Any, ...]] = {
 
 
 def check_neutral(
-    s: Settings, family: str, *, qk_norm: bool, head_dim: int, eps: float, theta: float, max_positions: int
+    s: Settings,
+    family: str,
+    *,
+    qk_norm: bool,
+    qkv_bias: bool,
+    head_dim: int,
+    eps: float,
+    theta: float,
+    max_positions: int,
 ) -> None:
-    """Refuses settings that would change results and are not implemented. qk_norm, head_dim, eps, theta, max_positions: of
-    the model.
+    """Refuses settings that would change results and are not implemented. qk_norm, qkv_bias, head_dim, eps, theta,
+    max_positions: of the model.
 
     Raises:
         ConfigError: there is one; names it, its value and the supported values.
     """
-    own: dict[str, tuple[Any, ...]] = {"use_qk_norm": (qk_norm,), "query_pre_attn_scalar": (head_dim,)}
+    own: dict[str, tuple[Any, ...]] = {
+        "use_qk_norm": (qk_norm,),
+        "qkv_bias": (qkv_bias,),
+        "query_pre_attn_scalar": (head_dim,),
+    }
     own |= dict.fromkeys(("layer_norm_eps", "layer_norm_epsilon", "norm_eps", "norm_epsilon", "rms_norm_epsilon"), (eps,))
     own |= dict.fromkeys(("rope_base", "rotary_base", "rotary_emb_base"), (theta,))
     if family == "deepseek_v3":

@@ -126,10 +126,19 @@ def _parsed(s: Settings) -> ModelConfig:
     max_positions = s.size("max_position_embeddings", POSITIONS.get(family, 32768))
     rope, mscale_all = read_rope(s, family, latent.rope_dim if latent else head_dim, max_positions)
     has_bias = s.flag("attention_bias", family == "gpt_oss")
-    qk_norm = family in ("qwen3", "qwen3_moe")
+    qk_norm, qkv_bias = family in ("qwen3", "qwen3_moe"), has_bias or family == "qwen2"
     eps = s.number("rms_norm_eps", 1e-5 if family == "gpt_oss" else 1e-6)
     experts, labels = _experts(s, family), _labels(s, family)
-    check_neutral(s, family, qk_norm=qk_norm, head_dim=head_dim, eps=eps, theta=rope.theta, max_positions=max_positions)
+    check_neutral(
+        s,
+        family,
+        qk_norm=qk_norm,
+        qkv_bias=qkv_bias,
+        head_dim=head_dim,
+        eps=eps,
+        theta=rope.theta,
+        max_positions=max_positions,
+    )
     return ModelConfig(
         family=family,
         vocab=s.size("vocab_size"),
@@ -146,7 +155,7 @@ def _parsed(s: Settings) -> ModelConfig:
         sparse=_sparse(s, family, layers),
         max_positions=max_positions,
         query_scale=head_dim**-0.5 * (mscale_all**2 if latent else 1.0),
-        qkv_bias=has_bias or family == "qwen2",
+        qkv_bias=qkv_bias,
         out_bias=has_bias and family != "qwen2",
         mlp_bias=s.flag("mlp_bias", False) and family == "llama",
         qk_norm=qk_norm,

@@ -43,8 +43,8 @@ NOT_GENERATED: dict[str, tuple[Any, ...]] = {
     "suppress_tokens": ([],),
     "typical_p": (1,),
 }
-"""Settings of a generation_config.json that change what a model writes and have no counterpart here, with the values that
-change nothing."""
+"""Settings of a generation_config.json (without one, of config.json) that change what a model writes and have no counterpart
+here, and their values that have no effect."""
 
 
 class Tokenizer:
@@ -132,12 +132,15 @@ class Tokenizer:
         return [] if self.hf.eos_token_id is None else [int(self.hf.eos_token_id)]
 
     def _warn_of_generation(self) -> None:
-        raw = read_object(self.folder / GENERATION)
+        file = self.folder / GENERATION
+        if not file.exists():  # as in transformers, and in models of its older versions
+            file = self.folder / "config.json"
+        raw = read_object(file)
         unused = [f"{key} {raw[key]!r}" for key, same in NOT_GENERATED.items() if raw.get(key) not in (None, *same)]
         if unused:
             logger.warning(
                 "%s: has settings that are not followed: %s; text is written without them",
-                self.folder / GENERATION,
+                file,
                 ", ".join(unused),
             )
 

@@ -181,6 +181,7 @@ PUBLISHED = {
         "qwen3-yarn": {**QWEN_3, "rope_scaling": {**YARN_4, "rope_type": "yarn"}},
         "qwen3-fp8": {**QWEN_3, "quantization_config": DEEPSEEK_V3["quantization_config"]},
         "qwen3-moe": QWEN_3_MOE,
+        "qwen3-coder": {**QWEN_3_MOE, "qkv_bias": False, "shared_expert_intermediate_size": 0, "use_qk_norm": True},
         "qwen3-2507": {**QWEN_3_MOE, "max_position_embeddings": 262144, "rope_theta": 1e7},
         "gpt-oss": GPT_OSS,
         "deepseek-v3": DEEPSEEK_V3,

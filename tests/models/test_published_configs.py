@@ -99,6 +99,8 @@ def test_a_setting_of_another_family_passes_only_with_its_neutral_values_or_null
         ("llama-3", {"sliding_window": 4096}, ["sliding_window 4096", "8192"]),
         ("llama-3", {"norm_eps": 1e-3}, ["norm_eps 0.001", "1e-05"]),
         ("qwen2.5", {"rotary_emb_base": 10000}, ["rotary_emb_base 10000", "1000000.0"]),
+        ("qwen2.5", {"qkv_bias": False}, ["qkv_bias False", "only True"]),
+        ("qwen3-moe", {"shared_expert_intermediate_size": 64}, ["shared_expert_intermediate_size 64"]),
         ("qwen2.5", {"rotary_dim": 8}, ["rotary_dim 8", "only 16"]),
         ("qwen2.5", {"num_nextn_predict_layers": 1}, ["num_nextn_predict_layers 1"]),
         ("qwen3-moe", {"routed_scaling_factor": 2.5}, ["routed_scaling_factor 2.5"]),

@@ -130,9 +130,12 @@ def test_a_template_in_the_file_of_a_processor_is_pointed_out(tmp_path):
 
 def test_settings_of_generation_that_are_not_followed_are_named(tmp_path, caplog):
     asked = {"temperature": 0.6, "repetition_penalty": 1.05, "suppress_tokens": [3], "num_beams": 1, "min_length": 0}
-    tokenizer = Tokenizer(folder_of(tmp_path, files={"generation_config.json": asked | {"eos_token_id": 2}}), ROWS)
-    assert tokenizer.eos_ids() == [2]
-    assert "not followed: repetition_penalty 1.05, suppress_tokens [3];" in caplog.text
+    raw = asked | {"eos_token_id": 2}
+    for name, files in (("generation_config.json", {"config.json": {"top_k": 5}}), ("config.json", {})):
+        caplog.clear()
+        folder = folder_of(tmp_path / name, files={name: raw, **files})
+        assert Tokenizer(folder, ROWS).eos_ids() == [2]
+        assert f"{name}: has settings that are not followed: repetition_penalty 1.05, suppress_tokens [3];" in caplog.text
 
 
 def test_different_names_of_the_token_that_ends_text_are_refused_unless_a_number_decides(tmp_path):
