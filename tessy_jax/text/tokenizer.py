@@ -251,10 +251,13 @@ class Tokenizer:
                 (i for i, (a, b) in enumerate(zip(own, token_ids, strict=False)) if a != b), min(len(own), len(token_ids))
             )
             ours, theirs = (self.hf.convert_ids_to_tokens(list(ids[at : at + 5])) for ids in (own, token_ids))
+            remedy = "set tokenizer_class in tokenizer_config.json to the class of the model (PreTrainedTokenizerFast uses "
+            remedy += "tokenizer.json unchanged), or fetch both files again"
+            if self.hf.split_special_tokens:
+                remedy = "set split_special_tokens in tokenizer_config.json to false"
             raise TokenizerError(
                 f"{self.folder}: tokenizer.json gives the tokens {ours} where transformers ({type(self.hf).__name__}) gives "
-                f"{theirs}, in the text {text[:30]!r}; set tokenizer_class in tokenizer_config.json to the class of "
-                "the model (PreTrainedTokenizerFast uses tokenizer.json unchanged), or fetch both files again"
+                f"{theirs}, in the text {text[:30]!r}; {remedy}"
             )
 
     def encode_text(self, text: str) -> tuple[list[int], list[int]]:

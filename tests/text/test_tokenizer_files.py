@@ -112,6 +112,11 @@ def test_raw_text_that_transformers_tokenizes_otherwise_is_refused(tmp_path):
         tokenizer.encode("Hi there.")
 
 
+def test_control_tokens_that_transformers_reads_as_text_are_refused_with_the_setting(tmp_path):
+    message = refusal(folder_of(tmp_path, split_special_tokens=True))
+    assert "set split_special_tokens in tokenizer_config.json to false" in message
+
+
 def test_a_template_beside_another_one_is_used_as_in_transformers_with_a_warning(tmp_path, caplog):
     both = [{"name": "default", "template": TEMPLATE}, {"name": "tool_use", "template": OTHER}]
     for i, (beside, warned) in enumerate([(TEMPLATE, True), (OTHER, False), (both, True), (None, False), (both[1:], False)]):
