@@ -31,7 +31,7 @@ def test_stages_are_read_as_they_were_saved():
 
 
 def test_stages_without_a_kind_are_refused_with_a_remedy():
-    with pytest.raises(DataError, match=r"runs/old: the stages in summary.json have no kind.*use another output"):
+    with pytest.raises(DataError, match=r"runs/old: the stages in summary.json have no kind.*set output to a new folder"):
         read_stages({"stages": [{"name": "before", "seconds": 1.0}]}, "runs/old")
 
 

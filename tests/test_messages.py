@@ -89,7 +89,7 @@ REFUSED = [
     ({"messages": [USER | {"k" * 9999: 1}]}, r"\[0\] \(user\) holds `k{57}…`, which would be dropped"),
     ({"prompt": "a", "system": 3}, "system is the number 3; it should be the text"),
     ({"system": "a", "messages": [{"role": "system", "content": "b"}, USER]}, "has `system` and another system message"),
-    ({"messages": [USER | {"content": [{"type": "image", "url": 1}]}]}, r"is a list whose part 0 is .*'image'.* only texts"),
+    ({"messages": [USER | {"content": [{"type": "image", "url": 1}]}]}, r"content\[0\] is .*'image'.*should be a text part"),
     ({"messages": [USER | {"content": []}]}, r"content is an empty list; it should be a string, or a list of text parts"),
     ({"messages": {"role": ["user"], "content": ["a", "b"]}}, r"different lengths \(1 in `role`, 2 in `content`\)"),
     ({"messages": {"role": "user", "content": "a"}}, "messages is an object of `content` and `role`; it should be a list"),
@@ -97,7 +97,7 @@ REFUSED = [
     ({"messages": [SAID[1] | {"thinking": 3}]}, r"messages\[0\].thinking is the number 3"),
     ({"messages": [SAID[1] | {"thinking": "a", "reasoning": "b"}]}, "different thinking in `reasoning` and `thinking`"),
     ({"messages": [THOUGHT[1] | {"reasoning": "b"}]}, r"\[0\].reasoning holds thinking, and the text has <think>"),
-    ({"messages": [SAID[1] | {"reasoning": "b</THINK>"}]}, r"reasoning holds thinking, and its field has </THINK>"),
+    ({"messages": [SAID[1] | {"reasoning": "b</THINK>"}]}, r"reasoning holds thinking, and contains the tag </THINK>"),
 ]  # fmt: skip
 
 
@@ -110,7 +110,7 @@ def test_what_would_be_dropped_is_refused_by_name_with_its_value(row, says):
 def test_a_column_of_thinking_beside_messages_is_in_the_last_message_or_refused():
     for held in (None, "", "on", "six sevens"):
         assert list(row_of({"messages": THOUGHT, "reasoning": held}, 0).messages) == THOUGHT
-    with pytest.raises(DataError, match="has `reasoning` beside its messages, which would be dropped; write it into"):
+    with pytest.raises(DataError, match="has a column `reasoning` beside its messages, which would be dropped; move"):
         row_of({"messages": SAID, "reasoning": "six sevens"}, 0)
 
 

@@ -134,14 +134,14 @@ def test_files_without_rows_hold_none(tmp_path):
 
 
 REFUSED = {
-    "a.jsonl": ('{"prompt": "a"},\n{"prompt": "b"}\n', r"1: is not JSON \(a comma follows\); leave the comma out, or put"),
+    "a.jsonl": ('{"prompt": "a"},\n{"prompt": "b"}\n', r"1: is not JSON \(it ends with a comma\); remove the comma, or"),
     "b.json": ('[\n{"prompt": "a"},\n{"prompt": "b"},\n]', r"begins as one array of rows, but .* at line [34], column"),
     "c.json": ('[\n{"prompt": "a"},\n{"prompt": "b"}\n', r"begins as one array of rows, but .* at line 4, column 1"),
     "d.jsonl": ('{"prompt": "a", "prompt": "b"}', r"1: has an object with `prompt` twice \('a' and 'b'\); keep one"),
     "e.jsonl": ('["a"]\n["b"]\n', r"1: is a list of 1; it should be an object"),
-    "f.csv": ("prompt,prompt\na,b\n", "has 2 columns 'prompt'; rename or remove all but one"),
-    "g.csv": ('id,prompt\n1,"a\n2,b\n', "2: the row that begins here is no CSV"),
-    "h.csv": ('id,prompt\n1,"a"b\n', "2: the row that begins here is no CSV"),
+    "f.csv": ("prompt,prompt\na,b\n", "has 2 columns named 'prompt'; rename or remove all but one"),
+    "g.csv": ('id,prompt\n1,"a\n2,b\n', "2: the row that begins here is not CSV"),
+    "h.csv": ('id,prompt\n1,"a"b\n', "2: the row that begins here is not CSV"),
     "i.csv": ("id,prompt\n1,a, b\n", "2: has 3 fields, the header 2"),
     "j.csv": ("id,prompt\n1\n", "2: has 1 fields, the header 2"),
     "k.csv": ("id;prompt\n1;a\n", "has one column, 'id;prompt'; separate columns by ',' instead of ';'"),
@@ -167,7 +167,7 @@ REFUSED = {
         r"is an archive of `a\.csv`, and its own name is that of another format; let the",
     ),
     "v.tar.gz": (b"", "is an archive of files; unpack it"),
-    "w.parquet.gz": (gzip.compress(b"PAR1"), "is a Parquet file within a compressed one; decompress it"),
+    "w.parquet.gz": (gzip.compress(b"PAR1"), "is a compressed Parquet file; decompress it"),
 }
 
 
@@ -213,7 +213,7 @@ def test_a_bad_line_leaves_the_others_readable_also_if_it_is_the_first(tmp_path)
 def test_columns_of_csv_that_no_one_reads_may_repeat_or_have_no_name(tmp_path):
     file = written(tmp_path / "a.csv", ",prompt,note,note,\n0,a,x,y,\n1,b,,,,,\n")
     assert [(row["prompt"], row["note"]) for row in contents(file)] == [("a", "y"), ("b", None)]
-    with pytest.raises(DataError, match="has 2 columns 'note'"):
+    with pytest.raises(DataError, match="has 2 columns named 'note'"):
         read(str(file), prompt="note")
 
 
@@ -286,7 +286,7 @@ def test_subset_chooses_a_configuration_and_the_message_lists_those_there_are(hu
     for name in ("main", "socratic"):
         assert contents(hub, subset=name) == [row | {"prompt": row["prompt"].replace("007", name)} for row in ROWS]
     assert [place for place, _ in rows(hub, subset="main", limit=1)] == [f"{hub}[main, train]: row 1"]
-    with pytest.raises(DataError, match="no configuration is chosen; it has `main`, `socratic`: set subset to one of them"):
+    with pytest.raises(DataError, match="has no default configuration; it has `main`, `socratic`: set subset to one"):
         rows(hub)
     with pytest.raises(DataError, match="has no configuration 'gpqa'; it has `main`, `socratic`: set subset to one"):
         rows(hub, subset="gpqa")
@@ -313,7 +313,7 @@ def test_spans_are_read_beside_other_columns_of_parquet(tmp_path):
 def test_a_column_that_occurs_twice_is_refused_in_a_csv_file_and_in_a_data_set_of_them(tmp_path):
     file = written(tmp_path / "twice" / "train.csv", "id,prompt,prompt\n1,a,b\n")
     for path in (file, file.parent):
-        with pytest.raises(DataError, match="has 2 columns 'prompt'; rename or remove all but one"):
+        with pytest.raises(DataError, match="has 2 columns named 'prompt'; rename or remove all but one"):
             rows(path)
 
 

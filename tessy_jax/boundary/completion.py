@@ -1,7 +1,7 @@
-"""The body of a chat completion: its text, or what it holds instead.
+"""Reads chat completions: the text of the reply, or the reason why there is none.
 
-Servers answer in several forms: content as text or as a list of parts; no content but reasoning; an error inside a response
-with status 200; a reply that ends at the limit of tokens. Each form has its own outcome.
+Servers reply in several forms: content as text or as a list of parts; reasoning without content; an error in a response with
+status 200; a reply that ends at the token limit. Each form has its own outcome.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ STATUS_OF_CODE = {
     "BadRequestError": 400,
     "NotFoundError": 404,
 }
-"""The status that an error means by its code or type, if it gives no number."""
+"""The status of an error, by its code or type, if it gives no number."""
 UNKNOWN_ERROR = 500
 """The status of an error that gives neither."""
 COMPLETE = frozenset(
@@ -52,8 +52,8 @@ CALLING = frozenset({"tool_calls", "tool_use", "function_call"})
 
 
 class Completion(NamedTuple):
-    """A chat completion. text: of the reply. reason: why the text is no complete reply; None if it is. detail: the reason in
-    words, with its remedy. status: of an error, as a status of HTTP; None if there is none."""
+    """A chat completion. text: the text of the reply. reason: why the text is not a complete reply; None if it is. detail:
+    the reason in words, with the remedy. status: the HTTP status of an error; None if there is no error."""
 
     text: str
     reason: Reason | None = None
@@ -72,7 +72,7 @@ def read_completion(body: str) -> Completion:
     error = _error(parsed) or _error(choice)
     if error is not None:
         status = _status(error)
-        return Completion("", "failed", f"an error inside a 200 ({status}): {_short(error)}", status)
+        return Completion("", "failed", f"an error in a response with status 200 (as {status}): {_short(error)}", status)
     message = choice.get("message")
     if not isinstance(message, dict):
         return _failed(_no_completion(body))
@@ -86,9 +86,9 @@ def read_completion(body: str) -> Completion:
 
 
 def truncated(reply: str) -> str:
-    """The detail of a reply that ends at the limit of tokens."""
+    """The detail of a reply that ends at the token limit."""
     remedy = "raise annotator.max_new_tokens, or turn reasoning off"
-    return f"ends at the limit of tokens (finish_reason length); {remedy}. The reply is {_short(reply)}"
+    return f"the reply ends at the token limit (finish_reason: length); {remedy}. It begins: {_short(reply)}"
 
 
 def _outcome(text: str, reasoning: str, refusal: str, finish: Any) -> Completion:
@@ -124,17 +124,17 @@ def _no_completion(body: str) -> str:
 
 
 def _content(content: Any) -> tuple[str, str, str, str | None]:
-    """The text, the reasoning and the refusal in the content of a message, and what it holds besides, or None."""
-    found: dict[str, list[str]] = {"text": [], "reasoning": [], "refusal": []}
+    """The text, the reasoning and the refusal in the content of a message, and the first unknown part, or None."""
+    texts: dict[str, list[str]] = {"text": [], "reasoning": [], "refusal": []}
     for part in content if isinstance(content, list) else [] if content is None else [content]:
         kind = "text" if isinstance(part, str) else part.get("type", "text") if isinstance(part, dict) else None
-        held = part if isinstance(part, str) else part.get("text") if isinstance(part, dict) else None
-        if kind in TEXT_PARTS and isinstance(held, str):
-            found["text"].append(held)
+        text = part if isinstance(part, str) else part.get("text") if isinstance(part, dict) else None
+        if kind in TEXT_PARTS and isinstance(text, str):
+            texts["text"].append(text)
         elif kind in REASONING_PARTS:
-            found["reasoning"].append(_text(part))
+            texts["reasoning"].append(_text(part))
         elif kind == "refusal":
-            found["refusal"].append(_text(part))
+            texts["refusal"].append(_text(part))
         else:
             return "", "", "", f"a part of type {kind!r}" if isinstance(part, dict) else _short(part)
     text, reasoning, refusal = ("".join(parts) for parts in found.values())
@@ -142,7 +142,7 @@ def _content(content: Any) -> tuple[str, str, str, str | None]:
 
 
 def _text(value: Any) -> str:
-    """All text in a value, for people."""
+    """All text in a value, for messages."""
     if isinstance(value, str) or value is None:
         return value or ""
     if isinstance(value, list):
@@ -160,7 +160,7 @@ def _error(holder: Any) -> Any:
 
 
 def _status(error: Any) -> int:
-    """The status that an error means."""
+    """The HTTP status of an error."""
     for name in ("code", "status", "type") if isinstance(error, dict) else ():
         value = error.get(name)
         if isinstance(value, int | str) and str(value).isdecimal() and 400 <= int(value) < 600:
@@ -170,8 +170,8 @@ def _status(error: Any) -> int:
     return UNKNOWN_ERROR
 
 
-def _failed(detail: str) -> Completion:
-    return Completion("", "failed", detail)
+def _no_completion(body: str) -> Completion:
+    return Completion("", "failed", f"the response is not a chat completion; check annotator.url. It begins: {_short(body)}")
 
 
 def _short(value: Any) -> str:

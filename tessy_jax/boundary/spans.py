@@ -1,8 +1,8 @@
 """Style spans of a segment: the instruction for an annotator, its reply, and the JSON form of annotations.
 
-An annotation is one readable object per line, which may be corrected by hand:
-`{"id", "trace", "split", "start", "text", "spans": [{"start", "end", "text"}], "annotator"}`. Spans are code points into
-its text, sorted and disjoint; each repeats its own text, so that errors are detected.
+Each line of an annotation file holds one object, which people may correct by hand:
+`{"id", "trace", "split", "start", "text", "spans": [{"start", "end", "text"}], "annotator"}`. The offsets of spans are code
+points of the segment's text. Spans are sorted and disjoint. Each span repeats its text, so that errors are detected.
 """
 
 from __future__ import annotations
@@ -18,9 +18,8 @@ from tessy_jax.errors import DataError
 
 Reason = Literal["unparsable", "unmatched", "empty", "truncated", "reasoning", "refused", "failed"]
 REASONS: tuple[Reason, ...] = get_args(Reason)
-"""Why a segment has no annotation: the reply holds no array of strings; it names what is not in the text, or not in that
-order; it names nothing; it ends at the limit of tokens; it is all reasoning; the server or its model refuses; there was no
-reply."""
+"""Why a segment has no annotation. The reply: holds no array of strings; names a phrase that the text does not contain in
+this order; names nothing; ends at the token limit; holds only reasoning; is a refusal; does not exist."""
 
 INSTRUCTION = """\
 Below, between the lines of dashes, is an excerpt from what a language model thought while it worked on a problem. It may \
@@ -45,7 +44,7 @@ THOUGHT = re.compile(r"<think>.*?</think>", re.DOTALL)
 
 
 class Range(NamedTuple):
-    """Code points start … end−1 of a segment's text."""
+    """The code points start … end−1 of a segment's text."""
 
     start: int
     end: int
@@ -53,7 +52,7 @@ class Range(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Annotation:
-    """A segment and its spans of style. annotator: the name of the annotator."""
+    """A segment and its style spans. annotator: the name of the annotator."""
 
     segment: Segment
     spans: tuple[Range, ...]
@@ -67,11 +66,11 @@ class Annotation:
 
     @classmethod
     def from_json(cls, data: Any) -> Self:
-        """The annotation of a JSON object, validated.
+        """A validated annotation, from a JSON object.
 
         Raises:
-            DataError: keys are missing, unknown or of the wrong type, or spans are empty, out of range, out of order,
-                overlapping, or not verbatim.
+            DataError: keys are missing or unknown, values have the wrong type, or spans are empty, out of range, out of
+                order, overlapping, or not verbatim.
         """
         given = _object(data, {*(f.name for f in fields(Segment)), "spans", "annotator"}, "the annotation")
         annotator, spans = given.pop("annotator"), given.pop("spans")
@@ -86,7 +85,7 @@ class Annotation:
 
 @dataclass(frozen=True, slots=True)
 class Dropped:
-    """A segment without an annotation, and the reason. detail: the reply, or the error."""
+    """A segment without an annotation. outcome: the reason. detail: the reply, or the error."""
 
     segment: Segment
     outcome: Reason
@@ -99,12 +98,12 @@ class Dropped:
 
     @classmethod
     def from_json(cls, data: Any) -> Self:
-        """A dropped segment, from a JSON object.
+        """A validated dropped segment, from a JSON object.
 
         Raises:
-            DataError: it is not a dropped segment.
+            DataError: the object is not a dropped segment.
         """
-        given = _object(data, {*(f.name for f in fields(Segment)), "outcome", "detail"}, "what was dropped")
+        given = _object(data, {*(f.name for f in fields(Segment)), "outcome", "detail"}, "the dropped segment")
         outcome, detail = given.pop("outcome"), given.pop("detail")
         _check(outcome in REASONS, f"outcome is {outcome!r}; it should be one of {', '.join(REASONS)}")
         _check(isinstance(detail, str), f"detail is a {type(detail).__name__}; it should be a string")
@@ -153,13 +152,13 @@ def json_lines(data: bytes) -> Iterator[tuple[int, Any]]:
             try:
                 yield number, json.loads(line.decode("utf-8"))
             except (ValueError, RecursionError) as error:  # invalid UTF-8 is also a ValueError
-                yield number, DataError(f"is not JSON ({error}); give one object a line, in UTF-8")
+                yield number, DataError(f"is not JSON ({error}); write one object per line, in UTF-8")
 
 
 def locate(text: str, phrases: Sequence[str]) -> tuple[tuple[Range, ...], str | None]:
-    """The ranges of phrases, each searched from the end of the previous one; and the first phrase not found, or None.
+    """The ranges of phrases, each searched from the end of the previous one; and the first phrase that is missing, or None.
 
-    White space at the ends of a phrase does not count; a blank phrase is never found.
+    White space at the ends of a phrase is ignored; a blank phrase is always missing.
     """
     ranges: list[Range] = []
     at = 0
@@ -176,8 +175,8 @@ def locate(text: str, phrases: Sequence[str]) -> tuple[tuple[Range, ...], str | 
 def parse_reply(reply: str) -> list[str] | None:
     """The JSON array of strings in a reply, or None.
 
-    Thinking before it (<think>…</think>, also if the template had opened it), code fences and prose around the array do not
-    matter. Of several arrays of strings the last counts, because models correct themselves.
+    Thinking before the array (<think>…</think>, or only its end if the template opens it), code fences and surrounding prose
+    are ignored. The last of several arrays of strings counts, because models correct themselves.
     """
     reply = spoken(reply)
     decoder = json.JSONDecoder(strict=False)  # allows line breaks inside strings
@@ -207,9 +206,9 @@ def spoken(reply: str) -> str:
 def parse_reply_spans(segment: Segment, reply: str, annotator: str) -> Outcome:
     """The outcome of a model's reply about a segment.
 
-    An empty array has the outcome "empty", like a blank reply, and is not kept. Nearly every 60 words of thinking have style
-    words, while models that do not follow the instruction often reply with an empty array. Training on it would teach a
-    predictor that style is capability. (`Rules` is reliable: its segments without spans are kept.)
+    An empty array has the outcome "empty", like a blank reply, and is not kept. Nearly every 60 words of thinking contain
+    style words, but models that ignore the instruction often reply with an empty array. Training on such replies would teach
+    a predictor that style is capability. `Rules` is reliable, so its segments without spans are kept.
     """
     if not spoken(reply):
         return Dropped(segment, "empty", reply)
@@ -225,19 +224,19 @@ def parse_reply_spans(segment: Segment, reply: str, annotator: str) -> Outcome:
 
 
 def segment_from(given: dict[str, Any]) -> Segment:
-    """A segment from its fields, validated.
+    """A validated segment, from its fields.
 
     Raises:
-        DataError: a field is of the wrong type or empty.
+        DataError: a field is empty or has the wrong type.
     """
     for key in ("id", "trace", "text"):
         value = given[key]
         _check(isinstance(value, str) and bool(value), f"{key} is {_short(value)}; it should be a string that is not empty")
         encodable = value.encode("utf-8", "replace").decode("utf-8") == value
-        _check(encodable, f"{key} holds half of a surrogate pair, which is no text; remove it")
+        _check(encodable, f"{key} holds half of a surrogate pair, which is not text; remove it")
     split, start = given["split"], given["start"]
     _check(split in get_args(Split), f"split is {_short(split)}; it should be one of {', '.join(get_args(Split))}")
-    _check(type(start) is int and start >= 0, f"start is {_short(start)}; it should be a whole number from 0")
+    _check(type(start) is int and start >= 0, f"start is {_short(start)}; it should be a whole number of at least 0")
     return Segment(**given)
 
 
@@ -248,9 +247,12 @@ def _span(span: Any, text: str, at: int, name: str) -> Range:
         raise DataError(f"{name} is {start!r}…{end!r}; it should lie in the text, 0…{len(text)}")
     _check(start < end, f"{name} is {start}…{end}, which is empty; leave it out")
     _check(
-        start >= at, f"{name} begins at {start}, before the end of the span before it, {at}; put spans in order, and apart"
+        start >= at, f"{name} begins at {start}, before the previous span ends at {at}; sort the spans and remove overlaps"
     )
-    _check(own == text[start:end], f"{name} says {_short(own)}, but {start}…{end} of the text is {_short(text[start:end])}")
+    _check(
+        own == text[start:end],
+        f"{name} has the text {_short(own)}, but {start}…{end} of the segment is {_short(text[start:end])}; correct one",
+    )
     return Range(start, end)
 
 
@@ -258,7 +260,7 @@ def _object(data: Any, names: set[str], what: str) -> dict[str, Any]:
     """A copy of a JSON object that has exactly these keys."""
     _check(isinstance(data, dict), f"{what} is a {type(data).__name__}; it should be an object")
     missing, extra = sorted(names - set(data)), sorted(set(data) - names)
-    parts = [f"lacks {', '.join(missing)}"] * bool(missing) + [f"holds {', '.join(extra)} besides"] * bool(extra)
+    parts = [f"lacks {', '.join(missing)}"] * bool(missing) + [f"has the unknown keys {', '.join(extra)}"] * bool(extra)
     _check(not parts, f"{what} {' and '.join(parts)}; its keys should be {', '.join(sorted(names))}")
     return dict(data)
 

@@ -44,7 +44,7 @@ logger = logging.getLogger(__name__)
 
 
 class Annotated(NamedTuple):
-    """The segments of a speaker that are annotated, as tokens. skipped: where and why, for lines that are no annotation."""
+    """The annotated segments of a speaker, as tokens. skipped: place and reason of each line that is not an annotation."""
 
     train: list[Tokens]
     validation: list[Tokens]
@@ -223,7 +223,7 @@ def backbone_of(predictor: Predictor) -> Path:
     config, kept = read_config(folder), predictor.layers
     if kept is not None and kept > config.layers:
         raise ConfigError(
-            f"predictor.layers is {kept}, but {folder} has {config.layers}; set it to {config.layers} at most, or to null"
+            f"predictor.layers is {kept}, but {folder} has {config.layers}; set it to at most {config.layers}, or to null"
         )
     if config.labels is not None:
         check_labels(config, CLASSES, folder)

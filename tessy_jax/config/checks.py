@@ -35,7 +35,7 @@ class Against(Section):
     split: Text = "test"
     """The split of a data set; a file has only one."""
     subset: Text | None = None
-    """The configuration of a data set that has several, such as main of openai/gsm8k (null: its only one)."""
+    """The configuration of a data set that has several, such as main of openai/gsm8k (null: its default or only one)."""
     prompt: Text | None = None
     """The column that holds the question as text, such as problem (null: rows have one of the accepted forms)."""
 

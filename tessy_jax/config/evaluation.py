@@ -39,7 +39,7 @@ class Task(Section):
     split: Text = "test"
     """The split of a data set; a file has only one."""
     subset: Text | None = None
-    """The configuration of a data set that has several, such as main of openai/gsm8k (null: its only one)."""
+    """The configuration of a data set that has several, such as main of openai/gsm8k (null: its default or only one)."""
     limit: Count | None = None
     """Use only this many rows from the start (null: all)."""
     prompt: Text | None = None
@@ -74,7 +74,7 @@ class Task(Section):
             )
         extra = next((key for key in ("prompt", "subset") if self.mini is not None and getattr(self, key) is not None), None)
         if extra is not None:
-            raise ValueError(f"task {self.name!r} has both mini and {extra}; {extra} is for a path: leave it out")
+            raise ValueError(f"task {self.name!r} has both mini and {extra}; {extra} applies only to a path: leave it out")
         if self.programs is not None and self.verifier != "programs":
             raise ValueError(
                 f"task {self.name!r} has programs, and verifier {self.verifier!r}; use verifier programs, or leave them out"

@@ -17,14 +17,14 @@ NEEDS: dict[AnnotatorKind, tuple[str, ...]] = {"rules": (), "spans": (), "model"
 
 
 class Responses(Section):
-    """Existing responses."""
+    """Existing responses of one speaker."""
 
     path: Text
     """Run folder, JSONL, JSON, CSV, TSV or Parquet file, or the name or folder of a `datasets` data set."""
     split: Text = "train"
     """The split of a data set; a file has only one."""
     subset: Text | None = None
-    """The configuration of a data set that has several, such as main of openai/gsm8k (null: its only one)."""
+    """The configuration of a data set that has several, such as main of openai/gsm8k (null: its default or only one)."""
 
     @model_validator(mode="before")
     @classmethod

@@ -27,7 +27,7 @@ class Examples(Section):
     split: Text = "train"
     """The split of a data set; a file has only one."""
     subset: Text | None = None
-    """The configuration of a data set that has several, such as main of openai/gsm8k (null: its only one)."""
+    """The configuration of a data set that has several, such as main of openai/gsm8k (null: its default or only one)."""
     limit: Count | None = None
     """Use only this many rows from the start (null: all)."""
     on_overlength: OnOverlength = "refuse"

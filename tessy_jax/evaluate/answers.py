@@ -9,9 +9,9 @@ The final answer is taken from the text after the thinking. It is the first of t
 Two final answers are equal if both are numbers with the same value, as exact rationals, or if their texts are equal. A
 number is a decimal, with an optional exponent (`1.5e3`) or separators between groups of three digits (`1,234`, `1\\,234`), a
 fraction (`3/4`, `\\frac{3}{4}`, `½`, `2½`) or a percentage. The comparison of texts ignores case, the amount of white space,
-layout of LaTeX, and surrounding white space, `*`, `_`, backticks, `$`, `"`, `\\(` and `\\)`, and at the end `.`, `,`, `;`
-and `:`. If the right answer is a number, the answer may end in a unit ("12 apples"), and a decimal comma counts if the right
-answer has one. "7 + 18 = 25" means 25, "not A but B" means B; see `readings`.
+layout commands of LaTeX, and surrounding white space, `*`, `_`, backticks, `$`, `"`, `\\(` and `\\)`, and at the end `.`,
+`,`, `;` and `:`. If the right answer is a number, the answer may end in a unit ("12 apples"). A decimal comma is read as one
+if the right answer has one. "7 + 18 = 25" means 25, and "not A but B" means B; see `readings`.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def ground_truth(row: dict[str, Any], column: str, name: str) -> GroundTruth:
     """The right answer of a row, which may hold it in a solution. See `tasks.GroundTruthReader`.
 
     Raises:
-        DataError: the column holds no one answer, or the answer would not count as right.
+        DataError: the column does not hold exactly one answer, or the verifier does not accept it.
     """
     reference = value_of(text_of(row, column, needed=True), column)
     return accepted(GroundTruth(reference), Exact().verify, column, "exact")

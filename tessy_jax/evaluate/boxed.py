@@ -100,7 +100,7 @@ def ground_truth(row: dict[str, Any], column: str, name: str) -> GroundTruth:
     """The right answer of a row, which may hold it in a solution. See `tasks.GroundTruthReader`.
 
     Raises:
-        DataError: the column holds no one answer, or the answer in a box would not count as right.
+        DataError: the column does not hold exactly one answer, or the verifier does not accept it in a box.
     """
     reference = value_of(text_of(row, column, needed=True), column)
     return accepted(GroundTruth(reference), _by_text, column, "boxed", FORMS[:1])
@@ -112,7 +112,7 @@ def problems(task: Task) -> list[Problem]:
 
 
 def _by_text(problem: Problem, answer: str) -> Verdict:
-    """The verdict without math-verify: an answer is right if it equals the right one as a text or as a number."""
+    """The verdict without math-verify: an answer is right if it equals the right answer as a text or as a number."""
     contents = boxed(answer)
     if contents is None or not contents.strip():
         return Verdict(False, None, "no_answer")

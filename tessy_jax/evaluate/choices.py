@@ -5,18 +5,19 @@ first of these names:
 
 1. the contents of the last `\\boxed{…}` that closes;
 2. the first non-blank line after the last "answer is", "answer:" or "answer =";
-3. the first non-blank line after the last "option is", "choice:" or the like;
-4. the last line, if it starts with "C because" or the like;
+3. the first non-blank line after the last "option is", "choice:" or a similar phrase;
+4. the last line, if it starts with "C because", "C since" or "C as";
 5. the last `(C)`, `**C**` or "C is correct", or the last line that is only `C` or `C)`;
 6. the last non-blank line, if it is a choice, perhaps after a word such as "therefore", or starts with `C)` or `C.`.
 
-Choices that a text rejects ("not A", "(A) is wrong") do not count, and 1 and 2 with several letters ("B and C") name none.
+Rejected choices ("not A", "(A) is wrong") do not count. If 1, 2 or 3 has several letters ("B and C"), the answer names no
+choice.
 A piece of text names a choice if it starts with its upper-case letter or if it equals the choice's text. A text that is only
 a letter may be lower-case.
 
 A row holds a prompt and, if they are known, its `choices` (or `options`), a list in the prompt's order; the right answer is
 the label that the row gives to a choice, a letter, the index of a choice from 0, or its text. Choices with labels have the
-form of ARC (`{"text": […], "label": […]}`), of MedQA (`{"A": …, "B": …}`), or are objects with `label` and `text`.
+form of ARC (`{"text": […], "label": […]}`) or MedQA (`{"A": …, "B": …}`), or are objects with `label` and `text`.
 Alternatively, a row holds a `question` instead of a prompt, and either `choices`, or a right answer and wrong answers as in
 GPQA (`Correct Answer`, `Incorrect Answer 1` …, or `correct_answer` and a list `incorrect_answers`). In the latter case the
 order of the choices depends only on the row's id, or on the question if there is no id.
@@ -142,13 +143,13 @@ def ground_truth(row: dict[str, Any], column: str, name: str) -> GroundTruth:
     """The letter of the right choice, and the choices; see `tasks.GroundTruthReader`.
 
     Raises:
-        DataError: there is no right answer, it is not one of the choices, or the prompt shows other labels than letters.
+        DataError: there is no right answer, it is not one of the choices, or the labels in the prompt are not letters.
     """
     texts, labels = _choices(row)
     if labels and labels != tuple(LETTERS[: len(labels)]):
         raise DataError(
-            f"has a prompt, and its choices have the labels {', '.join(labels)}, while answers name letters; give a "
-            "`question` instead of the prompt, which then shows the choices with letters, or use the labels A, B, …"
+            f"has a prompt, and its choices have the labels {', '.join(labels)}, but answers name letters; give a "
+            "`question` instead of the prompt, so that letters label the choices, or use the labels A, B, …"
         )
     truth = GroundTruth(_right_letter(row, column, texts, labels), texts)
     return accepted(truth, Choice().verify, column, "choice")
@@ -172,7 +173,7 @@ def _right_letter(row: dict[str, Any], column: str, choices: tuple[str, ...], la
     letters = _equal(text, choices)
     if len(letters) > 1:
         raise DataError(
-            f"{column} is {text[:60]!r}, the text of the choices {' and '.join(letters)}; give the letter of one"
+            f"{column} is {text[:60]!r}, which is the text of choices {' and '.join(letters)}; give the letter of one"
         )
     if letters:
         return letters[0]
@@ -221,7 +222,7 @@ def problems(task: Task) -> list[Problem]:
 
 
 def _equal(text: str, choices: tuple[str, ...]) -> list[str]:
-    """The letters of the choices that equal a text, or else of those that do so without an article."""
+    """The letters of the choices that equal a text; if there are none, of those that equal it without an article."""
     forms, own = _forms(choices), _form(text)
     for stage in (0, 1):
         letters = [letter for letter, form in zip(LETTERS, forms, strict=False) if equal(own[stage], form[stage])]
@@ -236,7 +237,7 @@ def _forms(choices: tuple[str, ...]) -> list[tuple[Comparable, Comparable]]:
 
 
 def _form(text: str) -> tuple[Comparable, Comparable]:
-    """What is compared of a text, with its article and without."""
+    """The comparable forms of a text, with its article and without."""
     whole = compared(text)
     rest = ARTICLE.sub("", whole[0], count=1)
     return whole, whole if rest == whole[0] else compared(rest)
@@ -263,7 +264,7 @@ def _choices(row: dict[str, Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:
         return texts, ()
     label_texts = [str(label).strip().upper() for label in labels] if isinstance(labels, list) else []
     if len(label_texts) != len(texts) or len(set(label_texts)) != len(texts) or "" in label_texts:
-        raise DataError(f"{name} has the labels {str(labels)[:60]}; it should have one for each choice, all different")
+        raise DataError(f"{name} has the labels {str(labels)[:60]}; it should have a different label for each choice")
     return texts, tuple(label_texts)
 
 
@@ -273,7 +274,7 @@ def _texts(value: Any, name: str) -> tuple[str, ...]:
     if not 2 <= len(value) <= len(LETTERS):
         raise DataError(f"{name} holds {len(value)} choices; it should hold 2 to {len(LETTERS)}")
     if any("\ud800" <= character <= "\udfff" for choice in value for character in str(choice)):
-        raise DataError(f"{name} holds half of a surrogate pair, which is no text; remove it")
+        raise DataError(f"{name} holds half of a surrogate pair, which is not text; remove it")
     return tuple(str(choice) for choice in value)
 
 

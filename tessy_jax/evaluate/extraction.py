@@ -36,7 +36,7 @@ def boxes(text: str) -> list[str]:
 
 
 def _boxes(text: str) -> list[tuple[int, int]]:
-    """The places of the contents of boxes: start and end. Reads the text once."""
+    """The start and end of the contents of every box that closes. Reads the text once."""
     opened: list[int | None] = []  # per open brace: the start of its box, or None
     closed = []
     for match in BRACES.finditer(text):
@@ -53,5 +53,5 @@ def _boxes(text: str) -> list[tuple[int, int]]:
 
 
 def _lines(text: str) -> list[str]:
-    """The lines that hold more than white space and surrounding marks."""
+    """The lines that hold more than white space and surrounding punctuation."""
     return [line.strip() for line in text.splitlines() if line.strip(BEHIND)]

@@ -2,13 +2,13 @@
 
 The answer is taken from the text after the thinking. It is the first of these that exists:
 
-1. the number in the last `\\boxed{…}` that closes, alone, with a unit or after its last `=`; a box with any other contents
-   is a wrong answer;
-2. in the first non-blank line after the last "answer is" or a similar phrase (see `answers`), the number at its start, or
-   else the one after the last `=`, or else the last number in it;
+1. the number in the last `\\boxed{…}` that closes: alone, with a unit, or after its last `=`. A box with other contents is a
+   wrong answer;
+2. in the first non-blank line after the last "answer is" or a similar phrase (see `answers`): the number at its start, else
+   the number after the last `=`, else the last number;
 3. the last number.
 
-Parts of other numbers and terms (decimals, −7, 12/5, 1,234, 7 + 18) do not count, nor do numbers after "not".
+Numbers inside other numbers or terms (decimals, −7, 12/5, 1,234, 7 + 18) do not count, and neither do numbers after "not".
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tessy_jax.evaluate.tasks import GroundTruth, Problem, Verdict, table_proble
 
 INTEGER = re.compile(r"(?<![\w.,/^−-])0*[0-9]{1,3}(?!\w|[.,/][0-9])", re.ASCII)
 TERM = re.compile(r"\s*(?:[-+*/^×·!]|\\(?:times|cdot|sqrt|pi|frac))")
-"""Text after a number that makes it a part of a term."""
+"""Text after a number that makes the number part of a term."""
 AFTER_EQUALS = re.compile(rf"(?<![<>!:=])=[\s*$]*({INTEGER.pattern})(?!{TERM.pattern})", re.ASCII)
 WHOLE = re.compile(r"(?<![0-9.,])([0-9]+)\.0+(?![0-9])", re.ASCII)
 ZERO = re.compile(r"(?<![\w)}])-(?=0+(?![0-9]|[.,][0-9]))", re.ASCII)

@@ -1,4 +1,4 @@
-"""Forms of answers that mean the same to a person: full-width characters, LaTeX, units, percentages, decimal commas.
+"""Equivalent forms of answers: full-width characters, LaTeX, units, percentages, decimal commas.
 
 All verifiers read answers and references with these functions.
 """
@@ -14,14 +14,14 @@ BEHIND = AROUND + ".,;:"
 LONGEST = 200
 """Maximum length of a number, in characters."""
 LONG = 2000
-"""Length in characters from which a text is compared as it is, so that every text is read in a moment."""
+"""Texts of at least this many characters are compared unchanged, which bounds the time."""
 NUMBER = re.compile(
     r"[+-]?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)?(?:\.[0-9]*)?(?:[eE][+-]?[0-9]{1,3})?(?: ?/ ?[0-9]+)?", re.ASCII
 )
 MIXED = re.compile(r"([+-]?)([0-9]*) ?\\frac\{([0-9]+)\}\{([0-9]+)\}", re.ASCII)
 DECIMAL_COMMA = re.compile(r"[+-]?(?:0,[0-9]+|[0-9]+,(?:[0-9]{1,2}|[0-9]{4,})|[0-9]{1,3}(?:\.[0-9]{3})+,[0-9]+)", re.ASCII)
 NOT_FULL_WIDTH = "＼｛｝"
-"""Full-width characters that stay: they would change the structure of LaTeX."""
+"""Full-width characters that are kept, because their ASCII forms would change the structure of LaTeX."""
 CHARACTERS: dict[int, int | str] = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F) if chr(code) not in NOT_FULL_WIDTH}
 CHARACTERS |= {0x3000: " ", ord("。"): ".", ord("−"): "-", 0x2011: "-", 0x2009: " ", 0x202F: " ", 0xA0: " "}
 SYMBOLS: dict[str, int | str | None] = {
@@ -59,16 +59,16 @@ NOT_BUT = re.compile(r"\bnot\s+(?:\S+\s+){1,4}?but\s+(?:rather\s+)?", re.IGNOREC
 NOT_THAT = re.compile(r"[\s,;(]+(?:not|rather than|instead of)\s.*", re.IGNORECASE | re.DOTALL)
 
 Comparable = tuple[str, Fraction | None]
-"""What comparisons use of a final answer: its normalised text, and its value if it is a number."""
+"""The comparable form of a final answer: its normalised text, and its value if it is a number."""
 
 
 def plain(text: str) -> str:
-    """A text with full-width characters, minus signs and special spaces replaced by those of ASCII."""
+    """A text with full-width characters, minus signs and special spaces replaced by their ASCII forms."""
     return text if text.isascii() else unicodedata.normalize("NFC", text).translate(CHARACTERS)
 
 
 def latex(text: str) -> str:
-    """A text as plain LaTeX: symbols as commands; no separators of digit groups, no layout, no surrounding marks."""
+    """A text as plain LaTeX: symbols as commands, without digit separators, layout commands and surrounding punctuation."""
     text = plain(text)
     if len(text) >= LONG:
         return text.strip(AROUND)
@@ -88,7 +88,7 @@ def same(a: str, b: str) -> bool:
 
 
 def compared(text: str) -> Comparable:
-    """What `equal` compares of a final answer."""
+    """The comparable form of a final answer, for `equal`."""
     text = normalised(text)
     return text.replace(", ", ","), value(text)
 
@@ -99,8 +99,8 @@ def equal(a: Comparable, b: Comparable) -> bool:
 
 
 def means(answer: str, reference: str) -> bool:
-    """Whether a final answer is what the reference is, to a person. The answer may hold an equation, a unit that the
-    reference leaves out, or what it is not ("not A but B"); a decimal comma counts if the reference has one."""
+    """Whether a final answer means the same as the reference. The answer may be an equation, have a unit that the reference
+    omits, or reject another value ("not A but B"). A decimal comma is read as one if the reference has one."""
     if answer == reference:
         return True
     if len(answer) >= LONG:
@@ -129,7 +129,7 @@ def normalised(text: str) -> str:
 
 
 def value(text: str) -> Fraction | None:
-    """The exact value of a normalised text: a number, a percentage, or a fraction in LaTeX; None if it is none of them."""
+    """The exact value of a normalised text: a number, a percentage, or a fraction in LaTeX; None for any other text."""
     bare = re.sub(r" ?(?:%|percent)$", "", text)
     mixed = MIXED.fullmatch(bare) if len(bare) <= LONGEST else None
     if mixed is not None:
@@ -143,7 +143,7 @@ def value(text: str) -> Fraction | None:
 
 
 def quantity(text: str) -> Fraction | None:
-    """The value of a text that is a number, with or without a unit; None if it is not one."""
+    """The value of a number with or without a unit; None for any other text."""
     text = normalised(text)
     found, measured = value(text), UNIT.fullmatch(text) if len(text) <= LONGEST else None
     if found is not None or measured is None:
@@ -154,13 +154,13 @@ def quantity(text: str) -> Fraction | None:
 
 
 def decimal(text: str) -> Fraction | None:
-    """The value of a text that is a number, which may have a decimal comma; None if it is not one."""
+    """The value of a number, which may have a decimal comma; None for any other text."""
     text = normalised(text)
     return number(text.replace(".", "").replace(",", ".")) if DECIMAL_COMMA.fullmatch(text) else value(text)
 
 
 def number(text: str) -> Fraction | None:
-    """The exact value of a normalised text; None if it is not a number."""
+    """The exact value of a number, from its normalised text; None for any other text."""
     if len(text) > LONGEST or not NUMBER.fullmatch(text):
         return None
     try:

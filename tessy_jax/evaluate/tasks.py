@@ -205,5 +205,5 @@ def text_of(row: dict[str, Any], column: str, *, needed: bool = False) -> str:
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
-        raise DataError(f"{column} holds half of a surrogate pair, which is no text; remove it") from None
+        raise DataError(f"{column} holds half of a surrogate pair, which is not text; remove it") from None
     return text

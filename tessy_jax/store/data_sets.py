@@ -21,14 +21,14 @@ class NotRead:
 
 NOT_READ = NotRead()
 SAVED = ("state.json", "dataset_dict.json")
-"""Files by which a folder of `save_to_disk` is known."""
+"""Files that mark a folder written by `save_to_disk`."""
 
 
 def parquet_rows(path: str, wanted: Collection[str]) -> Iterator[tuple[str, Any]]:
-    """The place and content of the rows of a Parquet file or address. wanted: the columns that are looked at.
+    """The place and content of the rows of a Parquet file or address. wanted: the columns to read.
 
     Raises:
-        DataError: it cannot be read.
+        DataError: the file cannot be read.
         ConfigError: a package is missing.
     """
     datasets = _datasets(path)
@@ -46,22 +46,22 @@ def parquet_rows(path: str, wanted: Collection[str]) -> Iterator[tuple[str, Any]
 
 
 def data_set_rows(path: str, split: str, subset: str | None, wanted: Collection[str]) -> Iterator[tuple[str, Any]]:
-    """The place and content of the rows of a data set by name or folder. subset: its configuration; None if it has only one.
-    wanted: the columns that are looked at.
+    """The place and content of the rows of a data set by name or folder. subset: its configuration; None: its default or
+    only one. wanted: the columns to read.
 
     Raises:
-        DataError: it cannot be read, or has other configurations or splits.
+        DataError: the data set cannot be read, or lacks the configuration or the split.
         ConfigError: a package is missing.
     """
     datasets = _datasets(path)
     saved = any((Path(path) / marker).is_file() for marker in SAVED)
     name = f"{path}[{split}]" if subset is None else f"{path}[{subset}, {split}]"
     if saved and subset is not None:
-        raise DataError(f"{path}: is a saved data set without configurations, and subset is {subset!r}; leave subset out")
+        raise DataError(f"{path}: is a saved data set, which has no configurations, but subset is {subset!r}; leave it out")
     load = partial(datasets.load_dataset, path, subset, split=split, streaming=True)
     try:
         rows = _saved(datasets.load_from_disk(path), path, split) if saved else load()
-        if not saved and rows.info.builder_name == "csv" and rows.features is None:  # their types would be guessed
+        if not saved and rows.info.builder_name == "csv" and rows.features is None:  # `datasets` would guess the types
             texts = _read(name, _texts(path, rows, load, wanted), wanted)
             yield from ((place, {column: value or None for column, value in row.items()}) for place, row in texts)
         else:
@@ -69,7 +69,7 @@ def data_set_rows(path: str, split: str, subset: str | None, wanted: Collection[
     except TessyError:
         raise
     except Exception as error:
-        if isinstance(error, ValueError) and not saved:  # as for an unknown configuration or split
+        if isinstance(error, ValueError) and not saved:  # perhaps an unknown configuration or split
             _check_choice(datasets, path, split, subset)
         raise _unreadable(name, error) from None
 
@@ -85,7 +85,7 @@ def _datasets(path: str) -> Any:
 
 
 def _saved(rows: Any, path: str, split: str) -> Any:
-    """The rows of a saved data set, all columns as Python values, whatever format was set when it was saved."""
+    """The rows of a saved data set: all columns, as Python values. The format that it was saved with does not count."""
     if isinstance(rows, dict):
         if split not in rows:
             raise _no_split(path, split, sorted(rows))
@@ -94,16 +94,16 @@ def _saved(rows: Any, path: str, split: str) -> Any:
 
 
 def _texts(path: str, rows: Any, load: Callable[..., Any], wanted: Collection[str]) -> Any:
-    """The rows of a data set of CSV files with the fields as they stand in the files: text.
+    """The rows of a data set of CSV files, with all fields as text.
 
     Raises:
-        DataError: a wanted column occurs twice.
+        DataError: two columns have the name of a wanted one.
     """
     datasets = _datasets(path)
     columns: dict[str, Any] = next(iter(rows), {})
     twice = next((name for name in wanted if name in columns and f"{name}.1" in columns), None)  # so `datasets` names it
     if twice is not None:
-        raise DataError(f"{path}: has 2 columns {twice!r}; rename or remove all but one")
+        raise DataError(f"{path}: has 2 columns named {twice!r}; rename or remove all but one")
     return load(features=datasets.Features({name: datasets.Value("string") for name in columns}), keep_default_na=False)
 
 
@@ -119,20 +119,20 @@ def _read(name: str, rows: Any, wanted: Collection[str]) -> Iterator[tuple[str, 
 
 
 def _check_choice(datasets: Any, path: str, split: str, subset: str | None) -> None:
-    """Names the configurations or splits of a data set if the requested one is none of them.
+    """Checks that a data set has the requested configuration and split, if their names can be read.
 
     Raises:
-        DataError: it is none of them.
+        DataError: it lacks one; names those that it has.
     """
     try:
         subsets = datasets.get_dataset_config_names(path)
         default = datasets.get_dataset_default_config_name(path) is not None or len(subsets) == 1
         chosen = subset in subsets or (subset is None and default)
         splits = datasets.get_dataset_split_names(path, subset) if chosen else []
-    except Exception:  # the data set cannot be read for another reason, which the caller reports
+    except Exception:  # the data set itself cannot be read, which the caller reports
         return
     if not chosen:
-        missing = "no configuration is chosen" if subset is None else f"has no configuration {subset!r}"
+        missing = "has no default configuration" if subset is None else f"has no configuration {subset!r}"
         raise DataError(f"{path}: {missing}; it has {_listed(subsets)}: set subset to one of them")
     if split not in splits:
         raise _no_split(path, split, splits)

@@ -51,13 +51,13 @@ def read_stages(summary: Mapping[str, Any], output: str) -> dict[Stage, float]:
     """Returns the seconds of the finished stages in a job's summary. output: the job's run folder, for the message.
 
     Raises:
-        DataError: the summary is from a version that did not save the kinds of stages.
+        DataError: the summary is of an earlier version, which did not save the kinds of stages.
     """
     stages = summary.get("stages", [])
     if not all({"kind", "round", "epoch"} <= stage.keys() for stage in stages):
         raise DataError(
-            f"{output}: the stages in summary.json have no kind, so an earlier version of tessy_jax wrote it; continue the "
-            "run with that version, or use another output"
+            f"{output}: the stages in summary.json have no kind; an earlier version of tessy_jax wrote this file. Continue "
+            "the run with that version, or set output to a new folder"
         )
     return {Stage(stage["kind"], stage["round"], stage["epoch"]): stage["seconds"] for stage in stages}
 

@@ -1,7 +1,7 @@
-"""Messages out of the forms in which conversations are published.
+"""Reads messages from the published forms of conversations.
 
-Nothing that a message holds is dropped: its text parts are joined, its reasoning becomes the thinking at the start of its
-content, and whatever else has a value is refused by name.
+No content of a message is dropped: text parts are joined, reasoning becomes the thinking at the start of the content, and
+every other field that has a value is refused by name.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ def refuse_unlearnt(row: dict[str, Any], messages: Sequence[dict[str, str]]) -> 
         value = row.get(key)
         if isinstance(value, str) and value not in SETTINGS and value.strip() not in messages[-1]["content"]:
             raise DataError(
-                f"has `{key}` beside its messages, which would be dropped; write it into the assistant's last message"
+                f"has a column `{key}` beside its messages, which would be dropped; move it into the last assistant message"
             )
     off = next((name for name in ("label", "train") if str(row.get(name)).lower() == "false"), None)
     if off is not None:
@@ -165,13 +165,13 @@ def _messages(row: dict[str, Any], form: str, role: str) -> list[dict[str, str]]
 
 
 def _side_by_side(value: dict[str, Any], form: str) -> Any:
-    """Messages out of an object of equally long lists; None if it is no such object."""
+    """The messages in an object of lists of equal length; None if it is not such an object."""
     if not value or not all(isinstance(column, list) for column in value.values()):
         return None
     lengths = {name: len(column) for name, column in value.items()}
     if len(set(lengths.values())) > 1:
         shown = ", ".join(f"{n} in `{name}`" for name, n in lengths.items())
-        raise DataError(f"{form} is an object of lists of different lengths ({shown}); they should have one item a message")
+        raise DataError(f"{form} is an object of lists of different lengths ({shown}); give one item per message")
     return [dict(zip(value, items, strict=True)) for items in zip(*value.values(), strict=True)]
 
 
@@ -213,8 +213,8 @@ def _message(turn: Any, name: str, pairs: Sequence[tuple[str, str]]) -> dict[str
     lost = sorted(key for key, value in turn.items() if key not in known and not _absent(value))
     if lost:
         raise DataError(
-            f"{name} ({role}) holds {_listed(lost, 'and')}, which would be dropped; write into {text} what the model should "
-            "see, and leave out the rest"
+            f"{name} ({role}) holds {_listed(lost, 'and')}, which would be dropped; move what the model should see into "
+            f"{text}, and remove the rest"
         )
     content = _content(turn[text], f"{name}.{text}")
     return {"role": role, "content": _thought(turn, f"{name}.", content) if role == "assistant" else content}
@@ -242,27 +242,27 @@ def _content(value: Any, name: str) -> str:
 
 
 def _thought(holder: dict[str, Any], name: str, content: str) -> str:
-    """An answer's content with the thinking of its own field in front."""
+    """The content of an answer, with the thinking from a separate field in front."""
     given = {key: holder[key] for key in REASONING if not _absent(holder.get(key))}
     wrong = next((key for key, value in given.items() if not isinstance(value, str) or value in SETTINGS), None)
     if wrong is not None:
-        raise DataError(f"{name}{wrong} is {_kind(given[wrong])}; it should be the text of the thinking, or left out")
+        shown = _kind(given[wrong])
+        raise DataError(f"{name}{wrong} is {shown}; it should be the text of the thinking; correct it or leave it out")
     if len(set(given.values())) > 1:
-        raise DataError(f"{name or 'the row '}holds different thinking in {_listed(list(given), 'and')}; give one of them")
+        raise DataError(f"{name or 'the row '}holds different thinking in {_listed(list(given), 'and')}; keep one of them")
     if not given:
         return content
     key, thinking = next(iter(given.items()))
-    for text, where in ((content, "the text"), (thinking, "its field")):
+    in_both, tagged = "the text has {}; keep the thinking in one of them", "contains the tag {}; remove the tags"
+    for text, problem in ((content, in_both), (thinking, tagged)):
         marker = re.search(r"</?think(ing)?>", text, re.IGNORECASE)
         if marker:
-            raise DataError(
-                f"{name}{key} holds thinking, and {where} has {marker[0]}; write the thinking in one of them, without tags"
-            )
+            raise DataError(f"{name}{key} holds thinking, and {problem.format(marker[0])}")
     return f"{OPEN}{_text(thinking, name + key).strip()}{CLOSE}{content}"
 
 
 def _absent(value: Any) -> bool:
-    """Whether a field says nothing, as where a table has a column that other rows need."""
+    """Whether a field is empty, as in a table with a column that only other rows need."""
     return value is None or value in ("", [], {})
 
 
@@ -275,12 +275,12 @@ def _text(text: str, name: str) -> str:
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
-        raise DataError(f"{name} holds half of a surrogate pair, which is no text; remove it") from None
+        raise DataError(f"{name} holds half of a surrogate pair, which is not text; remove it") from None
     return text
 
 
 def _kind(value: Any) -> str:
-    """What a JSON value is, for messages; it shows the value, or the keys of an object."""
+    """Describes a JSON value for a message: its value, or the keys of an object."""
     if value is None or isinstance(value, bool):
         return "null" if value is None else str(value).lower()
     if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""Files of rows: the format that a file's name gives, and the opening of local, remote and compressed files."""
+"""Files of rows: the format of a file, by its name, and the opening of local, remote and compressed files."""
 
 from __future__ import annotations
 
@@ -22,55 +22,55 @@ FORMATS: dict[str, Format] = {
     "tsv": "tsv",
     "parquet": "parquet",
 }
-"""Formats by the end of a name."""
+"""Formats by the suffix of a name."""
 COMPRESSIONS = ("gz", "bz2", "xz", "lzma", "zst", "lz4", "zip")
-"""Ends of a name that follow that of the format."""
+"""Suffixes of compression, which follow the suffix of the format."""
 ARCHIVE = re.compile(r"\.(tar(\.\w+)?|tgz|tbz2|txz|7z|rar)$")
 ADDRESS = re.compile(r"\w+://")
 BOM = b"\xef\xbb\xbf"
 GIVE = "give JSONL, JSON, CSV, TSV or Parquet, or a data set"
 FOREIGN = {
-    b"PAR1": "is a Parquet file; let its name end in .parquet",
-    b"ARROW1": "is an Arrow file; name the folder of a saved data set, or save it as Parquet",
-    b"\xff\xff\xff\xff": "is an Arrow file; name the folder of a saved data set, or save it as Parquet",
+    b"PAR1": "is a Parquet file; change its suffix to .parquet",
+    b"ARROW1": "is an Arrow file; give the folder of the saved data set, or save it as Parquet",
+    b"\xff\xff\xff\xff": "is an Arrow file; give the folder of the saved data set, or save it as Parquet",
     b"PK\x03\x04": "is a spreadsheet or a zip archive; save the sheet as CSV, or unpack the archive",
     b"\xd0\xcf\x11\xe0": "is a spreadsheet; save the sheet as CSV",
-    b"\x1f\x8b": "is compressed; let its name end in .gz",
-    b"BZh": "is compressed; let its name end in .bz2",
-    b"\xfd7zXZ": "is compressed; let its name end in .xz",
-    b"\x28\xb5\x2f\xfd": "is compressed; let its name end in .zst",
-    b"\x04\x22\x4d\x18": "is compressed; let its name end in .lz4",
+    b"\x1f\x8b": "is compressed; add the suffix .gz to its name",
+    b"BZh": "is compressed; add the suffix .bz2 to its name",
+    b"\xfd7zXZ": "is compressed; add the suffix .xz to its name",
+    b"\x28\xb5\x2f\xfd": "is compressed; add the suffix .zst to its name",
+    b"\x04\x22\x4d\x18": "is compressed; add the suffix .lz4 to its name",
     b"\xff\xfe": "is in UTF-16; save the file in UTF-8",
     b"\xfe\xff": "is in UTF-16; save the file in UTF-8",
     b"version https://git-lfs": "is a pointer of Git LFS, not the file itself; run git lfs pull",
     b"<": "is a web page or XML; download the file itself",
 }
-"""First bytes of files that hold no rows of text, and what to do with them."""
+"""First bytes of files that hold no rows as text, and the message for each."""
 
 
 def format_of(path: str) -> Format | None:
-    """The format that the name of a file or address gives, whether it is compressed or not; None if it gives none.
+    """The format of a file or address, by its suffix, before a suffix of compression; None if the name has no known suffix.
 
     Raises:
-        DataError: the name is that of an archive of files, or of a Parquet file that is compressed as a whole.
+        DataError: the name is that of an archive or of a compressed Parquet file.
     """
     name = _name(path)
     if ARCHIVE.search(name):
-        raise DataError(f"{path}: is an archive of files; unpack it, and name one of them")
+        raise DataError(f"{path}: is an archive of files; unpack it, and give one of its files")
     stem, _, end = name.rpartition(".")
     form = FORMATS.get(stem.rpartition(".")[2] if end in COMPRESSIONS else end)
     if form == "parquet" and end in COMPRESSIONS:
-        raise DataError(f"{path}: is a Parquet file within a compressed one; decompress it")
+        raise DataError(f"{path}: is a compressed Parquet file; decompress it")
     return form
 
 
 @contextmanager
 def opened(path: str) -> Iterator[IO[bytes]]:
-    """Opens a file or address and decompresses it as its name says.
+    """Opens a file or address, and decompresses it if its name has a suffix of compression.
 
     Raises:
-        DataError: it cannot be read, also in the block of the `with`, or is a file of another kind.
-        ConfigError: a package that serves the address is missing.
+        DataError: the file holds no rows as text, or cannot be read, here or inside the `with` block.
+        ConfigError: the package that serves the address is missing.
     """
     try:
         with ExitStack() as stack:
@@ -91,7 +91,7 @@ def refuse_foreign(path: str, start: bytes) -> None:
     """Refuses a file by its first bytes.
 
     Raises:
-        DataError: it is of a kind that holds no rows as text.
+        DataError: the file holds no rows as text.
     """
     start = start.removeprefix(BOM).lstrip(b" \t\r\n") or start
     reason = next((reason for magic, reason in FOREIGN.items() if start.startswith(magic)), None)
@@ -112,12 +112,12 @@ def _file(path: str) -> Any:
     try:
         return fsspec.open(path, "rb")
     except (ImportError, ValueError) as error:
-        raise ConfigError(f"{path}: cannot be opened ({error}); install what serves it, or give a local file") from None
+        raise ConfigError(f"{path}: cannot be opened ({error}); install that package, or give a local file") from None
 
 
 def _decompressed(path: str, file: Any) -> Iterator[Any]:
-    """The decompressing file; nothing where the name names no compression. zstd and lz4 come from pyarrow, which reads
-    Parquet, too."""
+    """The files to open in turn, the last of which gives the decompressed bytes; none without a suffix of compression.
+    pyarrow decompresses zstd and lz4."""
     end = _name(path).rpartition(".")[2]
     if end == "gz":
         yield gzip.GzipFile(fileobj=file)

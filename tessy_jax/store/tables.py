@@ -19,7 +19,7 @@ from tessy_jax.store.table_files import ADDRESS, BOM, GIVE, format_of, opened
 Rows = Iterator[tuple[str, Any]]
 """Where (file:line) and what, or a DataError that says why a line holds no row."""
 LARGEST_FIELD = 1 << 30
-"""Characters of a field of CSV."""
+"""Maximum length of a CSV field, in characters."""
 DELIMITERS = {"csv": ",", "tsv": "\t"}
 
 
@@ -27,19 +27,19 @@ def table_rows(path: str, split: str, limit: int | None, columns: Collection[str
     """The first `limit` rows of a table.
 
     path: a JSONL, JSON, CSV, TSV or Parquet file or address, also compressed, or the folder or name of a data set. split,
-    subset: the split and the configuration of a data set. columns: all that is looked at, so that a data set need not be
-    read in whole.
+    subset: the split and the configuration of a data set. columns: the columns to read, so that a data set need not be read
+    completely.
 
     Raises:
-        DataError: it cannot be read. A line that is no JSON comes as a DataError in the row's place.
+        DataError: the table cannot be read. For a line that is not JSON, a DataError takes the place of the row.
         ConfigError: a package is missing.
     """
     path = path if ADDRESS.match(path) else os.path.expanduser(path)
     place = Path(path)
-    form = None if place.is_dir() else format_of(path)  # some programs write folders of shards that end in .parquet
+    form = None if place.is_dir() else format_of(path)  # some programs write folders of shards named ….parquet
     is_file = form is not None or place.is_file() or ADDRESS.match(path) is not None
     if is_file and subset is not None:
-        raise DataError(f"{path}: is a file, which has no configurations, and subset is {subset!r}; leave subset out")
+        raise DataError(f"{path}: is a file, which has no configurations, but subset is {subset!r}; leave it out")
     if form == "parquet":
         rows = parquet_rows(path, columns)
     elif form in DELIMITERS:
@@ -61,8 +61,8 @@ def _is_run_folder(folder: Path) -> bool:
 
 
 def _json_rows(path: str) -> Rows:
-    """The lines of a JSONL file that are not blank, the items of a file that is one array, or the one row of a file that is
-    one object over several lines. Lines end with \\n alone: U+2028 may stand in a string."""
+    """The rows of a JSON file: its lines that are not blank, the items of its one array, or its one object over several
+    lines. Only \\n ends a line: U+2028 may occur in a string."""
     with opened(path) as file:
         numbered = enumerate(file, 1)
         number, first = next(((number, line) for number, line in numbered if line.removeprefix(BOM).strip()), (0, b""))
@@ -89,7 +89,7 @@ def _json_rows(path: str) -> Rows:
 
 
 def _parsed(text: bytes, line: int | None = None) -> Any:
-    """The value of a JSON text, or a DataError. line: the line of the file at which a text of several lines begins."""
+    """The value of a JSON text, or a DataError. line: the first line of a text of several lines, for the message."""
     try:
         return json.loads(text.decode("utf-8"), object_pairs_hook=_object)
     except DataError as error:
@@ -106,14 +106,14 @@ def _parsed(text: bytes, line: int | None = None) -> Any:
         where = f"{error.msg.removesuffix(' at')} at column {error.colno} of {error.doc.strip()[:30]!r}"
         return DataError(f"is not JSON ({where}); give one object a line")
     except (ValueError, RecursionError) as error:
-        return DataError(f"is not JSON ({error}); give one object a line")
+        return DataError(f"is not JSON ({error}); write one object per line")
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object.
+    """A JSON object from its pairs.
 
     Raises:
-        DataError: a key has two values.
+        DataError: a key has two different values.
     """
     row = dict(pairs)
     if len(row) < len(pairs):
@@ -128,7 +128,7 @@ def _delimited_rows(path: str, delimiter: str, wanted: Collection[str]) -> Rows:
     """The rows of a CSV or TSV file, whose first row names the columns. All values are text; an empty field is None.
 
     Raises:
-        DataError: it is no such file, or has a wanted column twice.
+        DataError: the file is not CSV in UTF-8, or has two columns with the name of a wanted one.
     """
     csv.field_size_limit(LARGEST_FIELD)
     with opened(path) as file:
@@ -142,8 +142,8 @@ def _delimited_rows(path: str, delimiter: str, wanted: Collection[str]) -> Rows:
                 raise DataError(f"{path}: is not UTF-8 ({error.reason}); save the file in UTF-8") from None
             except csv.Error as error:
                 raise DataError(
-                    f"{path}:{number}: the row that begins here is no CSV ({error}); put fields with quotes, line ends or "
-                    'separators between quotes, and write a quote inside as ""'
+                    f"{path}:{number}: the row that begins here is not CSV ({error}); enclose fields with quotes, line "
+                    'breaks or separators in quotes, and write a quote inside as ""'
                 ) from None
             if fields is None:
                 return
@@ -158,12 +158,12 @@ def _delimited_rows(path: str, delimiter: str, wanted: Collection[str]) -> Rows:
 def _checked_header(path: str, header: list[str], delimiter: str, wanted: Collection[str]) -> list[str]:
     twice = next((name for name in header if name in wanted and header.count(name) > 1), None)
     if twice is not None:
-        raise DataError(f"{path}: has {header.count(twice)} columns {twice!r}; rename or remove all but one")
+        raise DataError(f"{path}: has {header.count(twice)} columns named {twice!r}; rename or remove all but one")
     other = next((name for name in ";\t,|" if len(header) == 1 and name != delimiter and name in header[0]), None)
     if other is not None:
         raise DataError(
-            f"{path}: has one column, {header[0]!r:.60}; separate columns by {delimiter!r} instead of {other!r} (.csv: ',', "
-            ".tsv: tabs)"
+            f"{path}: has one column, {header[0]!r:.60}; separate columns by {delimiter!r} instead of {other!r} (.csv: "
+            "commas, .tsv: tabs)"
         )
     return header
 
@@ -172,5 +172,7 @@ def _named(fields: list[str], header: list[str], delimiter: str) -> dict[str, st
     if any("\n" in field and "\t" in field for field in fields) and delimiter == "\t":
         return DataError("has a field with line ends and tabs, as a single quote gives that joins rows; save it as JSONL")
     if len(fields) < len(header) or any(fields[len(header) :]):
-        return DataError(f"has {len(fields)} fields, the header {len(header)}; put fields with separators between quotes")
+        return DataError(
+            f"has {len(fields)} fields, but the header has {len(header)}; enclose fields with separators in quotes"
+        )
     return {name: value or None for name, value in zip(header, fields, strict=False) if name}

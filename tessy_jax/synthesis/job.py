@@ -241,8 +241,8 @@ def prompts_of(data: Data, verifier: VerificationStep | None) -> Prompts:
     Raises:
         DataError, ConfigError: see `prompts.read`; or a row has no right answer.
     """
-    source = partial(read, data.path, data.split, data.limit, data.skip_invalid, subset=data.subset, prompt=data.prompt)
-    return source() if verifier is None else source(columns=verifier.verifier.columns, known=verifier.verifier.known)
+    read_rows = partial(read, data.path, data.split, data.limit, data.skip_invalid, subset=data.subset, prompt=data.prompt)
+    return read_rows() if verifier is None else read_rows(columns=verifier.verifier.columns, known=verifier.verifier.known)
 
 
 def saved_state(store: RunStore, failures: Sequence[Failure]) -> dict[str, Any]:

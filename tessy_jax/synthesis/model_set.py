@@ -101,7 +101,8 @@ def predictor_spec(key: str, model: str, own: int, writers: Sequence[WriterSpec]
     config = read_config(folder)
     if config.labels is None:
         raise ConfigError(
-            f"{key}: {folder} is a causal language model; a boundary predictor should be a token classifier with 2 labels"
+            f"{key}: {folder} is a causal language model; a boundary predictor is a token classifier with 2 labels; give a "
+            "folder that `tessy boundary train` has written"
         )
     check_labels(config, CLASSES, f"{key}: {folder}")
     vocabulary = read_vocabulary(description(Tokenizer(folder, config.vocab).hf, folder), config.vocab)

@@ -136,11 +136,11 @@ def test_the_text_parts_of_a_content_are_the_reply(form):
 @pytest.mark.parametrize(
     ("body", "outcome", "detail"),
     [
-        (completion(None, reasoning_content="So: wait"), "reasoning", "all reasoning; .*annotator.request.*So: wait"),
+        (completion(None, reasoning_content="So: wait"), "reasoning", "only reasoning; .*annotator.request.*So: wait"),
         (completion("", reasoning="So: wait"), "reasoning", "So: wait"),
         (completion([{"type": "thinking", "thinking": "So: wait"}]), "reasoning", "So: wait"),
-        (completion(None, "length", thinking="So"), "truncated", "raise annotator.max_new_tokens.* all reasoning: So"),
-        (completion('["wait", "le', "length"), "truncated", r'finish_reason length.*The reply is \["wait", "le'),
+        (completion(None, "length", thinking="So"), "truncated", "raise annotator.max_new_tokens.* \\(reasoning\\) So"),
+        (completion('["wait", "le', "length"), "truncated", r'finish_reason: length.*It begins: \["wait", "le'),
         (completion(None, "content_filter"), "refused", "refuses: content_filter"),
         (completion(None, refusal="I cannot"), "refused", "refuses: I cannot"),
         (completion([{"type": "refusal", "refusal": "I cannot"}]), "refused", "refuses: I cannot"),
@@ -202,7 +202,7 @@ def test_an_error_inside_a_200_that_cannot_pass_is_not_retried():
     with serving(lambda *_: b'{"error": {"code": "context_length_exceeded"}}') as server:
         (failed,) = annotated(server.url, SEGMENTS[:1])
     assert (failed.outcome, len(server.requests)) == ("failed", 1)
-    assert failed.detail.startswith("an error inside a 200 (400)")
+    assert failed.detail.startswith("an error in a response with status 200 (as 400)")
     with serving(lambda *_: b'{"error": {"code": "model_not_found"}}') as server, pytest.raises(ConfigError, match="404"):
         annotated(server.url, SEGMENTS[:1])
 

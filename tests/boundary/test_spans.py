@@ -123,7 +123,7 @@ SPAN = {"start": 16, "end": 21, "text": "Wait,"}
 BAD = [
     ("{", "is not JSON"),
     ("3", "the annotation is a int; it should be an object"),
-    (line(note=1), "the annotation holds note besides; its keys should be annotator, id, "),
+    (line(note=1), "the annotation has the unknown keys note; its keys should be annotator, id, "),
     ("{}", "the annotation lacks annotator, id, spans, split, start, text, trace"),
     (line(id=""), "id is ''; it should be a string that is not empty"),
     (line(trace=3), "trace is 3; "),
@@ -136,9 +136,9 @@ BAD = [
     (line(spans=[SPAN | {"start": -1}]), r"spans\[0\] is -1…21; it should lie in the text"),
     (line(spans=[SPAN | {"end": 21.0}]), r"spans\[0\] is 16…21.0; it should lie"),
     (line(spans=[{"start": 4, "end": 4, "text": ""}]), r"spans\[0\] is 4…4, which is empty; leave it out"),
-    (line(spans=[SPAN, SPAN]), r"spans\[1\] begins at 16, before the end of the span before it, 21"),
+    (line(spans=[SPAN, SPAN]), r"spans\[1\] begins at 16, before the previous span ends at 21"),
     (line(spans=[SPAN, {"start": 0, "end": 4, "text": "Okay"}]), r"spans\[1\] begins at 0, before"),
-    (line(spans=[SPAN | {"text": "wait,"}]), r"spans\[0\] says 'wait,', but 16…21 of the text is 'Wait,'"),
+    (line(spans=[SPAN | {"text": "wait,"}]), r"spans\[0\] has the text 'wait,', but 16…21 of the segment is 'Wait,'"),
     (line(text="\ud800").replace("\ud800", "\\ud800"), "text holds half of a surrogate pair"),
     (line(), "id is 'p/0#0', as on line 1; keep one of the two"),
 ]

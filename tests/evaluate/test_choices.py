@@ -245,8 +245,8 @@ def test_the_right_choice_follows_the_labels_of_its_row(tmp_path, choices, answe
     [
         ({"question": "q", "choices": {"text": ["a", "b"], "label": ["1", "2"]}, "answer": "0"}, r"a label \(1, 2\)"),
         ({"question": "q", "choices": {"text": ["a", "b"], "label": ["1", "2"]}, "answer": 3}, r"answer is '3'; .*\(1, 2\)"),
-        ({"question": "q", "choices": {"text": ["a", "b"], "label": ["1"]}, "answer": "1"}, "one for each choice"),
-        ({"question": "q", "choices": {"text": ["a", "b"], "label": ["1", "1"]}, "answer": "1"}, "all different"),
+        ({"question": "q", "choices": {"text": ["a", "b"], "label": ["1"]}, "answer": "1"}, "label for each choice"),
+        ({"question": "q", "choices": {"text": ["a", "b"], "label": ["1", "1"]}, "answer": "1"}, "different label"),
         ({"prompt": "q", "choices": {"text": ["a", "b"], "label": ["1", "2"]}, "answer": "1"}, "answers name letters"),
     ],
 )

@@ -83,10 +83,10 @@ def test_every_verifier_of_values_reads_solutions(verifier, text, value):
         ("#### 24\nor\n#### 25", "holds two final answers, '24' and '25'"),
         ("It is \\boxed{2}.\n#### 3", "holds two final answers, '2' and '3'"),
         ("The answer is 2.\nThe answer is 3.", "holds two final answers"),
-        ("It is \\boxed 2", "a .boxed without braces or without an end"),
-        ("It is \\boxed{2", "a .boxed without braces or without an end"),
-        ("Half of 48.\n####", "no final answer after its mark"),
-        ("It is \\boxed{}", "no final answer after its mark"),
+        ("It is \\boxed 2", "a .boxed without a pair of braces"),
+        ("It is \\boxed{2", "a .boxed without a pair of braces"),
+        ("Half of 48.\n####", "no final answer where it marks one"),
+        ("It is \\boxed{}", "no final answer where it marks one"),
         ("Half of 48 is 24.\nShe has 24 left.", "a text of 2 lines that marks no final answer"),
     ],
 )
@@ -107,7 +107,7 @@ def test_a_right_answer_that_is_ambiguous_is_refused_with_the_remedy(verifier, t
     ],
 )
 def test_a_right_answer_that_its_own_verifier_rejects_is_refused_with_what_is_read(verifier, text, choices, read):
-    with pytest.raises(DataError, match=f"no response could be right: .*{read}"):
+    with pytest.raises(DataError, match=f"which no response can match: .*{read}"):
         truth(text, verifier, choices=list(choices) or None)
 
 

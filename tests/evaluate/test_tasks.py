@@ -61,7 +61,7 @@ def test_every_key_is_described():
         ),
         ({"tasks": [{"name": "a", "verifier": "exact"}]}, "neither path nor mini"),
         ({"tasks": [{**MINI, "path": "p"}]}, "both path and mini"),
-        ({"tasks": [{**MINI, "subset": "main"}]}, "both mini and subset; subset is for a path: leave it out"),
+        ({"tasks": [{**MINI, "subset": "main"}]}, "both mini and subset; subset applies only to a path: leave it out"),
         ({"tasks": [{**MINI, "sample": 3}]}, "did you mean tasks.samples"),
         ({"tasks": [{**MINI, "mini": {"families": []}}]}, "at least 1"),
         ({"tasks": [{**MINI, "mini": {"families": ["B"], "split": "train"}}]}, "'test' or 'validation'"),

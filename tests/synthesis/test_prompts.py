@@ -110,7 +110,7 @@ def test_byte_order_marks_line_separators_and_windows_line_ends_are_read(tmp_pat
 
 
 BAD = [
-    ("{", r"is not JSON \(.*\); give one object a line"),
+    ("{", r"is not JSON \(.*\); write one object per line"),
     ('{"prompt": "a"} {"prompt": "b"}', "is not JSON"),
     ("[" * 100_000, "is not JSON"),
     ("3", "is the number 3; it should be an object with `messages`, `prompt`, `dialogs` or `conversations`"),
@@ -151,7 +151,7 @@ BAD = [
     ({"prompt": "a", "id": True}, "id is true; it should"),
     ({"prompt": "a", "id": ""}, "id is empty"),
     ('{"prompt": "a", "id": "\\ud83d"}', "id holds half of a surrogate pair"),
-    ('{"prompt": "a\\udc00"}', "half of a surrogate pair, which is no text; remove it"),
+    ('{"prompt": "a\\udc00"}', "half of a surrogate pair, which is not text; remove it"),
     ('{"prompt": "a\ud800"}', "is not UTF-8"),
 ]
 

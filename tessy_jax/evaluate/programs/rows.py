@@ -157,7 +157,7 @@ def _livecodebench(row: dict[str, Any]) -> list[dict[str, Any]]:
     for column in ("public_test_cases", "private_test_cases"):
         value = row.get(column)
         if value is None:
-            raise DataError(f"has no `{column}`, and a part of the tests does not grade a program; add them, or [] for none")
+            raise DataError(f"has no `{column}`; a program needs all of its tests: add the column, with [] if it has none")
         if isinstance(value, str) and value.lstrip()[:1] not in ("[", "{"):
             value = _decompressed(value, column)
         for number, case in enumerate(_listed(value, column)):

@@ -215,7 +215,7 @@ def pickled(value):
         (calling(input="1" * 100_001), r"public_test_cases\[0\].input, line 1 is not JSON .it holds an integer of 100,001"),
         ({"prompt": "p", "tests": ["assert f() == " + "1" * 5000]}, r"tests\[0\] is no Python .*hexadecimal"),
         ({"id": True, "prompt": "p", "tests": ["assert f()"]}, "id is True; it should be a string"),
-        (livecodebench(private_test_cases=None), "has no `private_test_cases`, and a part of the tests does not grade"),
+        (livecodebench(private_test_cases=None), "has no `private_test_cases`; a program needs all of its tests"),
     ],
 )
 def test_an_invalid_row_is_refused_with_its_line(tmp_path, row, message):
