@@ -44,7 +44,7 @@ OTHER_WEIGHTS = (
     ("*.pth", "in PyTorch's format: save the model with transformers >= 5"),
     ("*.safetensors", "which has another name: rename it if it is the complete model, or fetch the index of the shards"),
 )
-"""Files that a folder can hold instead of our weights (patterns), and what to do."""
+"""Patterns of files that a folder may hold instead of its weights in safetensors, and the end of the message for each."""
 
 
 class Source(Protocol):
@@ -125,16 +125,16 @@ class EverySecond:
 
 
 def open_checkpoint(folder: Path) -> dict[str, Tensor]:
-    """Every tensor of a model folder, without reading their values: of model.safetensors or else, as in transformers, of the
-    shards in an index.
+    """Every tensor of a model folder, without its values. As in transformers, model.safetensors takes precedence over the
+    shards of an index.
 
     Raises:
-        CheckpointError: no weights, a missing or truncated file, an index that names tensors its files do not contain.
+        CheckpointError: no weights, a missing or truncated file, or an index with tensors that its files do not contain.
     """
     index, single = folder / "model.safetensors.index.json", folder / "model.safetensors"
     if single.exists():
         if index.exists():
-            logger.warning("%s: model.safetensors is read, as in transformers, and not the shards of %s", folder, index.name)
+            logger.warning("%s: model.safetensors is read, not the shards of %s, as in transformers", folder, index.name)
         return _read_header(single)
     if not index.exists():
         raise CheckpointError(f"{folder}: holds neither {single.name} nor {index.name}{_other_weights(folder)}")
@@ -144,7 +144,7 @@ def open_checkpoint(folder: Path) -> dict[str, Tensor]:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{index}: is not a safetensors index ({error}); fetch the file again") from None
     if not all(isinstance(file, str) for file in files):
-        raise CheckpointError(f"{index}: places tensors in {files[0]!r}, expected names of files; fetch the file again")
+        raise CheckpointError(f"{index}: places tensors in {files[0]!r}, expected file names; fetch the file again")
     shards: dict[str, dict[str, Tensor]] = {}
     for file in files:
         if not (folder / file).exists():
@@ -163,7 +163,7 @@ def open_checkpoint(folder: Path) -> dict[str, Tensor]:
 
 
 def _other_weights(folder: Path) -> str:
-    """What a folder without weights in our form holds instead."""
+    """The end of the message for a folder without weights in safetensors: what it holds instead, and the remedy."""
     for pattern, meaning in OTHER_WEIGHTS:
         for file in sorted(folder.glob(pattern)):
             return f", but {file.name}, {meaning}"
@@ -176,7 +176,7 @@ def _read_header(file: Path) -> dict[str, Tensor]:
         with file.open("rb") as handle:
             start = handle.read(8)
             if start == b"version ":
-                raise CheckpointError(f"{file}: is a pointer of Git LFS, not the weights; fetch them with `git lfs pull`")
+                raise CheckpointError(f"{file}: is a Git LFS pointer, not the weights; fetch them with `git lfs pull`")
             length = struct.unpack("<Q", start)[0] if len(start) == 8 else MAX_HEADER
             if 8 + length > size or length > MAX_HEADER:
                 raise CheckpointError(f"{file}: truncated inside its header ({size} bytes); fetch the file again")

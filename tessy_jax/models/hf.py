@@ -263,7 +263,7 @@ class _TensorReader:
         """A tensor of the checkpoint, of any dtype."""
         if name not in self.tensors:
             raise CheckpointError(
-                f"{self.folder}: tensor {name} is missing; the weights are incomplete; fetch the folder again"
+                f"{self.folder}: tensor {name} is missing, so the weights are incomplete; fetch the folder again"
             )
         self.used.add(name)
         return self.tensors[name]

@@ -59,7 +59,7 @@ def read_config(path: str | Path) -> ModelConfig:
     file = path if path.suffix == ".json" else path / "config.json"
     if (file.parent / ADAPTER).exists():
         raise ConfigError(
-            f"{file.parent}: holds an adapter ({ADAPTER}), and a model is expected; merge the adapter into its base model "
+            f"{file.parent}: holds an adapter ({ADAPTER}), expected a complete model; merge the adapter into its base model "
             "(PEFT: merge_and_unload) and give the folder of the merged model"
         )
     try:
@@ -109,7 +109,7 @@ def _parsed(s: Settings) -> ModelConfig:
     s.count("num_nextn_predict_layers", 0)
     for name in NOT_NULL.get(family, ()):
         if s.is_null(name):
-            raise ConfigError(f"{name} is null, and {family} needs a value; set it, or remove the key")
+            raise ConfigError(f"{name} is null, but {family} needs a value; set it, or remove the key")
     layers, embed, heads = s.size("num_hidden_layers"), s.size("hidden_size"), s.size("num_attention_heads")
     default_kv_heads = heads if s.is_null("num_key_value_heads") else KV_HEADS.get(family, heads)
     kv_heads = s.size("num_key_value_heads", default_kv_heads)
@@ -118,7 +118,7 @@ def _parsed(s: Settings) -> ModelConfig:
         kv_heads, head_dim = heads, latent.nope_dim + latent.rope_dim
     else:
         if embed < heads:
-            raise ConfigError(f"hidden_size {embed} is smaller than num_attention_heads {heads}")
+            raise ConfigError(f"hidden_size {embed} is smaller than num_attention_heads {heads}; correct one of them")
         head_dim = s.size("head_dim", HEAD_DIM.get(family, embed // heads))
     if heads % kv_heads:
         raise ConfigError(f"num_attention_heads {heads} is not a multiple of num_key_value_heads {kv_heads}")
@@ -171,7 +171,7 @@ def _windows(s: Settings, family: str, layers: int) -> tuple[int | None, ...]:
     named = {str(kind) for kind in s.items("layer_types")}
     if family in ("llama", "deepseek_v3"):
         if named - {"full_attention"}:
-            raise ConfigError(f"layer_types has {sorted(named)}; {family} has full_attention only")
+            raise ConfigError(f"layer_types has {sorted(named)}; {family} supports only full_attention")
         return (None,) * layers
     window = None
     if family == "gpt_oss" or (s.flag("use_sliding_window", False) and not s.is_null("sliding_window")):
@@ -179,7 +179,10 @@ def _windows(s: Settings, family: str, layers: int) -> tuple[int | None, ...]:
     if family == "qwen3_moe":
         only = "full_attention" if window is None else "sliding_attention"
         if named - {only}:
-            raise ConfigError(f"layer_types has {sorted(named)}; with this sliding window, {family} has {only} only")
+            raise ConfigError(
+                f"layer_types has {sorted(named)}; {family} supports only {only} {'without' if window is None else 'with'} "
+                "a sliding window"
+            )
         return (window,) * layers
     kinds = s.items("layer_types")
     if not kinds and family == "gpt_oss":
@@ -203,7 +206,7 @@ def _sparse(s: Settings, family: str, layers: int) -> tuple[bool, ...]:
     if family == "qwen3_moe":
         dense, step = s.items("mlp_only_layers"), s.size("decoder_sparse_step", 1)
         if any(type(layer) is not int for layer in dense):
-            raise ConfigError(f"mlp_only_layers is {dense}, expected numbers of layers")
+            raise ConfigError(f"mlp_only_layers is {dense}, expected a list of layer numbers")
         return tuple(i not in dense and (i + 1) % step == 0 for i in range(layers))
     if family == "deepseek_v3":
         first = s.count("first_k_dense_replace", 3)

@@ -19,14 +19,14 @@ FP4_VALUES = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3,
 MXFP4_GROUP = 32  # values that share one power-of-two scale
 SUPPORTED = ("mxfp4", "fp8")
 DEQUANTISE = f"supported are {', '.join(SUPPORTED)}; otherwise save the model dequantised"
-FP8_BLOCK = (128, 128)  # that of a config.json without weight_block_size
+FP8_BLOCK = (128, 128)  # for a config.json without weight_block_size
 
 
 def fp8_block(raw: Mapping[str, Any]) -> tuple[int, int]:
-    """The size of a block of block FP8 (rows, columns), from the JSON object of a config.json.
+    """The block size of block FP8 (rows, columns), from the JSON object of a config.json.
 
     Raises:
-        ConfigError: the weights are quantised in a form that is not supported.
+        ConfigError: the weights are quantised by an unsupported method.
     """
     for name in ("quantization", "compression_config"):  # of MLX, and of older compressed-tensors
         if raw.get(name):
@@ -36,7 +36,7 @@ def fp8_block(raw: Mapping[str, Any]) -> tuple[int, int]:
         return FP8_BLOCK
     method = section.get("quant_method") if isinstance(section, Mapping) else section
     if method not in SUPPORTED:
-        raise ConfigError(f"quantization_config has the method {method!r}, the weights are quantised with it; {DEQUANTISE}")
+        raise ConfigError(f"quantization_config: weights quantised by {method!r} are not supported; {DEQUANTISE}")
     block = section.get("weight_block_size")
     if block is None:
         return FP8_BLOCK

@@ -67,12 +67,12 @@ class Settings:
         return float(value)
 
     def same(self, names: Sequence[str], default: int) -> int:
-        """The positive whole number that several names of one setting give."""
+        """The positive whole number of a setting that has several names."""
         given = {name: self.size(name) for name in names if name in self}
         if len(set(given.values())) > 1:
             raise ConfigError(
-                f"{self.prefix}{' and '.join(f'{name} {value}' for name, value in given.items())} mean the same and differ; "
-                "correct one"
+                f"{self.prefix}{' and '.join(f'{name} {value}' for name, value in given.items())} mean the same setting and "
+                "differ; correct one"
             )
         return next(iter(given.values()), default)
 

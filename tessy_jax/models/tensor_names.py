@@ -1,4 +1,4 @@
-"""Names of stored tensors: the forms that transformers reads too, and why the names of a folder are none of them."""
+"""Names of stored tensors: the variants that transformers also reads, and the messages for all others."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ KINDS = (
     ),
     (r"\.(scales|biases)$", "quantised by MLX: save the model dequantised"),
 )
-"""What the names of tensors without a place say about the model."""
+"""Patterns in the names of unexpected tensors: what they say about the model, and the remedy."""
 QUANTIZED = ("_blocks", "_scales", "_scale_inv")
 COMPARED = 5000
-"""The largest number of names among which the nearest one is looked for."""
+"""Maximum number of names that are searched for the nearest one."""
 
 
 def with_own_names(tensors: Mapping[str, Tensor], *, tied: bool) -> dict[str, Tensor]:
-    """The tensors under the names of a causal LM, as transformers finds them: a backbone saved alone has no `model.` before
-    its names, and a tied model may store its one matrix as the head."""
+    """The tensors under the names of a causal LM, as in transformers: the names of a backbone saved alone lack `model.`, and
+    a tied model may store its embedding as the head."""
     named = {
         BACKBONE + name if name.startswith(BARE) and BACKBONE + name not in tensors else name: tensor
         for name, tensor in tensors.items()
@@ -50,10 +50,10 @@ def with_own_names(tensors: Mapping[str, Tensor], *, tied: bool) -> dict[str, Te
 def check_complete(
     folder: Path, tensors: Mapping[str, Tensor], expected: Sequence[str], ignorable: Callable[[str], bool]
 ) -> None:
-    """Checks that every expected tensor is stored, as it is or quantised.
+    """Checks that every expected tensor is stored, plain or quantised.
 
     Raises:
-        CheckpointError: one is missing. If others are left over, the message says how their names differ.
+        CheckpointError: one is missing. If there are unexpected tensors, the message says how their names differ.
     """
     wanted, stored = set(expected), {_unquantized(name) for name in tensors}
     missing = [name for name in dict.fromkeys(expected) if name not in stored]
@@ -65,19 +65,19 @@ def check_complete(
         wrapped = [name for name in others if wrapper in name]
         if any(_unquantized(name.replace(wrapper, "")) in wanted for name in wrapped):
             raise CheckpointError(
-                f"{folder}: the names of {len(wrapped)} of {len(tensors)} tensors hold {wrapper}, as in {wrapped[0]}"
-                f"{_kind(others)}; {origin} adds it; save the model inside its wrapper, or remove {wrapper} from the names"
+                f"{folder}: the names of {len(wrapped)} of {len(tensors)} tensors contain {wrapper}, as in {wrapped[0]}"
+                f"{_kind(others)}; {origin} adds it; save the model without the wrapper, or remove {wrapper} from the names"
             )
     if others:
         near = difflib.get_close_matches(first, others[:COMPARED], 1, cutoff=0.0)[0]
         raise CheckpointError(
-            f"{folder}: {len(missing)} tensors are missing, first {first}, and {len(others)} have no place, nearest {near}"
-            f"{_kind(others)}; the weights are named otherwise or are of another model than config.json; save the model "
-            "with save_pretrained of transformers"
+            f"{folder}: {len(missing)} tensors are missing, first {first}, and {len(others)} are unexpected, nearest {near}"
+            f"{_kind(others)}; the names differ from those of transformers, or config.json belongs to another model; save "
+            "the model with `save_pretrained` of transformers"
         )
-    hint = "the weights are incomplete, or config.json is of another model; fetch the folder again"
+    hint = "the weights are incomplete, or config.json belongs to another model; fetch the folder again"
     if missing == [HEAD]:
-        hint = "if the model ties its embeddings, set tie_word_embeddings in config.json"
+        hint = "if the model ties its embeddings, set tie_word_embeddings to true in config.json"
     raise CheckpointError(f"{folder}: tensor {first} is missing, {len(missing)} in all; {hint}")
 
 
@@ -90,7 +90,7 @@ def check_placed(unknown: Sequence[str], tensors: Mapping[str, Tensor]) -> None:
     if unknown:
         first = tensors[unknown[0]]
         raise CheckpointError(
-            f"{first.file}: {len(unknown)} tensors have no place in the model of config.json, first "
+            f"{first.file}: {len(unknown)} tensors are unexpected in the model of config.json, first "
             f"{first.name}{_kind(unknown)}; config.json and weights are not of the same model; fetch both again"
         )
 

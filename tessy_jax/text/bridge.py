@@ -166,7 +166,7 @@ def merge_table(merges: NDArray[np.int32]) -> NDArray[np.int32]:
 
 
 def device_bridge(content: dict[str, Any]) -> DeviceBridge | None:
-    """The bridge of a tokenizer.json on the device; None if its split rule, its model or a setting is not supported."""
+    """The device bridge of a tokenizer.json; None if its split rule, its model or one of its settings is not supported."""
     rule, model = rule_of(content), content["model"]
     if rule is None or not _is_plain_bpe(content):
         return None
@@ -175,7 +175,7 @@ def device_bridge(content: dict[str, Any]) -> DeviceBridge | None:
     if model.get("byte_fallback") and UNSPELLED in spelled.values():
         return None
     pairs = [tuple(merge.split(" ", 1)) if isinstance(merge, str) else tuple(merge) for merge in model["merges"]]
-    ranks = {pair: rank for rank, pair in enumerate(pairs)}  # of a pair that is repeated, the library uses the last
+    ranks = {pair: rank for rank, pair in enumerate(pairs)}  # the library uses the last rank of a repeated pair
     rows = [(ids[a], ids[b], rank, ids[a + b]) for (a, b), rank in ranks.items()]
     if model.get("ignore_merges") and not _merges_make_all_words(content):
         return None
@@ -190,7 +190,7 @@ def device_bridge(content: dict[str, Any]) -> DeviceBridge | None:
 
 
 def _is_plain_bpe(content: dict[str, Any]) -> bool:
-    """Whether tokens follow from the vocabulary and the merges alone; a setting that is unknown here may change them."""
+    """Whether the vocabulary and the merges alone determine the tokens. An unknown setting might change them."""
     used = {key for key, value in content["model"].items() if value} - {"type", "vocab", "merges"}
     normalizers = {part["type"] for part in parts(content.get("normalizer"), "normalizers")}
     supported = {"unk_token", "fuse_unk", "byte_fallback", "ignore_merges"}
@@ -200,14 +200,14 @@ def _is_plain_bpe(content: dict[str, Any]) -> bool:
 
 
 def _merges_make_all_words(content: dict[str, Any]) -> bool:
-    """Whether the merges make every pre-token that is in the vocabulary one token. If so, `ignore_merges`, by which such a
-    pre-token is one token without a look at the merges, changes nothing."""
+    """Whether the merges turn every pre-token in the vocabulary into one token. If so, `ignore_merges`, which makes such a
+    pre-token one token without merging, has no effect."""
     merging = plain_tokenizer({**content, "model": {**content["model"], "ignore_merges": False}})
     words = []
     for name in content["model"]["vocab"]:
         try:
             words.append(bytes(byte_alphabet()[character] for character in name).decode())
-        except (KeyError, UnicodeDecodeError):  # no pre-token: these are complete characters
+        except (KeyError, UnicodeDecodeError):  # not a pre-token, which consists of complete characters
             continue
     encodings = merging.encode_batch_fast(words, add_special_tokens=False)
     broken = (word for word, encoding in zip(words, encodings, strict=True) if len(encoding.ids) != 1)
@@ -215,7 +215,7 @@ def _merges_make_all_words(content: dict[str, Any]) -> bool:
 
 
 def make_bridge(content: dict[str, Any], vocabulary: Vocabulary, folder: Path) -> DeviceBridge | HostBridge:
-    """The bridge of a tokenizer.json: on the device if its rule and all of its settings are known, else on the host."""
+    """The bridge of a tokenizer.json: on the device if its rule and settings are supported there, else on the host."""
     bridge = device_bridge(content)
     if bridge is not None:
         return bridge

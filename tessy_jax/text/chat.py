@@ -49,8 +49,7 @@ class Chat:
     end_ids, turn_end: see `Template`.
 
     Raises:
-        TokenizerError: the markers are unknown, the template closes the thinking, the tokenizer does not keep text, or as
-            `Template`.
+        TokenizerError: the markers are unknown, the template closes the thinking, the tokenizer is lossy, or see `Template`.
     """
 
     def __init__(
@@ -80,14 +79,14 @@ class Chat:
         self._added = {token["content"]: token["id"] for token in tokenizer.content["added_tokens"]}
         special = {token["id"] for token in tokenizer.content["added_tokens"] if token["special"]}
         self._special = special | (self.closing_ids & set(self._added.values()))
-        self.rendered([{"role": "user", "content": "Hello."}])  # refuses early a template that closes the thinking
+        self.rendered([{"role": "user", "content": "Hello."}])  # refuses a template that closes the thinking
 
     def prompt(self, messages: Messages) -> list[int]:
         """Token ids of the messages in the template, up to and including the opening of the thinking.
 
         Raises:
-            TokenizerError: the template fails on these messages, leaves one out, or does not know the thinking of an earlier
-                answer; or the tokenizer takes a control token of the template for text.
+            TokenizerError: the template fails on these messages, drops one, or does not support the thinking of an earlier
+                answer; or the tokenizer reads a control token of the template as text.
         """
         messages = self._prepared(messages)
         text = self._opened(messages)
@@ -113,8 +112,8 @@ class Chat:
         token_ids = self._tokenizer.encode_renamed(_filled(skeleton, contents), names)
         if [i for i in token_ids if i in control] != expected:
             raise TokenizerError(
-                f"{self._tokenizer.folder}: a control token of the chat template is text beside this message; leave out "
-                "such messages, or set single_word of the token to false in tokenizer.json"
+                f"{self._tokenizer.folder}: the tokenizer reads a control token of the chat template as text next to this "
+                "message; leave out such messages, or set single_word of the token to false in tokenizer.json"
             )
         return token_ids
 
@@ -139,7 +138,7 @@ class Chat:
             raise TokenizerError(
                 f"{self._tokenizer.folder}: the chat template opens the thinking, but an answer has none; "
                 + (f"turn it off in the template's variables (template: {{{off}: false}}), or " if off else "")
-                + "leave out answers without thinking, or give them an empty one (<think></think>)"
+                + "leave out answers without thinking, or give them empty thinking (<think></think>)"
             )
         token_ids = self.prompt(messages)
         first = len(token_ids) - own
@@ -149,13 +148,13 @@ class Chat:
         """Token ids of a text without control tokens, and the character at which each token begins.
 
         Raises:
-            TokenizerError: the tokenizer does not keep the text.
+            TokenizerError: see `Tokenizer.encode_text`.
         """
         return self._tokenizer.encode_text(text)
 
     @cached_property
     def _opens(self) -> bool:
-        """Whether the template opens the thinking, possibly without the white space after the marker."""
+        """Whether the template opens the thinking, with or without the white space after the marker."""
         text = self._template.rendered(self._with_system([{"role": "user", "content": "Hello."}]))
         return text.rstrip().endswith(self._opener.rstrip())
 
@@ -193,8 +192,8 @@ class Chat:
         return [{"role": "system", "content": "\n\n".join([self._system, *own])}, *rest]
 
     def _prepared(self, messages: Messages) -> list[dict[str, str]]:
-        """The messages that the template renders: with the system message, and with the thinking of earlier answers as the
-        template looks for it, between markers in the text or in a field of its own."""
+        """The messages that the template renders: with the system message, and with the thinking of earlier answers where
+        the template expects it, between markers in the text or in a separate field."""
         prepared = self._with_system(messages)
         pairs = ((self.open_text, self.close_text), (OPEN, CLOSE))
         known = next((pair for pair in pairs if pair[1].strip() in self._template.source), None)
@@ -217,13 +216,13 @@ class Chat:
             if field is None:
                 raise TokenizerError(
                     f"{self._tokenizer.folder}: messages[{i}] is an earlier answer with thinking, which the chat template "
-                    "does not know; leave out the thinking of earlier answers"
+                    "does not support; remove the thinking from earlier answers"
                 )
             prepared[i] = {**message, "content": answer, field: thought}
         return prepared
 
     def _check_shown(self, messages: Sequence[dict[str, str]]) -> None:
-        """Refuses messages that the template leaves out, as many do with a role that they do not know."""
+        """Refuses messages that the template drops, as many templates do with unknown roles."""
         roles = tuple(message["role"] for message in messages)
         if roles in self._shown:
             return
@@ -231,8 +230,8 @@ class Chat:
         lost = [i for i, role in enumerate(roles) if role != "assistant" and f"\uf8fe{i}\uf8ff" not in text]
         if lost:
             raise TokenizerError(
-                f"{self._tokenizer.folder}: the chat template leaves out messages[{lost[0]}], of the role "
-                f"{roles[lost[0]]!r}; give it a role that the template knows, or leave out such rows"
+                f"{self._tokenizer.folder}: the chat template drops messages[{lost[0]}], which has the role "
+                f"{roles[lost[0]]!r}; give it a role that the template supports, or leave out such rows"
             )
         self._shown.add(roles)
 

@@ -79,7 +79,7 @@ class Library:
 
 def plain_tokenizer(content: dict[str, Any]) -> Any:
     """The `tokenizers.Tokenizer` of a tokenizer.json without control tokens, and without steps that change the text
-    (normalizers, prepended spaces). Replace and ByteLevel stay: they only write characters differently."""
+    (normalizers, prepended spaces). Replace and ByteLevel remain, because they only change how characters are written."""
     kept = [part for part in parts(content.get("normalizer"), "normalizers") if part["type"] in ("Replace", "ByteLevel")]
     normalizer = {"type": "Sequence", "normalizers": kept} if kept else None
     return library_of(unprefixed({**content, "normalizer": normalizer, "added_tokens": []}))

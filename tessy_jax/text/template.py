@@ -17,7 +17,7 @@ Messages = Sequence[Mapping[str, str]]
 
 OURS = ("messages", "conversation", "chat_template", "add_generation_prompt", "tokenize", "strftime_now", "date_directives")
 PROBE = [{"role": "user", "content": "Hello. It's 3 × 14159,  isn't it?\n\n\tWe'LL see: naïve 中文 👍 CamelCase"}]
-"""A prompt with what tokenizers split differently."""
+"""A prompt with text that tokenizers split differently."""
 MARKER = "\uf8fe0\uf8ff"
 EXCHANGE = [{"role": "user", "content": "Hello."}, {"role": "assistant", "content": MARKER}]
 DATE_MACRO = (
@@ -32,16 +32,16 @@ DATE_DIRECTIVES = ("-d", "-m", "-j", "-y", "-H", "-I", "-M", "-S", *"aAbBcdDeFGh
 class Template:
     """The chat template of a tokenizer.
 
-    variables: of the template. date: the date that it prints as today; None: the date of the clock. also_end: tokens that
-    end generation besides those of the model's files.
+    variables: values for the template. date: today's date for the template; None: the date of the clock. also_end: tokens
+    that end generation, in addition to those of the model's files.
 
     source: the template's text. end_ids: tokens that end generation. turn_end: the tokens by which the template ends an
     assistant's turn; the last of them is in end_ids.
 
     Raises:
-        TokenizerError: the template is missing or fails, a variable is one that only this package sets, no token ends
-            generation, transformers tokenizes otherwise than tokenizer.json says, or the template drops an assistant's
-            message or ends it with a token that does not end generation.
+        TokenizerError: the template is missing or fails, only this package may set a given variable, no token ends
+            generation, transformers and tokenizer.json give different tokens, or the template drops an assistant's message
+            or ends it with a token that does not end generation.
     """
 
     def __init__(
@@ -94,8 +94,8 @@ class Template:
         return str(text)
 
     def prompt(self, messages: Messages) -> list[int]:
-        """Token ids of the messages, up to the beginning of the assistant's turn. In a message, the name of a control token
-        is that token.
+        """Token ids of the messages, up to the beginning of the assistant's turn. The name of a control token in a message
+        becomes that token.
 
         Raises:
             TokenizerError: the template fails on these messages.
@@ -144,7 +144,7 @@ class Template:
         _, marker, after = text.rpartition(MARKER)
         if not marker:
             raise TokenizerError(
-                f"{tokenizer.folder}: the chat template drops the content of an assistant's message (it gives "
+                f"{tokenizer.folder}: the chat template drops the content of an assistant's message (it writes "
                 f"{text[-40:]!r}); use a template that keeps it"
             )
         special = {int(i) for i, token in tokenizer.hf.added_tokens_decoder.items() if token.special}
@@ -158,8 +158,8 @@ class Template:
         missing = next((token for token in written if token in special), None)
         if missing is None:
             raise TokenizerError(
-                f"{tokenizer.folder}: the chat template ends an assistant's message with {after!r}, which has no token that "
-                f"ends a turn (eos_token_id is {named}); use a template that ends its turns, or set eos_token_id in "
+                f"{tokenizer.folder}: the chat template ends an assistant's message with {after!r}, which holds no token "
+                f"that ends a turn (eos_token_id is {named}); use a template that ends its turns, or set eos_token_id in "
                 "generation_config.json"
             )
         raise TokenizerError(

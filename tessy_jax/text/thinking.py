@@ -1,8 +1,8 @@
-"""Where the thinking of a written answer begins and ends, in the forms in which data sets and models write it.
+"""Finds the thinking in a written answer, in the forms that data sets and models use.
 
-Recognised are the markers of the student and the tags below in any case, with any white space around them; the opening tag
-may be missing, because many templates write it themselves and then it is no part of the answer. Tags in Markdown code
-(between backticks or in a fenced block) are only mentioned.
+The markers of the student and the tags below are recognised, the tags in upper or lower case, with any white space around
+them. The opening tag may be missing, because many templates write it, so that it is not part of the answer. Tags in Markdown
+code (between backticks or in a fenced block) are mentions, not markers.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ FENCED = re.compile(r"^[ \t>]*(`{3,}|~{3,})[^\n]*\n(?:.*\n)*?[ \t>]*\1[ \t\r]*$"
 
 
 class Thinking(NamedTuple):
-    """The thinking is characters start…end−1 of a content, and the answer begins at `answer`."""
+    """Places in a content: the thinking is characters start…end−1, and the answer begins at character `answer`."""
 
     start: int
     end: int
@@ -70,28 +70,28 @@ def find(content: str, open_text: str, close_text: str) -> Thinking | None:
 
 
 def check(content: str, thinking: Thinking | None, open_text: str, close_text: str) -> None:
-    """Refuses a content that has other markers than those of its `thinking`, which would be learnt as plain text. Markers in
-    code are only mentioned.
+    """Refuses a content with markers besides those of its `thinking`, which would be learnt as plain text. Markers in code
+    are mentions and pass.
 
     Raises:
-        DataError: there is one.
+        DataError: there is such a marker.
     """
     for at, marker in _strays(content, thinking, (open_text.strip(), close_text.strip())):
         raise DataError(
-            f"has {marker!r} at character {at}, where it would be learnt as plain text; write the thinking once, in front "
-            f"of the answer, between {TAGS[0][0]} and {TAGS[0][1]}, and put a tag that is only mentioned in backticks"
+            f"has {marker!r} at character {at}, where it would be learnt as plain text; write the thinking once, before the "
+            f"answer, between {TAGS[0][0]} and {TAGS[0][1]}, and put backticks around a tag that is only mentioned"
         )
 
 
 def _closes_alone(text: str, closes: str, closed: re.Match[str]) -> bool:
-    """Whether a closing tag without an opening one ends thinking: it is the last of its line, and no tag is in front."""
+    """Whether a closing tag without an opening tag ends thinking: it ends its line, and no marker precedes it."""
     ends_line = re.compile(r"[ \t\r]*(?:\n|\Z)").match(text, closed.end())
     return bool(TAG.fullmatch(closes) and ends_line and not MARKERS.search(text, 0, closed.start()))
 
 
 def _strays(content: str, thinking: Thinking | None, own: tuple[str, str]) -> Iterator[tuple[int, str]]:
-    """The place and text of markers outside of code. Code is looked for in the content and in each part alone, because a
-    fence that the thinking leaves open would reach into the answer."""
+    """The place and text of markers outside of code. Code is searched for in the content and in each part alone, because a
+    fence that the thinking leaves open would extend into the answer."""
     if thinking is None and (likely := LIKELY.match(content)):
         yield likely.end() - len(likely[0].lstrip()), likely[0].lstrip()
     tags = re.compile("|".join(map(re.escape, filter(TAG.fullmatch, own))) or r"(?!)")
@@ -99,12 +99,12 @@ def _strays(content: str, thinking: Thinking | None, own: tuple[str, str]) -> It
     parts = ((0, len(content)),) if thinking is None else (thinking[:2], (thinking.answer, len(content)))
     for start, end in parts:
         for text in (whole[start:end], _blanked(content[start:end], FENCED, INLINE)):
-            found = (pattern.search(text) for pattern in (MARKERS, tags))
-            yield from ((start + stray.start(), stray[0]) for stray in found if stray)
+            matches = (pattern.search(text) for pattern in (MARKERS, tags))
+            yield from ((start + stray.start(), stray[0]) for stray in matches if stray)
 
 
 def _blanked(content: str, *code: re.Pattern[str]) -> str:
-    """The content with backticks for every character of code."""
+    """The content with a backtick in place of every character of code."""
     for pattern in code:
-        content = pattern.sub(lambda found: "`" * len(found[0]), content)
+        content = pattern.sub(lambda match: "`" * len(match[0]), content)
     return content

@@ -150,8 +150,8 @@ class Tokenizer:
         for token in ids:
             if isinstance(token, bool) or not isinstance(token, int) or not 0 <= token < self.vocab:
                 raise TokenizerError(
-                    f"{self.folder / name}: eos_token_id is {value!r}, expected the number of a token below {self.vocab} or "
-                    "a list of them; set it to the token that ends a turn"
+                    f"{self.folder / name}: eos_token_id is {value!r}, expected a token id below {self.vocab} or a list of "
+                    "them; set it to the token that ends a turn"
                 )
         return ids
 
@@ -166,22 +166,22 @@ class Tokenizer:
 
     @cached_property
     def content(self) -> dict[str, Any]:
-        """The description of a tokenizer that keeps text.
+        """The description of a lossless tokenizer.
 
         Raises:
-            TokenizerError: the tokenizer has no description, or does not keep text.
+            TokenizerError: the tokenizer has no description, or is lossy.
         """
         refuse_lossy(self.description, self.folder / "tokenizer.json")
         return self.description
 
     @cached_property
     def _complete(self) -> Any:
-        """The tokenizer as its description says, for complete texts."""
+        """The tokenizer of the description, for complete texts."""
         return library_of(self.description)
 
     @cached_property
     def _continuing(self) -> Any:
-        """For text that follows other text."""
+        """The tokenizer for text that follows other text."""
         return library_of(unprefixed(self.description)) if _prefixes(self.description) else self._complete
 
     @cached_property
@@ -194,22 +194,22 @@ class Tokenizer:
         return spellings(self.content)
 
     def encode_continuing(self, text: str) -> list[int]:
-        """Token ids of text of a template that follows other tokens; names of added tokens are these tokens."""
+        """Token ids of template text that follows other tokens. Names of added tokens become these tokens."""
         return list(self._encoding(self._continuing, text).ids)
 
     def encode_with_places(self, text: str) -> list[tuple[int, int, int]]:
-        """The tokens of a complete text, and the characters start…end−1 that each is made from."""
+        """The tokens of a complete text, and the characters start…end−1 of each: (token id, start, end)."""
         encoding = self._encoding(self._complete, text)
         return [(token, *place) for token, place in zip(encoding.ids, encoding.offsets, strict=True)]
 
     def names_not_in(self, text: str) -> dict[int, str]:
-        """A name for every added token, of characters of private use that the text does not have."""
+        """A name for every added token, by its id, with a private-use character that the text does not contain."""
         mark = next(chr(code) for code in range(0xF0000, 0x10FFFE) if chr(code) not in text)
         return {token["id"]: f"{mark}{token['id']}{mark}" for token in self.content["added_tokens"]}
 
     def encode_renamed(self, text: str, names: Mapping[int, str]) -> list[int]:
-        """Token ids of a complete text in which added tokens have these names, with all that the library does beside them.
-        Their own names are text, unless they are white space."""
+        """Token ids of a complete text in which added tokens have these names. The library treats the text next to them as
+        it does next to the original names. Those are text here, unless they are white space."""
         key = next(iter(names.values()), "")[:1]
         if key not in self._renamed:
             added = self.content["added_tokens"]
@@ -226,8 +226,8 @@ class Tokenizer:
         return self._by_library(lambda: library.encode(text, add_special_tokens=False), text)
 
     def _by_library(self, call: Callable[[], Any], text: str) -> Any:
-        """The result of a call, whose failure names the text: the library panics at some, as where an added token takes a
-        wide space beside it."""
+        """The result of a library call; an error names the text. The library panics on some texts, such as one in which an
+        added token strips a wide space next to it."""
         try:
             return call()
         except (KeyboardInterrupt, SystemExit):
@@ -261,11 +261,11 @@ class Tokenizer:
             )
 
     def encode_text(self, text: str) -> tuple[list[int], list[int]]:
-        """Token ids of text that follows other tokens, and the character at which each begins. No part of the text is an
-        added token, and no space is put in front of it.
+        """Token ids of text that follows other tokens, and the character at which each begins. No part of the text becomes
+        an added token, and the tokenizer prepends no space.
 
         Raises:
-            TokenizerError: the tokens spell another text; a canonically equivalent one (NFC) is accepted.
+            TokenizerError: the tokens spell a different text. A canonically equivalent text (NFC) is accepted.
         """
         encoding = self._encoding(self._text, text)
         spelled = b"".join([self._spelled.get(i) or b"" for i in encoding.ids]).decode("utf-8", "replace")
@@ -273,16 +273,16 @@ class Tokenizer:
             at = next(
                 (i for i, (a, b) in enumerate(zip(text, spelled, strict=False)) if a != b), min(len(text), len(spelled))
             )
-            got, wanted = spelled[max(at - 10, 0) : at + 10], text[max(at - 10, 0) : at + 10]
+            original, changed = (side[max(at - 10, 0) : at + 10] for side in (text, spelled))
             raise TokenizerError(
-                f"{self.folder}: the tokenizer turns {wanted!r} into {got!r} (character {at} of a text); change or leave "
-                "out the text, or take a model whose tokenizer keeps it"
+                f"{self.folder}: the tokenizer turns {original!r} into {changed!r} (character {at} of a text); change or "
+                "leave out the text, or use a model whose tokenizer is lossless"
             )
         return list(encoding.ids), [start for start, _ in encoding.offsets]
 
 
 def library_of(content: dict[str, Any]) -> Any:
-    """The `tokenizers.Tokenizer` of a tokenizer.json, without the tokens that it adds around a text."""
+    """The `tokenizers.Tokenizer` of a tokenizer.json. It adds no tokens around a text."""
     from tokenizers import Tokenizer as Library
 
     return Library.from_str(json.dumps({**content, "post_processor": None}))
@@ -303,7 +303,7 @@ def _added(token: dict[str, Any]) -> Any:
 
 
 def _prefixes(content: dict[str, Any]) -> bool:
-    """Whether a tokenizer.json puts a space in front of a text."""
+    """Whether a tokenizer.json prepends a space to a text."""
     steps = parts(content.get("pre_tokenizer"), "pretokenizers") + parts(content.get("normalizer"), "normalizers")
     return any(
         step["type"] == "Prepend"
@@ -314,7 +314,7 @@ def _prefixes(content: dict[str, Any]) -> bool:
 
 
 def unprefixed(content: dict[str, Any]) -> dict[str, Any]:
-    """The tokenizer.json for text that follows other text: it puts no space in front."""
+    """The tokenizer.json for text that follows other text: it prepends no space."""
     kept = [part for part in parts(content.get("normalizer"), "normalizers") if part["type"] != "Prepend"]
     steps = [dict(step) for step in parts(content.get("pre_tokenizer"), "pretokenizers")]
     for step in steps:

@@ -29,7 +29,7 @@ LOSSY = frozenset(
         "CharDelimiterSplit",
     )
 )
-"""Normalizers and pre-tokenizers after which the text cannot be told from its tokens."""
+"""Normalizers and pre-tokenizers that lose information: the tokens do not determine the text."""
 ADDED_FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 ADDING = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 """Files that can add tokens to those of a tokenizer.json, or of other tokenizer files."""
@@ -64,10 +64,10 @@ class Vocabulary:
 
 
 def description(tokenizer: Any, folder: Path) -> dict[str, Any]:
-    """`read_description` of a tokenizer that keeps text.
+    """The description of a lossless tokenizer; see `read_description`.
 
     Raises:
-        TokenizerError: the tokenizer has no description, or does not keep text (see `refuse_lossy`).
+        TokenizerError: the tokenizer has no description, or is lossy (see `refuse_lossy`).
     """
     content = read_description(tokenizer, folder)
     refuse_lossy(content, folder / "tokenizer.json")
@@ -75,9 +75,8 @@ def description(tokenizer: Any, folder: Path) -> dict[str, Any]:
 
 
 def read_description(tokenizer: Any, folder: Path) -> dict[str, Any]:
-    """The content of the folder's tokenizer.json, or of the one that transformers builds from other tokenizer files. Padding
-    and truncation, which a tokenizer is saved with after a call that pads or truncates, are removed: they are no part of a
-    vocabulary.
+    """The content of the folder's tokenizer.json, or of the one that transformers builds from other tokenizer files. It
+    contains no padding and truncation: a call that pads or truncates leaves them in a tokenizer that is saved later.
 
     Raises:
         TokenizerError: the tokenizer has no such description, or a file gives an added token a number that it does not have.
@@ -90,7 +89,7 @@ def read_description(tokenizer: Any, folder: Path) -> dict[str, Any]:
                 f"{folder}: has no tokenizer.json, and its tokenizer is not a fast one; save it as a fast tokenizer"
             )
         content = dict(json.loads(backend.to_str()))
-    if "type" not in content["model"]:  # the library still reads files of before 2020, and names what they leave out
+    if "type" not in content["model"]:  # a file from before 2020, to which the library adds the missing keys
         from tokenizers import Tokenizer
 
         content = dict(json.loads(Tokenizer.from_str(json.dumps(content)).to_str()))
@@ -171,20 +170,22 @@ def _warn_once(text: str, file: Path, tokens: str) -> None:
 
 
 def refuse_lossy(content: dict[str, Any], file: Path) -> None:
-    """Refuses a tokenizer.json whose tokens do not spell the text that they are made from, or are drawn at random.
+    """Refuses a tokenizer.json whose tokens do not spell their text, or are drawn at random.
 
     Raises:
-        TokenizerError: names the setting.
+        TokenizerError: there is a setting with this effect; names it.
     """
     model = content["model"]
     if model["type"] not in ("BPE", "Unigram"):
-        found, why = f"model.type {model['type']!r}", "its tokens do not keep white space"
+        setting, reason = f"model.type {model['type']!r}", "its tokens do not preserve white space"
     elif model.get("dropout"):
-        found, why = f"model.dropout {model['dropout']}", "it tokenizes the same text differently every time; set it to null"
+        setting, reason = f"model.dropout {model['dropout']}", "the tokens of a text are random; set it to null"
     elif model.get("continuing_subword_prefix"):
-        found, why = f"model.continuing_subword_prefix {model['continuing_subword_prefix']!r}", "the prefix is no text"
+        setting = f"model.continuing_subword_prefix {model['continuing_subword_prefix']!r}"
+        reason = "the prefix is not part of the text"
     elif model.get("end_of_word_suffix"):
-        found, why = f"model.end_of_word_suffix {model['end_of_word_suffix']!r}", "the suffix is no text"
+        setting = f"model.end_of_word_suffix {model['end_of_word_suffix']!r}"
+        reason = "the suffix is not part of the text"
     else:
         steps = [("normalizer", step) for step in parts(content.get("normalizer"), "normalizers")]
         steps += [("pre_tokenizer", step) for step in parts(content.get("pre_tokenizer"), "pretokenizers")]
@@ -192,15 +193,15 @@ def refuse_lossy(content: dict[str, Any], file: Path) -> None:
         if not lossy:
             return
         key, step = lossy[0]
-        found, why = f"{key} {step['type']}", "it removes or replaces characters"
+        setting, reason = f"{key} {step['type']}", "it removes or replaces characters"
     raise TokenizerError(
-        f"{file}: has {found}: {why}; responses keep every character, so take a model with a byte-level BPE or "
+        f"{file}: has {setting}: {reason}; responses preserve every character, so use a model with a byte-level BPE or "
         "SentencePiece tokenizer, or correct the file"
     )
 
 
 def _removes(step: dict[str, Any]) -> bool:
-    """Whether a Split removes what it finds; inverted, it keeps that, which as a rule is the complete text."""
+    """Whether a Split removes its matches. If inverted, it keeps them, and they usually cover the complete text."""
     return step.get("behavior") == "Removed" and not step.get("invert")
 
 
@@ -230,7 +231,7 @@ def spellings(content: dict[str, Any]) -> dict[int, bytes | None]:
     unknown = model.get("unk_token") if isinstance(entries, dict) else model.get("unk_id")
     if unknown is not None:
         number = entries.get(unknown) if isinstance(entries, dict) else int(unknown)
-        if number is not None:  # an unknown token without a number is never written
+        if number is not None:  # an unknown token without an id never occurs
             texts[number] = None
     return texts
 
@@ -273,7 +274,7 @@ def _byte_level(name: str) -> bytes:
 
 
 def _sentencepiece(content: dict[str, Any]) -> Callable[[str], bytes]:
-    """The spelling of names in which a character (U+2581 as a rule) stands for the space."""
+    """The function that spells names in which a character, usually U+2581, stands for the space."""
     steps = parts(content.get("pre_tokenizer"), "pretokenizers") + parts(content.get("decoder"), "decoders")
     space = next((step["replacement"] for step in steps if step["type"] == "Metaspace"), "\u2581")
     has_bytes = bool(content["model"].get("byte_fallback")) or any(step["type"] == "ByteFallback" for step in steps)

@@ -222,7 +222,7 @@ def rows_at(path: str, split: str, limit: int | None, *, subset: str | None = No
     reader = _run_at(path)
     if reader is not None:
         if subset is not None:
-            raise DataError(f"{path}: is a run folder, which has no configurations, and subset is {subset!r}; leave it out")
+            raise DataError(f"{path}: is a run folder, which has no configurations, but subset is {subset!r}; leave it out")
         rows = sorted(reader.rows(), key=lambda row: row.key)
         yield from ((path, i, row) for i, row in enumerate(rows[:limit]))
         return
@@ -233,14 +233,14 @@ def rows_at(path: str, split: str, limit: int | None, *, subset: str | None = No
 
 
 def _run_at(path: str) -> RunReader | None:
-    """A reader of the run folder at a path; None if it holds a table."""
+    """A reader of the run folder at a path; None if the path is a table."""
     folder = local(path)
     if format_of(path) is not None or (folder is not None and not folder.is_dir()):
         return None
     try:
         return reader_of(path)
     except DataError:
-        if folder is None:  # an address that is a file, which may not be listed
+        if folder is None:  # the address of a file, which cannot be listed
             return None
         raise
 
@@ -285,7 +285,7 @@ def _tokenized(raw: dict[str, Any], vocab: int) -> Example:
     lengths = {"input_ids": len(tokens), "labels": len(labels), "source_ids": len(labels if sources is None else sources)}
     if len(set(lengths.values())) > 1 or not len(tokens):
         shown = " and ".join(f"{n} {name}" for name, n in lengths.items() if raw.get(name) is not None)
-        raise DataError(f"has {shown}; it should have one label a token, and at least one token")
+        raise DataError(f"has {shown}; it should have one label per token, and at least one token")
     if tokens.min() < 0 or tokens.max() >= vocab:
         raise DataError(f"has input_ids from {tokens.min()} to {tokens.max()}, the model has {vocab} tokens; tokenize again")
     mismatches = np.flatnonzero((labels != IGNORED) & (labels != tokens))
@@ -298,7 +298,7 @@ def _tokenized(raw: dict[str, Any], vocab: int) -> Example:
     for name, whole in WHOLE.items():
         if raw.get(name) is not None and not np.array_equal(_integers(raw, name), whole(len(tokens))):
             raise DataError(
-                f"{name} says that the row is padded, or holds several examples; leave padding out, give one example a row "
+                f"{name} says that the row has padding or several examples; remove the padding, give one example per row, "
                 f"and leave {name} out"
             )
     for name in MASKS:
@@ -309,12 +309,12 @@ def _tokenized(raw: dict[str, Any], vocab: int) -> Example:
             )
     kinds = np.full(len(tokens), TargetKind.UNKNOWN) if sources is None else sources
     if kinds.min() < 0 or kinds.max() >= len(KINDS):
-        raise DataError(f"source_ids go from {kinds.min()} to {kinds.max()}; they should be 0 to {len(KINDS) - 1}")
-    contrary = np.flatnonzero((labels != IGNORED) & (kinds == NO_TARGET))
-    if len(contrary):
-        i = contrary[0]
+        raise DataError(f"source_ids range from {kinds.min()} to {kinds.max()}; they should be 0 to {len(KINDS) - 1}")
+    contradictory = np.flatnonzero((labels != IGNORED) & (kinds == NO_TARGET))
+    if len(contradictory):
+        i = contradictory[0]
         raise DataError(
-            f"source_ids[{i}] is {NO_TARGET} (no target), and labels[{i}] is {labels[i]}; it should be {IGNORED}"
+            f"source_ids[{i}] is {NO_TARGET} (no target), but labels[{i}] is {labels[i]}; the label should be {IGNORED}"
         )
     ids = tokens.astype(np.int32)
     return Example(ids, ids, np.where(labels == IGNORED, NO_TARGET, kinds).astype(np.uint8))
@@ -325,8 +325,8 @@ def _integers(raw: dict[str, Any], name: str) -> NDArray[np.int64]:
     value = raw.get(name)
     if not isinstance(value, list):
         shown = f"is {value!r:.60}" if name in raw else "is missing"
-        raise DataError(f"{name} {shown}; it should be a list of whole numbers, one a token")
-    with suppress(ValueError, OverflowError):  # lists within it, numbers that are too large
+        raise DataError(f"{name} {shown}; it should be a list of whole numbers, one per token")
+    with suppress(ValueError, OverflowError):  # nested lists, numbers that are too large
         array = np.asarray(value)
         if array.dtype.kind == "i" or not value:
             return array.astype(np.int64).reshape(len(value))

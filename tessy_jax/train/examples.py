@@ -3,7 +3,7 @@
 The context equals, token for token, the prompt that synthesis gives the student: the chat template up to the opened
 thinking. The thinking, its closing marker, the answer and the end of the turn are tokenized separately, as during synthesis.
 Training therefore sees the tokens that the student will produce, and a chat template that drops or changes thinking does not
-affect them. Thinking in a form of other data sets gets the student's own markers.
+affect them. Thinking in any form that `text/thinking.py` recognises gets the student's own markers.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def example(chat: Chat, row: Row) -> Example:
 
 
 def _thinking(chat: Chat, row: Row) -> Thinking | None:
-    """The thinking of a row. Spans say whether there is any, and what text is only text."""
+    """The thinking of a row. If a row has spans, they decide whether it has thinking, and its text may mention markers."""
     if row.spans and all(span.phase != "think" for span in row.spans):
         return None
     thinking = find(row.content, chat.open_text, chat.close_text)

@@ -48,5 +48,5 @@ def test_a_classifier_or_a_model_without_a_template_is_refused_as_annotator(pair
     fast = tiny_pair.tokenizer("student")
     fast.chat_template = None
     bare = tiny_pair.build(tmp_path, student=fast)
-    with pytest.raises(TokenizerError, match=r"has no chat template; .* or take an instruction-tuned model"):
+    with pytest.raises(TokenizerError, match=r"has no chat template; .* or use an instruction-tuned model"):
         local(bare)

@@ -149,7 +149,7 @@ BROKEN = [
     (drop_tensor, CheckpointError, ["lacks tensor model.layers.2.mlp.up_proj.weight", "places in it", "fetch"]),
     (drop_weights, CheckpointError, ["holds neither model.safetensors nor"]),
     (garble_index, CheckpointError, ["index.json", "not a safetensors index"]),
-    (fewer_layers, CheckpointError, ["model.layers.2", "no place", "not of the same model"]),
+    (fewer_layers, CheckpointError, ["model.layers.2", "unexpected", "not of the same model"]),
     (more_layers, CheckpointError, ["model.layers.3", "missing", "fetch"]),
     (wider, CheckpointError, ["mlp.", "(72, 80)", "(72, 96)"]),
     (integers, CheckpointError, ["model.layers.2.mlp.up_proj.weight", "U8", "dequantised"]),

@@ -284,7 +284,7 @@ def test_a_control_token_before_the_end_of_turn_is_refused_since_generation_woul
 @pytest.mark.parametrize(
     ("template", "words"),
     [
-        ("{% for m in messages %}{{ m.role }}: {{ m.content }} {% endfor %}", "which has no token that ends a turn"),
+        ("{% for m in messages %}{{ m.role }}: {{ m.content }} {% endfor %}", "which holds no token that ends a turn"),
         ("{{ messages[0].content }}{{ eos_token }}", "drops the content of an assistant's message"),
     ],
 )
@@ -297,7 +297,7 @@ def test_a_template_that_never_ends_a_turn_or_drops_it_is_refused(tiny, template
 def test_an_end_of_turn_that_is_no_token_is_refused_with_file_and_value(tiny, tmp_path, value):
     shutil.copytree(tiny, tmp_path, dirs_exist_ok=True)
     save_ends(tmp_path, value)
-    with pytest.raises(TokenizerError, match=r"generation_config\.json: eos_token_id is .*expected the number of a token"):
+    with pytest.raises(TokenizerError, match=r"generation_config\.json: eos_token_id is .*expected a token id below"):
         Tokenizer(tmp_path, 300).eos_ids()
 
 
