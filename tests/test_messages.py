@@ -88,7 +88,7 @@ REFUSED = [
     ({"messages": [{"role": "r" * 9999, "content": "a"}]}, r"role is 'r{56}…; use `system`, `developer`"),
     ({"messages": [USER | {"k" * 9999: 1}]}, r"\[0\] \(user\) holds `k{57}…`, which would be dropped"),
     ({"prompt": "a", "system": 3}, "system is the number 3; it should be the text"),
-    ({"system": "a", "messages": [{"role": "system", "content": "b"}, USER]}, "has `system` and another system message"),
+    ({"system": "a", "messages": [{"role": "system", "content": "b"}, USER]}, "has `system` and a different system message"),
     ({"messages": [USER | {"content": [{"type": "image", "url": 1}]}]}, r"content\[0\] is .*'image'.*should be a text part"),
     ({"messages": [USER | {"content": []}]}, r"content is an empty list; it should be a string, or a list of text parts"),
     ({"messages": {"role": ["user"], "content": ["a", "b"]}}, r"different lengths \(1 in `role`, 2 in `content`\)"),
