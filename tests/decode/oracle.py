@@ -1,7 +1,7 @@
-"""The method written plainly: one response at a time, whole forward passes, no caches, no loops on the device.
+"""The method in plain Python: one response at a time, complete forward passes, no caches, no loops on the device.
 
-Proposals are always written to their full length, classified, and cut ("generate, then roll back"); what is cut off is
-sampled again. Text goes into tokens by the `tokenizers` library.
+Proposals are always written to their full length, classified, and cut ("generate, then roll back"); tokens that are cut
+off are sampled again. The `tokenizers` library tokenizes the text.
 """
 
 from dataclasses import dataclass, field
@@ -73,26 +73,26 @@ class OracleSide:
 class Settings:
     word_rule: str
     one_vocabulary: bool
-    minimum: int
-    half: int
-    limit: int
-    span: int
-    tail: int
-    view: int
-    period: int
-    repeats_in: int
+    min_span_tokens: int
+    half_window: int
+    max_response_tokens: int
+    max_proposal_bytes: int
+    max_pending_bytes: int
+    window_bytes: int
+    repetition_period: int
+    repetition_window: int
     markers: list
     close: bytes
     seed: int
-    logit: float = 0.0
-    noise: float = 0.0
+    logit_threshold: float = 0.0
+    label_flip_prob: float = 0.0
 
 
 @dataclass
 class Written:
     text: bytes
     sources: bytes
-    thought: int
+    thinking_bytes: int
     status: str
     switches: int
     tokens: tuple
@@ -109,21 +109,21 @@ def complete(data):
     raise AssertionError("the test's vocabulary spells whole characters")
 
 
-def style_follows(predictor, tokens, t, half, logit):
-    anchor = max(0, (t // half - 1) * half)
-    two = np.asarray(scores(predictor, tokens[anchor : t + 1], size=2 * half))[0]
-    return two[1] - two[0] > logit
+def style_follows(predictor, tokens, t, half_window, logit_threshold):
+    anchor = max(0, (t // half_window - 1) * half_window)
+    two = np.asarray(scores(predictor, tokens[anchor : t + 1], size=2 * half_window))[0]
+    return two[1] - two[0] > logit_threshold
 
 
 class Oracle:
-    def __init__(self, writers, predictors, reads, settings, *, thinkers, answerer, sample_id, attempt):
-        self.writers, self.predictors, self.reads, self.settings = writers, predictors, reads, settings
+    def __init__(self, writers, predictors, predictor_reads, settings, *, thinkers, answerer, sample_id, attempt):
+        self.writers, self.predictors, self.predictor_reads, self.settings = writers, predictors, predictor_reads, settings
         self.thinkers, self.answerer = thinkers, answerer
         self.sample_id, self.attempt = sample_id, attempt
         self.text, self.sources = b"", b""
         self.speaker = TEACHER if thinkers == 2 else STUDENT
         self.switches = 0
-        self.thought = -1
+        self.thinking_bytes = -1
         self.history = []
 
     def write(self):
@@ -131,7 +131,7 @@ class Oracle:
             status = self.turn()
             if status:
                 tokens = tuple(list(v.tokens) for v in self.writers)
-                return Written(self.text, self.sources, self.thought, status, self.switches, tokens)
+                return Written(self.text, self.sources, self.thinking_bytes, status, self.switches, tokens)
 
     def sampled(self, m):
         writer = self.writers[m]
@@ -139,35 +139,35 @@ class Oracle:
         numbers = (np.uint32(self.settings.seed), np.uint32(self.sample_id), np.int32(self.attempt))
         return int(_draw(logits, *numbers, np.int32(2 * len(writer.tokens) + m), writer.sampling))
 
-    def turned(self, m, t):
+    def label_is_inverted(self, m, t):
         """Whether the label of token t is inverted."""
         numbers = (np.uint32(self.settings.seed), np.uint32([self.sample_id]), np.int32([self.attempt]))
         key = position_keys(*numbers, np.int32([-1 - 2 * t - m]))[0]
-        return float(jax.random.uniform(key)) < self.settings.noise
+        return float(jax.random.uniform(key)) < self.settings.label_flip_prob
 
     def flush(self, m):
         writer, settings = self.writers[m], self.settings
-        end = self.thought if self.thought >= 0 else len(self.text)
+        end = self.thinking_bytes if self.thinking_bytes >= 0 else len(self.text)
         while writer.covered < end:
             left = self.text[writer.covered : end]
-            if len(left) > settings.view:
-                left = left[: settings.view]
+            if len(left) > settings.window_bytes:
+                left = left[: settings.window_bytes]
                 left = left[: complete(left)]
                 starts, final = writer.split(left)
                 until = max([s for s in starts if s <= final], default=0) or len(left)
                 left = left[:until]
             writer.append(writer.encode(left))
-        if self.thought >= 0 and writer.covered == self.thought:
+        if self.thinking_bytes >= 0 and writer.covered == self.thinking_bytes:
             writer.tokens += writer.answer
-            writer.ends += [self.thought + len(settings.close)] * len(writer.answer)
-        return len(writer.tokens) > settings.limit
+            writer.ends += [self.thinking_bytes + len(settings.close)] * len(writer.answer)
+        return len(writer.tokens) > settings.max_response_tokens
 
     def turn(self):
         m, settings = self.speaker, self.settings
         writer = self.writers[m]
         if self.flush(m):
             return "length"
-        thinking = self.thought < 0
+        thinking = self.thinking_bytes < 0
         cooperative = thinking and self.thinkers == 3
         start, over = len(self.text), None
         written = self.text
@@ -194,8 +194,8 @@ class Oracle:
                         for other in self.writers:
                             other.cut(len(written))
                         start = min(start, len(written))
-            spent = len(writer.tokens) >= settings.limit
-            full = count >= writer.step or len(written) - start >= settings.span
+            spent = len(writer.tokens) >= settings.max_response_tokens
+            full = count >= writer.step or len(written) - start >= settings.max_proposal_bytes
             if over or spent or not cooperative or (full and complete(written[start:])):
                 break
         return self.finish(m, written, start, over, cooperative)
@@ -203,7 +203,7 @@ class Oracle:
     def finish(self, m, written, start, over, cooperative):
         settings, writer = self.settings, self.writers[m]
         self.text, self.sources = self.text[:start], self.sources[:start]
-        flip, v = None, self.reads[m]
+        flip, v = None, self.predictor_reads[m]
         if cooperative and v is not None:
             reader = self.writers[v]
             tokens, ends = list(reader.tokens), list(reader.ends)
@@ -216,10 +216,10 @@ class Oracle:
                 if end <= start:
                     continue
                 number += 1
-                if number < settings.minimum:
+                if number < settings.min_span_tokens:
                     continue
-                style = style_follows(self.predictors[m], tokens, t, settings.half, settings.logit)
-                if (style != self.turned(m, t)) == (m == TEACHER):
+                style = style_follows(self.predictors[m], tokens, t, settings.half_window, settings.logit_threshold)
+                if (style != self.label_is_inverted(m, t)) == (m == TEACHER):
                     flip = end
                     break
         cut = len(written)
@@ -240,12 +240,12 @@ class Oracle:
         if over == "broken":
             return "control"
         if over == "ended":
-            return "done" if self.thought >= 0 else "early end"
+            return "done" if self.thinking_bytes >= 0 else "early end"
         if over == "closed":
             return self.close()
-        if len(writer.tokens) >= settings.limit:
+        if len(writer.tokens) >= settings.max_response_tokens:
             return "length"
-        return "repetition" if self.circles(writer.tokens) else None
+        return "repetition" if self.repeats(writer.tokens) else None
 
     def cut(self, m, proposal, flip, over, start):
         rule, n = self.settings.word_rule, len(proposal)
@@ -279,7 +279,7 @@ class Oracle:
         starts, final = reader.split(written[base:])
         until = base + max([s for s in starts if s <= final], default=0)
         until = min(until, cut)
-        if cut - until > self.settings.tail:
+        if cut - until > self.settings.max_pending_bytes:
             until = cut
         for token, text in reader.encode(written[base:]):
             if reader.covered + len(text) > until:
@@ -287,17 +287,17 @@ class Oracle:
             reader.append([(token, text)])
 
     def close(self):
-        thought = len(self.text[-64:].rstrip(b" \t\n\x0b\x0c\r")) + max(0, len(self.text) - 64)
-        self.thought = thought
+        thinking_bytes = len(self.text[-64:].rstrip(b" \t\n\x0b\x0c\r")) + max(0, len(self.text) - 64)
+        self.thinking_bytes = thinking_bytes
         for writer in self.writers:
-            writer.cut(thought)
-        self.text = self.text[:thought] + self.settings.close
-        self.sources = self.sources[:thought] + bytes([TEMPLATE]) * len(self.settings.close)
+            writer.cut(thinking_bytes)
+        self.text = self.text[:thinking_bytes] + self.settings.close
+        self.sources = self.sources[:thinking_bytes] + bytes([TEMPLATE]) * len(self.settings.close)
         self.speaker = self.answerer
 
-    def circles(self, tokens):
-        size, period = self.settings.repeats_in, self.settings.period
-        tail = tokens[-size:]
+    def repeats(self, tokens):
+        size, period = self.settings.repetition_window, self.settings.repetition_period
+        last = tokens[-size:]
         if not size or len(tokens) < size:
             return False
-        return any(tail[p:] == tail[:-p] for p in range(1, period + 1))
+        return any(last[p:] == last[:-p] for p in range(1, period + 1))

@@ -19,14 +19,14 @@ GREEDY_JOBS = [*JOBS[:2], JOBS[5], Job(33, thinkers=1), Job(38)]
 ALONE = [Job(20, thinkers=1), Job(21, thinkers=2), Job(22, thinkers=2, answerer=1), Job(23, answerer=1)]
 WORLDS = {
     "two vocabularies, discard, online": World(),
-    "two vocabularies, discard, rollback": World(online=False, minimum=2),
+    "two vocabularies, discard, rollback": World(online=False, min_span_tokens=2),
     "two vocabularies, extend, online": World(word_rule="extend", steps=(3, 5)),
-    "two vocabularies, extend, rollback": World(word_rule="extend", steps=(3, 5), online=False, reads=(1, 1)),
-    "two vocabularies, none, online": World(word_rule="none", reads=(0, 1)),
-    "one vocabulary, none, online": World(ONE, "none", reads=(0, 1)),
-    "one vocabulary, none, rollback": World(ONE, "none", reads=(0, 1), online=False),
-    "one vocabulary, discard, online": World(ONE, "discard", reads=(0, 1)),
-    "one vocabulary, extend, online": World(ONE, "extend", reads=(0, 1)),
+    "two vocabularies, extend, rollback": World(word_rule="extend", steps=(3, 5), online=False, predictor_reads=(1, 1)),
+    "two vocabularies, none, online": World(word_rule="none", predictor_reads=(0, 1)),
+    "one vocabulary, none, online": World(ONE, "none", predictor_reads=(0, 1)),
+    "one vocabulary, none, rollback": World(ONE, "none", predictor_reads=(0, 1), online=False),
+    "one vocabulary, discard, online": World(ONE, "discard", predictor_reads=(0, 1)),
+    "one vocabulary, extend, online": World(ONE, "extend", predictor_reads=(0, 1)),
 }
 
 
@@ -46,10 +46,10 @@ def test_the_engine_and_the_plain_method_agree_token_for_token(name):
 
 @pytest.mark.parametrize("online", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_labels_are_inverted_where_the_oracle_inverts_them(online):
-    world = World(noise=0.2, online=online)
+    world = World(label_flip_prob=0.2, online=online)
     results = by_engine(world, JOBS[:4])
     assert results == {job.sample: by_oracle(world, job) for job in JOBS[:4]}
-    assert results != by_engine(replace(world, noise=0.0), JOBS[:4])
+    assert results != by_engine(replace(world, label_flip_prob=0.0), JOBS[:4])
 
 
 def test_every_kind_of_end_is_among_them():
@@ -58,7 +58,7 @@ def test_every_kind_of_end_is_among_them():
     statuses = Counter(status for *_, status, _ in [*results.values(), *greedy.values()])
     assert set(statuses) == {"done", "length", "repetition", "early end", "control"}, statuses
     closed = [results[job.sample] for job in JOBS if results[job.sample][2] > 0]
-    assert {sources[thought - 1] for _, sources, thought, *_ in closed} == {STUDENT, TEACHER}
+    assert {sources[thinking_bytes - 1] for _, sources, thinking_bytes, *_ in closed} == {STUDENT, TEACHER}
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +79,7 @@ def test_a_response_does_not_depend_on_order_and_refills(alone):
 
 @pytest.mark.parametrize("handover", [0.01, 1.0])
 def test_a_response_does_not_depend_on_when_turns_end(alone, handover):
-    assert by_engine(World(handover=handover, rounds=3), JOBS, lanes=3) == alone
+    assert by_engine(World(handover=handover, rounds_per_dispatch=3), JOBS, lanes=3) == alone
 
 
 @pytest.mark.slow
@@ -121,7 +121,7 @@ def test_a_layer_that_forgets_its_beginning_shares_a_prompt_only_before_anything
 
 
 def test_a_response_continues_unchanged_after_extract_and_insert(alone):
-    assert by_engine(World(rounds=1), JOBS, lanes=3, restart_every=2) == alone
+    assert by_engine(World(rounds_per_dispatch=1), JOBS, lanes=3, restart_every=2) == alone
 
 
 def test_a_response_does_not_depend_on_the_number_of_devices(alone):
@@ -151,8 +151,8 @@ def test_a_response_does_not_depend_on_the_number_of_devices(alone):
 
 
 def test_no_token_is_discarded_with_one_vocabulary_online_and_no_word_rule():
-    machine = engine(World(ONE, "none", reads=(0, 1)), 3)
-    by_engine(World(ONE, "none", reads=(0, 1)), JOBS, built=machine)
+    machine = engine(World(ONE, "none", predictor_reads=(0, 1)), 3)
+    by_engine(World(ONE, "none", predictor_reads=(0, 1)), JOBS, built=machine)
     for lane in range(3):
         assert [int(tokens_B[lane]) for tokens_B in machine.lanes.scalars.discarded] == [0, 0]
     assert machine.totals.sampled.sum() > 100
@@ -162,10 +162,10 @@ def test_a_template_span_separates_thinking_and_answer():
     results = by_engine(World(), [*JOBS, *ALONE])
     closed = [r for r in results.values() if r[2] >= 0]
     assert closed
-    for text, sources, thought, *_ in closed:
-        assert text[thought : thought + len(CLOSE)] == CLOSE
-        assert set(sources[thought : thought + len(CLOSE)]) == {TEMPLATE}
-        assert TEMPLATE not in sources[:thought]
+    for text, sources, thinking_bytes, *_ in closed:
+        assert text[thinking_bytes : thinking_bytes + len(CLOSE)] == CLOSE
+        assert set(sources[thinking_bytes : thinking_bytes + len(CLOSE)]) == {TEMPLATE}
+        assert TEMPLATE not in sources[:thinking_bytes]
         assert len(sources) == len(text)
 
 

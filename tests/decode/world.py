@@ -148,23 +148,23 @@ class World:
     online: bool = True
     steps: tuple = (6, 8)
     sampling: tuple = (1.0, 0.95, 0, 0.0)
-    minimum: int = 1
-    half: int = 8
-    limit: int = 120
-    reads: tuple = (0, 0)
-    view: int = 192
-    span: int = 64
-    tail: int = 24
-    period: int = 4
-    repeats_in: int = 16
+    min_span_tokens: int = 1
+    half_window: int = 8
+    max_response_tokens: int = 120
+    predictor_reads: tuple = (0, 0)
+    window_bytes: int = 192
+    max_proposal_bytes: int = 64
+    max_pending_bytes: int = 24
+    repetition_period: int = 4
+    repetition_window: int = 16
     seed: int = 5
     ends: int = 5
     chunk: int = 6
-    rounds: int = 50
+    rounds_per_dispatch: int = 50
     handover: float = 0.5
     capacity: int = 256
     longest_prompt: int = 60
-    noise: float = 0.0
+    label_flip_prob: float = 0.0
 
     @property
     def one_vocabulary(self):
@@ -177,9 +177,9 @@ def bridges() -> dict:
 
 
 @cache
-def parts(kinds: tuple, reads: tuple):
+def parts(kinds: tuple, predictor_reads: tuple):
     writers = [model(1 + m, len(spelled(kind)), sharp=2.5) for m, kind in enumerate(kinds)]
-    predictors = [model(11 + m, len(spelled(kinds[v])), labels=2, sharp=1.0) for m, v in enumerate(reads)]
+    predictors = [model(11 + m, len(spelled(kinds[v])), labels=2, sharp=1.0) for m, v in enumerate(predictor_reads)]
     return writers, predictors
 
 
@@ -206,20 +206,20 @@ def spelling(world: World, kind: str) -> VocabTables:
 
 
 def engine(world: World, lanes: int, partitioner: Partitioner | None = None, writers=None, predictors=None) -> Engine:
-    mine = parts(world.kinds, world.reads)
+    mine = parts(world.kinds, world.predictor_reads)
     writers, predictors = writers or mine[0], predictors or mine[1]
-    rules = LoopConfig(
+    config = LoopConfig(
         word_rule=world.word_rule,
         online=world.online,
         one_vocabulary=world.one_vocabulary,
-        predictor_reads=world.reads,
-        half_window=world.half,
+        predictor_reads=world.predictor_reads,
+        half_window=world.half_window,
         max_token_bytes=max(len(text or b"") for kind in world.kinds for text in spelled(kind)),
-        window_bytes=world.view,
-        max_proposal_bytes=world.span,
-        max_pending_bytes=world.tail,
-        repetition_period=world.period,
-        repetition_window=world.repeats_in,
+        window_bytes=world.window_bytes,
+        max_proposal_bytes=world.max_proposal_bytes,
+        max_pending_bytes=world.max_pending_bytes,
+        repetition_period=world.repetition_period,
+        repetition_window=world.repetition_window,
         capacity=0,
         chunk=world.chunk,
     )
@@ -231,16 +231,16 @@ def engine(world: World, lanes: int, partitioner: Partitioner | None = None, wri
         marker_lengths_M=jnp.asarray([len(MARKER)], jnp.int32),
         close_X=jnp.asarray(np.frombuffer(CLOSE, np.uint8)),
     )
-    policy = DecodeParams(
+    params = DecodeParams(
         samplings=(Sampling.of(*world.sampling),) * 2,
         steps=tuple(jnp.int32(step) for step in world.steps),
-        min_span_tokens=jnp.int32(world.minimum),
+        min_span_tokens=jnp.int32(world.min_span_tokens),
         logit_threshold=jnp.float32(0),
-        label_flip_prob=jnp.float32(world.noise),
-        max_response_tokens=jnp.int32(world.limit),
-        max_response_bytes=jnp.int32(16 * world.limit),
+        label_flip_prob=jnp.float32(world.label_flip_prob),
+        max_response_tokens=jnp.int32(world.max_response_tokens),
+        max_response_bytes=jnp.int32(16 * world.max_response_tokens),
         handover=jnp.float32(world.handover),
-        rounds=jnp.float32(world.rounds),
+        rounds=jnp.float32(world.rounds_per_dispatch),
         harvest=jnp.int32(1),
         seed=jnp.uint32(world.seed),
     )
@@ -248,10 +248,10 @@ def engine(world: World, lanes: int, partitioner: Partitioner | None = None, wri
         writers,
         predictors,
         tables,
-        rules,
-        policy,
+        config,
+        params,
         lanes=lanes,
-        tokens=world.longest_prompt + world.limit,
+        tokens=world.longest_prompt + world.max_response_tokens,
         capacity=world.capacity,
     )
 
@@ -296,7 +296,7 @@ STATUS = {2: "done", 3: "length", 4: "repetition", 5: "early end", 6: "control"}
 
 
 def by_engine(world: World, jobs: list, lanes: int = 3, built=None, restart_every: int = 0, **options) -> dict:
-    """Every response by the engine, lanes refilled as they end; {sample: (text, sources, thought, status, switches)}."""
+    """Every response by the engine, which refills ended lanes: {sample: (text, sources, thinking_bytes, status, switches)}."""
     machine = built or engine(world, lanes, **options)
     queue, active, results, visits = list(jobs), {}, {}, 0
     while queue or active:
@@ -321,7 +321,7 @@ def by_engine(world: World, jobs: list, lanes: int = 3, built=None, restart_ever
 
 
 def by_oracle(world: World, job: Job) -> tuple:
-    writers, predictors = parts(world.kinds, world.reads)
+    writers, predictors = parts(world.kinds, world.predictor_reads)
     writers = [
         OracleSide(
             model=writers[m],
@@ -340,27 +340,27 @@ def by_oracle(world: World, job: Job) -> tuple:
     settings = Settings(
         word_rule=world.word_rule,
         one_vocabulary=world.one_vocabulary,
-        minimum=world.minimum,
-        half=world.half,
-        limit=world.limit,
-        span=world.span,
-        tail=world.tail,
-        view=world.view,
-        period=world.period,
-        repeats_in=world.repeats_in,
+        min_span_tokens=world.min_span_tokens,
+        half_window=world.half_window,
+        max_response_tokens=world.max_response_tokens,
+        max_proposal_bytes=world.max_proposal_bytes,
+        max_pending_bytes=world.max_pending_bytes,
+        window_bytes=world.window_bytes,
+        repetition_period=world.repetition_period,
+        repetition_window=world.repetition_window,
         markers=[MARKER],
         close=CLOSE,
         seed=world.seed,
-        noise=world.noise,
+        label_flip_prob=world.label_flip_prob,
     )
     written = Oracle(
         writers,
         predictors,
-        world.reads,
+        world.predictor_reads,
         settings,
         thinkers=job.thinkers,
         answerer=job.answerer,
         sample_id=job.sample,
         attempt=job.attempt,
     ).write()
-    return written.text, written.sources, written.thought, written.status, written.switches
+    return written.text, written.sources, written.thinking_bytes, written.status, written.switches
