@@ -23,7 +23,8 @@ def run_rounds(graphs: LoopGraphs, weights: LoopWeights, tables: TextTables, par
     sides = range(len(lanes.sides))
 
     def more(lanes: Lanes) -> jax.Array:
-        going = lanes.running_B.any() & (lanes.counts.rounds < params.rounds) & (lanes.ended_B.sum() < params.harvest)
+        going = lanes.running_B.any() & (lanes.ended_B.sum() < params.harvest)
+        going &= lanes.counts.rounds < params.rounds_per_dispatch
         for m in sides:
             going &= lanes.longest(m) + params.steps[m] + 2 <= graphs.config.capacity
         return going

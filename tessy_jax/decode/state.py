@@ -123,8 +123,8 @@ class DecodeParams:
     """Bytes per response."""
     handover: jax.Array
     """Share of a speaker's lanes that must have handed over before the other speaker's turn."""
-    rounds: jax.Array
-    """Rounds between two host visits."""
+    rounds_per_dispatch: jax.Array
+    """Rounds between two visits of the host."""
     harvest: jax.Array
     """Number of ended lanes that returns control to the host."""
     seed: jax.Array

@@ -210,7 +210,7 @@ class ModelSet:
             max_response_tokens=jnp.int32(synthesis.max_response_tokens),
             max_response_bytes=jnp.int32(BYTES_PER_TOKEN * synthesis.max_response_tokens),
             handover=jnp.float32(synthesis.handover),
-            rounds=jnp.float32(synthesis.rounds_per_dispatch),
+            rounds_per_dispatch=jnp.float32(synthesis.rounds_per_dispatch),
             harvest=jnp.int32(1),
             seed=jnp.uint32(self.config.seed),
         )

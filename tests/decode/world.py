@@ -240,7 +240,7 @@ def engine(world: World, lanes: int, partitioner: Partitioner | None = None, wri
         max_response_tokens=jnp.int32(world.max_response_tokens),
         max_response_bytes=jnp.int32(16 * world.max_response_tokens),
         handover=jnp.float32(world.handover),
-        rounds=jnp.float32(world.rounds_per_dispatch),
+        rounds_per_dispatch=jnp.float32(world.rounds_per_dispatch),
         harvest=jnp.int32(1),
         seed=jnp.uint32(world.seed),
     )
@@ -296,7 +296,7 @@ STATUS = {2: "done", 3: "length", 4: "repetition", 5: "early end", 6: "control"}
 
 
 def by_engine(world: World, jobs: list, lanes: int = 3, built=None, restart_every: int = 0, **options) -> dict:
-    """Every response by the engine, which refills ended lanes: {sample: (text, sources, thinking_bytes, status, switches)}."""
+    """Every response by the engine with refilled lanes: {sample: (text, sources, thinking_bytes, status, switches)}."""
     machine = built or engine(world, lanes, **options)
     queue, active, results, visits = list(jobs), {}, {}, 0
     while queue or active:
