@@ -144,7 +144,7 @@ def table_problems(
         prompt=task.prompt,
         columns=(task.answer, *FAMILIES, *columns),
         shown=shown,
-        known=labels,
+        ground_truth=labels,
     ).prompts
     names: set[str] = set()
     problems = []

@@ -47,7 +47,7 @@ class _TaskVerifier:
     def columns(self) -> Collection[str]:
         return (self._answer, *self._task_kind.columns)
 
-    def known(self, row: dict[str, Any], name: str) -> GroundTruth:
+    def ground_truth(self, row: dict[str, Any], name: str) -> GroundTruth:
         truth = self._task_kind.ground_truth(row, self._answer, name)
         if isinstance(self._verifier, CheckingVerifier):
             self._verifier.check(truth)

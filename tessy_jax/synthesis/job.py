@@ -242,7 +242,9 @@ def prompts_of(data: Data, verifier: VerificationStep | None) -> Prompts:
         DataError, ConfigError: see `prompts.read`; or a row has no right answer.
     """
     read_rows = partial(read, data.path, data.split, data.limit, data.skip_invalid, subset=data.subset, prompt=data.prompt)
-    return read_rows() if verifier is None else read_rows(columns=verifier.verifier.columns, known=verifier.verifier.known)
+    if verifier is None:
+        return read_rows()
+    return read_rows(columns=verifier.verifier.columns, ground_truth=verifier.verifier.ground_truth)
 
 
 def saved_state(store: RunStore, failures: Sequence[Failure]) -> dict[str, Any]:

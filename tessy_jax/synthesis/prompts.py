@@ -27,7 +27,7 @@ class Prompt:
     id: the id of its row, or a hash of the messages.
     messages: dicts of role and content; the last message is the user's. Rows of responses save these messages.
     index: the index of its row in the input, from 0, counting skipped rows.
-    ground_truth: the result of `known` in `read`, such as the right answer.
+    ground_truth: the result of `ground_truth` in `read`, such as the right answer.
     shown: the messages that writers see instead; None: `messages`.
     """
 
@@ -68,7 +68,7 @@ def read(
     prompt: str | None = None,
     columns: Collection[str] = (),
     shown: Callable[[Any], Any] = lambda row: row,
-    known: Callable[[dict[str, Any], str], Any] = lambda row, name: None,
+    ground_truth: Callable[[dict[str, Any], str], Any] = lambda row, name: None,
 ) -> Prompts:
     """Reads and checks all prompts of an input.
 
@@ -76,9 +76,9 @@ def read(
     limit: read only this many rows from the start.
     skip_invalid: record rows that are not prompts, instead of raising.
     prompt: the column with the prompt, for rows in none of the accepted forms.
-    columns: the columns that `shown` and `known` read.
+    columns: the columns that `shown` and `ground_truth` read.
     shown: maps a row to an accepted form, if `prompt` is None; may raise DataError.
-    known: maps a row and the prompt's id to `Prompt.ground_truth`; may raise DataError.
+    ground_truth: maps a row and the prompt's id to `Prompt.ground_truth`; may raise DataError.
 
     Raises:
         DataError: the input cannot be read or has no prompts, a row is not a prompt, or two different prompts share an id.
@@ -109,7 +109,7 @@ def read(
             skipped.append((place, str(error)))
         else:
             places[name] = first, earlier
-            prompts.append(Prompt(name, earlier, index, ground_truth))
+            prompts.append(Prompt(name, earlier, index, truth))
     if not rows:
         raise DataError(f"{path}: holds no rows; give at least one prompt")
     if not prompts:

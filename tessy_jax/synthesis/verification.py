@@ -17,12 +17,12 @@ RIGHT = "right"
 
 
 class ResponseVerifier(Protocol):
-    """Decides whether responses are right. columns: the columns of the prompts' rows that `known` reads."""
+    """Decides whether responses are right. columns: the columns of the prompts' rows that `ground_truth` reads."""
 
     @property
     def columns(self) -> Collection[str]: ...
 
-    def known(self, row: dict[str, Any], name: str) -> Any:
+    def ground_truth(self, row: dict[str, Any], name: str) -> Any:
         """The right answer in a row: `Prompt.ground_truth`. name: the prompt's id. Raises DataError: the row has none."""
 
     def verdicts(self, asked: Sequence[tuple[Prompt, Row]]) -> list[str]:

@@ -72,7 +72,7 @@ def test_ids_are_the_rows_own_as_text_or_a_hash_of_the_messages(rows_file):
 def test_a_named_column_is_the_prompt(rows_file):
     file = rows_file({"problem": "a", "id": 7, "messages": [USER]}, {"problem": "b", "answer": 3})
     first, second = read(
-        file, prompt="problem", columns=["answer"], known=lambda row, name: (row.get("answer"), name)
+        file, prompt="problem", columns=["answer"], ground_truth=lambda row, name: (row.get("answer"), name)
     ).prompts
     assert (first.id, first.messages, first.ground_truth) == ("7", [{"role": "user", "content": "a"}], (None, "7"))
     assert (second.messages, second.ground_truth) == ([{"role": "user", "content": "b"}], (3, second.id))
