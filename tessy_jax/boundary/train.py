@@ -52,7 +52,7 @@ class Annotated(NamedTuple):
 
 
 def annotate_traces(
-    config: Predictors, wanted: Writer | None = None, *, log: Callable[[str], None] = logger.info
+    config: Predictors, only: Writer | None = None, *, log: Callable[[str], None] = logger.info
 ) -> dict[str, dict[str, int]]:
     """`tessy boundary annotate`: annotates segments of the traces of each speaker; returns their counts.
 
@@ -61,14 +61,14 @@ def annotate_traces(
     """
     store, config = opened(config, LATER)
     with store:
-        found: dict[str, dict[str, int]] = {}
-        for speaker in speakers_of(config, wanted):
+        counts: dict[str, dict[str, int]] = {}
+        for speaker in speakers_of(config, only):
             traces = list(rows(config, speaker))
-            known = {"annotator": lambda _, traces=traces: RecordedSpans(traces)} if config.annotator.kind == "spans" else {}
-            found[speaker] = annotate(config, speaker, traces, store.files, log, **known)
-            log(f"{speaker}: " + ", ".join(f"{n} {name}" for name, n in found[speaker].items()))
-        store.save_summary({"annotations": found, "versions": {"tessy_jax": __version__}})
-        return found
+            own = {"annotator": lambda _, traces=traces: RecordedSpans(traces)} if config.annotator.kind == "spans" else {}
+            counts[speaker] = annotate(config, speaker, traces, store.files, log, **own)
+            log(f"{speaker}: " + ", ".join(f"{n} {name}" for name, n in counts[speaker].items()))
+        store.save_summary({"annotations": counts, "versions": {"tessy_jax": __version__}})
+        return counts
 
 
 def annotated(config: Predictors, speaker: Writer, folder: Path, *, skip_invalid: bool) -> Annotated:
@@ -76,7 +76,7 @@ def annotated(config: Predictors, speaker: Writer, folder: Path, *, skip_invalid
 
     Raises:
         ConfigError: there are none yet.
-        DataError: a line is no annotation (unless skip_invalid), or none is left to learn from or to look at.
+        DataError: a line is not an annotation (unless skip_invalid), or none is left for training or validation.
     """
     name = f"{FOLDER}/{speaker}.jsonl"
     data = RunReader(config.output).file(name)
@@ -84,18 +84,18 @@ def annotated(config: Predictors, speaker: Writer, folder: Path, *, skip_invalid
         raise ConfigError(
             f"{config.output}/{name}: there are no annotations of the {speaker} yet; run `tessy boundary annotate` first"
         )
-    found = read_annotations(data, f"{config.output}/{name}", skip_invalid=skip_invalid)
+    annotations = read_annotations(data, f"{config.output}/{name}", skip_invalid=skip_invalid)
     tokenizer = reader(folder)
     parts: dict[str, list[Tokens]] = {"train": [], "validation": []}
-    for annotation in found.kept:
+    for annotation in annotations.kept:
         parts[annotation.segment.split].append(tokens_of(annotation, tokenizer))
     for split, tokens in parts.items():
         if not any(len(t.ids) > 1 for t in tokens):
             raise DataError(
-                f"{config.output}/{name}: none of its {len(found.kept)} annotations is for {split}; sample more prompts, or "
-                f"change segments.validation, which is {config.segments.validation:g}"
+                f"{config.output}/{name}: none of its {len(annotations.kept)} annotations is for {split}; sample more "
+                f"prompts, or change segments.validation, which is {config.segments.validation:g}"
             )
-    return Annotated(parts["train"], parts["validation"], found.skipped)
+    return Annotated(parts["train"], parts["validation"], annotations.skipped)
 
 
 def train_predictor(

@@ -24,8 +24,8 @@ SAVED = ("state.json", "dataset_dict.json")
 """Files that mark a folder written by `save_to_disk`."""
 
 
-def parquet_rows(path: str, wanted: Collection[str]) -> Iterator[tuple[str, Any]]:
-    """The place and content of the rows of a Parquet file or address. wanted: the columns to read.
+def parquet_rows(path: str, columns: Collection[str]) -> Iterator[tuple[str, Any]]:
+    """The place and content of the rows of a Parquet file or address. columns: the columns to read.
 
     Raises:
         DataError: the file cannot be read.
@@ -38,16 +38,16 @@ def parquet_rows(path: str, wanted: Collection[str]) -> Iterator[tuple[str, Any]
         if not start.startswith(b"PAR1"):
             refuse_foreign(path, start)
     try:
-        yield from _read(path, datasets.load_dataset("parquet", data_files=path, split="train", streaming=True), wanted)
+        yield from _read(path, datasets.load_dataset("parquet", data_files=path, split="train", streaming=True), columns)
     except TessyError:
         raise
     except Exception as error:  # each builder and file system has errors of its own
         raise _unreadable(path, error) from None
 
 
-def data_set_rows(path: str, split: str, subset: str | None, wanted: Collection[str]) -> Iterator[tuple[str, Any]]:
+def data_set_rows(path: str, split: str, subset: str | None, columns: Collection[str]) -> Iterator[tuple[str, Any]]:
     """The place and content of the rows of a data set by name or folder. subset: its configuration; None: its default or
-    only one. wanted: the columns to read.
+    only one. columns: the columns to read.
 
     Raises:
         DataError: the data set cannot be read, or lacks the configuration or the split.
@@ -62,10 +62,10 @@ def data_set_rows(path: str, split: str, subset: str | None, wanted: Collection[
     try:
         rows = _saved(datasets.load_from_disk(path), path, split) if saved else load()
         if not saved and rows.info.builder_name == "csv" and rows.features is None:  # `datasets` would guess the types
-            texts = _read(name, _texts(path, rows, load, wanted), wanted)
+            texts = _read(name, _texts(path, rows, load, columns), columns)
             yield from ((place, {column: value or None for column, value in row.items()}) for place, row in texts)
         else:
-            yield from _read(name, rows, wanted)
+            yield from _read(name, rows, columns)
     except TessyError:
         raise
     except Exception as error:
@@ -93,18 +93,19 @@ def _saved(rows: Any, path: str, split: str) -> Any:
     return rows.with_format(None)
 
 
-def _texts(path: str, rows: Any, load: Callable[..., Any], wanted: Collection[str]) -> Any:
+def _texts(path: str, rows: Any, load: Callable[..., Any], columns: Collection[str]) -> Any:
     """The rows of a data set of CSV files, with all fields as text.
 
     Raises:
-        DataError: two columns have the name of a wanted one.
+        DataError: two columns have the same name and are to be read.
     """
     datasets = _datasets(path)
-    columns: dict[str, Any] = next(iter(rows), {})
-    twice = next((name for name in wanted if name in columns and f"{name}.1" in columns), None)  # so `datasets` names it
+    first_row: dict[str, Any] = next(iter(rows), {})
+    # `datasets` adds .1 to the name of a second column
+    twice = next((name for name in columns if name in first_row and f"{name}.1" in first_row), None)
     if twice is not None:
         raise DataError(f"{path}: has 2 columns named {twice!r}; rename or remove all but one")
-    return load(features=datasets.Features({name: datasets.Value("string") for name in columns}), keep_default_na=False)
+    return load(features=datasets.Features({name: datasets.Value("string") for name in first_row}), keep_default_na=False)
 
 
 def _read(name: str, rows: Any, wanted: Collection[str]) -> Iterator[tuple[str, Any]]:

@@ -78,10 +78,10 @@ def open_files(output: str) -> Files:
 
 def local(output: str) -> Path | None:
     """The path of a run folder; None where it is an address."""
-    kind, found, rest = output.partition("://")
-    if found and kind not in {"file", "local"}:
+    scheme, separator, rest = output.partition("://")
+    if separator and scheme not in {"file", "local"}:
         return None
-    return Path(rest if found else output).expanduser()
+    return Path(rest if separator else output).expanduser()
 
 
 def within(output: str, name: str) -> str:
@@ -239,12 +239,12 @@ class RemoteFiles:
         place = f"{self._root}/{folder}".rstrip("/")
         try:
             self._fs.invalidate_cache()
-            found: list[dict[str, Any]] = self._fs.ls(place, detail=True)
+            listing: list[dict[str, Any]] = self._fs.ls(place, detail=True)
         except FileNotFoundError:
             return {}
         except Exception as error:  # object stores have errors of their own
             raise DataError(f"{self.url}: cannot be read ({error}); check the address and your access to it") from None
-        entries = {entry["name"].strip("/"): entry for entry in found}
+        entries = {entry["name"].strip("/"): entry for entry in listing}
         own = entries.pop(place.strip("/"), None)  # a file, or the empty object by which some tools mark a folder
         if own is not None and own["type"] == "file" and own["size"] and not entries:
             raise ConfigError(f"{self.url}: is a file; name a folder as `output`")

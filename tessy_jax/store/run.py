@@ -137,12 +137,12 @@ class RunReader:
             return None
 
     def _snapshots(self) -> list[int]:
-        return [int(found[1]) for name in self._files.sizes("snapshots") if (found := SNAPSHOT.fullmatch(name))]
+        return [int(match[1]) for name in self._files.sizes("snapshots") if (match := SNAPSHOT.fullmatch(name))]
 
     def _list(self) -> list[Part]:
         """The parts by number; a merged part precedes the parts it was made of."""
         sizes = self._files.sizes("responses").items()
-        parts = [Part(int(found[1]), int(found[2]), size) for name, size in sizes if (found := PART.fullmatch(name))]
+        parts = [Part(int(match[1]), int(match[2]), size) for name, size in sizes if (match := PART.fullmatch(name))]
         return sorted(parts, key=lambda part: (part.first, -part.commits))
 
     def _entries(self) -> Iterator[tuple[str, str, dict[str, Any]]]:
@@ -174,7 +174,7 @@ class RunReader:
 class RunStore(RunReader):
     """Writes a run folder, and creates it if it is absent. output: a path or an address.
 
-    One process at a time: on a path it is locked until the process ends; on an object store a second writer is found out
+    One process at a time: on a path it is locked until the process ends; on an object store a second writer is detected
     when both write the same number. Not for several threads at once.
 
     Raises:

@@ -124,11 +124,11 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return row
 
 
-def _delimited_rows(path: str, delimiter: str, wanted: Collection[str]) -> Rows:
+def _delimited_rows(path: str, delimiter: str, columns: Collection[str]) -> Rows:
     """The rows of a CSV or TSV file, whose first row names the columns. All values are text; an empty field is None.
 
     Raises:
-        DataError: the file is not CSV in UTF-8, or has two columns with the name of a wanted one.
+        DataError: the file is not CSV in UTF-8, or two of the columns to read have the same name.
     """
     csv.field_size_limit(LARGEST_FIELD)
     with opened(path) as file:
@@ -152,11 +152,11 @@ def _delimited_rows(path: str, delimiter: str, wanted: Collection[str]) -> Rows:
             if header:
                 yield f"{path}:{number}", _named(fields, header, delimiter)
             else:
-                header = _checked_header(path, fields, delimiter, wanted)
+                header = _checked_header(path, fields, delimiter, columns)
 
 
-def _checked_header(path: str, header: list[str], delimiter: str, wanted: Collection[str]) -> list[str]:
-    twice = next((name for name in header if name in wanted and header.count(name) > 1), None)
+def _checked_header(path: str, header: list[str], delimiter: str, columns: Collection[str]) -> list[str]:
+    twice = next((name for name in header if name in columns and header.count(name) > 1), None)
     if twice is not None:
         raise DataError(f"{path}: has {header.count(twice)} columns named {twice!r}; rename or remove all but one")
     other = next((name for name in ";\t,|" if len(header) == 1 and name != delimiter and name in header[0]), None)
