@@ -2,7 +2,7 @@
 against the peak of bfloat16 products.
 
 python scripts/bench_accelerator.py decode TOKENIZERS_DIR [--teacher qwen3-8b] [--lanes 32] [--prompt 512] [--limit 256]
-python scripts/bench_accelerator.py train [--layers 8] [--tokens 4096] [--rows 2] [--remat full dots none]
+python scripts/bench_accelerator.py train [--layers 8] [--max-seq-len 4096] [--batch-size 2] [--remat full dots none]
 
 Shapes are those of configs/models, the student Qwen3-8B's; TOKENIZERS_DIR holds qwen3 and gpt-oss. decode: random predictors
 of Qwen3-0.6B's shape whose labels flip at about --flip-rate; nothing ends before --limit. The bound is that of reading all
@@ -188,9 +188,9 @@ def train(args):
         graph, params, frozen = nnx.split(built(config, 0, jnp.float32, stacked=True), nnx.Param, ...)
         optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-5, weight_decay=0.01))
         state = State(params, jax.jit(optimizer.init)(params), jnp.int32(0))
-        shape, half = (args.rows, args.tokens), args.tokens // 2
+        shape, half = (args.batch_size, args.max_seq_len), args.max_seq_len // 2
         tokens = np.random.default_rng(0).integers(10, 100_000, shape).astype(np.int32)
-        segments = np.repeat(np.arange(args.tokens) // half + 1, args.rows).reshape(args.tokens, -1).T.astype(np.int32)
+        segments = np.tile(np.arange(args.max_seq_len) // half + 1, (args.batch_size, 1)).astype(np.int32)
         batch = Batch(tokens, segments, np.roll(tokens, -1, 1), np.ones(shape, np.uint8))
         batch = jax.tree.map(lambda x: jnp.asarray(x)[None], batch)
         weights = jnp.asarray([0.0, 1.0])
@@ -213,13 +213,13 @@ def train(args):
             continue
         finally:
             del state, params
-        flops = step_flops(config, active_parameters(config), np.full(2 * args.rows, half))
+        flops = step_flops(config, active_parameters(config), np.full(2 * args.batch_size, half))
         peak = peak_flops("bfloat16", 1)
         print_result(
             remat=remat,
             layers=args.layers,
-            tokens=args.tokens,
-            rows=args.rows,
+            max_seq_len=args.max_seq_len,
+            batch_size=args.batch_size,
             tokens_per_second=round(tokens.size / min(seconds[1:]), 1),
             mfu=peak and round(flops / min(seconds[1:]) / peak, 4),
             seconds=[round(s, 3) for s in seconds],
@@ -242,8 +242,8 @@ def main():
     sub.add_argument("--flip-rate", type=float, default=0.12)
     sub = parts.add_parser("train")
     sub.add_argument("--layers", type=int, default=8)
-    sub.add_argument("--tokens", type=int, default=4096)
-    sub.add_argument("--rows", type=int, default=2)
+    sub.add_argument("--max-seq-len", type=int, default=4096)
+    sub.add_argument("--batch-size", type=int, default=2)
     sub.add_argument("--steps", type=int, default=3)
     sub.add_argument("--remat", nargs="+", choices=("none", "dots", "full"), default=["full", "dots"])
     args = parser.parse_args()

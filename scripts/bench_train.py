@@ -1,6 +1,7 @@
 """Benchmark of fine-tuning: our step against torch/transformers, each system in processes of its own.
 
-python scripts/bench_train.py MODELS_DIR [--tokens 512] [--rows 8] [--steps 3] [--dtype float32 bfloat16] [--remat none full]
+python scripts/bench_train.py MODELS_DIR [--max-seq-len 512] [--batch-size 8] [--steps 3]
+    [--dtype float32 bfloat16] [--remat none full]
 
 MODELS_DIR holds smollm2. A step is forward, backward, clipping and AdamW on rows full of random tokens, all of them targets;
 master weights are float32 in both. Tokens/s are of the fastest step after the first; peak memory is the process's.
@@ -21,7 +22,7 @@ RATE = 1e-5
 
 
 def batch_of(args):
-    return np.random.default_rng(0).integers(10, 40_000, (args.rows, args.tokens)).astype(np.int32)
+    return np.random.default_rng(0).integers(10, 40_000, (args.batch_size, args.max_seq_len)).astype(np.int32)
 
 
 def print_rates(seconds, losses, args, **more):
@@ -31,7 +32,7 @@ def print_rates(seconds, losses, args, **more):
     print(
         json.dumps(
             {
-                "tokens_per_second": round(args.rows * args.tokens / best, 1),
+                "tokens_per_second": round(args.batch_size * args.max_seq_len / best, 1),
                 "seconds": [round(s, 2) for s in seconds],
                 "losses": [round(loss, 4) for loss in losses],
                 "peak_mib": high >> 20,
@@ -111,8 +112,8 @@ def theirs(args):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", type=Path)
-    parser.add_argument("--tokens", type=int, default=512)
-    parser.add_argument("--rows", type=int, default=8)
+    parser.add_argument("--max-seq-len", type=int, default=512)
+    parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--dtype", nargs="+", choices=("float32", "bfloat16"), default=["float32", "bfloat16"])
     parser.add_argument("--remat", nargs="+", choices=("none", "dots", "full"), default=["none", "full"])
@@ -125,8 +126,9 @@ def main():
         for remat in args.remat:
             rates = {}
             for system in ("ours", "theirs"):
-                command = [sys.executable, __file__, args.models, "--tokens", args.tokens, "--rows", args.rows]
-                command += ["--steps", args.steps, "--dtype", dtype, "--remat", remat, "--only", system]
+                command = [sys.executable, __file__, args.models, "--max-seq-len", args.max_seq_len]
+                command += ["--batch-size", args.batch_size, "--steps", args.steps]
+                command += ["--dtype", dtype, "--remat", remat, "--only", system]
                 done = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=False)
                 if done.returncode:
                     raise SystemExit(done.stderr[-2000:])
