@@ -131,7 +131,7 @@ BAD = [
     ({"messages": [USER, SYSTEM]}, "ends with a message of 'system'"),
     ({"messages": [{"role": "user", "content": " "}, ANSWER]}, "the prompt is empty"),
     ({"messages": [{"role": "user", "content": None}]}, r"messages\[0\].content is null; it should be a string"),
-    ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, r"messages\[0\].content is a list"),
+    ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, r"messages\[0\].content\[0\] is"),
     ({"messages": ["a"]}, r"messages\[0\] is the string 'a'; it should hold role and content"),
     ({"messages": [{"role": "user"}]}, r"messages\[0\] holds `role`; it should hold role and content"),
     (
