@@ -346,7 +346,7 @@ def test_a_message_that_the_template_leaves_out_is_refused_with_its_role(tiny, r
     markers = {"open": OPEN, "close": CLOSE}
     template = "{%- for m in messages if m.role in ('user', 'assistant') -%}{{ m.content }}<|end|>{%- endfor -%}"
     messages = [{"role": role, "content": "Be brief."}, *QUESTION]
-    with pytest.raises(TokenizerError, match=rf"leaves out messages\[0\], of the role '{role}'"):
+    with pytest.raises(TokenizerError, match=rf"drops messages\[0\], which has the role '{role}'"):
         chat(tiny, template=template, **markers).prompt(messages)
     every = chat(tiny, template=template.replace("('user',", f"('{role}', 'user',"), **markers)
     assert "Be brief." in every.rendered(messages)
