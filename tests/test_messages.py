@@ -102,7 +102,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("row", "says"), REFUSED)
-def test_what_would_be_dropped_is_refused_by_name_with_its_value(row, says):
+def test_a_field_that_would_be_dropped_is_refused_by_name_with_its_value(row, says):
     with pytest.raises(DataError, match=says):
         of(row)
 

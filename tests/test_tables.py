@@ -282,7 +282,7 @@ def hub(tmp_path, request):
     return tmp_path / "hub"
 
 
-def test_subset_chooses_a_configuration_and_the_message_lists_those_there_are(hub):
+def test_subset_chooses_a_configuration_and_the_message_lists_all_configurations(hub):
     for name in ("main", "socratic"):
         assert contents(hub, subset=name) == [row | {"prompt": row["prompt"].replace("007", name)} for row in ROWS]
     assert [place for place, _ in rows(hub, subset="main", limit=1)] == [f"{hub}[main, train]: row 1"]

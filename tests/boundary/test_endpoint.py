@@ -164,7 +164,7 @@ def test_the_text_parts_of_a_content_are_the_reply(form):
         ),
     ],
 )
-def test_what_a_completion_holds_instead_of_a_reply_has_its_own_outcome_and_is_not_asked_for_again(body, outcome, detail):
+def test_a_completion_without_a_reply_has_its_own_outcome_and_is_not_retried(body, outcome, detail):
     with serving(lambda *_: body) as server:
         (dropped,) = annotated(server.url, SEGMENTS[:1], retries=2)
     assert dropped.outcome == outcome
@@ -186,7 +186,7 @@ def test_what_a_completion_holds_instead_of_a_reply_has_its_own_outcome_and_is_n
         {"choices": [{"message": {"content": WAIT}, "finish_reason": "abort"}]},
     ],
 )
-def test_an_error_inside_a_200_is_retried_as_its_status_is(body):
+def test_an_error_in_a_response_with_status_200_is_retried_like_its_own_status(body):
     with serving(lambda _, before: json.dumps(body).encode() if before < 2 else WAIT) as server:
         assert outcomes(annotated(server.url, SEGMENTS[:2])) == ["kept"] * 2
     assert len(server.requests) == 6

@@ -102,7 +102,7 @@ def test_equal_numbers_and_texts_are_equal_however_they_are_written(a, b):
     [("0.333333", "1/3"), ("12 apples", "12"), ("-3", "3"), ("5!", "5"), ("3²", "32"), ("1,23", "123"), ("50%", "50"),
      ("", "0"), ("1/0", "0"), ("0.1", "0.10000000000000001"), ("1e999", "1e998")],
 )  # fmt: skip
-def test_what_is_not_equal_is_not(a, b):
+def test_unequal_numbers_and_texts_are_not_the_same(a, b):
     assert not same(a, b)
 
 

@@ -17,7 +17,7 @@ CHOICES = ("red fox", "blue whale", "1/2", "an ant")
 
 
 @pytest.mark.parametrize("verifier", ["exact", "boxed", "choice", "integer"])
-def test_a_verifier_says_of_known_answers_what_a_person_says(verifier):
+def test_verifiers_agree_with_people_on_known_answers(verifier):
     lines = (TABLES / f"{verifier}.txt").read_text("utf-8").splitlines()
     assert (len(lines), sum(line[1] == "!" for line in lines)) == (100, 40)
     wrong = []

@@ -111,7 +111,7 @@ def test_a_right_answer_that_its_own_verifier_rejects_is_refused_with_what_is_re
         truth(text, verifier, choices=list(choices) or None)
 
 
-def test_a_text_of_two_choices_is_no_right_answer():
+def test_a_text_that_two_choices_share_is_refused_as_the_right_answer():
     with pytest.raises(DataError, match="text of choices A and C; give the letter of one"):
         truth("ant", "choice", choices=["ant", "bee", "Ant"])
 

@@ -136,7 +136,7 @@ def test_a_setting_of_another_family_passes_only_with_its_neutral_values_or_null
         ("qwen3-fp8", {"quantization_config": {"quant_method": "fp8", "weight_block_size": [0, 4]}}, ["weight_block_size"]),
     ],
 )
-def test_what_would_be_misread_is_refused_by_name(name, change, words):
+def test_a_setting_that_would_be_misread_is_refused_by_name(name, change, words):
     with pytest.raises(ConfigError) as caught:
         parse_config({**PUBLISHED[name], **change})
     for word in words:

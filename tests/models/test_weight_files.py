@@ -140,7 +140,7 @@ def test_names_of_another_form_are_refused_with_what_is_left_over(tmp_path, rena
         ("embed_tokens.weight", "first embed_tokens.weight"),
     ],
 )
-def test_tensors_without_a_place_are_refused_with_what_they_are(tmp_path, extra, meaning):
+def test_unexpected_tensors_are_refused_with_what_they_are(tmp_path, extra, meaning):
     folder = copy_of("qwen2-tied", tmp_path)
     save(folder, tensors_of(folder) | {extra: np.ones(4, np.float32)})
     message = refusal(folder)
@@ -232,7 +232,7 @@ def test_a_header_that_places_tensors_upon_each_other_is_damaged(tmp_path, chang
         ("notes.txt", "fetch the weights in the safetensors format"),
     ],
 )
-def test_a_folder_without_our_weights_is_refused_with_what_it_holds(tmp_path, file, meaning):
+def test_a_folder_without_safetensors_is_refused_with_what_it_holds(tmp_path, file, meaning):
     folder = copy_of("qwen2-tied", tmp_path)
     (folder / "model.safetensors").rename(folder / file)
     message = refusal(folder)

@@ -301,7 +301,7 @@ def test_an_end_of_turn_that_is_no_token_is_refused_with_file_and_value(tiny, tm
         Tokenizer(tmp_path, 300).eos_ids()
 
 
-def test_a_template_makes_the_checks_of_a_chat_without_its_markers(tiny, tmp_path):
+def test_a_template_is_checked_without_thinking_markers(tiny, tmp_path):
     shutil.copytree(tiny, tmp_path, dirs_exist_ok=True)
     save_ends(tmp_path, 1)
     with pytest.raises(TokenizerError, match="which does not end generation"):
@@ -313,7 +313,7 @@ def test_a_template_makes_the_checks_of_a_chat_without_its_markers(tiny, tmp_pat
     assert template.prompt(QUESTION) == build()("<|user|>What is 6 × 7?<|end|><|assistant|>")["input_ids"]
 
 
-def test_a_tokenizer_that_loses_text_continues_raw_text_and_prompts_but_is_no_chat(tiny, tmp_path):
+def test_a_lossy_tokenizer_continues_raw_text_and_prompts_but_is_refused_for_chat(tiny, tmp_path):
     shutil.copytree(tiny, tmp_path, dirs_exist_ok=True)
     content = json.loads((tmp_path / "tokenizer.json").read_text())
     (tmp_path / "tokenizer.json").write_text(json.dumps({**content, "normalizer": {"type": "Lowercase"}}))
@@ -328,7 +328,7 @@ FIELDS = "{%- for m in messages -%}{{ m.FIELD or '' }}|{{ m.content }}<|end|>{%-
 
 
 @pytest.mark.parametrize("field", ["reasoning_content", "reasoning", "thinking"])
-def test_the_thinking_of_an_earlier_answer_is_where_the_template_looks_for_it(tiny, field):
+def test_the_thinking_of_an_earlier_answer_stands_where_the_template_expects_it(tiny, field):
     markers = {"open": OPEN, "close": CLOSE}
     fielded = chat(tiny, template=FIELDS.replace("FIELD", field), **markers).rendered(TURNS)
     assert "<|end|>Six sevens.|42<|end|>" in fielded
@@ -342,7 +342,7 @@ def test_the_thinking_of_an_earlier_answer_is_where_the_template_looks_for_it(ti
 
 
 @pytest.mark.parametrize("role", ["tool", "developer", "system"])
-def test_a_message_that_the_template_leaves_out_is_refused_with_its_role(tiny, role):
+def test_a_message_that_the_template_drops_is_refused_with_its_role(tiny, role):
     markers = {"open": OPEN, "close": CLOSE}
     template = "{%- for m in messages if m.role in ('user', 'assistant') -%}{{ m.content }}<|end|>{%- endfor -%}"
     messages = [{"role": role, "content": "Be brief."}, *QUESTION]

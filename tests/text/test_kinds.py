@@ -215,7 +215,7 @@ def chat_of(content, folder, **settings):
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if "bpe" in kind or kind == "legacy"])
-def test_what_is_learnt_of_a_sentencepiece_row_is_the_row(tmp_path, kind):
+def test_a_sentencepiece_row_is_learnt_as_its_text(tmp_path, kind):
     chat = chat_of(KINDS[kind](), tmp_path)
     content = f"{OPEN}ok so two\n\n so 中文{CLOSE}two"
     messages = ({"role": "user", "content": "Say two."}, {"role": "assistant", "content": content})

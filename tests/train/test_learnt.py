@@ -175,7 +175,7 @@ def test_a_row_of_any_form_is_learnt_as_its_text_says(chat, examples):
 
 
 @EXAMPLES
-def test_of_a_row_with_tags_anywhere_no_text_is_lost_and_no_tag_is_learnt_twice(chat, examples):
+def test_rows_with_tags_anywhere_lose_no_text_and_repeat_no_tag(chat, examples):
     def check(case):
         turns, thinking, answer, row = case
         found, added, refused = learnt(chat, row)
