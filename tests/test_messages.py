@@ -108,8 +108,8 @@ def test_a_field_that_would_be_dropped_is_refused_by_name_with_its_value(row, sa
 
 
 def test_a_column_of_thinking_beside_messages_is_in_the_last_message_or_refused():
-    for held in (None, "", "on", "six sevens"):
-        assert list(row_of({"messages": THOUGHT, "reasoning": held}, 0).messages) == THOUGHT
+    for value in (None, "", "on", "six sevens"):
+        assert list(row_of({"messages": THOUGHT, "reasoning": value}, 0).messages) == THOUGHT
     with pytest.raises(DataError, match="has a column `reasoning` beside its messages, which would be dropped; move"):
         row_of({"messages": SAID, "reasoning": "six sevens"}, 0)
 

@@ -51,8 +51,8 @@ def integer(answer: str) -> str | None:
     """The number in an answer, without leading zeros, or the other contents of its box; None if there is neither."""
     inside = boxed(answer)
     if inside is not None and inside.strip():
-        found = quantity(EQUALS.split(inside)[-1].replace("\\%", "").replace("%", ""))
-        return inside.strip() if found is None or not _whole(found) else str(found)
+        number = quantity(EQUALS.split(inside)[-1].replace("\\%", "").replace("%", ""))
+        return inside.strip() if number is None or not _whole(number) else str(number)
     text = plain(answer)
     for pattern, replacement in ((WHOLE, r"\1"), (ZERO, ""), (EXPONENT, "^x"), (NEGATED, "")):
         text = pattern.sub(replacement, text)

@@ -136,18 +136,18 @@ def value(text: str) -> Fraction | None:
         sign, whole, above, below = mixed.groups()
         if not int(below):
             return None
-        found: Fraction | None = (Fraction(int(above), int(below)) + int(whole or 0)) * (-1 if sign == "-" else 1)
+        result: Fraction | None = (Fraction(int(above), int(below)) + int(whole or 0)) * (-1 if sign == "-" else 1)
     else:
-        found = number(bare)
-    return found if found is None or bare == text else found / 100
+        result = number(bare)
+    return result if result is None or bare == text else result / 100
 
 
 def quantity(text: str) -> Fraction | None:
     """The value of a number with or without a unit; None for any other text."""
     text = normalised(text)
-    found, measured = value(text), UNIT.fullmatch(text) if len(text) <= LONGEST else None
-    if found is not None or measured is None:
-        return found
+    plain_value, measured = value(text), UNIT.fullmatch(text) if len(text) <= LONGEST else None
+    if plain_value is not None or measured is None:
+        return plain_value
     words = measured[2].replace("/", " ").split()
     unit = all(word not in NO_UNITS and (len(word) > 1 or word in ONE_LETTER_UNITS) for word in words)
     return value(measured[1]) if unit else None

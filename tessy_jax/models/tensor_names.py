@@ -55,15 +55,15 @@ def check_complete(
     Raises:
         CheckpointError: one is missing. If there are unexpected tensors, the message says how their names differ.
     """
-    wanted, stored = set(expected), {_unquantized(name) for name in tensors}
+    names, stored = set(expected), {_unquantized(name) for name in tensors}
     missing = [name for name in dict.fromkeys(expected) if name not in stored]
     if not missing:
         return
     first = missing[0]
-    others = [name for name in tensors if _unquantized(name) not in wanted and not ignorable(name)]
+    others = [name for name in tensors if _unquantized(name) not in names and not ignorable(name)]
     for wrapper, origin in WRAPPERS.items():
         wrapped = [name for name in others if wrapper in name]
-        if any(_unquantized(name.replace(wrapper, "")) in wanted for name in wrapped):
+        if any(_unquantized(name.replace(wrapper, "")) in names for name in wrapped):
             raise CheckpointError(
                 f"{folder}: the names of {len(wrapped)} of {len(tensors)} tensors contain {wrapper}, as in {wrapped[0]}"
                 f"{_kind(others)}; {origin} adds it; save the model without the wrapper, or remove {wrapper} from the names"

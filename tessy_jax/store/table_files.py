@@ -112,7 +112,9 @@ def _file(path: str) -> Any:
     try:
         return fsspec.open(path, "rb")
     except (ImportError, ValueError) as error:
-        raise ConfigError(f"{path}: cannot be opened ({error}); install that package, or give a local file") from None
+        raise ConfigError(
+            f"{path}: cannot be opened ({error}); install the package that serves this address, or give a local file"
+        ) from None
 
 
 def _decompressed(path: str, file: Any) -> Iterator[Any]:

@@ -165,8 +165,8 @@ def test_host_tokens_follow_ignore_merges_inside_the_interface_of_the_device():
     content = whole_word(trained(RULES[0]), "zqzqx")
     bridge = make_bridge(content, read_vocabulary(content, 1000), Path("folder"))
     data, counts = batch([b"zqzqx"])
-    found = bridge.encode(jnp.asarray(data), jnp.asarray(counts))
-    assert np.asarray(found.ids_BP)[0, : int(found.tokens_B[0])].tolist() == [len(content["model"]["vocab"]) - 1]
+    encoding = bridge.encode(jnp.asarray(data), jnp.asarray(counts))
+    assert np.asarray(encoding.ids_BP)[0, : int(encoding.tokens_B[0])].tolist() == [len(content["model"]["vocab"]) - 1]
 
 
 def word_piece():
@@ -197,16 +197,16 @@ def test_a_setting_that_loses_text_is_refused_by_name(tmp_path, changed, name):
 def test_saved_padding_and_truncation_change_no_tokens(tmp_path, kind):
     content = with_added(KINDS[kind](), "</s>", special=True)
     text = "ok so 3 + 4 = 7 ; " * 6
-    found = []
+    tokens = []
     for name, saved in (("plain", content), ("padded", padded(content))):
         tokenizer = Tokenizer(save(saved, tmp_path / name), 1 << 12)
         library = HostBridge.of(tokenizer.content, read_vocabulary(tokenizer.content, 1 << 11)).library
-        found.append(
+        tokens.append(
             (tokenizer.encode("ok"), tokenizer.encode_text(text), tokenizer.encode_continuing("ok"), library.encode(b"ok"))
         )
     assert padded(content)["truncation"], "the saved tokenizer truncates"
-    assert found[0] == found[1]
-    assert len(found[0][1][0]) > 24
+    assert tokens[0] == tokens[1]
+    assert len(tokens[0][1][0]) > 24
 
 
 def chat_of(content, folder, **settings):
@@ -282,17 +282,17 @@ def test_control_tokens_in_a_message_stay_text_whatever_their_flags(flagged, cap
         control = {chat._hf.convert_tokens_to_ids(name) for name in ("[A]", "</s>", "<s>")}
         text = chat.rendered(messages)
         try:
-            found, plain = (chat.prompt([{"role": "user", "content": said}]) for said in (messages[0]["content"], harmless))
+            ids, plain = (chat.prompt([{"role": "user", "content": text_}]) for text_ in (messages[0]["content"], harmless))
         except TokenizerError:
             if kind == "legacy" and {"normalized", "single_word"} <= set(flags):
                 return  # the library takes the template's own [A] for text, too
             raise
-        assert [i for i in found if i in control] == [i for i in plain if i in control], "no text is a control token"
+        assert [i for i in ids if i in control] == [i for i in plain if i in control], "no text is a control token"
         spelled = chat._tokenizer._spelled
-        written = b"".join(spelled[i] or chat._hf.convert_ids_to_tokens(i).encode() for i in found).decode()
+        written = b"".join(spelled[i] or chat._hf.convert_ids_to_tokens(i).encode() for i in ids).decode()
         assert "".join(written.replace("▁", " ").split()) == "".join(text.split())
         if harmless == messages[0]["content"]:
-            assert found == chat._tokenizer.encode_rendered(text)
+            assert ids == chat._tokenizer.encode_rendered(text)
 
     check()
     assert not caplog.records

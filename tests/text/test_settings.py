@@ -115,9 +115,9 @@ pieces = st.one_of(
 texts = st.lists(pieces, min_size=1, max_size=8).map("".join).filter(bool)
 
 
-def steps(found, kept, key):
-    """A setting out of one to two steps."""
-    chosen = [part for step in found for part in ([kept] if step == "as it is" else [step]) if part]
+def steps(drawn, kept, key):
+    """A setting of one or two steps."""
+    chosen = [part for step in drawn for part in ([kept] if step == "as it is" else [step]) if part]
     return {"type": "Sequence", key: chosen} if len(chosen) > 1 else chosen[0] if chosen else None
 
 
@@ -207,8 +207,8 @@ def accepts(content, text, folder, on_device):
     if spelled == text:
         assert list(tokens) == ids
         if device and on_device and len(text.encode()) <= P:
-            found = jax.device_get(encode(device, *batch([text.encode()])))
-            assert found.ids_BP[0, : found.tokens_B[0]].tolist() == ids
+            encoding = jax.device_get(encode(device, *batch([text.encode()])))
+            assert encoding.ids_BP[0, : encoding.tokens_B[0]].tolist() == ids
     return True
 
 

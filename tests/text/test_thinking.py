@@ -10,9 +10,9 @@ ANSWER = "    4\nis 2 + 2"
 
 
 def parts(content, markers=(OPEN, CLOSE)):
-    found = find(content, *markers)
-    check(content, found, *markers)
-    return None if found is None else (content[found.start : found.end], content[found.answer :])
+    thinking = find(content, *markers)
+    check(content, thinking, *markers)
+    return None if thinking is None else (content[thinking.start : thinking.end], content[thinking.answer :])
 
 
 @pytest.mark.parametrize(

@@ -114,15 +114,15 @@ def conversations(draw, texts):
 
 
 def row_in(draw, form, turns, last):
-    said = [{"role": role, "content": parted(draw, text)} for role, text in turns]
+    context = [{"role": role, "content": parted(draw, text)} for role, text in turns]
     row = {"id": draw(st.sampled_from([None, 7, "seven"]))}
     if form == "completion":
-        asked = said[0]["content"] if len(said) == 1 and isinstance(said[0]["content"], str) else said
-        thought = {name: text for name, text in last.items() if name != "content"}
-        return row | {"prompt": asked, "completion": last["content"], **thought}
+        prompt = context[0]["content"] if len(context) == 1 and isinstance(context[0]["content"], str) else context
+        reasoning = {name: text for name, text in last.items() if name != "content"}
+        return row | {"prompt": prompt, "completion": last["content"], **reasoning}
     if form == "system" and turns[0][0] == "system" and turns[0][1]:
-        row, said = row | {"system": turns[0][1]}, said[1:]
-    messages = [message | draw(nothing) for message in (*said, {"role": "assistant", **last})]
+        row, context = row | {"system": turns[0][1]}, context[1:]
+    messages = [message | draw(nothing) for message in (*context, {"role": "assistant", **last})]
     if form == "conversations":
         messages = [
             {"from": SPEAKERS.get(m["role"], m["role"]), "value": m["content"]}
@@ -165,8 +165,8 @@ def test_a_row_of_any_form_is_learnt_as_its_text_says(chat, examples):
             return  # backticks of the thinking and of the answer enclose the closing tag
         assert not refused
         if thinking is None or row_of(row, 0).content.startswith("<think>\n"):
-            assert found == text
-        assert MARKS.sub("", found) == MARKS.sub("", text)
+            assert learnt_text == text
+        assert MARKS.sub("", learnt_text) == MARKS.sub("", text)
         spoken = [control["<|end|>"]] * (len(turns) + 1)
         assert [token for token in added if token in spoken] == spoken
         assert [added.count(control[name]) for name in ("<think>", "</think>")] == [thinking is not None] * 2
@@ -178,11 +178,11 @@ def test_a_row_of_any_form_is_learnt_as_its_text_says(chat, examples):
 def test_rows_with_tags_anywhere_lose_no_text_and_repeat_no_tag(chat, examples):
     def check(case):
         turns, thinking, answer, row = case
-        found, added, refused = learnt(chat, row)
+        learnt_text, added, refused = learnt(chat, row)
         if refused:
             assert re.search("think|learnt as plain text|last message is empty", refused)
             return
-        assert MARKS.sub("", found) == MARKS.sub("", rendered(turns, thinking, answer))
+        assert MARKS.sub("", learnt_text) == MARKS.sub("", rendered(turns, thinking, answer))
         names = chat._tokenizer.hf.convert_ids_to_tokens(added)
         assert (names.count("<think>"), names.count("</think>")) in ((0, 0), (1, 1))
 
