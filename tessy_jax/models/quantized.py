@@ -36,7 +36,7 @@ def fp8_block(raw: Mapping[str, Any]) -> tuple[int, int]:
         return FP8_BLOCK
     method = section.get("quant_method") if isinstance(section, Mapping) else section
     if method not in SUPPORTED:
-        raise ConfigError(f"quantization_config: weights quantised by {method!r} are not supported; {DEQUANTISE}")
+        raise ConfigError(f"quantization_config: quant_method {method!r} is not supported; {DEQUANTISE}")
     block = section.get("weight_block_size")
     if block is None:
         return FP8_BLOCK

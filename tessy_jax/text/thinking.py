@@ -63,7 +63,7 @@ def find(content: str, open_text: str, close_text: str) -> Thinking | None:
             continue
         first = opened or re.match(GAP, content)
         after = re.compile(GAP).match(content, closed.end())
-        assert first is not None  # GAP matches nothing, too
+        assert first is not None  # GAP also matches the empty text
         assert after is not None
         return Thinking(first.end(), max(first.end(), len(content[: closed.start()].rstrip())), after.end())
     return None
