@@ -56,11 +56,11 @@ def pair(tmp_path_factory):
 
 
 def answers_of(run):
-    """Per own id of a problem of `sums`: what its first response that says anything says."""
+    """The first answer to each problem of `sums`, by the problem's own id. Answers with braces are refused as references."""
     answers = {}
     for line in (run / "verdicts.jsonl").read_text().splitlines():
         row = json.loads(line)
-        if row["task"] == "sums" and row["answer"] is not None:
+        if row["task"] == "sums" and row["answer"] is not None and not set(row["answer"]) & set("{}"):
             answers.setdefault(row["prompt_id"].removeprefix("sums/"), row["answer"])
     return answers
 
