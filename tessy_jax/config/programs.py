@@ -26,7 +26,7 @@ class Programs(Section):
     output: Count = 16
     """Limit in MiB on the output of a program."""
     grader: Grader = "strict"
-    """The verdict that counts; both are recorded. strict: the verdict of contest judges, which no limit of the interpreter
-    decides; compat: that of LiveCodeBench's public code, with its limits on recursion and on the digits of integers."""
+    """The verdict that counts; both are recorded. strict: the verdict of contest judges, independent of the interpreter's
+    limits; compat: that of LiveCodeBench's public code, with its limits on recursion and on the digits of integers."""
     unsafe: bool = False
     """Run programs in plain processes if no stronger sandbox is available."""

@@ -79,7 +79,7 @@ class DescribedVerifier(Protocol):
 
 @runtime_checkable
 class CheckingVerifier(Protocol):
-    """A verifier whose settings may exclude a right answer."""
+    """A verifier whose settings can make a right answer impossible."""
 
     def check(self, truth: GroundTruth) -> None:
         """Checks before any work that an answer can be right. Raises DataError if none can."""

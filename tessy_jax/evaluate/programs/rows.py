@@ -219,7 +219,7 @@ def _plain(tests: Any) -> list[dict[str, Any]]:
             texts = _pair(test, place)
             if _calls(test, place):
                 raise DataError(
-                    f'{place} calls a function that it does not name; give an assert, such as "assert f(1) == 2"'
+                    f'{place} calls a function that it does not name; write an assert, such as "assert f(1) == 2"'
                 )
             checked.append(texts)
             continue
@@ -239,7 +239,7 @@ def _checked(code: str, place: str) -> dict[str, Any]:
     """An assert as a test. A comparison with a literal becomes a comparison outside the sandbox."""
     body = ast.parse(code).body
     if all(isinstance(line, ast.Assert) and _always_true(line.test) for line in body):
-        raise DataError(f"{place} is always true, so that every program would pass: {_short(code)}; correct it")
+        raise DataError(f"{place} is always true, so every program would pass: {_short(code)}; correct it")
     if len(body) != 1 or not isinstance(body[0], ast.Assert):
         return {"code": code}
     asserted = body[0].test
@@ -254,7 +254,7 @@ def _checked(code: str, place: str) -> dict[str, Any]:
 
 
 def _always_true(asserted: ast.expr) -> bool:
-    """Whether an assert is true whatever the program does, such as that of a tuple (condition, message)."""
+    """Whether an assert is true for every program, such as the assert of a tuple (condition, message)."""
     if isinstance(asserted, ast.Tuple):
         return bool(asserted.elts)
     return isinstance(asserted, ast.Constant) and bool(asserted.value)
@@ -330,13 +330,13 @@ def _known(case: dict[str, Any], place: str, *contents: str) -> None:
     other = next((key for key, value in case.items() if key not in (*contents, *LABELS) and value is not None), None)
     if other is not None:
         raise DataError(
-            f"{place} holds {other!r} ({_short(case[other])}), which is not supported beside {' and '.join(contents)}; "
-            "remove it if it changes no verdict, or else leave this problem out"
+            f"{place} holds {other!r} ({_short(case[other])}), which is not supported next to {' and '.join(contents)}; "
+            "remove it if it changes no verdict; otherwise leave this problem out"
         )
 
 
 def _calls(case: dict[str, Any], place: str) -> bool | None:
-    """Whether a test calls a function; None if it does not say so."""
+    """Whether a test calls a function; None if it has no testtype."""
     kind = case.get("type") if case.get("testtype") is None else case["testtype"]
     if kind is None:
         return None
@@ -353,7 +353,7 @@ def _text(holder: dict[str, Any], key: str, otherwise: str | None = None, place:
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise DataError(f"{place}{key} holds half of a surrogate pair, which is no text; remove it") from None
+        raise DataError(f"{place}{key} holds half of a surrogate pair, which is not text; remove it") from None
     return value
 
 

@@ -18,11 +18,11 @@ from tessy_jax.evaluate.tasks import GroundTruth
 
 MIB = 1 << 20
 SAFE = sys.int_info.str_digits_check_threshold
-"""Number of digits up to which `int` converts text whatever the limit of the interpreter."""
+"""Number of digits up to which `int` converts text under every limit of the interpreter."""
 LONGEST = 100_000
 """Maximum number of digits of an integer in a test; its conversion takes quadratic time."""
 DEEPEST = 100
-"""Maximum depth of nested values in a test; a limit of the interpreter then never decides their comparison."""
+"""Maximum depth of nested values in a test, below the recursion limit of every comparison."""
 
 
 class Suite(NamedTuple):
@@ -66,8 +66,8 @@ class Suite(NamedTuple):
             size = 0 if "code" in test else expected_size(test)
             if size > output * MIB:
                 raise DataError(
-                    f"test {number} expects an output of {size:,} bytes, and programs.output is {output} MiB, so that no "
-                    f"program could pass; set programs.output to at least {math.ceil(size / MIB)}"
+                    f"test {number} expects an output of {size:,} bytes, but programs.output is {output} MiB, so no program "
+                    f"could pass; set programs.output to at least {math.ceil(size / MIB)}"
                 )
 
 
@@ -85,7 +85,7 @@ def file_text(path: str) -> str:
 
 
 def json_value(text: str, digits: int = LONGEST) -> Any:
-    """Parses JSON whose integers have at most this number of digits, whatever the limit of the interpreter.
+    """Parses JSON whose integers have at most this number of digits, under every limit of the interpreter.
 
     Raises:
         ValueError: the text is not JSON, an integer is longer, or a fraction exceeds the range of floats.
@@ -114,7 +114,7 @@ def check_value(value: Any, place: str) -> None:
     level = [value]
     for _ in range(DEEPEST):
         if any(isinstance(item, float) and math.isnan(item) for item in level):
-            raise DataError(f"{place} holds NaN, which equals no value, so that no program could pass; leave this test out")
+            raise DataError(f"{place} holds NaN, which equals no value, so no program could pass; leave this test out")
         inner = [item for item in level if isinstance(item, list | dict)]
         level = [part for item in inner for part in (item.values() if isinstance(item, dict) else item)]
         if not level:
