@@ -276,7 +276,7 @@ def test_each_speaker_samples_its_traces_once_and_rules_annotate_them(tmp_path, 
     ("what", "changes", "options", "message"),
     [
         ("train", {}, [], "run `tessy boundary annotate` first"),
-        ("train", {"predictor": {"layers": 40}}, [], "set it to 3 at most, or to null"),
+        ("train", {"predictor": {"layers": 40}}, [], "set it to at most 3, or to null"),
         ("annotate", {}, ["--speaker", "teacher"], "neither teacher nor traces.teacher"),
         ("annotate", {"traces": {"student": "absent.jsonl"}}, [], "absent.jsonl: "),
     ],
