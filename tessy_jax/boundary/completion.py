@@ -13,7 +13,7 @@ from tessy_jax.boundary.spans import Reason
 from tessy_jax.store.messages import REASONING, TEXT_PARTS
 
 REASONING_PARTS = frozenset({"thinking", "reasoning", "reasoning_text", "redacted_thinking"})
-"""Types of parts with reasoning."""
+"""Types of parts that hold reasoning."""
 STATUS_OF_CODE = {
     "invalid_api_key": 401,
     "insufficient_quota": 402,
@@ -26,7 +26,7 @@ STATUS_OF_CODE = {
 }
 """The status of an error, by its code or type, if it gives no number."""
 UNKNOWN_ERROR = 500
-"""The status of an error that gives neither."""
+"""The status of an error that gives no number and no known code or type."""
 COMPLETE = frozenset(
     (
         "stop",
@@ -42,13 +42,13 @@ COMPLETE = frozenset(
         "completed",
     )
 )
-"""Reasons why servers end a complete reply, in lower case. A server may also give none."""
+"""Finish reasons of a complete reply, in lower case. A server may also give none."""
 LIMITED = frozenset({"length", "max_tokens", "model_length", "max_output_tokens"})
-"""Reasons that say that the reply ends at the limit of tokens."""
+"""Finish reasons of a reply that ends at the token limit."""
 FILTERED = frozenset({"content_filter", "refusal", "safety", "recitation", "sensitive", "prohibited_content"})
-"""Reasons that say that the server or its model refuses."""
+"""Finish reasons of a refusal by the server or its model."""
 CALLING = frozenset({"tool_calls", "tool_use", "function_call"})
-"""Reasons that say that the model calls tools."""
+"""Finish reasons of a reply that calls tools."""
 
 
 class Completion(NamedTuple):
@@ -66,7 +66,7 @@ def read_completion(body: str) -> Completion:
     try:
         parsed = json.loads(body)
     except (ValueError, RecursionError):
-        return _failed(_no_completion(body))
+        return _no_completion(body)
     choices = parsed.get("choices") if isinstance(parsed, dict) else None
     choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
     error = _error(parsed) or _error(choice)
@@ -75,9 +75,9 @@ def read_completion(body: str) -> Completion:
         return Completion("", "failed", f"an error in a response with status 200 (as {status}): {_short(error)}", status)
     message = choice.get("message")
     if not isinstance(message, dict):
-        return _failed(_no_completion(body))
+        return _no_completion(body)
     if message.get("tool_calls") or message.get("function_call"):
-        return _failed(f"the reply calls tools; leave tools out of annotator.request. It is {_short(message)}")
+        return _failed(f"the reply calls tools; leave tools out of annotator.request. The message is {_short(message)}")
     text, part_reasoning, refusal, unknown = _content(message.get("content"))
     if unknown is not None:
         return _failed(f"the content holds {unknown}; it should be text, or parts of type {' or '.join(TEXT_PARTS)}")
@@ -96,31 +96,36 @@ def _outcome(text: str, reasoning: str, refusal: str, finish: Any) -> Completion
     only_reasoning = bool(reasoning) and not text.strip()
     ended = "" if finish is None else str(finish).lower()
     if ended in LIMITED:
-        return Completion(text, "truncated", truncated(f"all reasoning: {_short(reasoning)}" if only_reasoning else text))
+        return Completion(text, "truncated", truncated(f"(reasoning) {_short(reasoning)}" if only_reasoning else text))
     if refusal or ended in FILTERED:
         return Completion(text, "refused", f"the server or its model refuses: {_short(refusal or finish)}")
     if only_reasoning:
-        remedy = "turn reasoning off (annotator.request), or the server's parser of reasoning"
-        return Completion(text, "reasoning", f"the reply is all reasoning; {remedy}. It is {_short(reasoning)}")
+        remedy = "turn off reasoning (annotator.request) or the server's reasoning parser"
+        return Completion(text, "reasoning", f"the reply holds only reasoning; {remedy}. It begins: {_short(reasoning)}")
     if ended in CALLING:
-        return _failed(f"the reply calls tools (finish_reason {finish}); leave tools out of annotator.request")
+        return _failed(f"the reply calls tools (finish_reason: {finish}); leave tools out of annotator.request")
     if ended and ended not in COMPLETE:
-        detail = f"the reply is not complete (finish_reason {_short(finish)}). It is {_short(text) or 'empty'}"
+        detail = f"the reply is not complete (finish_reason: {_short(finish)}). It begins: {_short(text) or '(empty)'}"
         return Completion(text, "failed", detail, UNKNOWN_ERROR)
     if not text.strip():
-        return Completion(text, "empty", f"the reply is empty (finish_reason {_short(finish)})")
+        return Completion(text, "empty", f"the reply is empty (finish_reason: {_short(finish)})")
     return Completion(text)
 
 
-def _no_completion(body: str) -> str:
-    """The detail of a body that is no chat completion, with a remedy where its beginning shows one."""
+def _failed(detail: str) -> Completion:
+    return Completion("", "failed", detail)
+
+
+def _no_completion(body: str) -> Completion:
+    """The completion of a body that is not a chat completion, with the remedy that its beginning suggests."""
     start = body.lstrip()[:5].lower()
-    remedy = ""
     if start in ("data:", "event"):
-        remedy = " (a stream; leave stream out of annotator.request)"
+        problem = "a stream, not a chat completion; leave stream out of annotator.request"
     elif start.startswith("<"):
-        remedy = " (a web page; check annotator.url)"
-    return f"no chat completion{remedy}: {_short(body)}"
+        problem = "a web page, not a chat completion; check annotator.url"
+    else:
+        problem = "not a chat completion; check annotator.url"
+    return _failed(f"the response is {problem}. It begins: {_short(body)}")
 
 
 def _content(content: Any) -> tuple[str, str, str, str | None]:
@@ -137,8 +142,8 @@ def _content(content: Any) -> tuple[str, str, str, str | None]:
             texts["refusal"].append(_text(part))
         else:
             return "", "", "", f"a part of type {kind!r}" if isinstance(part, dict) else _short(part)
-    text, reasoning, refusal = ("".join(parts) for parts in found.values())
-    return text, reasoning, refusal, None
+    reply, reasoning, refusal = ("".join(parts) for parts in texts.values())
+    return reply, reasoning, refusal, None
 
 
 def _text(value: Any) -> str:
@@ -168,10 +173,6 @@ def _status(error: Any) -> int:
         if isinstance(value, str) and value in STATUS_OF_CODE:
             return STATUS_OF_CODE[value]
     return UNKNOWN_ERROR
-
-
-def _no_completion(body: str) -> Completion:
-    return Completion("", "failed", f"the response is not a chat completion; check annotator.url. It begins: {_short(body)}")
 
 
 def _short(value: Any) -> str:

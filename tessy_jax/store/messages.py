@@ -19,31 +19,31 @@ FROM = {**{role: role for role in ROLES}, "human": "user", "gpt": "assistant"}
 FORMS = ("messages", "dialogs", "conversations")
 """Columns that hold a complete conversation."""
 REASONING = ("reasoning_content", "reasoning", "thinking")
-"""Fields that hold the thinking of an assistant's message, or of a completion."""
+"""Fields that hold the thinking of an assistant message or a completion."""
 TEXT_PARTS = ("text", "input_text", "output_text")
 """Types of the parts of a content that hold text."""
 SETTINGS = ("on", "off", "true", "false", "low", "medium", "high")
-"""Values of such a field in data sets that say how much a model should think."""
+"""Values of these fields that set how much a model should think; they are not thinking."""
 SYSTEM = ("system", "system_prompt", "system_message")
 """Columns that hold the system message of a row."""
 UNSEEN = (
     *("tools", "functions", "documents", "chat_template_kwargs"),
     *("image", "images", "audio", "audios", "video", "videos"),
 )
-"""Columns that other tools give to the model together with the messages."""
+"""Columns that other tools show to the model together with the messages."""
 PROMPT_PARTS = ("input", "context", "passage", "article", "story", "document")
-"""Columns that complete a prompt that is one text."""
+"""Columns that belong to a prompt that is one text."""
 LISTS_FILES = "JSONL, JSON and Parquet"
 SHOWN = 60
-"""Characters of a value that messages show."""
+"""Maximum length of a value in an error, in characters."""
 PAIRS = (("role", "content"), ("from", "value"))
 """The fields of a message: speaker and text."""
 BESIDE = (*SYSTEM, *UNSEEN, *PROMPT_PARTS, *REASONING)
-"""Columns that are read beside those of the forms."""
+"""Columns that are read in addition to those of the forms."""
 THOUGHTS = ("thought", "thoughts", "think", "cot", "chain_of_thought", "reasoning_trace", "deepseek_reasoning")
-"""Other columns of data sets with the thinking of an answer."""
+"""Other columns of data sets that hold the thinking of an answer."""
 MARKS = ("label", "train", "weight")
-"""Columns of a row that say whether and how much it should be learnt."""
+"""Columns that say whether a row should be learnt, and with which weight."""
 LIST_AS_TEXT = re.compile(r"\s*(?:array\()?\[\s*\{\s*['\"](?:role|content|from|value)['\"]\s*:")
 RENDERED = re.compile(
     r"\s*(?:<s>|<bos>|<\|begin_of_text\|>|<｜begin▁of▁sentence｜>)?\s*(?:<\|im_start\|>|<\|start_header_id\|>|<start_of_turn>"
@@ -62,12 +62,12 @@ def messages_of(
     """The first of these keys that a row has, and the messages, role and content each, that it holds.
 
     A message has role and content, or from and value; a string as prompt or completion is one message of `role`. The
-    messages may also be one object of lists side by side, as a `datasets` Sequence column has them. The system message of
-    the row comes first, unless `role` is the assistant. or_else: what a row may hold instead, for the error.
+    messages may also be one object of lists of equal length, the form of a `datasets` Sequence column. The row's own system
+    message comes first, unless `role` is the assistant. or_else: other contents that a row may hold, for the error.
 
     Raises:
-        DataError: the row is no object, has none of the keys, what it has is no messages, a message or the row holds
-            something that would be dropped, such as tools, or two columns hold different conversations.
+        DataError: the row is not an object, has none of the keys, holds no messages under its key, the row or a message has
+            a field that would be dropped, such as tools, or two columns hold different conversations.
     """
     if not isinstance(row, dict):
         raise DataError(f"is {_kind(row)}; it should be an object with {_listed(forms)}{or_else and f', {or_else}'}")
@@ -79,7 +79,7 @@ def messages_of(
     lost = next((name for name in unseen if not _empty(row.get(name))), None)
     if lost is not None:
         raise DataError(
-            f"has `{lost}` beside `{form}`, which no model would see; write into `{form}` what the model should see, and "
+            f"has `{lost}` beside `{form}`, which no model would see; move what the model should see into `{form}`, and "
             f"leave `{lost}` out"
         )
     messages = _messages(row, form, role)
@@ -90,11 +90,11 @@ def messages_of(
 
 
 def refuse_rendered(messages: Sequence[dict[str, str]], form: str) -> None:
-    """Refuses messages that a chat template has already rendered, or that are a list written as a text. The model's own
-    template is applied, so the model would see two templates, or brackets and quotes.
+    """Refuses messages that a chat template has already rendered, and texts that hold a list of messages. The model's own
+    template is applied to them, so the model would see two templates, or brackets and quotes.
 
     Raises:
-        DataError: names the message and its marker.
+        DataError: there is one; names the message and its marker.
     """
     for i, message in enumerate(messages):
         content, name = message["content"], f"{form}[{i}]" if len(messages) > 1 else form
@@ -108,16 +108,16 @@ def refuse_rendered(messages: Sequence[dict[str, str]], form: str) -> None:
         if begins or ends:
             where = f"begins with {short(begins[0])}" if begins else f"ends with {short(ends[0]) if ends else ''}"
             raise DataError(
-                f"{name} {where}, as a text does that a chat template has rendered; give the text of each message alone: "
-                "the model's own template is applied"
+                f"{name} {where}, so a chat template has already rendered it; give the text of each message alone, because "
+                "the model's own template is applied to it"
             )
 
 
 def refuse_unlearnt(row: dict[str, Any], messages: Sequence[dict[str, str]]) -> None:
-    """Refuses a row to learn from whose columns say that it should not be learnt as it is.
+    """Refuses a training row whose columns say that it should not be learnt unchanged.
 
     Raises:
-        DataError: a column of thinking holds what the last message does not, or one of `MARKS` says so.
+        DataError: the last message lacks the thinking in another column, or one of `MARKS` excludes or weights the row.
     """
     for key in (*REASONING, *THOUGHTS):
         value = row.get(key)
@@ -127,9 +127,11 @@ def refuse_unlearnt(row: dict[str, Any], messages: Sequence[dict[str, str]]) -> 
             )
     off = next((name for name in ("label", "train") if str(row.get(name)).lower() == "false"), None)
     if off is not None:
-        raise DataError(f"has `{off}` false, which says that its answer should not be learnt; leave such rows out")
+        raise DataError(f"has `{off}` false, which marks answers that should not be learnt; leave such rows out")
     if row.get("weight") not in (None, "", 1, "1", "1.0"):
-        raise DataError(f"has the weight {short(row['weight'])}, but all rows count alike; leave out the row, or its weight")
+        raise DataError(
+            f"has the weight {short(row['weight'])}, but rows cannot have weights; leave out the row or its weight"
+        )
 
 
 def own_id(row: dict[str, Any]) -> str | None:
@@ -183,25 +185,26 @@ def _with_system(row: dict[str, Any], messages: list[dict[str, str]]) -> list[di
     name, value = next(iter(given.items()))
     wrong = next((name for name, other in given.items() if not isinstance(other, str)), None)
     if wrong is not None:
-        raise DataError(f"{wrong} is {_kind(given[wrong])}; it should be the text of the system message, or left out")
+        shown = _kind(given[wrong])
+        raise DataError(f"{wrong} is {shown}; it should be the text of the system message; correct it or leave it out")
     if len(set(given.values())) > 1:
-        raise DataError(f"holds different system messages in {_listed(list(given), 'and')}; give one of them")
+        raise DataError(f"holds different system messages in {_listed(list(given), 'and')}; keep one of them")
     system = {"role": "system", "content": _text(value, name)}
     if messages and messages[0]["role"] == "system":
         if messages[0] != system:
-            raise DataError(f"has `{name}` and another system message among its messages; give one of them")
+            raise DataError(f"has `{name}` and a different system message among its messages; keep one of them")
         return messages
     return [system, *messages]
 
 
 def _message(turn: Any, name: str, pairs: Sequence[tuple[str, str]]) -> dict[str, str]:
-    """A message. pairs: the fields of speaker and text, the usual ones of the form first."""
-    held = turn if isinstance(turn, dict) else {}
-    pair = next((pair for pair in pairs if held.keys() >= set(pair)), None)
+    """A message. pairs: names of the fields for speaker and text, the usual names of the form first."""
+    fields = turn if isinstance(turn, dict) else {}
+    pair = next((pair for pair in pairs if fields.keys() >= set(pair)), None)
     if pair is None:
-        found = _listed(sorted(held), "and") or "nothing" if isinstance(turn, dict) else _kind(turn)
+        shown = _listed(sorted(fields), "and") or "nothing" if isinstance(turn, dict) else _kind(turn)
         right = " and ".join(pairs[0])
-        raise DataError(f"{name} {'holds' if isinstance(turn, dict) else 'is'} {found}; it should hold {right}")
+        raise DataError(f"{name} {'holds' if isinstance(turn, dict) else 'is'} {shown}; it should hold {right}")
     speaker, text = pair
     role = turn[speaker]
     if not isinstance(role, str) or role not in FROM:
@@ -231,11 +234,11 @@ def _content(value: Any, name: str) -> str:
         if isinstance(part, str):
             texts.append(part)
             continue
-        held = {key: item for key, item in part.items() if not _absent(item)} if isinstance(part, dict) else {}
-        if set(held) - {"text"} != {"type"} or held["type"] not in TEXT_PARTS or not isinstance(part.get("text"), str):
+        given = {key: item for key, item in part.items() if not _absent(item)} if isinstance(part, dict) else {}
+        if set(given) - {"text"} != {"type"} or given["type"] not in TEXT_PARTS or not isinstance(part.get("text"), str):
             raise DataError(
-                f"{name} is a list whose part {i} is {short(held or part)}; only texts are read: "
-                '{"type": "text", "text": …}'
+                f'{name}[{i}] is {short(given or part)}; it should be a text part, {{"type": "text", "text": …}}; write it '
+                "as text, or leave out such rows"
             )
         texts.append(part["text"])
     return _text("".join(texts), name)
@@ -267,7 +270,7 @@ def _absent(value: Any) -> bool:
 
 
 def _empty(value: Any) -> bool:
-    """Whether a column says nothing, also as an object of such values or as the text of an empty list."""
+    """Whether a column is empty, which includes an object of empty values and the text of an empty list."""
     return _absent(value) or value == "[]" or (isinstance(value, dict) and all(map(_absent, value.values())))
 
 
@@ -292,18 +295,18 @@ def _kind(value: Any) -> str:
 
 
 def short(value: Any) -> str:
-    """The beginning of a value, for messages."""
+    """The beginning of a value, for errors."""
     text = repr(value)
     return text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}…"
 
 
 def held_by(row: dict[str, Any]) -> str:
-    """The names of the columns that have a value, for messages."""
+    """The names of the columns that have a value, for errors."""
     return _listed(sorted(name for name, value in row.items() if value is not None), "and") or "nothing"
 
 
 def _listed(names: Sequence[str], last: str = "or") -> str:
-    """The first dozen names, as a sentence has them."""
+    """The first dozen names, as part of a sentence."""
     cut = [name if len(name) <= SHOWN else f"{name[: SHOWN - 3]}…" for name in names[:12]]
     shown = [f"`{name}`" for name in cut] + ["more"] * (len(names) > 12)
     return f" {last} ".join([", ".join(shown[:-1]), shown[-1]]) if len(shown) > 1 else "".join(shown)

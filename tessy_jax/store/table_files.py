@@ -42,7 +42,7 @@ FOREIGN = {
     b"\x04\x22\x4d\x18": "is compressed; add the suffix .lz4 to its name",
     b"\xff\xfe": "is in UTF-16; save the file in UTF-8",
     b"\xfe\xff": "is in UTF-16; save the file in UTF-8",
-    b"version https://git-lfs": "is a pointer of Git LFS, not the file itself; run git lfs pull",
+    b"version https://git-lfs": "is a Git LFS pointer, not the file itself; fetch the file with `git lfs pull`",
     b"<": "is a web page or XML; download the file itself",
 }
 """First bytes of files that hold no rows as text, and the message for each."""
@@ -136,10 +136,10 @@ def _decompressed(path: str, file: Any) -> Iterator[Any]:
         names = [name for name in archive.namelist() if not name.endswith("/") and not name.startswith("__MACOSX/")]
         if len(names) != 1:
             shown = ", ".join(f"`{name}`" for name in names[:6]) + (", …" if len(names) > 6 else "")
-            raise DataError(f"{path}: is an archive of {len(names)} files ({shown}); unpack it, and name one of them")
-        held = format_of(names[0])
-        if held is not None and held != (format_of(path) or "json"):
-            right = f"let the name of the archive end in .{held}.zip"
-            raise DataError(f"{path}: is an archive of `{names[0]}`, and its own name is that of another format; {right}")
+            raise DataError(f"{path}: is an archive of {len(names)} files ({shown}); unpack it, and give one of its files")
+        form = format_of(names[0])
+        if form is not None and form != (format_of(path) or "json"):
+            right = f"change its suffix to .{form}.zip"
+            raise DataError(f"{path}: is an archive of `{names[0]}`, but its own name is that of another format; {right}")
         yield archive
         yield archive.open(names[0])

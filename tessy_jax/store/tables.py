@@ -17,7 +17,7 @@ from tessy_jax.store.run import MARK
 from tessy_jax.store.table_files import ADDRESS, BOM, GIVE, format_of, opened
 
 Rows = Iterator[tuple[str, Any]]
-"""Where (file:line) and what, or a DataError that says why a line holds no row."""
+"""The place (file:line) and content of every row. A DataError as content says why a line holds no row."""
 LARGEST_FIELD = 1 << 30
 """Maximum length of a CSV field, in characters."""
 DELIMITERS = {"csv": ",", "tsv": "\t"}
@@ -99,12 +99,12 @@ def _parsed(text: bytes, line: int | None = None) -> Any:
     except json.JSONDecodeError as error:
         if line is not None:
             where = f"{error.msg.removesuffix(' at')} at line {line + error.lineno - 1}, column {error.colno}"
-            return DataError(f"is not JSON ({where}); mend it there, or give one object a line")
-        behind = text.rstrip()
-        if behind.endswith(b",") and not isinstance(_parsed(behind[:-1]), DataError):
-            return DataError("is not JSON (a comma follows); leave the comma out, or put all lines between [ and ]")
+            return DataError(f"is not JSON ({where}); correct it there, or write one object per line")
+        stripped = text.rstrip()
+        if stripped.endswith(b",") and not isinstance(_parsed(stripped[:-1]), DataError):
+            return DataError("is not JSON (it ends with a comma); remove the comma, or enclose all lines in [ and ]")
         where = f"{error.msg.removesuffix(' at')} at column {error.colno} of {error.doc.strip()[:30]!r}"
-        return DataError(f"is not JSON ({where}); give one object a line")
+        return DataError(f"is not JSON ({where}); write one object per line")
     except (ValueError, RecursionError) as error:
         return DataError(f"is not JSON ({error}); write one object per line")
 
@@ -170,7 +170,7 @@ def _checked_header(path: str, header: list[str], delimiter: str, columns: Colle
 
 def _named(fields: list[str], header: list[str], delimiter: str) -> dict[str, str | None] | DataError:
     if any("\n" in field and "\t" in field for field in fields) and delimiter == "\t":
-        return DataError("has a field with line ends and tabs, as a single quote gives that joins rows; save it as JSONL")
+        return DataError("has a field with line breaks and tabs, perhaps because a quote joins rows; save the file as JSONL")
     if len(fields) < len(header) or any(fields[len(header) :]):
         return DataError(
             f"has {len(fields)} fields, but the header has {len(header)}; enclose fields with separators in quotes"

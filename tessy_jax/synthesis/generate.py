@@ -31,8 +31,8 @@ def read_prompts(path: str) -> list[str]:
     """The `prompt` of every row of a table.
 
     Raises:
-        DataError: the table cannot be read, or a row has no non-empty text `prompt`, or has something beside it that the
-            model would not see, such as a system message; names file and line.
+        DataError: the table cannot be read, a row has no non-empty string `prompt`, or it has a column that the model would
+            not see, such as a system message; names file and line.
         ConfigError: a package is missing.
     """
     prompts = []
@@ -41,16 +41,16 @@ def read_prompts(path: str) -> list[str]:
             raise DataError(f"{place}: {row}")
         prompt = row.get("prompt") if isinstance(row, dict) else None
         if not isinstance(prompt, str) or not prompt:
-            held = {key: value for key, value in row.items() if value is not None} if isinstance(row, dict) else row
-            raise DataError(f"{place}: is {held!r:.60}; it should be an object with a non-empty string `prompt`")
+            given = {key: value for key, value in row.items() if value is not None} if isinstance(row, dict) else row
+            raise DataError(f"{place}: is {given!r:.60}; it should be an object with a non-empty string `prompt`")
         try:
             messages = messages_of(row, ("prompt",))[1]
         except DataError as error:
             raise DataError(f"{place}: {error}") from None
         if len(messages) > 1:
             raise DataError(
-                f"{place}: has a system message, which `tessy generate` does not show; write it into the prompt, or leave "
-                "it out"
+                f"{place}: has a system message, which `tessy generate` does not support; write it into the prompt, or "
+                "leave it out"
             )
         prompts.append(prompt)
     if not prompts:

@@ -102,7 +102,7 @@ def read(
                 raise DataError(
                     f"has the id {short(name)} of another prompt, at {first}; give each prompt its own id, or none"
                 )
-            ground_truth = known(row, name)
+            truth = ground_truth(row, name)
         except DataError as error:
             if not skip_invalid:
                 raise DataError(f"{place}: {error}") from None

@@ -20,11 +20,11 @@ MARKERS = re.compile(
     r"(?i:[<◁]\|?/?\s*(?:\w{1,20}[:_])?think(?:ing)?(?:_\w{1,20})?(?:\s[^<>\n]*)?/?\|?[>▷])|\[/?THINK\]"
     r"|<\|(?:begin|end)_of_thought\|>|<\|channel\|>|<unused94>"
 )
-"""Markers of thinking, those that are read and others."""
+"""Markers of thinking: those that are read, and others that are refused."""
 LIKELY = re.compile(
     r"\s*(?:<\|?/?(?:reason(?:ing)?|thoughts?|scratchpad)\|?>|&lt;/?think|here is my thought process:)", re.IGNORECASE
 )
-"""What marks thinking where a content begins with it, and may be text elsewhere."""
+"""Tags that mark thinking at the start of a content, and may be plain text elsewhere."""
 GAP = r"(?:\s*\n|[ \t]*)"
 """White space after a tag, but not the indentation of the next line of text."""
 TAG = re.compile(r"[<\[{◁].*[>\]}▷]")

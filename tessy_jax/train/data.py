@@ -32,7 +32,7 @@ WHOLE: dict[str, Callable[[int], NDArray[np.int64]]] = {
     "position_ids": np.arange,
     "seq_lengths": lambda size: np.array([size]),
 }
-"""Columns of tokenized data sets, and their values in a row that is one example without padding."""
+"""Columns of tokenized data sets, and their values for a row that holds one example without padding."""
 MASKS = ("completion_mask", "assistant_masks", "assistant_mask", "loss_mask")
 """Columns of tokenized data sets that say which tokens are targets, as labels do."""
 COLUMNS = (

@@ -157,7 +157,7 @@ def test_a_row_of_any_form_is_learnt_as_its_text_says(chat, examples):
         row = json.loads(json.dumps(row))
         if SUSPECT.search(f"{thinking}{answer}"):
             return
-        found, added, refused = learnt(chat, row)
+        learnt_text, added, refused = learnt(chat, row)
         if not answer.strip():
             assert re.search("last message is empty|no answer after it", refused)
             return
