@@ -75,13 +75,13 @@ REFUSED = [
     ({"messages": [SAID[1] | {"content": None, "tool_calls": CALL}]}, r"messages\[0\] \(assistant\) holds `tool_calls`"),
     ({"messages": [USER | {"name": "Ann", "weight": 0}]}, r"\[0\] \(user\) holds `name` and `weight`, which would"),
     ({"messages": [USER | {"reasoning": "hm"}]}, r"messages\[0\] \(user\) holds `reasoning`"),
-    ({"conversations": [{"from": "human", "value": "a", "loss": False}]}, "holds `loss`, which would be dropped; write"),
+    ({"conversations": [{"from": "human", "value": "a", "loss": False}]}, "holds `loss`, which would be dropped; move"),
     ({"prompt": "a", "tools": CALL}, "has `tools` beside `prompt`, which no model would see"),
     ({"messages": SAID, "tools": '[{"type": "function"}]'}, "has `tools` beside `messages`, which no model would see"),
     ({"messages": SAID, "images": ["a.png"]}, "has `images` beside `messages`, which no model would see"),
     ({"messages": SAID, "chat_template_kwargs": {"enable_thinking": False}}, "has `chat_template_kwargs` beside"),
     ({"prompt": "Add.", "input": "6, 7"}, "has `input` beside `prompt`, which no model would see"),
-    ({"prompt": "Who?", "context": "Ann came."}, "has `context` beside `prompt`, .* write into `prompt` what"),
+    ({"prompt": "Who?", "context": "Ann came."}, "has `context` beside `prompt`, .* move what the model should see"),
     ({"prompt": "a", "system": "b", "system_prompt": "c"}, "different system messages in `system` and `system_prompt`"),
     ({"prompt": "a", "system_prompt": ["b"]}, "system_prompt is a list of 1; it should be the text"),
     ({"messages": SAID, "conversations": [{"from": "human", "value": "8?"}]}, "different conversations in `messages` and"),
@@ -116,10 +116,10 @@ def test_a_column_of_thinking_beside_messages_is_in_the_last_message_or_refused(
 
 ANSWERED = {"prompt": "6 × 7?", "completion": "42"}
 UNLEARNT = [
-    (ANSWERED | {"label": False}, "has `label` false, which says that its answer should not be learnt; leave such rows out"),
+    (ANSWERED | {"label": False}, "has `label` false, which marks answers that should not be learnt; leave out such rows"),
     (ANSWERED | {"train": "False"}, "has `train` false"),
-    (ANSWERED | {"weight": 0}, "has the weight 0, but all rows count alike"),
-    (ANSWERED | {"thought": "six sevens"}, "has `thought` beside its messages, which would be dropped"),
+    (ANSWERED | {"weight": 0}, "has the weight 0, but rows cannot have weights"),
+    (ANSWERED | {"thought": "six sevens"}, "has a column `thought` beside its messages, which would be dropped"),
     (ANSWERED | {"messages": [USER, {"role": "assistant", "content": "41"}]}, "`prompt` and `completion` and in `messages`"),
     (ANSWERED | {"completion": " \n"}, "the assistant's last message is empty; it should hold an answer"),
     ({"messages": [USER]}, "the last message is of 'user'; it should be the assistant's"),
@@ -128,9 +128,9 @@ UNLEARNT = [
         ANSWERED | {"prompt": "[{'content': '6 × 7?', 'role': 'user'}\n {'content'"},
         "prompt is a text that holds a list of",
     ),
-    (ANSWERED | {"prompt": "<|im_start|>user\n6 × 7?<|im_end|>\n"}, "prompt begins with '<|im_start|>', as a text does"),
-    (ANSWERED | {"prompt": "<s>[INST] 6 × 7? [/INST]"}, "prompt begins with '<s>[INST]', as a text does that a chat"),
-    (ANSWERED | {"completion": "42<|im_end|>\n"}, "completion ends with '<|im_end|>\\n', as a text does"),
+    (ANSWERED | {"prompt": "<|im_start|>user\n6 × 7?<|im_end|>\n"}, "prompt begins with '<|im_start|>', so a chat"),
+    (ANSWERED | {"prompt": "<s>[INST] 6 × 7? [/INST]"}, "prompt begins with '<s>[INST]', so a chat template has"),
+    (ANSWERED | {"completion": "42<|im_end|>\n"}, "completion ends with '<|im_end|>\\n', so a chat template has"),
     ({"messages": [USER, {"role": "assistant", "content": "42<|eot_id|>"}]}, "messages[1] ends with '<|eot_id|>'"),
 ]
 

@@ -152,19 +152,19 @@ REFUSED = {
     "p.jsonl": ("version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "is a Git LFS pointer"),
     "q.parquet": ("version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "is a Git LFS pointer"),
     "r.xlsx": (zipped(b"a"), "is a spreadsheet or a zip archive; save the sheet as CSV"),
-    "s": (b"PAR1 and more", r"is a Parquet file; let its name end in \.parquet"),
-    "t.json": (gzip.compress(b"[]"), r"is compressed; let its name end in \.gz"),
+    "s": (b"PAR1 and more", r"is a Parquet file; change its suffix to \.parquet"),
+    "t.json": (gzip.compress(b"[]"), r"is compressed; add the suffix \.gz to its name"),
     "u.json": ("<!DOCTYPE html>", "is a web page or XML; download the file itself"),
     "u.jsonl": ("\ufeff\n <Error><Code>AccessDenied</Code></Error>", "is a web page or XML; download the file itself"),
-    "x.jsonl": ("id\tprompt\n1\ta\n", r"1: is not JSON \(Expecting value at column 1 of 'id.{1,2}tprompt'\); give one"),
+    "x.jsonl": ("id\tprompt\n1\ta\n", r"1: is not JSON \(Expecting value at column 1 of 'id.{1,2}tprompt'\); write one"),
     "y.jsonl": ('{"prompt": "a', r"1: is not JSON \(Unterminated string starting at column 12 of '\{\"prompt\": \"a'\)"),
     "z.tsv": (
         'id\tprompt\n1\t"A\n2\tB"\n',
-        "2: has a field with line ends and tabs, as a single quote gives that joins rows",
+        "2: has a field with line breaks and tabs, perhaps because a quote joins rows",
     ),
     "z.zip": (
         zipped(b"id,prompt\n1,a\n", "a.csv"),
-        r"is an archive of `a\.csv`, and its own name is that of another format; let the",
+        r"is an archive of `a\.csv`, but its own name is that of another format; change",
     ),
     "v.tar.gz": (b"", "is an archive of files; unpack it"),
     "w.parquet.gz": (gzip.compress(b"PAR1"), "is a compressed Parquet file; decompress it"),
@@ -184,7 +184,7 @@ def test_a_file_that_is_no_table_is_refused_by_name(name, tmp_path):
     [
         (
             {"prompt": "a", "system": "Be brief."},
-            "has a system message, which `tessy generate` does not show",
+            "has a system message, which `tessy generate` does not support",
         ),
         ({"prompt": "a", "images": ["a.png"]}, "has `images` beside `prompt`, which no model would see"),
         ({"prompt": [{"role": "user", "content": "a"}]}, "it should be an object with a non-empty string `prompt`"),

@@ -102,7 +102,7 @@ def test_a_response_that_is_not_a_chat_completion_is_a_failure(content):
     with serving(lambda *_: content) as server:
         (failed,) = annotated(server.url, SEGMENTS[:1])
     assert failed.outcome == "failed"
-    assert re.match(r"no chat completion( \(a web page; check annotator\.url\))?: ", failed.detail)
+    assert re.match(r"the response is (a web page, )?not a chat completion; check annotator\.url\. ", failed.detail)
 
 
 def test_a_completion_without_text_is_an_empty_reply():
@@ -146,9 +146,9 @@ def test_the_text_parts_of_a_content_are_the_reply(form):
         (completion([{"type": "refusal", "refusal": "I cannot"}]), "refused", "refuses: I cannot"),
         (completion([{"type": "image_url", "image_url": "x"}]), "failed", "a part of type 'image_url'; it should be text"),
         (completion(7), "failed", "the content holds 7; it should be text"),
-        (completion(""), "empty", r"the reply is empty \(finish_reason stop\)"),
-        (completion(None, None), "empty", r"the reply is empty \(finish_reason null\)"),
-        (completion('["wa', "MAX_TOKENS"), "truncated", r'The reply is \["wa'),
+        (completion(""), "empty", r"the reply is empty \(finish_reason: stop\)"),
+        (completion(None, None), "empty", r"the reply is empty \(finish_reason: null\)"),
+        (completion('["wa', "MAX_TOKENS"), "truncated", r'It begins: \["wa'),
         (completion(WAIT, "content_filter"), "refused", "refuses: content_filter"),
         (completion("", "SAFETY"), "refused", "refuses: SAFETY"),
         (
@@ -156,11 +156,11 @@ def test_the_text_parts_of_a_content_are_the_reply(form):
             "failed",
             "calls tools; leave tools out of annotator",
         ),
-        (completion(None, "tool_calls"), "failed", r"calls tools \(finish_reason tool_calls\); leave tools out"),
+        (completion(None, "tool_calls"), "failed", r"calls tools \(finish_reason: tool_calls\); leave tools out"),
         (
             b'data: {"choices": [{"delta": {"content": "a"}}]}',
             "failed",
-            r"\(a stream; leave stream out of annotator.req",
+            r"a stream, not a chat completion; leave stream out of annotator.req",
         ),
     ],
 )

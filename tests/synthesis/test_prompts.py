@@ -141,7 +141,7 @@ BAD = [
     ({"messages": [{"role": [], "content": "a"}]}, r"\.role is an empty list; use `system`"),
     ({"dialogs": [{"from": "human", "content": "a"}]}, r"dialogs\[0\] holds `content` and `from`; it should hold role and"),
     ({"conversations": [{"from": "gpt"}]}, r"conversations\[0\] holds `from`; it should hold from and value"),
-    ({"prompt": "<|im_start|>user\na"}, r"prompt begins with '<\|im_start\|>', as a text does that a chat template has"),
+    ({"prompt": "<|im_start|>user\na"}, r"prompt begins with '<\|im_start\|>', so a chat template has"),
     ({"id": "x" * 9999, "prompt": 3}, "prompt is the number 3"),
     (
         {"conversations": [{"from": "bing", "value": "a"}]},
