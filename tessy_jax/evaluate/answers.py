@@ -2,16 +2,17 @@
 
 The final answer is taken from the text after the thinking. It is the first of these that exists:
 
-1. the contents of the last `\\boxed{…}` that closes;
-2. the first non-blank line after the last "answer is", "answer:" or "answer =" (in any case, bold or not);
+1. the contents of the last `\\boxed{…}` that closes, or of the last ones if "and", "or" or a comma joins them;
+2. the first non-blank line after the last "answer is", "answer:" or "answer =" or its like in some other languages;
 3. the last non-blank line.
 
 Two final answers are equal if both are numbers with the same value, as exact rationals, or if their texts are equal. A
 number is a decimal, with an optional exponent (`1.5e3`) or separators between groups of three digits (`1,234`, `1\\,234`), a
 fraction (`3/4`, `\\frac{3}{4}`, `½`, `2½`) or a percentage. The comparison of texts ignores case, the amount of white space,
-layout commands of LaTeX, and surrounding white space, `*`, `_`, backticks, `$`, `"`, `\\(` and `\\)`, and at the end `.`,
-`,`, `;` and `:`. If the right answer is a number, the answer may end in a unit ("12 apples"). A decimal comma is read as one
-if the right answer has one. "7 + 18 = 25" means 25, and "not A but B" means B; see `readings`.
+layout of LaTeX, and surrounding white space, `*`, `_`, backticks, `$`, `"`, `\\(` and `\\)`, and at the end `.`, `,`, `;`
+and `:`. If the right answer is a number, the answer may end in a unit ("12 apples") or be a number word ("twelve"), and may
+have a decimal comma. "7 + 18 = 25" means 25 and "not A but B" means B; "12 or 13", "about 12" and "more than 12" are no
+numbers. See `meaning`.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from typing import Any
 
 from tessy_jax.config.evaluation import Task
 from tessy_jax.evaluate.extraction import final_answer
-from tessy_jax.evaluate.readings import means, plain
+from tessy_jax.evaluate.meaning import means
+from tessy_jax.evaluate.readings import plain
 from tessy_jax.evaluate.references import accepted, value_of
 from tessy_jax.evaluate.tasks import GroundTruth, Problem, Verdict, table_problems, text_of
 

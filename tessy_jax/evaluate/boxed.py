@@ -3,7 +3,8 @@
 math-verify compares them. A model's text can make it run without end or use all memory (`9^{9^{9^9}}`), and its own time
 limit cannot interrupt arithmetic and works only in the main thread. It therefore runs in a separate process, which the
 kernel ends after a limit of processor time (see `boxed_worker`). The answer is then wrong, and the next one gets a new
-process. The limit is processor time, so that a busy machine gives the same verdicts.
+process. The limit is processor time, so that a busy machine gives the same verdicts. It does not read words and units: `meaning.contradicts` does. A
+box with 2,000 characters or more is right only if it equals the right answer as a text.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from tessy_jax.config.evaluation import Task
 from tessy_jax.errors import ConfigError
 from tessy_jax.evaluate import boxed_worker
 from tessy_jax.evaluate.extraction import boxed
-from tessy_jax.evaluate.readings import decimal, latex, normalised, value
+from tessy_jax.evaluate.meaning import contradicts, said
+from tessy_jax.evaluate.readings import LONG, decimal, latex
 from tessy_jax.evaluate.references import FORMS, accepted, value_of
 from tessy_jax.evaluate.tasks import GroundTruth, Problem, Verdict, table_problems, text_of
 
@@ -50,6 +52,8 @@ class Boxed:
         """See `tasks.Verifier`."""
         verdict = _by_text(problem, answer)
         if verdict.answer is None or verdict.right:
+            return verdict
+        if len(verdict.answer) >= LONG or contradicts(verdict.answer, problem.reference):
             return verdict
         why = self._compare(latex(verdict.answer), latex(problem.reference))
         return Verdict(why == "right", verdict.answer, why)
@@ -126,4 +130,4 @@ def _equal_text_or_number(answer: str, reference: str) -> bool:
     if a == b:
         return True
     right = decimal(b)
-    return right is not None and (value(normalised(a)) == right or decimal(a) == right)
+    return right is not None and (said(a) == right or said(a, decimal) == right)

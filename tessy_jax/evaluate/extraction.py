@@ -6,7 +6,15 @@ import re
 
 from tessy_jax.evaluate.readings import BEHIND
 
-MARKER = re.compile(r"\banswer\**\s*(?:is\b\s*:?|[:=])", re.IGNORECASE)
+MARKER = re.compile(
+    r"\b(?:answer|antwort|respuesta|réponse|resposta|risposta|ответ)\**\s*(?:(?:is|ist|es|est|é|è)\b(?!n't)\s*:?|[:=])"
+    r"|(?:答案|答え)\**\s*(?:是|为|為|は|[:=])\s*:?",
+    re.IGNORECASE,
+)
+"""What stands before a final answer, in the languages that models use most."""
+JOINT = re.compile(r"[\s$]*(?:,|or|and|, ?or|, ?and)[\s$]*")
+"""Text between two boxes that are one answer."""
+BOX = re.compile(r"\\boxed\s*\{$")
 BRACES = re.compile(r"\\boxed\s*\{|\\.|[{}]", re.DOTALL)
 
 
@@ -25,9 +33,18 @@ def final_answer(answer: str) -> str | None:
 
 
 def boxed(answer: str) -> str | None:
-    """The contents of the last `\\boxed{…}` that closes; None if there is none."""
-    closed = _boxes(answer)
-    return answer[slice(*max(closed))] if closed else None
+    """The contents of the last `\\boxed{…}` that closes; None if there is none.
+
+    Boxes that a comma, "or" or "and" joins are one list.
+    """
+    closed = sorted(_boxes(answer))
+    if not closed:
+        return None
+    first = len(closed) - 1
+    while first and JOINT.fullmatch(BOX.sub("", answer[closed[first - 1][1] + 1 : closed[first][0]])):
+        first -= 1
+    contents = [answer[slice(*place)] for place in closed[first:]]
+    return contents[-1] if len({text.strip() for text in contents}) == 1 else ", ".join(text.strip() for text in contents)
 
 
 def boxes(text: str) -> list[str]:
