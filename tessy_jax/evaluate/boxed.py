@@ -3,8 +3,10 @@
 math-verify compares them. A model's text can make it run without end or use all memory (`9^{9^{9^9}}`), and its own time
 limit cannot interrupt arithmetic and works only in the main thread. It therefore runs in a separate process, which the
 kernel ends after a limit of processor time (see `boxed_worker`). The answer is then wrong, and the next one gets a new
-process. The limit is processor time, so that a busy machine gives the same verdicts. It does not read words and units: `meaning.contradicts` does. A
-box with 2,000 characters or more is right only if it equals the right answer as a text.
+process. The limit is processor time, so that a busy machine gives the same verdicts.
+
+math-verify skips words and units, which `meaning.contradicts` reads. A box with 2,000 characters or more is right only if it
+equals the right answer as a text.
 """
 
 from __future__ import annotations

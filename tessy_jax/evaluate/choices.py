@@ -17,7 +17,8 @@ a letter may be lower-case.
 
 A row holds a prompt and, if they are known, its `choices` (or `options`), a list in the prompt's order; the right answer is
 the label that the row gives to a choice, a letter, the index of a choice from 0, or its text. Choices with labels have the
-form of ARC (`{"text": […], "label": […]}`) or MedQA (`{"A": …, "B": …}`), or are objects with `label` and `text`.
+form of ARC (`{"text": […], "label": […]}`), of MedQA (`{"A": …, "B": …}`), or are objects with
+`label` and `text` (`id` and `content`, `key` and `value`).
 Alternatively, a row holds a `question` instead of a prompt, and either `choices`, or a right answer and wrong answers as in
 GPQA (`Correct Answer`, `Incorrect Answer 1` …, or `correct_answer` and a list `incorrect_answers`). In the latter case the
 order of the choices depends only on the row's id, or on the question if there is no id.
@@ -27,6 +28,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from fractions import Fraction
 from functools import lru_cache, partial
 from string import ascii_uppercase
 from typing import Any
@@ -34,13 +36,15 @@ from typing import Any
 from tessy_jax.config.evaluation import Task
 from tessy_jax.errors import DataError
 from tessy_jax.evaluate.extraction import MARKER, boxed, final_answer
-from tessy_jax.evaluate.readings import BEHIND, LAYOUT, SPACE, Comparable, compared, equal, normalised, plain
+from tessy_jax.evaluate.readings import BEHIND, LAYOUT, LONG, SPACE, compared, normalised, plain
 from tessy_jax.evaluate.references import accepted, value_of
 from tessy_jax.evaluate.tasks import GroundTruth, Problem, Verdict, table_problems, text_of
 from tessy_jax.synthesis.prompts import FORMS
 
 LETTERS = ascii_uppercase
 LISTS = ("choices", "options")
+LABELS, TEXTS = ("label", "key", "id", "letter"), ("text", "value", "content")
+"""Names of the label and of the text in a choice that is an object."""
 QUESTION, RIGHT, WRONG = ("question", "Question"), ("correct_answer", "Correct Answer"), "incorrect_answers"
 WRONG_ONES = tuple(f"{name}{number}" for name in ("incorrect_answer_", "Incorrect Answer ") for number in range(1, 10))
 IDS = ("id", "Record ID")
@@ -48,7 +52,7 @@ COLUMNS = (*LISTS, *QUESTION, *RIGHT, WRONG, *WRONG_ONES, *IDS)
 """Columns that are read from rows."""
 INSTRUCTION = 'End with "Answer: " and the letter of the right choice.'
 LETTER_PREFIX = re.compile(
-    r"\\(?:text|textbf|mathrm|mathbf|mathsf)\s*\{|[\s*_`$(\[{\\]|(?:option|choice|letter)\b", re.IGNORECASE
+    r"\\(?:text|textbf|mathrm|mathbf|mathsf)\s*\{|[\s*_`$(\[{\\\"'<]|(?:option|choice|letter)\b", re.IGNORECASE
 )
 """Text that may precede a letter."""
 LETTER = re.compile(r"(?:[B-HJ-Z]|[AI](?! (?!because\b|since\b|as\b)[a-z]))(?![^\W_])")
@@ -58,21 +62,31 @@ MARKED = re.compile(
     r"|(?<![^\W_])([A-Z])\)?\*{0,2}[ \t]+(?:is|must be)[ \t]+(?:the[ \t]+)?(?:correct|right|best|answer)\b",
     re.MULTILINE,
 )
-OPTION = re.compile(r"\b(?:option|choice)\**\s*(?:is\b\s*:?|:)", re.IGNORECASE)
+OPTION = re.compile(r"\b(?:option|choice)\**\s*(?:is\b\s*:?|:)|选(?:项|择)?\s*[:是]?(?=\s*\(?[A-Z])", re.IGNORECASE)
 ITEM = r"\(?\*{0,2}[A-Z]\*{0,2}\)?"
+ITEMS = rf"{ITEM}(?:(?:,?\s*(?:and|or|nor|through|to|\.\.\.|-)\s*|,\s*){ITEM}){{0,9}}"
 REJECTED = re.compile(
-    rf"\b(?:not|rather than|instead of)\s+(?:option\s+)?{ITEM}(?![^\W_])(?:,?\s+but\b(?:\s+rather\b)?)?"
-    rf"|(?<![^\W_]){ITEM}(?:(?:,\s*(?:and\s+|or\s+)?|\s+and\s+|\s+or\s+){ITEM}){{0,9}}"
-    r"\s+(?:is|are|was|were)\s+(?:all\s+|both\s+|clearly\s+)?(?:wrong|incorrect|false|not|ruled out|eliminated|impossible)\b"
+    r"(?:\b(?:not|(?:is|ca|could|wo|would)n't(?:\s+be)?|cannot\s+be|never|rather\s+than|instead\s+of|rul(?:e|es|ed|ing)\s+out"
+    r"|(?:eliminat|exclud|reject|discard)\w*|except(?:\s+for)?|(?:all|anything|everything)\s+but|neither|nor|none\s+of)|不是)"
+    rf"\s*(?:option\s+|choice\s+)?{ITEMS}(?![^\W_])(?:,?\s+but\b(?:\s+rather\b)?)?"
+    rf"|(?<![^\W_]){ITEMS}\s+(?:(?:is|are|was|were)\s+(?:all\s+|both\s+|clearly\s+)?(?:wrong|incorrect|false|not|ruled\s+out"
+    r"|eliminated|impossible)|(?:all\s+)?looks?\s+wrong|(?:is|are|ca|could|wo|would)n't|cannot|can\s+not)\b"
 )
 """A choice that the text rejects."""
 BECAUSE = re.compile(r"[*\s(]*(?:option |choice )?([A-Z])[)*.]*,?\s+(?:because|since|as)\b", re.IGNORECASE)
 SEVERAL = re.compile(
-    r"[\s*_)\]}$]*(?:,|&|/|and\b|or\b|\\text\s*\{\s*(?:and|or)\s*\})[\s*_($\[{]*(?:option\s+)?(?=[A-Z](?![^\W_]))"
+    r"[\s*_)\]}$\"'>]*(?:,|;|\+|&|/|,?\s*(?:and|or|but)\b(?:\s+(?:also|maybe|possibly|perhaps))?|\\text\s*\{\s*(?:and|or)\s*\})"
+    r"(?:\\text\s*\{|[\s*_($\[{\"'<])*(?:option\s+|choice\s+)?(?=[A-Z](?![^\W_]))"
 )
 """Text between two letters of an answer that names both."""
+BETWEEN = re.compile(r"[\s*$]*(?:,|;|\+|&|/|and|or|nor|,\s*(?:and|or))[\s*$]*(?:option\s+|choice\s+)?")
+"""Text between two marked letters of an answer that names both."""
+CORRECTION = re.compile(r"[?.!,;]\s*(?:no|wait|actually|correction)\b[,.:!]?\s*(?:it is|it's)?\s*", re.IGNORECASE)
+"""Text before a choice that replaces the one before."""
+ENCLOSED = re.compile(r"(.*?)[\s,]*(?:\(([A-Z])\)|,\s*(?:option|choice)\s+([A-Z]))[\s.*_$]*", re.DOTALL)
+"""The text of a choice with its letter behind it."""
 CONCLUDING = re.compile(
-    r"[*\s]*(?:therefore|thus|so|hence|finally|it is|it's|i (?:choose|pick|select))\b[,:]?\s*", re.IGNORECASE
+    r"[*\s,;.]*(?:therefore|thus|so|hence|finally|it is|it's|i (?:choose|pick|select))\b[,:]?\s*", re.IGNORECASE
 )
 SMALL = re.compile(r"([a-z])\)\s+\S")
 ARTICLE = re.compile(r"(?:the|an?) ")
@@ -95,20 +109,30 @@ def chosen(answer: str, choices: tuple[str, ...]) -> str | None:
     """The letter of the choice that an answer names, or None. choices: their texts; empty if they are not known."""
     answer = REJECTED.sub("", SPACE.sub(" ", LAYOUT.sub("", plain(answer))))
     letters = _letters(choices)
-    for text in (boxed(answer) or "", _behind(answer, MARKER), _behind(answer, OPTION)):
-        named_letters = _named(text, choices)
+    for text in filter(None, (boxed(answer), _behind(answer, MARKER), _behind(answer, OPTION))):
+        correction = list(CORRECTION.finditer(text))[-1:]
+        named_letters = (_named(text[correction[0].end() :], choices) if correction else "") or _named(text, choices)
         if named_letters:
             return named_letters[0] if len(named_letters) == 1 else None
     last = final_answer(answer) or ""
     reason = BECAUSE.match(last)
     if reason and reason[1] in letters:
         return reason[1]
-    marked = [letter for match in MARKED.finditer(answer) if (letter := next(filter(None, match.groups()))) in letters]
+    marked = [match for match in MARKED.finditer(answer) if _marked(match) in letters]
     if marked:
-        return marked[-1]
-    while concluding := CONCLUDING.match(last):
-        last = last[concluding.end() :]
-    return next(iter(_named(last, choices, only=LISTED.match(last) is None)), None)
+        before = answer[marked[-2].end() : marked[-1].start()] if len(marked) > 1 else ""
+        several = BETWEEN.fullmatch(before) and _marked(marked[-1]) != _marked(marked[-2])
+        return None if several else _marked(marked[-1])
+    at = 0
+    while concluding := CONCLUDING.match(last, at):
+        at = concluding.end()
+    named_letters = _named(last[at:], choices, only=LISTED.match(last, at) is None)
+    return named_letters if len(named_letters) == 1 else None
+
+
+def _marked(match: re.Match[str]) -> str:
+    """The letter of a match of `MARKED`."""
+    return next(filter(None, match.groups()))
 
 
 def _behind(answer: str, marker: re.Pattern[str]) -> str:
@@ -126,14 +150,21 @@ def _named(text: str, choices: tuple[str, ...], *, only: bool = False) -> str:
     letters = _equal(text, choices)
     if len(letters) == 1:
         return letters[0]
+    enclosed = ENCLOSED.fullmatch(text) if len(text) < LONG else None
+    if enclosed is not None and (equal_letters := _equal(enclosed[1], choices)):
+        letter_behind = enclosed[2] or enclosed[3]
+        return letter_behind if letter_behind in equal_letters else letter_behind + equal_letters[0]
     at = 0
     while prefix := LETTER_PREFIX.match(text, at):
         at = prefix.end()
-    bare = not text[at + 1 :].strip(BEHIND + ")]}")
+    bare = not text[at + 1 :].strip(BEHIND + ")]}'>")
     small = SMALL.match(text, at)
     letter = LETTER.match(text[at : at + 1].upper() if bare or small else text, 0 if bare or small else at)
     if letter is None or letter[0] not in _letters(choices) or (only and not bare):
         return ""
+    others = _equal(text[at + 1 :].strip(BEHIND + ")]}(-–— "), choices)
+    if others and letter[0] not in others:
+        return letter[0] + others[0]
     between = SEVERAL.match(text, at + 1)
     other = LETTER.match(text, between.end()) if between else None
     return letter[0] + (other[0] if other and other[0] in _letters(choices) and other[0] != letter[0] else "")
@@ -222,25 +253,29 @@ def problems(task: Task) -> list[Problem]:
 
 
 def _equal(text: str, choices: tuple[str, ...]) -> list[str]:
-    """The letters of the choices that equal a text; if there are none, of those that equal it without an article."""
-    forms, own = _forms(choices), _form(text)
-    for stage in (0, 1):
-        letters = [letter for letter, form in zip(LETTERS, forms, strict=False) if equal(own[stage], form[stage])]
-        if letters:
-            return letters
+    """The letters of the choices that equal a text, or else of those that do so without an article."""
+    for named, own in zip(_letters_by_form(choices), _form(text), strict=True):
+        if own in named:
+            return named[own]
     return []
 
 
 @lru_cache(maxsize=256)
-def _forms(choices: tuple[str, ...]) -> list[tuple[Comparable, Comparable]]:
-    return [_form(choice) for choice in choices]
+def _letters_by_form(choices: tuple[str, ...]) -> tuple[dict[Fraction | str, list[str]], dict[Fraction | str, list[str]]]:
+    """The letters of the choices by the forms of their texts: with their articles, and without."""
+    forms: tuple[dict[Fraction | str, list[str]], dict[Fraction | str, list[str]]] = ({}, {})
+    for letter, choice in zip(LETTERS, choices, strict=False):
+        for named, form in zip(forms, _form(choice), strict=True):
+            named.setdefault(form, []).append(letter)
+    return forms
 
 
-def _form(text: str) -> tuple[Comparable, Comparable]:
-    """The comparable forms of a text, with its article and without."""
-    whole = compared(text)
-    rest = ARTICLE.sub("", whole[0], count=1)
-    return whole, whole if rest == whole[0] else compared(rest)
+def _form(text: str) -> tuple[Fraction | str, Fraction | str]:
+    """What is compared of a text, with its article and without: its value, or else its normalised text."""
+    whole, value = compared(text)
+    article = ARTICLE.match(whole)
+    rest, value_of_rest = compared(whole[article.end() :]) if article else (whole, value)
+    return whole if value is None else value, rest if value_of_rest is None else value_of_rest
 
 
 def _choices(row: dict[str, Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -249,16 +284,14 @@ def _choices(row: dict[str, Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     if name is None:
         return (), ()
     value, labels = row[name], None
-    if isinstance(value, dict) and "text" in value:  # the form of ARC: texts and labels
-        value, labels = value["text"], value.get("label")
-    elif isinstance(
-        value, dict
-    ):  # the form of MedQA: texts by label; a column of a table may hold null for labels of others
-        labels, value = [label for label in value if value[label] is not None], [v for v in value.values() if v is not None]
+    if isinstance(value, dict):  # a column of a table may hold null for labels of other rows
+        value = {key: held for key, held in value.items() if held is not None}
+    if isinstance(value, dict) and all(isinstance(held, list) for held in value.values()):  # the form of ARC
+        value, labels = _side_by_side(value, name)
+    elif isinstance(value, dict):  # the form of MedQA: texts by label
+        labels, value = list(value), list(value.values())
     elif isinstance(value, list) and value and all(isinstance(choice, dict) for choice in value):  # an object per choice
-        labels = [choice.get("label", choice.get("key")) for choice in value]
-        labels = None if all(label is None for label in labels) else labels
-        value = [choice.get("text", choice.get("value")) for choice in value]
+        value, labels = _objects(value, name)
     texts = _texts(value, name)
     if labels is None:
         return texts, ()
@@ -268,13 +301,47 @@ def _choices(row: dict[str, Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return texts, tuple(label_texts)
 
 
+def _side_by_side(lists: dict[str, list[Any]], name: str) -> tuple[list[Any], list[Any] | None]:
+    """The texts of choices in lists by name, and their labels, if there are any.
+
+    Raises:
+        DataError: there are other lists.
+    """
+    label, text = (next((key for key in known if key in lists), None) for known in (LABELS, TEXTS))
+    if text is None or set(lists) - {label, text}:
+        raise DataError(
+            f"{name} is {str(lists)[:60]}; it should have a list of texts (`{'`, `'.join(TEXTS)}`), and may have a list of "
+            f"labels (`{'`, `'.join(LABELS)}`), and nothing else"
+        )
+    return lists[text], None if label is None else lists[label]
+
+
+def _objects(objects: list[dict[str, Any]], name: str) -> tuple[list[Any], list[Any] | None]:
+    """The texts of choices that are objects, and their labels, if they have any.
+
+    Raises:
+        DataError: an object has no text, or another key than the rest.
+    """
+    keys = sorted({key for choice in objects for key in choice if choice[key] is not None})
+    label, text = (next((key for key in known if key in keys), None) for known in (LABELS, TEXTS))
+    wanted = [key for key in (label, text) if key is not None]
+    bad = next((choice for choice in objects if text is None or any(choice.get(key) is None for key in wanted)), None)
+    if text is None or bad is not None or len(keys) > len(wanted):
+        found = objects[0] if bad is None else bad
+        raise DataError(
+            f"{name} holds the choice {str(found)[:60]}; each should have a text (`{'`, `'.join(TEXTS)}`), and may have a "
+            f"label (`{'`, `'.join(LABELS)}`), and nothing else, under the same names"
+        )
+    return [choice[text] for choice in objects], None if label is None else [choice[label] for choice in objects]
+
+
 def _texts(value: Any, name: str) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(choice, str | int | float) for choice in value):
         raise DataError(f"{name} is {str(value)[:60]!r}; it should be a list of texts, one for each choice")
     if not 2 <= len(value) <= len(LETTERS):
         raise DataError(f"{name} holds {len(value)} choices; it should hold 2 to {len(LETTERS)}")
-    if any("\ud800" <= character <= "\udfff" for choice in value for character in str(choice)):
-        raise DataError(f"{name} holds half of a surrogate pair, which is not text; remove it")
+    if any("\ud800" <= character <= "\udfff" for choice in map(str, value) if not choice.isascii() for character in choice):
+        raise DataError(f"{name} holds half of a surrogate pair, which is no text; remove it")
     return tuple(str(choice) for choice in value)
 
 

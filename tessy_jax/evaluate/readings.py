@@ -8,12 +8,14 @@ from __future__ import annotations
 import re
 import unicodedata
 from fractions import Fraction
+from functools import lru_cache
 
 AROUND = ' \t\r\n\v\f*_`$"'
 BEHIND = AROUND + ".,;:"
 ELLIPSES = ("...", "…", "\\dots", "\\ldots")
 """Ends of texts that are cut off."""
 PERCENT = re.compile(r" ?(?:%|percent)$")
+START_OF_NUMBER = frozenset("+-.0123456789\\")
 LONGEST = 200
 """Maximum length of a number, in characters."""
 LONG = 2000
@@ -49,6 +51,9 @@ LAYOUT = re.compile(r"\\(?:displaystyle|textstyle|left|right)(?![a-zA-Z])|\\!")
 SPACE = re.compile(r"(?<!\\)\\[,;: ]|\\q?quad(?![a-zA-Z])|~")
 WORDS = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mathsf|boldsymbol)\s*\{([^{}]*)\}")
 SHORT_FRACTION = re.compile(r"\\frac\s*([0-9])\s*([0-9])", re.ASCII)
+PLAIN = re.compile(r"[^\\{}~0-9]*")
+"""Text that LaTeX leaves as it is."""
+WORD = re.compile(r"[a-z]+(?: [a-z]+)*", re.ASCII | re.IGNORECASE)
 OPERATOR = re.compile(r" ?(\\\\|[+\-*/=<>^{}()&]) ?| (?=\\[a-z])")
 ABOUT = re.compile(r"\s*~\s*(?=[0-9][^~]*$)")
 Comparable = tuple[str, Fraction | None]
@@ -70,6 +75,8 @@ def latex(text: str) -> str:
         text = POWER.sub(lambda power: f"^{{{power[0].translate(SUPERSCRIPTS)}}}", text)
         text = ROOT.sub(lambda root: f"\\sqrt{{{root[1] or root[2]}}}", text)
         text = text.translate(str.maketrans(SYMBOLS))
+    if PLAIN.fullmatch(text):
+        return text.strip(AROUND)
     text = GROUPED.sub(lambda number: re.sub(r"[^0-9]", "", number[0]), text)
     text = ABOUT.sub(r"\\approx ", text, count=1) if ABOUT.match(text) else text
     text = SPACE.sub(" ", LAYOUT.sub("", text)).replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac")
@@ -82,9 +89,8 @@ def same(a: str, b: str) -> bool:
 
 
 def compared(text: str) -> Comparable:
-    """The comparable form of a final answer, for `equal`."""
-    text = normalised(text)
-    return text.replace(", ", ","), value(text)
+    """What `equal` compares of a final answer."""
+    return _compared(text) if len(text) < LONG else _compared.__wrapped__(text)
 
 
 def equal(a: Comparable, b: Comparable) -> bool:
@@ -94,6 +100,8 @@ def equal(a: Comparable, b: Comparable) -> bool:
 
 def normalised(text: str) -> str:
     """The form of a text that comparisons use."""
+    if WORD.fullmatch(text):
+        return text.lower()
     text = latex(text)
     if len(text) < LONG:
         text = WORDS.sub(r"\1", text).replace("\\%", "%").replace("\\$", "$")
@@ -111,7 +119,7 @@ def normalised(text: str) -> str:
 def value(text: str) -> Fraction | None:
     """The exact value of a normalised text; None if it has none. It is a number, perhaps with a power of ten, a word such as
     "million" or a percent sign, a mixed number, or a fraction in LaTeX."""
-    if len(text) > LONGEST:
+    if len(text) > LONGEST or text[:1] not in START_OF_NUMBER:
         return None
     bare = PERCENT.sub("", text)
     scaled, powered, mixed = SCALED.fullmatch(bare), SCIENTIFIC.fullmatch(bare), MIXED.fullmatch(bare)
@@ -143,6 +151,12 @@ def number(text: str) -> Fraction | None:
         return Fraction(above.strip()) / Fraction(below.strip() or 1)
     except (ValueError, ZeroDivisionError):
         return None
+
+
+@lru_cache(maxsize=4096)
+def _compared(text: str) -> Comparable:
+    text = normalised(text)
+    return text.replace(", ", ","), value(text)
 
 
 def _times(found: Fraction | None, factor: Fraction) -> Fraction | None:
