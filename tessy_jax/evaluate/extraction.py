@@ -48,8 +48,11 @@ def boxed(answer: str) -> str | None:
 
 
 def boxes(text: str) -> list[str]:
-    """The contents of every `\\boxed{…}` that closes."""
-    return [text[slice(*place)] for place in sorted(_boxes(text))]
+    """The contents of every `\\boxed{…}` that closes and holds no other box."""
+    places = sorted(_boxes(text))
+    following = [start for start, _ in places[1:]] + [len(text)]
+    inner = [text[start:end] for (start, end), next_start in zip(places, following, strict=False) if end <= next_start]
+    return [inside for inside in inner if "\\boxed" not in inside]
 
 
 def _boxes(text: str) -> list[tuple[int, int]]:

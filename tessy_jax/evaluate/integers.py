@@ -33,7 +33,7 @@ TERM = re.compile(r"\s*(?:[-+*/^×·!±–_]|\\(?:times|cdot|sqrt|pi|frac|pm|%))
 AFTER_EQUALS = re.compile(rf"(?<![<>!:=])=[\s*$]*({INTEGER.pattern})(?!{TERM.pattern})", re.ASCII)
 WHOLE = re.compile(r"(?<![0-9.,])([0-9]+)\.0+(?![0-9])", re.ASCII)
 ZERO = re.compile(r"(?<![\w)}])-(?=0+(?![0-9]|[.,][0-9]))", re.ASCII)
-COMMAND = re.compile(r"\^\{[^{}]*\}|\\(?:[dt]?frac|binom)\s*\{[^{}]*\}\s*\{[^{}]*\}|\\sqrt\s*(?:\[[^\]{}]*\])?\s*\{[^{}]*\}")
+COMMAND = re.compile(r"\^\{[^{}]*\}|\\(?:[dt]?frac|binom)\s*\{[^{}]*\}\s*\{[^{}]*\}|\\sqrt\s*(?:\[[^\[\]{}]*\]\s*)?\{[^{}]*\}")
 """Terms of LaTeX whose numbers are no answers."""
 REJECTED = re.compile(
     r"\b(?:not|rather than|instead of|cannot be|can't be|isn't|except)\s+[*$(]*[0-9]+|不是\s*[0-9]+"

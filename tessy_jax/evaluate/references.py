@@ -33,11 +33,15 @@ def value_of(text: str, column: str) -> str:
         DataError: the text holds different values, a box that does not close, or several lines without a marked value.
     """
     text = text.replace("\\fbox", "\\boxed")
-    marked = [inside for inside in boxes(text) if "\\boxed" not in inside] + HASHES.findall(text)
+    marked = boxes(text) + HASHES.findall(text)
     if not marked and "\\boxed" in text:
         raise DataError(f"{column} has a \\boxed without a pair of braces: {_short(text)}; write \\boxed{{value}}")
     if not marked:
-        behind = [text[match.end() :].strip(BEHIND + "\n").partition("\n")[0] for match in MARKER.finditer(text)]
+        marks = [match.span() for match in MARKER.finditer(text)]
+        ends = [*(start for start, _ in marks[1:]), len(text)]
+        behind = [
+            text[start:end].strip(BEHIND + "\n").partition("\n")[0] for (_, start), end in zip(marks, ends, strict=False)
+        ]
         marked = [line for line in behind if line.strip(BEHIND)]
     start = None if marked else START.match(text)
     values = [value.strip() for value in marked] or [text.strip() if start is None else text[start.end() :].strip()]
