@@ -5,8 +5,8 @@ first of these names:
 
 1. the contents of the last `\\boxed{…}` that closes;
 2. the first non-blank line after the last "answer is", "answer:" or "answer =";
-3. the first non-blank line after the last "option is", "choice:" or a similar phrase;
-4. the last line, if it starts with "C because", "C since" or "C as";
+3. the first non-blank line after the last "option is", "choice:", "answer must be" or the like;
+4. the last line, if it starts with "C because" or the like;
 5. the last `(C)`, `**C**` or "C is correct", or the last line that is only `C` or `C)`;
 6. the last non-blank line, if it is a choice, perhaps after a word such as "therefore", or starts with `C)` or `C.`.
 
@@ -62,11 +62,14 @@ MARKED = re.compile(
     r"|(?<![^\W_])([A-Z])\)?\*{0,2}[ \t]+(?:is|must be)[ \t]+(?:the[ \t]+)?(?:correct|right|best|answer)\b",
     re.MULTILINE,
 )
-OPTION = re.compile(r"\b(?:option|choice)\**\s*(?:is\b\s*:?|:)|选(?:项|择)?\s*[:是]?(?=\s*\(?[A-Z])", re.IGNORECASE)
+OPTION = re.compile(
+    r"\b(?:option|choice)\**\s*(?:is\b\s*:?|:)|\banswer\s+(?:must|should|has\s+to)\s+be\b|选(?:项|择)?\s*[:是]?(?=\s*\(?[A-Z])",
+    re.IGNORECASE,
+)
 ITEM = r"\(?\*{0,2}[A-Z]\*{0,2}\)?"
 ITEMS = rf"{ITEM}(?:(?:,?\s*(?:and|or|nor|through|to|\.\.\.|-)\s*|,\s*){ITEM}){{0,9}}"
 REJECTED = re.compile(
-    r"(?:\b(?:not|(?:is|ca|could|wo|would)n't(?:\s+be)?|cannot\s+be|never|rather\s+than|instead\s+of|rul(?:e|es|ed|ing)\s+out"
+    r"(?:\b(?i:not|(?:is|ca|could|wo|would)n't(?:\s+be)?|cannot\s+be|never|rather\s+than|instead\s+of|rul(?:e|es|ed|ing)\s+out"
     r"|(?:eliminat|exclud|reject|discard)\w*|except(?:\s+for)?|(?:all|anything|everything)\s+but|neither|nor|none\s+of)|不是)"
     rf"\s*(?:option\s+|choice\s+)?{ITEMS}(?![^\W_])(?:,?\s+but\b(?:\s+rather\b)?)?"
     rf"|(?<![^\W_]){ITEMS}\s+(?:(?:is|are|was|were)\s+(?:all\s+|both\s+|clearly\s+)?(?:wrong|incorrect|false|not|ruled\s+out"

@@ -28,12 +28,14 @@ from tessy_jax.evaluate.references import accepted, value_of
 from tessy_jax.evaluate.tasks import GroundTruth, Problem, Verdict, table_problems, text_of
 
 INTEGER = re.compile(r"(?<![\w.,/^−-])0*[0-9]{1,3}(?!\w|[.,/][0-9])", re.ASCII)
-TERM = re.compile(r"\s*(?:[-+*/^×·!±–_]|\\(?:times|cdot|sqrt|pi|frac|pm|%))")
+TERM = re.compile(r"\s*(?:[+*/^×·!±_]|[-–](?!\s+[a-zA-Z]{2})|\\(?:times|cdot|sqrt|pi|frac|pm))")
 """Text after a number that makes it a part of a term."""
 AFTER_EQUALS = re.compile(rf"(?<![<>!:=])=[\s*$]*({INTEGER.pattern})(?!{TERM.pattern})", re.ASCII)
 WHOLE = re.compile(r"(?<![0-9.,])([0-9]+)\.0+(?![0-9])", re.ASCII)
 ZERO = re.compile(r"(?<![\w)}])-(?=0+(?![0-9]|[.,][0-9]))", re.ASCII)
-COMMAND = re.compile(r"\^\{[^{}]*\}|\\(?:[dt]?frac|binom)\s*\{[^{}]*\}\s*\{[^{}]*\}|\\sqrt\s*(?:\[[^\[\]{}]*\]\s*)?\{[^{}]*\}")
+COMMAND = re.compile(
+    r"\^\{[^{}]*\}|\\(?:[dt]?frac|binom)\s*\{[^{}]*\}\s*\{[^{}]*\}|\\sqrt\s*(?:\[[^\[\]{}]*\]\s*)?\{[^{}]*\}"
+)
 """Terms of LaTeX whose numbers are no answers."""
 REJECTED = re.compile(
     r"\b(?:not|rather than|instead of|cannot be|can't be|isn't|except)\s+[*$(]*[0-9]+|不是\s*[0-9]+"
@@ -46,12 +48,12 @@ BEFORE = re.compile(
     r"(?:\bbetween\s+[*$(]*[0-9]+\s*(?:,|and)\s*"
     r"|\b(?:between|at least|at most|about|approximately|approx|roughly|around|nearly|almost|minus|negative|neither|nor|over"
     r"|under|of the|up to|(?:more|less|fewer|greater|larger|smaller) than)\s+"
-    r"|[0-9]\s*(?:\bor\b|\bto\b|–|-|&)\s*|\bor\s+\w\s*=\s*|[0-9a-zA-Z)}]\s*[-+*/^×·]\s*|[<>≠≈±~]=?\s*"
+    r"|[0-9]\s*(?:\bor\b|\bto\b|–|-|&)\s*|\bor\s+\w\s*=\s*|[0-9a-zA-Z)}]\s*[-+*/^×·]\s*|(?:[<≠≈±~]|(?<![-=])(?<![a-zA-Z]{2})>)=?\s*"
     r"|\\(?:ne|neq|approx|sim|pm|mp|lt|gt|le|leq|ge|geq)\s*)[*$(]*$"
 )
 """Text before a number that makes it a bound, one of several values or a part of a term."""
 AFTER = re.compile(
-    rf"[*$)}}\]]*+(?:(?<=\*)[0-9]|{TERM.pattern}|\s*,\s*[0-9]"
+    rf"[*$)}}\]]*+(?:(?<=\*)[0-9]|{TERM.pattern}|\s*,\s*[0-9]|:[0-9]"
     r"|\s+(?:or|and|to|through)\s+(?:[a-z]\s*=\s*)?[$*(]*(?:[-−]?[0-9]|a half|more|less)"
     r"|\s+(?:hundred|thousand|million|billion|dozen|(?:more|less|fewer) than|times|mod|plus|minus|factorial|squared|cubed"
     r"|choose|divided|multiplied|halves|percent more)\b|\s+x\s+[0-9]|\s+[0-9]+/[0-9]|.{0,12}\bbelow zero\b)"

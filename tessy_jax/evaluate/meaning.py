@@ -15,6 +15,8 @@ from tessy_jax.evaluate.readings import AROUND, LONG, LONGEST, decimal, normalis
 EQUALS = re.compile(r"(?<![<>!:=/])=(?![=/])")
 ARITHMETIC = re.compile(r"(?:[0-9+\-*/^{}(). ]|\\(?:cdot|times|frac|sqrt|pi)(?![a-z]))+", re.ASCII)
 """One side of an equation that only shows how its value comes about."""
+NAMED = re.compile(r"[\s$]*[a-zA-Z]\s*=([^=<>]+)", re.ASCII)
+"""A right answer that names its unknown."""
 PRODUCT = re.compile(r"[+-]?[0-9.]+ ?[a-z]", re.ASCII)
 """The left side of an equation that has yet to be solved, such as 2x = 10."""
 POWER_OF_UNIT = r"(?:\^\{?-?[0-9]\}?)?"
@@ -60,7 +62,7 @@ JOINED = re.compile(
 QUALIFIED = re.compile(
     r"(?<![a-z])(?:hundred|thousand|million|billion|trillion|dozen|lakh|crore|about|approximately|approx|roughly|nearly"
     r"|almost|at least|at most|or (?:more|less|fewer)|(?:more|less|fewer|greater|larger|smaller) than|is wrong|is incorrect"
-    r"|is false|not|between|neither|except)(?![a-z])|\\(?:approx|sim)(?![a-z])"
+    r"|is false|not|between|neither|except)(?![a-z])|\\(?:approx|sim)(?![a-z])|(?:\.\.\.|…|\\[lc]?dots)$"
 )
 """Words that make a value another one, a bound or an approximate one."""
 BASE = re.compile(r"(?<=[0-9a-f])_\{?(?:\\text\{)?([0-9]+|two|eight|ten|sixteen)\}?\}?$", re.ASCII)
@@ -85,9 +87,12 @@ UNIT_NAMES = {
 
 
 def means(answer: str, reference: str) -> bool:
-    """Whether a final answer is what the reference is, to a person. The answer may hold an equation, a unit that the
-    reference leaves out, or what it is not ("not A but B"). A comma is a decimal comma where it can separate no groups of
-    three digits and the reference is a number."""
+    """Whether a final answer is what the reference is, to a person.
+
+    The answer may hold an equation, a unit that the reference leaves out, or what it is not ("not A but B"). It may leave
+    out the unknown of "x = 2". If the reference is a number, a comma that cannot separate groups of three digits is a
+    decimal comma.
+    """
     if answer == reference:
         return True
     if max(len(answer), len(reference)) >= LONG:
@@ -95,6 +100,9 @@ def means(answer: str, reference: str) -> bool:
     rest = affirmed(answer)
     if any(_same_with_unit(form, reference) for form in {answer, rest}):
         return True
+    named = NAMED.fullmatch(reference)
+    if named is not None and not EQUALS.search(answer):
+        return means(answer, named[1])
     right = decimal(reference)
     if right is not None:
         return said(answer) == right or said(answer, decimal) == right

@@ -61,7 +61,10 @@ Comparable = tuple[str, Fraction | None]
 
 
 def plain(text: str) -> str:
-    """A text with full-width characters, minus signs and special spaces replaced by their ASCII forms."""
+    """A text with full-width characters, minus signs, special spaces and quotes replaced by those of ASCII, and with
+    "answer:" for `<answer>`."""
+    if "</answer>" in text:
+        text = text.replace("<answer>", "\nanswer: ").replace("</answer>", "\n")
     return text if text.isascii() else unicodedata.normalize("NFC", text).translate(CHARACTERS)
 
 

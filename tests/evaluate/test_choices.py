@@ -232,6 +232,10 @@ def test_a_question_with_choices_becomes_a_prompt_that_shows_them_in_their_order
         ([{"label": "1", "text": "air"}, {"label": "2", "text": "iron"}], "2", "B"),
         ([{"key": "A", "value": "air"}, {"key": "B", "value": "iron"}], "B", "B"),
         ([{"text": "air"}, {"text": "iron"}], 1, "B"),
+        ([{"id": "1", "content": "air"}, {"id": "2", "content": "iron"}], "2", "B"),
+        ({"key": ["A", "B"], "value": ["air", "iron"]}, "B", "B"),
+        ({"id": ["1", "2"], "content": ["air", "iron"]}, 2, "B"),
+        ({"text": ["air", "iron"], "label": None}, "iron", "B"),
     ],
 )
 def test_the_right_choice_follows_the_labels_of_its_row(tmp_path, choices, answer, reference):
@@ -248,6 +252,16 @@ def test_the_right_choice_follows_the_labels_of_its_row(tmp_path, choices, answe
         ({"question": "q", "choices": {"text": ["a", "b"], "label": ["1"]}, "answer": "1"}, "label for each choice"),
         ({"question": "q", "choices": {"text": ["a", "b"], "label": ["1", "1"]}, "answer": "1"}, "different label"),
         ({"prompt": "q", "choices": {"text": ["a", "b"], "label": ["1", "2"]}, "answer": "1"}, "answers name letters"),
+        (
+            {"question": "q", "choices": [{"a": "1", "b": "x"}] * 2, "answer": "1"},
+            r"the choice {'a': '1', 'b': 'x'}; .*`text`",
+        ),
+        (
+            {"question": "q", "choices": {"a": ["1"], "b": ["x"]}, "answer": "1"},
+            r"choices is {'a': \['1'\], 'b': \['x'\]}; ",
+        ),
+        ({"question": "q", "choices": [{"id": 1, "text": "x"}, {"id": 2}], "answer": 1}, r"the choice {'id': 2}; "),
+        ({"question": "q", "choices": [{"text": "x", "image": "f"}] * 2, "answer": 1}, "and nothing else"),
     ],
 )
 def test_labels_that_answers_cannot_name_are_refused(tmp_path, row, message):

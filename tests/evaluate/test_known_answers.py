@@ -1,4 +1,4 @@
-"""Every verifier says of answers of real models what a person would: 100 per verifier, of which 40 are hard.
+"""Every verifier says of answers of real models what a person would: at least 100 per verifier, of which 40 are hard.
 
 `answers/<verifier>.txt` holds one answer per line: `+` (right) or `-` (wrong), `!` if it is hard, the right answer, `|`, and
 the answer, with ⏎ for line breaks.
@@ -19,7 +19,8 @@ CHOICES = ("red fox", "blue whale", "1/2", "an ant")
 @pytest.mark.parametrize("verifier", ["exact", "boxed", "choice", "integer"])
 def test_verifiers_agree_with_people_on_known_answers(verifier):
     lines = (TABLES / f"{verifier}.txt").read_text("utf-8").splitlines()
-    assert (len(lines), sum(line[1] == "!" for line in lines)) == (100, 40)
+    assert len(set(lines)) == len(lines) >= 100
+    assert sum(line[1] == "!" for line in lines) >= 40
     wrong = []
     with TASK_KINDS[verifier].verifier(Programs()) as opened:
         for line in lines:
