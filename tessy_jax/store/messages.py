@@ -127,7 +127,10 @@ def refuse_unlearnt(row: dict[str, Any], messages: Sequence[dict[str, str]]) -> 
             )
     off = next((name for name in ("label", "train") if str(row.get(name)).lower() == "false"), None)
     if off is not None:
-        raise DataError(f"has `{off}` false, which marks answers that should not be learnt; leave out such rows")
+        raise DataError(
+            f"has `{off}` false, which marks an answer that should not be learnt; leave out such rows, or the column if it "
+            "means something else"
+        )
     if row.get("weight") not in (None, "", 1, "1", "1.0"):
         raise DataError(
             f"has the weight {short(row['weight'])}, but rows cannot have weights; leave out the row or its weight"

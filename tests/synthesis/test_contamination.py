@@ -214,7 +214,7 @@ def test_a_synthesis_skips_contaminated_prompts_and_records_the_reason(tmp_path,
     assert main(["synthesize", str(tmp_path / "run.yaml"), "--dry-run"]) == 0
     assert "10 responses to 5 prompts (0 rows skipped, 2 contaminated)" in capsys.readouterr().out
     for _ in range(2):  # the second finds everything done
-        assert main(["synthesize", str(tmp_path / "run.yaml"), "--json"]) == 0
+        assert main(["synthesize", str(tmp_path / "run.yaml"), "--json"]) == 2  # no response was written
         summary = json.loads(capsys.readouterr().out)
         reader = RunReader(str(tmp_path / "run"))
         out = [failure for failure in reader.failures() if failure.reason == "contaminated"]
