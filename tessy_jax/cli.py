@@ -163,7 +163,7 @@ def synthesize(args: argparse.Namespace) -> None:
     if not summary["run"]["responses"]:
         raise DataError(
             "every response failed; `tessy rows --failures` gives the reasons: shorten or repair the prompts, raise "
-            "synthesis.max_response_tokens or synthesis.max_attempts, and name another output"
+            "synthesis.max_response_tokens or synthesis.max_attempts, and set output to a new folder"
         )
 
 

@@ -13,7 +13,7 @@ from tessy_jax.store.table_files import refuse_foreign
 
 
 class NotRead:
-    """The value of a column that is not read because no one looks at it; messages show its name."""
+    """The value of a column that is not read. Errors can still list the column."""
 
     def __repr__(self) -> str:
         return "…"
@@ -108,13 +108,13 @@ def _texts(path: str, rows: Any, load: Callable[..., Any], columns: Collection[s
     return load(features=datasets.Features({name: datasets.Value("string") for name in first_row}), keep_default_na=False)
 
 
-def _read(name: str, rows: Any, wanted: Collection[str]) -> Iterator[tuple[str, Any]]:
-    """The rows with the values of the wanted columns, or of all columns if there is none of the wanted."""
-    columns = [column for column in wanted if column in (rows.column_names or ())]
+def _read(name: str, rows: Any, columns: Collection[str]) -> Iterator[tuple[str, Any]]:
+    """The rows with the values of these columns, or of all columns if none of these exists."""
+    present = [column for column in columns if column in (rows.column_names or ())]
     others: dict[str, Any] = {}
-    if set(columns) - {"id"}:
-        others = dict.fromkeys(set(rows.column_names) - set(columns), NOT_READ)
-        rows = rows.select_columns(columns)
+    if set(present) - {"id"}:
+        others = dict.fromkeys(set(rows.column_names) - set(present), NOT_READ)
+        rows = rows.select_columns(present)
     for number, row in enumerate(rows, 1):
         yield f"{name}: row {number}", others | row
 

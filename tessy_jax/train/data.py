@@ -269,7 +269,7 @@ def row_of(raw: Any, index: int) -> Row:
         last = messages[-1]["role"] if messages else "no one"
         raise DataError(f"the last message is of {last!r}; it should be the assistant's")
     if not messages[-1]["content"].strip():
-        raise DataError("the assistant's last message is empty; it should hold an answer, or the row should be left out")
+        raise DataError("the assistant's last message is empty; it should hold an answer; leave out rows without one")
     if len(messages) == 1:
         raise DataError("there is no message in front of the assistant's; it should answer something")
     refuse_unlearnt(raw, messages)

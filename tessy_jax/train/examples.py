@@ -62,7 +62,7 @@ def _thinking(chat: Chat, row: Row) -> Thinking | None:
     if not row.spans:
         check(row.content, thinking, chat.open_text, chat.close_text)
         if thinking is not None and not row.content[thinking.answer :].strip():
-            raise DataError("has thinking and no answer after it; leave out answers that were cut off")
+            raise DataError("has thinking but no answer after it; leave out answers that were cut off")
     return thinking
 
 

@@ -118,7 +118,7 @@ def test_thinking_that_never_closes_is_an_error(chat):
 @pytest.mark.parametrize("content", [f"{OPEN}Two.{CLOSE}", "<think>Two.</think>\n ", "Two.\n</think>\n"])
 def test_thinking_without_an_answer_is_an_error(chat, content):
     with pytest.raises(
-        DataError, match="row '7/0': has thinking and no answer after it; leave out answers that were cut off"
+        DataError, match="row '7/0': has thinking but no answer after it; leave out answers that were cut off"
     ):
         example(chat, row([("student", content)], spanned=False))
 
