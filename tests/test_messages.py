@@ -116,7 +116,7 @@ def test_a_column_of_thinking_beside_messages_is_in_the_last_message_or_refused(
 
 ANSWERED = {"prompt": "6 × 7?", "completion": "42"}
 UNLEARNT = [
-    (ANSWERED | {"label": False}, "has `label` false, which marks answers that should not be learnt; leave out such rows"),
+    (ANSWERED | {"label": False}, "has `label` false, which marks an answer that should not be learnt; leave out such rows"),
     (ANSWERED | {"train": "False"}, "has `train` false"),
     (ANSWERED | {"weight": 0}, "has the weight 0, but rows cannot have weights"),
     (ANSWERED | {"thought": "six sevens"}, "has a column `thought` beside its messages, which would be dropped"),
