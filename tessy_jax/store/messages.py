@@ -78,9 +78,10 @@ def messages_of(
     unseen = (*UNSEEN, *PROMPT_PARTS) if form == "prompt" else UNSEEN
     lost = next((name for name in unseen if not _empty(row.get(name))), None)
     if lost is not None:
+        alone = f", or set the key `prompt` of the data to `{form}`" if lost in PROMPT_PARTS and role == "user" else ""
         raise DataError(
             f"has `{lost}` beside `{form}`, which no model would see; move what the model should see into `{form}`, and "
-            f"leave `{lost}` out"
+            f"leave `{lost}` out{alone}"
         )
     messages = _messages(row, form, role)
     for other in FORMS:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from tessy_jax.errors import DataError
-from tessy_jax.store.messages import BESIDE, held_by, messages_of, own_id, refuse_rendered, short
+from tessy_jax.store.messages import BESIDE, PROMPT_PARTS, held_by, messages_of, own_id, refuse_rendered, short
 from tessy_jax.store.tables import table_rows
 
 FORMS = ("messages", "prompt", "dialogs", "conversations")
@@ -170,11 +170,12 @@ def prompt_of(row: Any, *, or_else: str = "") -> tuple[str | None, list[dict[str
 
 
 def _with_prompt(row: Any, column: str) -> Any:
-    """The row with `column` as its `prompt`, and without the other forms."""
+    """The row with `column` as its `prompt`, without the other forms and parts of prompts: the user says that it is all."""
     if not isinstance(row, dict):
         return row
     if row.get(column) is None:
         raise DataError(
             f"has no `{column}`, which should hold the prompt; it holds {held_by(row)}: set prompt to one of them"
         )
-    return {**{name: value for name, value in row.items() if name not in FORMS}, "prompt": row[column]}
+    others = {name: value for name, value in row.items() if name not in (*FORMS, *PROMPT_PARTS)}
+    return {**others, "prompt": row[column]}

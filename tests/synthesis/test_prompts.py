@@ -56,6 +56,14 @@ def test_every_form_gives_the_same_prompt_with_the_same_id(row, rows_file):
     assert prompt == Prompt("h6f41a7bccbd34db4", [SYSTEM, USER], 0)
 
 
+def test_a_context_beside_a_prompt_is_refused_unless_the_configuration_names_the_column_of_the_prompt(rows_file):
+    file = rows_file({"prompt": "Who came?", "context": "Ann came."})
+    with pytest.raises(DataError, match=r"has `context` beside `prompt`.*or set the key `prompt` of the data to `prompt`"):
+        read(file)
+    (prompt,) = read(file, prompt="prompt").prompts
+    assert prompt.messages == [{"role": "user", "content": "Who came?"}]
+
+
 def test_earlier_turns_stay_and_only_the_last_answer_goes(rows_file):
     turns = [USER, ANSWER, {"role": "user", "content": "And 6 × 8?"}, ANSWER]
     assert read(rows_file({"messages": turns})).prompts[0].messages == turns[:-1]
