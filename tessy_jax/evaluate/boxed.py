@@ -23,7 +23,7 @@ from tessy_jax.config.evaluation import Task
 from tessy_jax.errors import ConfigError
 from tessy_jax.evaluate import boxed_worker
 from tessy_jax.evaluate.extraction import boxed
-from tessy_jax.evaluate.meaning import contradicts, said
+from tessy_jax.evaluate.meaning import contradicts, stated_value
 from tessy_jax.evaluate.readings import LONG, decimal, latex
 from tessy_jax.evaluate.references import FORMS, accepted, value_of
 from tessy_jax.evaluate.tasks import GroundTruth, Problem, Verdict, table_problems, text_of
@@ -132,4 +132,4 @@ def _equal_text_or_number(answer: str, reference: str) -> bool:
     if a == b:
         return True
     right = decimal(b)
-    return right is not None and (said(a) == right or said(a, decimal) == right)
+    return right is not None and (stated_value(a) == right or stated_value(a, decimal) == right)

@@ -256,7 +256,7 @@ def problems(task: Task) -> list[Problem]:
 
 
 def _equal(text: str, choices: tuple[str, ...]) -> list[str]:
-    """The letters of the choices that equal a text, or else of those that do so without an article."""
+    """The letters of the choices that equal a text; if there are none, of those that equal it without an article."""
     for named, own in zip(_letters_by_form(choices), _form(text), strict=True):
         if own in named:
             return named[own]
@@ -323,16 +323,16 @@ def _objects(objects: list[dict[str, Any]], name: str) -> tuple[list[Any], list[
     """The texts of choices that are objects, and their labels, if they have any.
 
     Raises:
-        DataError: an object has no text, or another key than the rest.
+        DataError: an object has no text, or other keys than the others.
     """
     keys = sorted({key for choice in objects for key in choice if choice[key] is not None})
     label, text = (next((key for key in known if key in keys), None) for known in (LABELS, TEXTS))
-    wanted = [key for key in (label, text) if key is not None]
-    bad = next((choice for choice in objects if text is None or any(choice.get(key) is None for key in wanted)), None)
-    if text is None or bad is not None or len(keys) > len(wanted):
-        found = objects[0] if bad is None else bad
+    expected = [key for key in (label, text) if key is not None]
+    bad = next((choice for choice in objects if text is None or any(choice.get(key) is None for key in expected)), None)
+    if text is None or bad is not None or len(keys) > len(expected):
+        example = objects[0] if bad is None else bad
         raise DataError(
-            f"{name} holds the choice {str(found)[:60]}; each should have a text (`{'`, `'.join(TEXTS)}`), and may have a "
+            f"{name} holds the choice {str(example)[:60]}; each should have a text (`{'`, `'.join(TEXTS)}`), and may have a "
             f"label (`{'`, `'.join(LABELS)}`), and nothing else, under the same names"
         )
     return [choice[text] for choice in objects], None if label is None else [choice[label] for choice in objects]
@@ -344,7 +344,7 @@ def _texts(value: Any, name: str) -> tuple[str, ...]:
     if not 2 <= len(value) <= len(LETTERS):
         raise DataError(f"{name} holds {len(value)} choices; it should hold 2 to {len(LETTERS)}")
     if any("\ud800" <= character <= "\udfff" for choice in map(str, value) if not choice.isascii() for character in choice):
-        raise DataError(f"{name} holds half of a surrogate pair, which is no text; remove it")
+        raise DataError(f"{name} holds half of a surrogate pair, which is not text; remove it")
     return tuple(str(choice) for choice in value)
 
 

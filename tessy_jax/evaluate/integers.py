@@ -4,8 +4,8 @@ The answer is taken from the text after the thinking. It is the first of these t
 
 1. the number in the last `\\boxed{…}` that closes, alone, with a unit or at an end of an equation; a box with any other
    contents is a wrong answer;
-2. in the first non-blank line after the last "answer is" or a similar phrase (see `answers`), the number that the line says,
-   or else the number at its start, the one after the last `=`, or the last number in the line; without a number in the
+2. in the first non-blank line after the last "answer is" or a similar phrase (see `answers`), the number that it states, or
+   else the number at its start, the one after the last `=`, or the last number in the line; without a number in the
    line, the last number after it;
 3. the last number.
 
@@ -22,14 +22,14 @@ from typing import Any
 from tessy_jax.config.evaluation import Task
 from tessy_jax.errors import DataError
 from tessy_jax.evaluate.extraction import MARKER, boxed
-from tessy_jax.evaluate.meaning import said
+from tessy_jax.evaluate.meaning import stated_value
 from tessy_jax.evaluate.readings import AROUND, BEHIND, normalised, plain, value
 from tessy_jax.evaluate.references import accepted, value_of
 from tessy_jax.evaluate.tasks import GroundTruth, Problem, Verdict, table_problems, text_of
 
 INTEGER = re.compile(r"(?<![\w.,/^−-])0*[0-9]{1,3}(?!\w|[.,/][0-9])", re.ASCII)
 TERM = re.compile(r"\s*(?:[+*/^×·!±_]|[-–](?!\s+[a-zA-Z]{2})|\\(?:times|cdot|sqrt|pi|frac|pm))")
-"""Text after a number that makes it a part of a term."""
+"""Text after a number that makes the number part of a term."""
 AFTER_EQUALS = re.compile(rf"(?<![<>!:=])=[\s*$]*({INTEGER.pattern})(?!{TERM.pattern})", re.ASCII)
 WHOLE = re.compile(r"(?<![0-9.,])([0-9]+)\.0+(?![0-9])", re.ASCII)
 ZERO = re.compile(r"(?<![\w)}])-(?=0+(?![0-9]|[.,][0-9]))", re.ASCII)
@@ -80,15 +80,15 @@ def integer(answer: str) -> str | None:
     """The number in an answer, without leading zeros, or the text that stands in its place; None if there is neither."""
     inside = boxed(answer)
     if inside is not None and inside.strip():
-        found = said(inside.replace("\\%", "").replace("%", ""))
-        return inside.strip() if found is None or not _whole(found) else str(found)
+        number = stated_value(inside.replace("\\%", "").replace("%", ""))
+        return inside.strip() if number is None or not _whole(number) else str(number)
     text = plain(answer)
     markers = list(MARKER.finditer(text))
     behind = "" if not markers else text[markers[-1].end() :]
     line = next((line for line in behind.splitlines() if line.strip(BEHIND)), "").lstrip(AROUND + "([{")
-    found = said(line.replace("\\%", "").replace("%", "")) if markers else None
-    if found is not None and found >= 0 and found.denominator == 1:
-        return str(found)
+    number = stated_value(line.replace("\\%", "").replace("%", "")) if markers else None
+    if number is not None and number >= 0 and number.denominator == 1:
+        return str(number)
     for pattern, replacement in ((WHOLE, r"\1"), (ZERO, ""), (COMMAND, "x^x"), (REJECTED, "")):
         line, behind, text = (pattern.sub(replacement, part) for part in (line, behind, text))
     first = INTEGER.match(line)

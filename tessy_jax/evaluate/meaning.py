@@ -1,7 +1,7 @@
-"""What a final answer says: one value, or something else ("12 or 13", "about 12", "more than 12", "12 is wrong").
+"""The meaning of a final answer: one value, or something else ("12 or 13", "about 12", "more than 12", "12 is wrong").
 
-A value may have a unit or a currency, stand at an end of an equation, or be a number word. What the text rejects does not
-count. A text that gives several values, a bound or an approximate value gives no value.
+A value may have a unit or a currency, stand at an end of an equation, or be a number word. Rejected values do not count. A
+text with several values, a bound or an approximate value has no value.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from tessy_jax.evaluate.readings import AROUND, LONG, LONGEST, decimal, normalis
 
 EQUALS = re.compile(r"(?<![<>!:=/])=(?![=/])")
 ARITHMETIC = re.compile(r"(?:[0-9+\-*/^{}(). ]|\\(?:cdot|times|frac|sqrt|pi)(?![a-z]))+", re.ASCII)
-"""One side of an equation that only shows how its value comes about."""
+"""A side of an equation that only shows the calculation."""
 NAMED = re.compile(r"[\s$]*[a-zA-Z]\s*=([^=<>]+)", re.ASCII)
 """A right answer that names its unknown."""
 PRODUCT = re.compile(r"[+-]?[0-9.]+ ?[a-z]", re.ASCII)
@@ -53,7 +53,7 @@ WRONG = re.compile(
 TAIL = re.compile(
     r"\.\s+(?=[A-Z(])|[,;]\s+(?:since|because|as|which|so|hence)\s|\s+(?:since|because)\s|\s+\((?=[a-z])(?!mod\b)[^()0-9]*\)$"
 )
-"""The end of the statement in a line that goes on."""
+"""The end of a statement within a line."""
 RETRACTED = re.compile(r"\b(?:wait|no|actually|but|however|correction|or|rather|wrong|incorrect|if|unless)\b", re.IGNORECASE)
 JOINED = re.compile(
     r"(?<![a-z])(?:or|and|if|when|where|for|else|unless|while|with)(?![a-z])|,(?![0-9])|;|\\(?:approx|pm|ne|neq|sim)(?![a-z])"
@@ -64,7 +64,7 @@ QUALIFIED = re.compile(
     r"|almost|at least|at most|or (?:more|less|fewer)|(?:more|less|fewer|greater|larger|smaller) than|is wrong|is incorrect"
     r"|is false|not|between|neither|except)(?![a-z])|\\(?:approx|sim)(?![a-z])|(?:\.\.\.|…|\\[lc]?dots)$"
 )
-"""Words that make a value another one, a bound or an approximate one."""
+"""Words that change a value, or make it a bound or an approximate value."""
 BASE = re.compile(r"(?<=[0-9a-f])_\{?(?:\\text\{)?([0-9]+|two|eight|ten|sixteen)\}?\}?$", re.ASCII)
 NEGATIVE = re.compile(r"(?:minus|negative) (?=[0-9])")
 ONES = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen"
@@ -83,14 +83,14 @@ UNIT_NAMES = {
     }.items()
     for name in (unit, *names.split(), *(f"{one}s" for one in (unit, *names.split()) if len(one) > 2))
 }  # fmt: skip
-"""Units by their names."""
+"""Short names of units, by their names."""
 
 
 def means(answer: str, reference: str) -> bool:
-    """Whether a final answer is what the reference is, to a person.
+    """Whether a final answer means the same as the reference.
 
-    The answer may hold an equation, a unit that the reference leaves out, or what it is not ("not A but B"). It may leave
-    out the unknown of "x = 2". If the reference is a number, a comma that cannot separate groups of three digits is a
+    The answer may be an equation, have a unit that the reference omits, or reject another value ("not A but B"). It may omit
+    the unknown of "x = 2". If the reference is a number, a comma that cannot separate groups of three digits is a
     decimal comma.
     """
     if answer == reference:
@@ -105,20 +105,20 @@ def means(answer: str, reference: str) -> bool:
         return means(answer, named[1])
     right = decimal(reference)
     if right is not None:
-        return said(answer) == right or said(answer, decimal) == right
+        return stated_value(answer) == right or stated_value(answer, decimal) == right
     sides = EQUALS.split(rest)
     equation = len(sides) > 1 and not EQUALS.search(reference) and not JOINED.search(_outside(normalised(rest)))
     return equation and same(sides[-1], reference)
 
 
 def affirmed(text: str) -> str:
-    """A text without what it rejects: B of "not A but B", A of "A, not B", B of "A is wrong, it is B"."""
+    """A text without the values that it rejects: B of "not A but B", A of "A, not B", B of "A is wrong, it is B"."""
     return NOT_THAT.sub("", WRONG.sub("", NOT_BUT.sub("", text))).replace("()", "").strip() or text
 
 
-def said(text: str, read: Callable[[str], Fraction | None] | None = None) -> Fraction | None:
-    """The one value that a text says; None if it says none, several, or only a bound. read: reads the value of a text
-    without equations; by default, `quantity`."""
+def stated_value(text: str, read: Callable[[str], Fraction | None] | None = None) -> Fraction | None:
+    """The one value that a text states; None if it states none, several, or only a bound. read: reads the value of a text
+    without equations; None: `quantity`."""
     if len(text) >= LONG:
         return None
     text, read = affirmed(plain(text)), read or quantity
@@ -129,21 +129,21 @@ def said(text: str, read: Callable[[str], Fraction | None] | None = None) -> Fra
         if len(sides) > 1 and (JOINED.search(" = ".join(sides)) or PRODUCT.fullmatch(sides[0])):
             continue
         values = [read(side) for side in sides]
-        found = {value for value in values if value is not None}
-        if len(found) == 1 and (values[-1] is not None or ARITHMETIC.fullmatch(sides[-1])):
-            return found.pop()
+        stated = {value for value in values if value is not None}
+        if len(stated) == 1 and (values[-1] is not None or ARITHMETIC.fullmatch(sides[-1])):
+            return stated.pop()
     return None
 
 
 def quantity(text: str) -> Fraction | None:
-    """The value of a text that is a number or a number word, with or without a unit; None if it is neither."""
+    """The value of a number or number word, with or without a unit; None for any other text."""
     text = normalised(text)
     if len(text) > LONGEST:
         return None
     text = NEGATIVE.sub("-", CURRENCY.sub(r"\1", text).strip("$ "), count=1)
-    found = value(text)
-    if found is not None:
-        return found
+    plain_value = value(text)
+    if plain_value is not None:
+        return plain_value
     counted = COUNTER.fullmatch(text)
     if counted is not None:
         return None if CHANGING_COUNTERS & set(text) else value(counted[1].strip())
@@ -163,7 +163,7 @@ def contradicts(answer: str, reference: str) -> bool:
     a, b = normalised(answer), normalised(reference)
     if set(QUALIFIED.findall(a)) - set(QUALIFIED.findall(b)):
         return True
-    sides = {found for side in EQUALS.split(a) if (found := value(side.strip())) is not None}
+    sides = {number for side in EQUALS.split(a) if (number := value(side.strip())) is not None}
     bases, units = [BASE.search(text) for text in (a, b)], [_unit(text) for text in (a, b)]
     return (
         (len(sides) > 1 and not JOINED.search(a))
@@ -196,7 +196,7 @@ def _same_with_unit(a: str, b: str) -> bool:
 
 
 def _spelled(text: str) -> Fraction | None:
-    """The value of a number word from zero to ninety-nine; None if it is none."""
+    """The value of a number word from zero to ninety-nine; None for any other text."""
     tens, _, ones = text.partition("-")
     if text in NUMBER_WORDS:
         return Fraction(NUMBER_WORDS[text])

@@ -92,7 +92,7 @@ def same(a: str, b: str) -> bool:
 
 
 def compared(text: str) -> Comparable:
-    """What `equal` compares of a final answer."""
+    """The comparable form of a final answer, for `equal`."""
     return _compared(text) if len(text) < LONG else _compared.__wrapped__(text)
 
 
@@ -126,17 +126,17 @@ def value(text: str) -> Fraction | None:
         return None
     bare = PERCENT.sub("", text)
     scaled, powered, mixed = SCALED.fullmatch(bare), SCIENTIFIC.fullmatch(bare), MIXED.fullmatch(bare)
-    found: Fraction | None
+    result: Fraction | None
     if mixed is not None:
         whole, above, below = (int(digits or 0) for digits in (mixed.groups()[1:4] if mixed[3] else mixed.groups()[4:]))
-        found = (whole + Fraction(above, below)) * (-1 if mixed[1] == "-" else 1) if below else None
+        result = (whole + Fraction(above, below)) * (-1 if mixed[1] == "-" else 1) if below else None
     elif scaled is not None:
-        found = _times(number(scaled[1]), Fraction(SCALES[scaled[2]]))
+        result = _times(number(scaled[1]), Fraction(SCALES[scaled[2]]))
     elif powered is not None:
-        found = _times(number(powered[1]), Fraction(10) ** int(powered[2]))
+        result = _times(number(powered[1]), Fraction(10) ** int(powered[2]))
     else:
-        found = number(bare)
-    return found if bare == text else _times(found, Fraction(1, 100))
+        result = number(bare)
+    return result if bare == text else _times(result, Fraction(1, 100))
 
 
 def decimal(text: str) -> Fraction | None:
@@ -162,8 +162,8 @@ def _compared(text: str) -> Comparable:
     return text.replace(", ", ","), value(text)
 
 
-def _times(found: Fraction | None, factor: Fraction) -> Fraction | None:
-    return None if found is None else found * factor
+def _times(number: Fraction | None, factor: Fraction) -> Fraction | None:
+    return None if number is None else number * factor
 
 
 def _fraction(character: str) -> str:
