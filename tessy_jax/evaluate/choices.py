@@ -78,7 +78,8 @@ REJECTED = re.compile(
 """A choice that the text rejects."""
 BECAUSE = re.compile(r"[*\s(]*(?:option |choice )?([A-Z])[)*.]*,?\s+(?:because|since|as)\b", re.IGNORECASE)
 SEVERAL = re.compile(
-    r"[\s*_)\]}$\"'>]*(?:,|;|\+|&|/|,?\s*(?:and|or|but)\b(?:\s+(?:also|maybe|possibly|perhaps))?|\\text\s*\{\s*(?:and|or)\s*\})"
+    r"[\s*_)\]}$\"'>]*(?:,\s*(?:and|or|but)\b|and\b|or\b|but\b|[,;+&/]|\\text\s*\{\s*(?:and|or)\s*\})"
+    r"(?:\s+(?:also|maybe|possibly|perhaps)\b)?"
     r"(?:\\text\s*\{|[\s*_($\[{\"'<])*(?:option\s+|choice\s+)?(?=[A-Z](?![^\W_]))"
 )
 """Text between two letters of an answer that names both."""
