@@ -184,7 +184,9 @@ def test_a_teacher_with_a_sentencepiece_vocabulary_writes_through_the_host(tmp_p
 
 def test_a_prompt_that_is_too_long_is_a_recorded_failure(config, tmp_path, capsys):
     code, out = printed(capsys, "synthesize", config(synthesis={"max_prompt_tokens": 20}, data={"rollouts": 1}), "--json")
-    assert code == 0, out.err
+    assert code == 2
+    assert "every response failed; `tessy rows --failures` gives the reasons" in out.err
+    assert json.loads(out.out)["run"]["failures"] == {"prompt_too_long": 10}
     failures = rows_of(capsys, tmp_path / "run", "--failures")
     assert {f["reason"] for f in failures} == {"prompt_too_long"}
     assert len(failures) == 10
