@@ -306,16 +306,23 @@ def _prefixes(content: dict[str, Any]) -> bool:
     """Whether a tokenizer.json prepends a space to a text."""
     steps = parts(content.get("pre_tokenizer"), "pretokenizers") + parts(content.get("normalizer"), "normalizers")
     return any(
-        step["type"] == "Prepend"
+        _only_at_start(step)
         or (step["type"] == "Metaspace" and step.get("prepend_scheme") != "never")
         or (step["type"] == "ByteLevel" and step.get("add_prefix_space", True))
         for step in steps
     )
 
 
+def _only_at_start(step: dict[str, Any]) -> bool:
+    """Whether a normalizer changes the start of a complete text alone: it prepends, or replaces what it finds there."""
+    pattern = step.get("pattern")
+    anchored = isinstance(pattern, dict) and str(pattern.get("Regex", "")).startswith("\\A")
+    return step["type"] == "Prepend" or (step["type"] == "Replace" and anchored)
+
+
 def unprefixed(content: dict[str, Any]) -> dict[str, Any]:
-    """The tokenizer.json for text that follows other text: it prepends no space."""
-    kept = [part for part in parts(content.get("normalizer"), "normalizers") if part["type"] != "Prepend"]
+    """The tokenizer.json for text that follows other text: it prepends no space, and doubles none."""
+    kept = [part for part in parts(content.get("normalizer"), "normalizers") if not _only_at_start(part)]
     steps = [dict(step) for step in parts(content.get("pre_tokenizer"), "pretokenizers")]
     for step in steps:
         if step["type"] == "Metaspace":

@@ -23,6 +23,7 @@ from tessy_jax.text.host_bridge import HostBridge
 from tessy_jax.text.tokenizer import Tokenizer
 from tessy_jax.text.vocab import description, read_vocabulary, spellings
 from tessy_jax.train.examples import example
+from tests.synthesis.tiny_pair import sentencepiece_tokenizer
 from tests.text.chunks import SPACES, WORDS
 from tests.text.kinds import SCHEMES, bpe, legacy, padded, save, unigram, with_added
 from tests.text.test_bridge import RULES, batch, encode, trained
@@ -226,6 +227,21 @@ def test_a_sentencepiece_row_is_learnt_as_its_text(tmp_path, kind):
     written = b"".join(spelled[i] or b"" for i in tokens[len(context) :]).decode()
     assert OPEN + written == content
     assert tokens[-1] in chat.end_ids
+
+
+def test_a_step_that_doubles_the_first_space_of_a_text_changes_no_text_that_follows_other_text(tmp_path):
+    built = sentencepiece_tokenizer(tmp_path)
+    built.save_pretrained(tmp_path / "out")
+    file = tmp_path / "out" / "tokenizer.json"
+    content = json.loads(file.read_text())
+    kept = [step for step in content["normalizer"]["normalizers"] if "String" in step["pattern"]]
+    doubles = {"type": "Replace", "pattern": {"Regex": "\\A▁"}, "content": "▁▁"}
+    file.write_text(json.dumps(content | {"normalizer": {"type": "Sequence", "normalizers": [*kept, doubles]}}))
+    tokenizer = Tokenizer(tmp_path / "out", len(built))
+    for text in (" one", "one", "  two", " one two "):
+        ids, starts = tokenizer.encode_text(text)
+        assert built.decode([*built("x", add_special_tokens=False)["input_ids"], *ids]) == f"x{text}"
+        assert starts[0] == 0
 
 
 def test_a_row_that_the_tokenizer_would_change_is_refused_with_the_text(tmp_path):
