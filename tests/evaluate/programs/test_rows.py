@@ -210,7 +210,7 @@ def pickled(value):
         (calling(output='{"a": NaN}'), "holds NaN.*leave this test out"),
         (calling(output="1e999"), "is not JSON .it holds the number 1e999, which exceeds the range"),
         (calling(output="[" * 101 + "]" * 101), "is nested more than 100 levels deep"),
-        (calling(output="[" * 5000 + "]" * 5000), r"public_test_cases\[0\].output is not JSON"),
+        (calling(output="[" * 5000 + "]" * 5000), r"public_test_cases\[0\].output is (not JSON|nested more)"),  # by version
         (calling(output="1" * 100_001), "it holds an integer of 100,001 digits; at most 100,000"),
         (calling(input="1" * 100_001), r"public_test_cases\[0\].input, line 1 is not JSON .it holds an integer of 100,001"),
         ({"prompt": "p", "tests": ["assert f() == " + "1" * 5000]}, r"tests\[0\] is no Python .*hexadecimal"),
