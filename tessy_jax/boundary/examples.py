@@ -15,7 +15,6 @@ from tessy_jax.boundary.spans import Annotation
 from tessy_jax.models.hf_config import read_config
 from tessy_jax.text.host_bridge import plain_tokenizer
 from tessy_jax.text.tokenizer import Tokenizer
-from tessy_jax.text.vocab import description
 from tessy_jax.train.data import TokenizedDataset, to_memmap
 from tessy_jax.train.pack import NO_TARGET, Example
 
@@ -42,7 +41,7 @@ def reader(folder: Path) -> Any:
     Raises:
         ConfigError, TokenizerError: the folder's configuration or tokenizer cannot be read.
     """
-    return plain_tokenizer(description(Tokenizer(folder, read_config(folder).vocab).hf, folder))
+    return plain_tokenizer(Tokenizer(folder, read_config(folder).vocab).content)
 
 
 def tokens_of(annotation: Annotation, tokenizer: Any) -> Tokens:

@@ -15,6 +15,7 @@ from typing import Any, Literal, NamedTuple, Self, get_args
 
 from tessy_jax.boundary.segments import Segment, Split
 from tessy_jax.errors import DataError
+from tessy_jax.store.messages import encodable
 
 Reason = Literal["unparsable", "unmatched", "empty", "truncated", "reasoning", "refused", "failed"]
 REASONS: tuple[Reason, ...] = get_args(Reason)
@@ -232,8 +233,7 @@ def segment_from(given: dict[str, Any]) -> Segment:
     for key in ("id", "trace", "text"):
         value = given[key]
         _check(isinstance(value, str) and bool(value), f"{key} is {_short(value)}; it should be a string that is not empty")
-        encodable = value.encode("utf-8", "replace").decode("utf-8") == value
-        _check(encodable, f"{key} holds half of a surrogate pair, which is not text; remove it")
+        encodable(value, key)
     split, start = given["split"], given["start"]
     _check(split in get_args(Split), f"split is {_short(split)}; it should be one of {', '.join(get_args(Split))}")
     _check(type(start) is int and start >= 0, f"start is {_short(start)}; it should be a whole number of at least 0")

@@ -35,10 +35,11 @@ from typing import Any
 
 from tessy_jax.config.evaluation import Task
 from tessy_jax.errors import DataError
-from tessy_jax.evaluate.extraction import MARKER, boxed, final_answer
+from tessy_jax.evaluate.extraction import MARKER, behind, boxed, final_answer, first_line
 from tessy_jax.evaluate.readings import BEHIND, LAYOUT, LONG, SPACE, compared, normalised, plain
 from tessy_jax.evaluate.references import accepted, value_of
 from tessy_jax.evaluate.tasks import GroundTruth, Problem, Verdict, table_problems, text_of
+from tessy_jax.store.messages import encodable
 from tessy_jax.synthesis.prompts import FORMS
 
 LETTERS = ascii_uppercase
@@ -113,7 +114,8 @@ def chosen(answer: str, choices: tuple[str, ...]) -> str | None:
     """The letter of the choice that an answer names, or None. choices: their texts; empty if they are not known."""
     answer = REJECTED.sub("", SPACE.sub(" ", LAYOUT.sub("", plain(answer))))
     letters = _letters(choices)
-    for text in filter(None, (boxed(answer), _behind(answer, MARKER), _behind(answer, OPTION))):
+    stated = (first_line(behind(answer, marker) or "") for marker in (MARKER, OPTION))
+    for text in filter(None, (boxed(answer), *stated)):
         correction = list(CORRECTION.finditer(text))[-1:]
         named_letters = (_named(text[correction[0].end() :], choices) if correction else "") or _named(text, choices)
         if named_letters:
@@ -137,13 +139,6 @@ def chosen(answer: str, choices: tuple[str, ...]) -> str | None:
 def _marked(match: re.Match[str]) -> str:
     """The letter of a match of `MARKED`."""
     return next(filter(None, match.groups()))
-
-
-def _behind(answer: str, marker: re.Pattern[str]) -> str:
-    """The first non-blank line after the last marker; empty if there is none."""
-    markers = list(marker.finditer(answer))
-    behind = "" if not markers else answer[markers[-1].end() :]
-    return next((line for line in behind.splitlines() if line.strip(BEHIND)), "")
 
 
 def _named(text: str, choices: tuple[str, ...], *, only: bool = False) -> str:
@@ -344,8 +339,7 @@ def _texts(value: Any, name: str) -> tuple[str, ...]:
         raise DataError(f"{name} is {str(value)[:60]!r}; it should be a list of texts, one for each choice")
     if not 2 <= len(value) <= len(LETTERS):
         raise DataError(f"{name} holds {len(value)} choices; it should hold 2 to {len(LETTERS)}")
-    if any("\ud800" <= character <= "\udfff" for choice in map(str, value) if not choice.isascii() for character in choice):
-        raise DataError(f"{name} holds half of a surrogate pair, which is not text; remove it")
+    encodable("".join(map(str, value)), name)
     return tuple(str(choice) for choice in value)
 
 

@@ -23,13 +23,22 @@ def final_answer(answer: str) -> str | None:
     inside = boxed(answer)
     if inside is not None and inside.strip():
         return inside.strip()
-    markers = list(MARKER.finditer(answer))
-    if markers:
-        behind = _lines(answer[markers[-1].end() :])
-        if behind:
-            return behind[0]
+    stated = first_line(behind(answer) or "").strip()
+    if stated:
+        return stated
     lines = _lines(answer)
     return lines[-1] if lines else None
+
+
+def behind(answer: str, marker: re.Pattern[str] = MARKER) -> str | None:
+    """The text after the last marker; None if there is none."""
+    markers = list(marker.finditer(answer))
+    return answer[markers[-1].end() :] if markers else None
+
+
+def first_line(text: str) -> str:
+    """The first line that holds more than white space and surrounding punctuation; empty if there is none."""
+    return next((line for line in text.splitlines() if line.strip(BEHIND)), "")
 
 
 def boxed(answer: str) -> str | None:

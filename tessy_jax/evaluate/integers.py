@@ -21,9 +21,9 @@ from typing import Any
 
 from tessy_jax.config.evaluation import Task
 from tessy_jax.errors import DataError
-from tessy_jax.evaluate.extraction import MARKER, boxed
+from tessy_jax.evaluate.extraction import behind, boxed, first_line
 from tessy_jax.evaluate.meaning import stated_value
-from tessy_jax.evaluate.readings import AROUND, BEHIND, normalised, plain, value
+from tessy_jax.evaluate.readings import AROUND, normalised, plain, value
 from tessy_jax.evaluate.references import accepted, value_of
 from tessy_jax.evaluate.tasks import GroundTruth, Problem, Verdict, table_problems, text_of
 
@@ -83,21 +83,21 @@ def integer(answer: str) -> str | None:
         number = stated_value(inside.replace("\\%", "").replace("%", ""))
         return inside.strip() if number is None or not _whole(number) else str(number)
     text = plain(answer)
-    markers = list(MARKER.finditer(text))
-    behind = "" if not markers else text[markers[-1].end() :]
-    line = next((line for line in behind.splitlines() if line.strip(BEHIND)), "").lstrip(AROUND + "([{")
-    number = stated_value(line.replace("\\%", "").replace("%", "")) if markers else None
+    stated = behind(text)
+    rest = stated or ""
+    line = first_line(rest).lstrip(AROUND + "([{")
+    number = stated_value(line.replace("\\%", "").replace("%", "")) if stated is not None else None
     if number is not None and number >= 0 and number.denominator == 1:
         return str(number)
     for pattern, replacement in ((WHOLE, r"\1"), (ZERO, ""), (COMMAND, "x^x"), (REJECTED, "")):
-        line, behind, text = (pattern.sub(replacement, part) for part in (line, behind, text))
+        line, rest, text = (pattern.sub(replacement, part) for part in (line, rest, text))
     first = INTEGER.match(line)
     if first and not TERM.match(line, first.end()):
         return _in_context(line, first.start(), first.end())
     after = list(AFTER_EQUALS.finditer(line))
     if after:
         return _in_context(line, *after[-1].span(1))
-    for part in (line, behind) if markers else (text,):
+    for part in (text,) if stated is None else (line, rest):
         numbers = list(INTEGER.finditer(part))
         if numbers:
             return _in_context(part, *numbers[-1].span())

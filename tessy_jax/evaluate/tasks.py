@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 from tessy_jax.config.evaluation import Task
 from tessy_jax.config.programs import Programs
 from tessy_jax.errors import ConfigError, DataError
-from tessy_jax.store.messages import held_by, short
+from tessy_jax.store.messages import encodable, held_by, short
 from tessy_jax.synthesis.prompts import read
 
 FAMILIES = ("family", "subject")
@@ -202,8 +202,4 @@ def text_of(row: dict[str, Any], column: str, *, needed: bool = False) -> str:
     text = str(value)
     if needed and not text.strip():
         raise DataError(f"{column} is empty; it should hold the right answer")
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        raise DataError(f"{column} holds half of a surrogate pair, which is not text; remove it") from None
-    return text
+    return encodable(text, column)

@@ -57,13 +57,14 @@ ENDED = re.compile(
 
 
 def messages_of(
-    row: Any, forms: Sequence[str], role: str = "user", *, or_else: str = ""
+    row: Any, forms: Sequence[str], role: str = "user", *, or_else: str = "", beside: str = ""
 ) -> tuple[str, list[dict[str, str]]]:
     """The first of these keys that a row has, and the messages, role and content each, that it holds.
 
     A message has role and content, or from and value; a string as prompt or completion is one message of `role`. The
     messages may also be one object of lists of equal length, the form of a `datasets` Sequence column. The row's own system
-    message comes first, unless `role` is the assistant. or_else: other contents that a row may hold, for the error.
+    message comes first, unless `role` is the assistant. or_else: other contents that a row may hold, and beside:
+    another remedy for a column beside a prompt, both for the errors.
 
     Raises:
         DataError: the row is not an object, has none of the keys, holds no messages under its key, the row or a message has
@@ -78,10 +79,10 @@ def messages_of(
     unseen = (*UNSEEN, *PROMPT_PARTS) if form == "prompt" else UNSEEN
     lost = next((name for name in unseen if not _empty(row.get(name))), None)
     if lost is not None:
-        alone = f", or set the key `prompt` of the data to `{form}`" if lost in PROMPT_PARTS and role == "user" else ""
+        other_remedy = f", {beside}" if beside and lost in PROMPT_PARTS else ""
         raise DataError(
             f"has `{lost}` beside `{form}`, which no model would see; move what the model should see into `{form}`, and "
-            f"leave `{lost}` out{alone}"
+            f"leave `{lost}` out{other_remedy}"
         )
     messages = _messages(row, form, role)
     for other in FORMS:
@@ -151,13 +152,13 @@ def own_id(row: dict[str, Any]) -> str | None:
         raise DataError(
             f"id is {'empty' if value == '' else _kind(value)}; it should be a string or a whole number, or left out"
         )
-    return _text(str(value), "id")
+    return encodable(str(value), "id")
 
 
 def _messages(row: dict[str, Any], form: str, role: str) -> list[dict[str, str]]:
     value, plain = row[form], form in ("prompt", "completion")
     if plain and isinstance(value, str):
-        content = _text(value, form)
+        content = encodable(value, form)
         return [{"role": role, "content": _thought(row, "", content) if role == "assistant" else content}]
     if isinstance(value, dict):
         value = _side_by_side(value, form)
@@ -193,7 +194,7 @@ def _with_system(row: dict[str, Any], messages: list[dict[str, str]]) -> list[di
         raise DataError(f"{wrong} is {shown}; it should be the text of the system message; correct it or leave it out")
     if len(set(given.values())) > 1:
         raise DataError(f"holds different system messages in {_listed(list(given), 'and')}; keep one of them")
-    system = {"role": "system", "content": _text(value, name)}
+    system = {"role": "system", "content": encodable(value, name)}
     if messages and messages[0]["role"] == "system":
         if messages[0] != system:
             raise DataError(f"has `{name}` and a different system message among its messages; keep one of them")
@@ -230,7 +231,7 @@ def _message(turn: Any, name: str, pairs: Sequence[tuple[str, str]]) -> dict[str
 def _content(value: Any, name: str) -> str:
     """The text of a string, or of a list of strings and text parts."""
     if isinstance(value, str):
-        return _text(value, name)
+        return encodable(value, name)
     if not isinstance(value, list) or not value:
         raise DataError(f"{name} is {_kind(value)}; it should be a string, or a list of text parts")
     texts = []
@@ -245,7 +246,7 @@ def _content(value: Any, name: str) -> str:
                 "as text, or leave out such rows"
             )
         texts.append(part["text"])
-    return _text("".join(texts), name)
+    return encodable("".join(texts), name)
 
 
 def _thought(holder: dict[str, Any], name: str, content: str) -> str:
@@ -265,7 +266,7 @@ def _thought(holder: dict[str, Any], name: str, content: str) -> str:
         marker = re.search(r"</?think(ing)?>", text, re.IGNORECASE)
         if marker:
             raise DataError(f"{name}{key} holds thinking, and {problem.format(marker[0])}")
-    return f"{OPEN}{_text(thinking, name + key).strip()}{CLOSE}{content}"
+    return f"{OPEN}{encodable(thinking, name + key).strip()}{CLOSE}{content}"
 
 
 def _absent(value: Any) -> bool:
@@ -278,7 +279,12 @@ def _empty(value: Any) -> bool:
     return _absent(value) or value == "[]" or (isinstance(value, dict) and all(map(_absent, value.values())))
 
 
-def _text(text: str, name: str) -> str:
+def encodable(text: str, name: str) -> str:
+    """A text that UTF-8 can encode, unchanged. name: what holds it, for the error.
+
+    Raises:
+        DataError: it holds half of a surrogate pair.
+    """
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:

@@ -13,7 +13,7 @@ from tessy_jax.errors import ConfigError, DataError
 from tessy_jax.models import hf
 from tessy_jax.models.hf_config import read_config
 from tessy_jax.sharding import Partitioner
-from tessy_jax.store.messages import BESIDE, messages_of, refuse_rendered
+from tessy_jax.store.messages import BESIDE, encodable, messages_of, refuse_rendered
 from tessy_jax.store.tables import table_rows
 from tessy_jax.text.template import Template
 from tessy_jax.text.tokenizer import Tokenizer
@@ -82,8 +82,7 @@ def generate_rows(
     tokenizer = Tokenizer(folder, config.vocab)
     template = Template(tokenizer, {}) if chat else None
     for number, prompt in enumerate(prompts, 1):
-        if any(0xD800 <= ord(c) < 0xE000 for c in prompt):
-            raise DataError(f"prompt {number}: holds half of a surrogate pair, which is not text; remove it")
+        encodable(prompt, f"prompt {number}:")
     if template:
         asked = [[{"role": "user", "content": prompt}] for prompt in prompts]
         for number, messages in enumerate(asked, 1):

@@ -35,7 +35,7 @@ from tessy_jax.text.bridge import DeviceBridge, make_bridge
 from tessy_jax.text.chat import Chat
 from tessy_jax.text.host_bridge import HostBridge
 from tessy_jax.text.tokenizer import Tokenizer
-from tessy_jax.text.vocab import Vocabulary, description, read_vocabulary, same_vocabulary
+from tessy_jax.text.vocab import Vocabulary, read_vocabulary, same_vocabulary
 
 BYTES_PER_TOKEN = 16
 """The byte budget of a response, per token of its token budget; text has four or five bytes per token."""
@@ -86,8 +86,8 @@ def writer_spec(name: Writer, section: settings.Model, date: datetime.date) -> W
     chat = Chat(
         tokenizer, open=thinking.open, close=thinking.close, variables=section.template, system=section.system, date=date
     )
-    content = description(tokenizer.hf, folder)
-    return WriterSpec(name, section, folder, config, chat, read_vocabulary(content, config.vocab), content)
+    vocabulary = read_vocabulary(tokenizer.content, config.vocab)
+    return WriterSpec(name, section, folder, config, chat, vocabulary, tokenizer.content)
 
 
 def predictor_spec(key: str, model: str, own: int, writers: Sequence[WriterSpec]) -> PredictorSpec:
@@ -105,7 +105,7 @@ def predictor_spec(key: str, model: str, own: int, writers: Sequence[WriterSpec]
             "folder that `tessy boundary train` has written"
         )
     check_labels(config, CLASSES, f"{key}: {folder}")
-    vocabulary = read_vocabulary(description(Tokenizer(folder, config.vocab).hf, folder), config.vocab)
+    vocabulary = read_vocabulary(Tokenizer(folder, config.vocab).content, config.vocab)
     for side in (own, *(i for i in range(len(writers)) if i != own)):
         if same_vocabulary(vocabulary, writers[side].vocabulary):
             return PredictorSpec(folder, config, side)

@@ -95,7 +95,11 @@ def read(
             if isinstance(content, DataError):
                 raise content
             row = shown(content) if prompt is None else _with_prompt(content, prompt)
-            own, messages = prompt_of(row, or_else="or set prompt to the column with the prompt")
+            own, messages = prompt_of(
+                row,
+                or_else="or set prompt to the column with the prompt",
+                beside="or set the key `prompt` of the data to `prompt`",
+            )
             name = _hash(messages) if own is None else own
             first, earlier = places.get(name, (place, messages))
             if earlier != messages:
@@ -148,13 +152,13 @@ def _hash(messages: Sequence[Mapping[str, str]]) -> str:
     return "h" + hashlib.sha256(canonical.encode("utf-8")).hexdigest()[:16]
 
 
-def prompt_of(row: Any, *, or_else: str = "") -> tuple[str | None, list[dict[str, str]]]:
-    """The id of a row, or None, and its messages. or_else: what a row may hold instead, for the error.
+def prompt_of(row: Any, *, or_else: str = "", beside: str = "") -> tuple[str | None, list[dict[str, str]]]:
+    """The id of a row, or None, and its messages. or_else, beside: see `messages_of`.
 
     Raises:
         DataError: the row is not a prompt.
     """
-    form, messages = messages_of(row, FORMS, or_else=or_else)
+    form, messages = messages_of(row, FORMS, or_else=or_else, beside=beside)
     if form != "prompt" and messages and messages[-1]["role"] == "assistant":
         messages.pop()
     if not messages:

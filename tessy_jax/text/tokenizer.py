@@ -182,7 +182,12 @@ class Tokenizer:
     @cached_property
     def _continuing(self) -> Any:
         """The tokenizer for text that follows other text."""
-        return library_of(unprefixed(self.description)) if _prefixes(self.description) else self._complete
+        content = unprefixed(self.description)
+        same = all(
+            parts(content.get(key), inner) == parts(self.description.get(key), inner)
+            for key, inner in (("normalizer", "normalizers"), ("pre_tokenizer", "pretokenizers"))
+        )
+        return self._complete if same else library_of(content)
 
     @cached_property
     def _text(self) -> Any:
@@ -300,17 +305,6 @@ def _added(token: dict[str, Any]) -> Any:
     from tokenizers import AddedToken
 
     return AddedToken(token["content"], **{name: token[name] for name in ADDED_FLAGS})
-
-
-def _prefixes(content: dict[str, Any]) -> bool:
-    """Whether a tokenizer.json prepends a space to a text."""
-    steps = parts(content.get("pre_tokenizer"), "pretokenizers") + parts(content.get("normalizer"), "normalizers")
-    return any(
-        _only_at_start(step)
-        or (step["type"] == "Metaspace" and step.get("prepend_scheme") != "never")
-        or (step["type"] == "ByteLevel" and step.get("add_prefix_space", True))
-        for step in steps
-    )
 
 
 def _only_at_start(step: dict[str, Any]) -> bool:

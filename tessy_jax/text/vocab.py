@@ -63,17 +63,6 @@ class Vocabulary:
         return b"".join(self.data[self.offsets[i] : self.offsets[i + 1]].tobytes() for i in token_ids)
 
 
-def description(tokenizer: Any, folder: Path) -> dict[str, Any]:
-    """The description of a lossless tokenizer; see `read_description`.
-
-    Raises:
-        TokenizerError: the tokenizer has no description, or is lossy (see `refuse_lossy`).
-    """
-    content = read_description(tokenizer, folder)
-    refuse_lossy(content, folder / "tokenizer.json")
-    return content
-
-
 def read_description(tokenizer: Any, folder: Path) -> dict[str, Any]:
     """The content of the folder's tokenizer.json, or of the one that transformers builds from other tokenizer files. It
     contains no padding and truncation: a call that pads or truncates leaves them in a tokenizer that is saved later.

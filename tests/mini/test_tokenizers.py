@@ -22,7 +22,7 @@ from tessy_jax.text.bridge import DeviceBridge, make_bridge
 from tessy_jax.text.chat import HARMONY_CLOSE, HARMONY_OPEN, Chat
 from tessy_jax.text.split import GPT2, O200K
 from tessy_jax.text.tokenizer import Tokenizer
-from tessy_jax.text.vocab import description, read_vocabulary, same_vocabulary
+from tessy_jax.text.vocab import read_description, read_vocabulary, same_vocabulary
 from tessy_jax.train.examples import example
 from tests.mini.test_styles import SPEAKERS
 
@@ -46,7 +46,7 @@ def chats(folders):
 
 
 def content_and_vocabulary(folder, speaker):
-    content = description(None, folder)
+    content = read_description(None, folder)
     return content, read_vocabulary(content, FORMS[speaker].vocab)
 
 

@@ -21,7 +21,7 @@ from tessy_jax.text.bridge import DeviceBridge, device_bridge, make_bridge
 from tessy_jax.text.chat import Chat
 from tessy_jax.text.host_bridge import HostBridge
 from tessy_jax.text.tokenizer import Tokenizer
-from tessy_jax.text.vocab import description, read_vocabulary, spellings
+from tessy_jax.text.vocab import read_description, read_vocabulary, refuse_lossy, spellings
 from tessy_jax.train.examples import example
 from tests.synthesis.tiny_pair import sentencepiece_tokenizer
 from tests.text.chunks import SPACES, WORDS
@@ -191,7 +191,7 @@ def word_piece():
 def test_a_setting_that_loses_text_is_refused_by_name(tmp_path, changed, name):
     (tmp_path / "tokenizer.json").write_text(json.dumps(changed(trained(RULES[0]))), "utf-8")
     with pytest.raises(TokenizerError, match=f"tokenizer.json: has {name}"):
-        description(None, tmp_path)
+        refuse_lossy(read_description(None, tmp_path), tmp_path / "tokenizer.json")
 
 
 @pytest.mark.parametrize("kind", ["bpe first True", "unigram always False", f"bytes {RULES[0]}", f"bytes {RULES[3]}"])
@@ -318,7 +318,7 @@ def test_a_file_without_a_model_type_is_read_as_the_library_does(tmp_path):
     content = trained(RULES[0])
     model = {key: value for key, value in content["model"].items() if key != "type"}
     (tmp_path / "tokenizer.json").write_text(json.dumps({**content, "model": model}), "utf-8")
-    assert description(None, tmp_path)["model"]["type"] == "BPE"
+    assert read_description(None, tmp_path)["model"]["type"] == "BPE"
 
 
 def test_bytes_are_read_from_names_only_if_the_tokenizer_falls_back_to_bytes():

@@ -29,7 +29,7 @@ from tessy_jax.errors import DataError
 from tessy_jax.evaluate.programs.box.runner import plain
 from tessy_jax.evaluate.programs.suite import Suite, check_value, json_value
 from tessy_jax.evaluate.tasks import GroundTruth, Problem, text_of, unique_name
-from tessy_jax.store.messages import BESIDE, held_by
+from tessy_jax.store.messages import BESIDE, encodable, held_by
 from tessy_jax.store.tables import table_rows
 from tessy_jax.synthesis.prompts import FORMS, prompt_of
 
@@ -350,11 +350,7 @@ def _text(holder: dict[str, Any], key: str, otherwise: str | None = None, place:
     value = otherwise if value is None else value
     if not isinstance(value, str):
         raise DataError(f"{place}{key} is {_short(value)}; it should be a string")
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise DataError(f"{place}{key} holds half of a surrogate pair, which is not text; remove it") from None
-    return value
+    return encodable(value, f"{place}{key}")
 
 
 def _listed(value: Any, column: str) -> list[Any]:
