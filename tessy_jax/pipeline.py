@@ -114,7 +114,7 @@ def check(config: Pipeline, task_kinds: Mapping[str, TaskKind] = TASK_KINDS) -> 
         assert config.predictors is not None
         backbone_of(config.predictors.predictor)
     else:
-        data = _synthesis(config, 1, config.student, config.boundary)
+        data = synthesis_config(config, 1, config.student.model, config.boundary)
         partitioner = Partitioner.of(config.mesh)
         ModelSet(data, partitioner)
         passes.chooser(data, partitioner)
@@ -180,9 +180,9 @@ class _Job:
         model = config.student.model
         for number in range(1, config.rounds + 1):
             folder = JobFolder(config.output).round(number)
-            training = self._training(number, folder, model)
+            training = training_config(config, number, model)
             if not _is_trained(training.output):
-                data = _synthesis(config, number, self._student(model), boundary)
+                data = synthesis_config(config, number, model, boundary)
                 with self._stage(Stage(DATA, number)):
                     if not _is_finished(data.output):
                         options = {
@@ -229,11 +229,6 @@ class _Job:
         self.stages[stage] = max(seconds, self.stages.get(stage, 0.0))
         self.summary()
 
-    def _student(self, model: str) -> Model:
-        """The student's section, with the weights of a folder."""
-        student = self.config.student
-        return student if model == student.model else student.model_copy(update={"model": model, "revision": None})
-
     def _predictors(self) -> dict[str, str]:
         """Makes the missing predictors and returns their folders by speaker."""
         config, making = self.config, self.config.predictors
@@ -274,34 +269,9 @@ class _Job:
             self.student = None
         on_primary(lambda: shutil.rmtree(copy, ignore_errors=True))
 
-    def _training(self, number: int, folder: RoundFolder, model: str) -> Train:
-        config = self.config
-        every = {"keep_epochs": config.evaluation.every_epochs} if config.evaluation.every_epochs else {}
-        return Train.model_validate(
-            {
-                **_shared(config, folder.training, config.seed + number - 1),
-                "student": self._student(model),
-                "data": {"path": folder.synthesis, "on_overlength": config.on_overlength},
-                **{name: getattr(config, name) for name in ("weights", "optimizer", "lora")},
-                "training": config.training.model_copy(update=every),
-            }
-        )
-
     def _evaluation(self, stage: Stage, place: str, model: str) -> None:
-        """Evaluates the student. All evaluations have the same settings, except for the system message of isolated data."""
-        config, asked = self.config, self.config.evaluation
-        changes: dict[str, Any] = {"sampling": asked.sampling or config.student.sampling}
-        if asked.system is not None and stage != BEFORE_STAGE:
-            changes["system"] = asked.system
-        evaluation = Evaluate.model_validate(
-            {
-                **_shared(config, place, config.seed),
-                "student": self._student(model).model_copy(update=changes),
-                "tasks": asked.tasks,
-                "synthesis": asked.synthesis,
-                "confidence": asked.confidence,
-            }
-        )
+        """Evaluates the student."""
+        evaluation = evaluation_config(self.config, stage, place, model)
         with self._stage(stage):
             if not _is_finished(evaluation.output):
                 self.student = evaluate(evaluation, self.student, task_kinds=self.task_kinds, **self.options).student
@@ -312,16 +282,53 @@ def _shared(config: Pipeline, output: str, seed: int) -> dict[str, Any]:
     return {"output": output, "seed": seed % (1 << 32), "mesh": config.mesh, "date": config.date}
 
 
-def _synthesis(config: Pipeline, number: int, student: Model, boundary: Boundary) -> Synthesize:
-    """The synthesis of a round."""
+def _with_weights(student: Model, model: str) -> Model:
+    """The student's section, with the weights of a folder."""
+    return student if model == student.model else student.model_copy(update={"model": model, "revision": None})
+
+
+def synthesis_config(config: Pipeline, number: int, model: str, boundary: Boundary) -> Synthesize:
+    """The synthesis of a round. model: the student's weights."""
     return Synthesize.model_validate(
         {
             **_shared(config, JobFolder(config.output).round(number).synthesis, config.seed + number - 1),
             "data": config.data,
-            "student": config.writer or student,
+            "student": config.writer or _with_weights(config.student, model),
             "teacher": config.teacher,
             "boundary": boundary,
             "synthesis": config.synthesis,
+        }
+    )
+
+
+def training_config(config: Pipeline, number: int, model: str) -> Train:
+    """The training of a round. model: the student's weights before it."""
+    folder = JobFolder(config.output).round(number)
+    every = {"keep_epochs": config.evaluation.every_epochs} if config.evaluation.every_epochs else {}
+    return Train.model_validate(
+        {
+            **_shared(config, folder.training, config.seed + number - 1),
+            "student": _with_weights(config.student, model),
+            "data": {"path": folder.synthesis, "on_overlength": config.on_overlength},
+            **{name: getattr(config, name) for name in ("weights", "optimizer", "lora")},
+            "training": config.training.model_copy(update=every),
+        }
+    )
+
+
+def evaluation_config(config: Pipeline, stage: Stage, place: str, model: str) -> Evaluate:
+    """An evaluation of the student. All have the same settings, except for the system message of isolated data."""
+    asked = config.evaluation
+    changes: dict[str, Any] = {"sampling": asked.sampling or config.student.sampling}
+    if asked.system is not None and stage != BEFORE_STAGE:
+        changes["system"] = asked.system
+    return Evaluate.model_validate(
+        {
+            **_shared(config, place, config.seed),
+            "student": _with_weights(config.student, model).model_copy(update=changes),
+            "tasks": asked.tasks,
+            "synthesis": asked.synthesis,
+            "confidence": asked.confidence,
         }
     )
 

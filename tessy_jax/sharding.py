@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -80,9 +80,14 @@ def plan_mesh(sizes: Mapping[str, int]) -> AbstractMesh:
 
 @dataclass(frozen=True)
 class Partitioner:
-    """A mesh with its table of axes. `Partitioner()` is one device, on which every method is the identity."""
+    """A mesh with its table of axes. `Partitioner()` is one device, on which every method is the identity.
+
+    absent: the devices are only described, so that programs can be compiled for them and nothing can be placed on them:
+    `put` and `zeros` return shapes.
+    """
 
     mesh: Mesh | AbstractMesh | None = None
+    absent: bool = False
 
     @classmethod
     def of(cls, sizes: Mapping[str, int]) -> Partitioner:
@@ -179,11 +184,21 @@ class Partitioner:
 
 
 def put(x: Any, partitioner: Partitioner, axes: Axes) -> jax.Array:
-    """A host array, equal in every process, placed on the mesh."""
+    """A host array, equal in every process, placed on the mesh; of absent devices its shape (a `ShapeDtypeStruct`)."""
     sharding = partitioner.sharding(axes)
+    if partitioner.absent:
+        return cast(jax.Array, jax.ShapeDtypeStruct(np.shape(x), jax.dtypes.canonicalize_dtype(x.dtype), sharding=sharding))
     if sharding is None:
         return jnp.asarray(x)
     if jax.process_count() == 1:
         return jax.device_put(x, sharding)
     values = np.asarray(x)
     return jax.make_array_from_callback(values.shape, sharding, lambda index: values[index])
+
+
+def zeros(shape: Sequence[int], dtype: Any, partitioner: Partitioner, axes: Axes) -> jax.Array:
+    """An array of zeros, made on the mesh; of absent devices its shape (a `ShapeDtypeStruct`)."""
+    sharding = partitioner.sharding(axes)
+    if partitioner.absent:
+        return cast(jax.Array, jax.ShapeDtypeStruct(tuple(shape), dtype, sharding=sharding))
+    return jnp.zeros(shape, dtype, device=sharding)

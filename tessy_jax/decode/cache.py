@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from tessy_jax.models.attention import LayerCache
 from tessy_jax.models.config import ModelConfig
-from tessy_jax.sharding import Axes, Partitioner
+from tessy_jax.sharding import Axes, Partitioner, zeros
 
 
 @jax.tree_util.register_dataclass
@@ -113,12 +113,11 @@ def new_cache(
     partitioner = partitioner or Partitioner()
     partitioner.check({"lanes": (lanes, "the number of lanes")})
 
-    def zeros(window: int | None) -> jax.Array:
-        shape = layer_kv_shape(config, lanes, capacity, window, slack)
-        return jnp.zeros(shape, dtype, device=partitioner.sharding(layer_kv_axes(config)))
+    def empty(window: int | None) -> jax.Array:
+        return zeros(layer_kv_shape(config, lanes, capacity, window, slack), dtype, partitioner, layer_kv_axes(config))
 
-    layers = tuple(LayerKV(zeros(w), None if config.latent else zeros(w)) for w in config.windows)
-    return KVCache(layers, jnp.zeros(lanes, jnp.int32, device=partitioner.sharding(("lanes",))))
+    layers = tuple(LayerKV(empty(w), None if config.latent else empty(w)) for w in config.windows)
+    return KVCache(layers, zeros((lanes,), jnp.int32, partitioner, ("lanes",)))
 
 
 def grow(config: ModelConfig, capacity: int, slack: int, cache: KVCache) -> KVCache:

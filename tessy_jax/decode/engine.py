@@ -36,6 +36,7 @@ from tessy_jax.decode.state import (
 )
 from tessy_jax.decode.totals import Compilation, Totals
 from tessy_jax.models.transformer import Decoder
+from tessy_jax.program import Program
 from tessy_jax.sharding import put
 
 MAX_ROLLBACK = 256  # tokens that a lane is rolled back at most; sliding windows and predictors keep that many more
@@ -43,12 +44,12 @@ MAX_ROLLBACK = 256  # tokens that a lane is rolled back at most; sliding windows
 MIN_PACKED_TOKENS = 32  # tokens of all lanes that catch up at once at least; so few cost hardly more than one
 
 
-_PROGRAMS: dict[Any, tuple[Any, float]] = {}
+_COMPILED: dict[Any, Any] = {}
 
 
 def forget_programs() -> None:
     """Frees the compiled programs that engines of this process have used, as `jax.clear_caches` does for functions."""
-    _PROGRAMS.clear()
+    _COMPILED.clear()
 
 
 class Engine:
@@ -95,6 +96,11 @@ class Engine:
         self.room = int(params.max_response_bytes) + config.max_token_bytes + len(tables.close_X)
         self._capacity = bucket(max(capacity, 2 * self.margin))
         self.lanes = self._empty(predictors)
+
+    @property
+    def capacity(self) -> int:
+        """Tokens per lane that the caches hold now."""
+        return self._capacity
 
     def _put(self, x: np.ndarray) -> jax.Array:
         return put(x, self.partitioner, ("lanes", *(None,) * (x.ndim - 1)))
@@ -158,7 +164,7 @@ class Engine:
             "committed": np.int32(len(state.text)),
             "scalars": state.scalars.arrays(),
         }
-        self.lanes = self._call("insert", insert, (), (self.lanes, np.int32(lane), rows), donate=0)
+        self.lanes = self._run(self._program("insert", insert, (), (self.lanes, np.int32(lane), rows), donate=0))
         self._unwritten.discard(lane)
         for m, view in enumerate(state.views):
             shared = self._share(m, lane, view)
@@ -194,33 +200,27 @@ class Engine:
         if best:
             side = self.lanes.sides[m]
             args = (side, np.int32(source), np.int32(lane), np.int32(best))
-            self._set_side(m, self._call(f"share {m}", copy_prefix, (), args, donate=0))
+            self._set_side(m, self._run(self._program(f"share {m}", copy_prefix, (), args, donate=0)))
         return best
 
     def _fill(self, m: int, lane: int) -> None:
-        graph, params, side = self.graphs.writers[m], self.weights.writers[m], self.lanes.sides[m]
-        if self.partitioner.num_shards("lanes") == 1:
-            side = self._call(f"prefill {m}", prefill_lane, (graph,), (params, side, np.int32(lane)), donate=1)
-        else:
-            side = self._call(f"prefill {m}", prefill_lanes, (graph,), (params, side), donate=1)
-        self._set_side(m, side)
+        self._set_side(m, self._run(self.prefill(m, lane)))
 
     def _set_side(self, m: int, side: Side) -> None:
         self.lanes = self.lanes.with_side(m, side)
 
     def free(self, lane: int) -> None:
         """Leaves a lane empty."""
-        status = self._call("free", free, (), (self.lanes.scalars.status, np.int32(lane)), donate=0)
+        status = self._run(self._program("free", free, (), (self.lanes.scalars.status, np.int32(lane)), donate=0))
         self.lanes = self.lanes.with_scalars(status=status)
 
     def run(self, *, harvest: int = 1) -> np.ndarray:
         """Runs until `harvest` lanes have ended or the rounds of a dispatch are used up. Returns the lanes' status [B]."""
         self._unwritten.clear()
         while True:
-            params = replace(self.params, harvest=self._replicated(np.int32(harvest)))
-            args = (self.weights, self.tables, params, self.lanes)
-            self.lanes = self._call("loop", run_rounds, (self.graphs,), args, donate=3)
-            status, counts, needed = jax.device_get(self._call("report", report, (), (without_caches(self.lanes),)))
+            self.lanes = self._run(self.loop(harvest))
+            reported = self._run(self._program("report", report, (), (without_caches(self.lanes),)))
+            status, counts, needed = jax.device_get(reported)
             self._add(counts)
             ended = (status >= DONE).sum() >= harvest or not (status == RUNNING).any()
             if int(needed) + self.margin > self._capacity and not ended:
@@ -241,7 +241,7 @@ class Engine:
             return []
         size = 1 << (len(lanes) - 1).bit_length()  # so that few sizes are compiled for
         index = np.pad(np.array(lanes, np.int32), (0, size - len(lanes)), mode="edge")
-        extracted = self._call(f"extract {size}", extract, (), (without_caches(self.lanes), index))
+        extracted = self._run(self._program(f"extract {size}", extract, (), (without_caches(self.lanes), index)))
         scalars_X, committed_X, text, sources, sides = jax.device_get(extracted)
         self.totals.host_syncs += 1
         states = []
@@ -276,10 +276,24 @@ class Engine:
         self._capacity = bucket(tokens)
         for m, model in enumerate(self.writers):
             side, static = self.lanes.sides[m], (model.config, self._capacity, self.slack)
-            self._set_side(m, replace(side, cache=self._call(f"grow {m}", grow, static, (side.cache,), like=0)))
+            grown = self._run(self._program(f"grow {m}", grow, static, (side.cache,), like=0))
+            self._set_side(m, replace(side, cache=grown))
         self.graphs = self.graphs._replace(config=self.graphs.config._replace(capacity=self._capacity))
 
-    def _call(
+    def loop(self, harvest: int = 1) -> Program:
+        """The decode loop; its result is the new lanes. harvest: see `run`."""
+        params = replace(self.params, harvest=self._replicated(np.int32(harvest)))
+        args = (self.weights, self.tables, params, self.lanes)
+        return self._program("loop", run_rounds, (self.graphs,), args, donate=3)
+
+    def prefill(self, m: int, lane: int = 0) -> Program:
+        """Reads the known tokens of a lane, or of all lanes where the mesh shards them; its result is side m."""
+        graph, params, side = self.graphs.writers[m], self.weights.writers[m], self.lanes.sides[m]
+        if self.partitioner.num_shards("lanes") == 1:
+            return self._program(f"prefill {m}", prefill_lane, (graph,), (params, side, np.int32(lane)), donate=1)
+        return self._program(f"prefill {m}", prefill_lanes, (graph,), (params, side), donate=1)
+
+    def _program(
         self,
         name: str,
         function: Callable[..., Any],
@@ -288,29 +302,30 @@ class Engine:
         *,
         donate: int | None = None,
         like: int | None = None,
-    ) -> Any:
-        """Calls function(*static, *args), compiled once. donate: index of the argument that the result overwrites. like:
-        index of the argument whose sharding the result takes (default: donate). Without either the result is replicated."""
+    ) -> Program:
+        """donate: index of the argument that the result overwrites. like: index of the argument whose sharding the result
+        takes (default: donate). Without either the result is replicated."""
+        like = donate if like is None else like
+        placed: Any = self.partitioner.sharding(())
+        if like is not None and placed is not None:
+            placed = jax.tree.map(lambda x: x.sharding, args[like])
+        jitted = jax.jit(lambda *given: function(*static, *given), donate_argnums=donate, out_shardings=placed)
         leaves, structure = jax.tree.flatten(args)
         shapes = tuple((np.shape(x), np.dtype(x.dtype), getattr(x, "sharding", None)) for x in leaves)
-        key = (function, static, structure, shapes)
-        if key not in _PROGRAMS:
+        return Program(name, jitted, args, key=(function, static, structure, shapes))
+
+    def _run(self, program: Program) -> Any:
+        """Runs a program, compiled once in this process."""
+        seconds = 0.0
+        if program.key not in _COMPILED:
             start = time.perf_counter()
-            like = donate if like is None else like
-            placed: Any = self.partitioner.sharding(())
-            if like is not None and placed is not None:
-                placed = jax.tree.map(lambda x: x.sharding, args[like])
-            jitted = jax.jit(lambda *given: function(*static, *given), donate_argnums=donate, out_shardings=placed)
-            _PROGRAMS[key] = jitted.lower(*args).compile(), time.perf_counter() - start
-            seconds = _PROGRAMS[key][1]
-        else:
-            seconds = 0.0
-        program, _ = _PROGRAMS[key]
-        if not any(c.name == name and c.capacity == self._capacity for c in self.compilations):
-            memory = program.memory_analysis()
-            temporary = int(getattr(memory, "temp_size_in_bytes", 0))
-            self.compilations.append(Compilation(name, self._capacity, seconds, temporary))
-        return program(*args)
+            _COMPILED[program.key] = program.jitted.lower(*program.args).compile()
+            seconds = time.perf_counter() - start
+        compiled = _COMPILED[program.key]
+        if not any(c.name == program.name and c.capacity == self._capacity for c in self.compilations):
+            temporary = int(getattr(compiled.memory_analysis(), "temp_size_in_bytes", 0))
+            self.compilations.append(Compilation(program.name, self._capacity, seconds, temporary))
+        return compiled(*program.args)
 
 
 def _padded(x: np.ndarray, size: int) -> np.ndarray:

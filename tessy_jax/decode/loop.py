@@ -31,7 +31,8 @@ def run_rounds(graphs: LoopGraphs, weights: LoopWeights, tables: TextTables, par
 
     def body(lanes: Lanes) -> Lanes:
         for m in sides:
-            lanes = turn(ctx, m, lanes)
+            with jax.named_scope(f"side{m}"):
+                lanes = turn(ctx, m, lanes)
         return replace(lanes, counts=replace(lanes.counts, rounds=lanes.counts.rounds + 1))
 
     return jax.lax.while_loop(more, body, replace(lanes, counts=zero_counts(len(lanes.sides))))

@@ -25,7 +25,7 @@ from tessy_jax.decode.state import PredictorState
 from tessy_jax.models.attention import LayerCache
 from tessy_jax.models.config import ModelConfig
 from tessy_jax.models.transformer import Decoder
-from tessy_jax.sharding import Partitioner
+from tessy_jax.sharding import Partitioner, zeros
 
 ROWS = 2
 
@@ -69,11 +69,11 @@ def new_predictor_state(
     heads, dim = (1, config.latent.kv_rank + config.latent.rope_dim) if config.latent else (config.kv_heads, config.head_dim)
     axes = ("lanes", None if config.latent else "kv_heads", None, None)
 
-    def zeros() -> jax.Array:
-        return jnp.zeros((ROWS * lanes, heads, window + slack, dim), dtype, device=partitioner.sharding(axes))
+    def empty() -> jax.Array:
+        return zeros((ROWS * lanes, heads, window + slack, dim), dtype, partitioner, axes)
 
-    layers = tuple(LayerKV(zeros(), None if config.latent else zeros()) for _ in range(config.layers))
-    return PredictorState(layers, jnp.zeros(lanes, jnp.int32, device=partitioner.sharding(("lanes",))))
+    layers = tuple(LayerKV(empty(), None if config.latent else empty()) for _ in range(config.layers))
+    return PredictorState(layers, zeros((lanes,), jnp.int32, partitioner, ("lanes",)))
 
 
 def first_token_needed(tokens: int, half: int) -> int:
@@ -81,6 +81,7 @@ def first_token_needed(tokens: int, half: int) -> int:
     return max(0, (tokens // half - 1) * half)
 
 
+@jax.named_scope("predict")
 def predict(
     graph: Any,
     params: Any,

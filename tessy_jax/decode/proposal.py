@@ -46,6 +46,7 @@ class ReadableTokens(NamedTuple):
     final_B: jax.Array
 
 
+@jax.named_scope("find_close_marker")
 def find_close_marker(ctx: LoopContext, lanes: Lanes, moved_B: jax.Array) -> tuple[Lanes, jax.Array]:
     """Searches the end of the thinking for a marker and cuts the text there.
 
@@ -82,6 +83,7 @@ def find_close_marker(ctx: LoopContext, lanes: Lanes, moved_B: jax.Array) -> tup
     return lanes, jnp.minimum(certain_B, written_B)
 
 
+@jax.named_scope("predictor_view")
 def predictor_view(
     ctx: LoopContext, m: int, lanes: Lanes, who_B: jax.Array, over_B: jax.Array, certain_B: jax.Array
 ) -> tuple[Lanes, ReadableTokens]:
@@ -123,6 +125,7 @@ def append_tokens(side: Side, known_B: jax.Array, ids_BQ: jax.Array, ends_BQ: ja
     return replace(side, tokens_BS=put(side.tokens_BS, ids_BQ), ends_BS=put(side.ends_BS, ends_BQ))
 
 
+@jax.named_scope("run_predictor")
 def run_predictor(ctx: LoopContext, m: int, lanes: Lanes, target_B: jax.Array, known_B: jax.Array, size: int) -> Lanes:
     """Runs the predictor of side m over tokens of the response up to target_B, at most `size` at once, until the flip: the
     first token of the proposal, from number `min_span_tokens` on, after which the other kind of text follows.
@@ -166,6 +169,7 @@ def run_predictor(ctx: LoopContext, m: int, lanes: Lanes, target_B: jax.Array, k
     return replace(lanes.with_predictor(m, predictor), flip_B=flip_B, counts=counts)
 
 
+@jax.named_scope("label_flips")
 def label_flips_BT(ctx: LoopContext, m: int, lanes: Lanes, tokens_BT: jax.Array) -> jax.Array:
     """Whether the labels of side m's predictor for tokens of the response [B, T], numbered from 0, are inverted. The draw
     depends on the position, as sampling does; negative positions are reserved for these draws."""
@@ -180,6 +184,7 @@ def label_flips_BT(ctx: LoopContext, m: int, lanes: Lanes, tokens_BT: jax.Array)
     return jax.lax.cond(ctx.params.label_flip_prob > 0, drawn, lambda: jnp.zeros(tokens_BT.shape, bool))
 
 
+@jax.named_scope("resolve_proposal")
 def resolve_proposal(ctx: LoopContext, m: int, lanes: Lanes, moved_B: jax.Array) -> Lanes:
     """Checks after a new token in lanes moved_B whether their proposals flip or are over, and commits those decided."""
     config, params = ctx.config, ctx.params
@@ -205,6 +210,7 @@ def resolve_proposal(ctx: LoopContext, m: int, lanes: Lanes, moved_B: jax.Array)
     turned_B = lanes.flip_B >= 0
     asked_B = moved_B & interleaves_B & (turned_B | over_B)
 
+    @jax.named_scope("decide")
     def decide() -> Cut:
         splits = ()
         if config.word_rule == DISCARD:
@@ -235,6 +241,7 @@ def resolve_proposal(ctx: LoopContext, m: int, lanes: Lanes, moved_B: jax.Array)
     return commit(ctx, m, lanes, commits_B, lanes.committed_B + cut_B, reading)
 
 
+@jax.named_scope("commit")
 def commit(
     ctx: LoopContext, m: int, lanes: Lanes, commits_B: jax.Array, cut_B: jax.Array, reading: ReadableTokens | None
 ) -> Lanes:
@@ -322,6 +329,7 @@ def close_thinking(ctx: LoopContext, lanes: Lanes, closes_B: jax.Array) -> Lanes
     )
 
 
+@jax.named_scope("is_repetitive")
 def is_repetitive(side: Side, known_B: jax.Array, period: int, repeats_in: int) -> jax.Array:
     """Whether the last `repeats_in` tokens of the response repeat with a period of at most `period`."""
     if repeats_in == 0:

@@ -36,6 +36,7 @@ class Sampling:
         return cls(jnp.float32(temperature), jnp.float32(top_p), jnp.int32(top_k), jnp.float32(min_p))
 
 
+@jax.named_scope("sample")
 def position_keys(seed: jax.Array, samples_B: jax.Array, attempts_B: jax.Array, positions_B: jax.Array) -> jax.Array:
     """One key per lane: fold_in of sample, attempt and position, in this order, into the seed."""
 
@@ -48,6 +49,7 @@ def position_keys(seed: jax.Array, samples_B: jax.Array, attempts_B: jax.Array, 
     return jax.vmap(one)(samples_B, attempts_B, positions_B)
 
 
+@jax.named_scope("sample")
 def sample(logits_BV: jax.Array, keys_B: jax.Array, sampling: Sampling) -> jax.Array:
     """Token ids [B] drawn from the filtered softmax of logits / temperature; the largest logit where temperature is 0."""
     logits_BV = logits_BV.astype(jnp.float32)
@@ -56,11 +58,13 @@ def sample(logits_BV: jax.Array, keys_B: jax.Array, sampling: Sampling) -> jax.A
     def uniform_B1() -> jax.Array:
         return jax.vmap(lambda key: jax.random.uniform(key, (1,)))(keys_B)
 
+    @jax.named_scope("greedy")
     def greedy() -> jax.Array:
         # the first of the largest, as argmax, whose reduction of pairs XLA's CPU backend runs three times slower
         largest = logits_BV == logits_BV.max(axis=-1, keepdims=True)
         return jnp.where(largest, jnp.arange(V), V - 1).min(axis=-1)
 
+    @jax.named_scope("few")
     def few() -> jax.Array:
         values_BZ, ids_BZ = _largest(logits_BV, min(FEW, V))
         rank_Z = jnp.arange(values_BZ.shape[-1])
@@ -71,6 +75,7 @@ def sample(logits_BV: jax.Array, keys_B: jax.Array, sampling: Sampling) -> jax.A
         weights_BZ = jnp.where(weights_BZ >= sampling.min_p, weights_BZ, 0.0)
         return jnp.take_along_axis(ids_BZ, _invert(weights_BZ, uniform_B1()), axis=-1)[:, 0]
 
+    @jax.named_scope("many")
     def many() -> jax.Array:
         scaled_BV = logits_BV / sampling.temperature
         weights_BV = jnp.exp(scaled_BV - scaled_BV.max(axis=-1, keepdims=True))

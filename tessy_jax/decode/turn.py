@@ -67,6 +67,7 @@ def needs_bridge_B(lanes: Lanes, m: int) -> jax.Array:
     return lanes.speaks_B(m) & (lanes.sides[m].encoded_B < bridge_target_B(lanes))
 
 
+@jax.named_scope("bridge_text")
 def bridge_text(ctx: LoopContext, m: int, lanes: Lanes) -> Lanes:
     """Tokenizes the next piece of text that side m has not read: all of it if it fits into `window_bytes`, else as much as
     no following text can change."""
@@ -93,6 +94,7 @@ def bridge_text(ctx: LoopContext, m: int, lanes: Lanes) -> Lanes:
     return lanes.with_scalars(status=jnp.where(who_B & unspelled_B, UNENCODABLE, status_B))
 
 
+@jax.named_scope("start_answers")
 def start_answers(ctx: LoopContext, m: int, lanes: Lanes) -> Lanes:
     """Appends side m's own tokens between thinking and answer in lanes whose thinking has closed."""
     side = lanes.sides[m]
@@ -106,6 +108,7 @@ def start_answers(ctx: LoopContext, m: int, lanes: Lanes) -> Lanes:
     return lanes.with_side(m, replace(side, known_B=side.known_B + counts_B))
 
 
+@jax.named_scope("step")
 def step(ctx: LoopContext, m: int, lanes: Lanes) -> Lanes:
     """Runs one forward pass of side m over the lanes it may write. Lanes that have read all their tokens sample the next."""
     params = ctx.params
@@ -151,6 +154,7 @@ def cond_in_place(
     return jax.lax.while_loop(lambda x: x[0], lambda x: (jnp.bool_(False), second(x[1][1])), state)[1]
 
 
+@jax.named_scope("decode_step")
 def decode_step(model: Decoder, side: Side, cache: KVCache, left_B: jax.Array) -> ForwardResult:
     """The forward pass when every lane lacks at most its last token."""
     counts_B = jnp.minimum(left_B, 1)
@@ -159,6 +163,7 @@ def decode_step(model: Decoder, side: Side, cache: KVCache, left_B: jax.Array) -
     return hidden_B1D, new, counts_B
 
 
+@jax.named_scope("mixed_step")
 def mixed_step(config: LoopConfig, model: Decoder, side: Side, cache: KVCache, left_B: jax.Array) -> ForwardResult:
     """The forward pass when a lane lacks more than its last token. If packed, it is one row of at most `packed_tokens`
     tokens of all lanes."""
@@ -179,6 +184,7 @@ def mixed_step(config: LoopConfig, model: Decoder, side: Side, cache: KVCache, l
     return hidden_1UD[0, jnp.maximum(upto_B - 1, 0)][:, None], new, counts_B
 
 
+@jax.named_scope("append_sampled")
 def append_sampled(ctx: LoopContext, m: int, lanes: Lanes, token_B: jax.Array, ready_B: jax.Array) -> Lanes:
     """Appends a sampled token to the proposal; a token that is not text ends the proposal."""
     vocab, size = ctx.tables.vocabs[m], ctx.config.max_token_bytes

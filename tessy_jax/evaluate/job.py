@@ -96,7 +96,7 @@ def evaluate(
         if state["summary"] is not None:
             return EvaluationResult(state["summary"], student)
         if not state["written"]:
-            student = synthesize(_synthesis(config), student, progress=progress, log=log).student
+            student = synthesize(synthesis_config(config), student, progress=progress, log=log).student
         return EvaluationResult(verification.run(lambda opened: opened.run(started)), student)
 
 
@@ -148,7 +148,7 @@ def _rollouts_per_row(config: Evaluate) -> int:
     return math.gcd(*(task.samples for task in config.tasks))
 
 
-def _synthesis(config: Evaluate) -> Synthesize:
+def synthesis_config(config: Evaluate) -> Synthesize:
     """The configuration of the synthesis that writes the responses."""
     return Synthesize.model_validate(
         {

@@ -113,8 +113,15 @@ def layer_paths(path: tuple[Any, ...], config: ModelConfig, stacked: bool) -> li
 
 
 def abstract(config: ModelConfig, *, dtype: Any, partitioner: Partitioner | None = None, stacked: bool = False) -> Decoder:
-    """The decoder with shapes instead of arrays."""
-    return nnx.eval_shape(lambda: Decoder(config, nnx.Rngs(0), dtype=dtype, partitioner=partitioner, stacked=stacked))
+    """The decoder with shapes instead of arrays; on a mesh the shapes have shardings."""
+    decoder = nnx.eval_shape(lambda: Decoder(config, nnx.Rngs(0), dtype=dtype, partitioner=partitioner, stacked=stacked))
+    if partitioner is None or partitioner.mesh is None:
+        return decoder
+    graph, state = nnx.split(decoder)
+    for _, parameter in parameter_paths(state):
+        sharding = partitioner.sharding(parameter.get_metadata()["axes"])
+        parameter.set_value(jax.ShapeDtypeStruct(parameter.shape, parameter.dtype, sharding=sharding))
+    return nnx.merge(graph, state)
 
 
 def load(

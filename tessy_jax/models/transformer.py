@@ -156,6 +156,7 @@ class Decoder(nnx.Module):
             cache = cache.advance(layers, counts_B)
         return self.norm(x_BTD), cache
 
+    @jax.named_scope("logits")
     def logits(self, hidden_BTD: jax.Array) -> jax.Array:
         """Logits in float32: [B, T, V] of a causal LM, [B, T, C] of a token classifier."""
         if self.config.labels is not None:

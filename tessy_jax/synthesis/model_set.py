@@ -105,10 +105,28 @@ def predictor_spec(key: str, model: str, own: int, writers: Sequence[WriterSpec]
             "folder that `tessy boundary train` has written"
         )
     check_labels(config, CLASSES, f"{key}: {folder}")
-    vocabulary = read_vocabulary(Tokenizer(folder, config.vocab).content, config.vocab)
+    vocabulary = vocabulary_of(folder, config)
+    return PredictorSpec(folder, config, side_read(key, folder, vocabulary, own, writers))
+
+
+def vocabulary_of(folder: Path, config: ModelConfig) -> Vocabulary:
+    """The vocabulary of a model's folder.
+
+    Raises:
+        TokenizerError: the tokenizer cannot be read, or does not keep text.
+    """
+    return read_vocabulary(Tokenizer(folder, config.vocab).content, config.vocab)
+
+
+def side_read(key: str, folder: Path, vocabulary: Vocabulary, own: int, writers: Sequence[WriterSpec]) -> int:
+    """The side whose tokens a predictor of this vocabulary reads; see `predictor_spec`.
+
+    Raises:
+        ConfigError: no writer has the vocabulary.
+    """
     for side in (own, *(i for i in range(len(writers)) if i != own)):
         if same_vocabulary(vocabulary, writers[side].vocabulary):
-            return PredictorSpec(folder, config, side)
+            return side
     names = " nor ".join(f"the {v.name}'s" for v in writers)
     raise ConfigError(f"{key}: {folder} has neither {names} vocabulary; train a predictor on a backbone of one of them")
 
@@ -126,7 +144,7 @@ class ModelSet:
         self.recipe: Recipe = RECIPES[config.synthesis.recipe]
         date = datetime.date.fromisoformat(config.date)
         sections = {name: getattr(self.config, name) for name in self.recipe.writers}
-        self.writers = [writer_spec(name, section, date) for name, section in sections.items()]
+        self.writers = [self.read_writer(name, section, date) for name, section in sections.items()]
         self.names: tuple[Writer, ...] = self.recipe.writers
         synthesis = self.config.synthesis
         for v in self.writers:
@@ -140,16 +158,36 @@ class ModelSet:
         if self.recipe.interleaved:
             for i, name in enumerate(self.names):
                 model = getattr(self.config.boundary, name)
-                self.predictors[i] = predictor_spec(f"boundary.{name}", model, i, self.writers)
+                self.predictors[i] = self.read_predictor(f"boundary.{name}", model, i)
         # saved responses have the student's thinking markers, if there is a student
         self.open_text, self.close_text = self._markers(date)
+
+    def read_writer(self, name: Writer, section: settings.Model, date: datetime.date) -> WriterSpec:
+        """See `writer_spec`. This method and the four below are what a plan replaces where it lacks files or devices."""
+        return writer_spec(name, section, date)
+
+    def read_predictor(self, key: str, model: str, own: int) -> PredictorSpec:
+        """See `predictor_spec`."""
+        return predictor_spec(key, model, own, self.writers)
+
+    def make_bridge(self, v: WriterSpec) -> DeviceBridge | HostBridge:
+        """The bridge into a writer's vocabulary."""
+        return make_bridge(v.content, v.vocabulary, v.folder)
+
+    def load_writer(self, v: WriterSpec) -> Decoder:
+        """A writer with its weights."""
+        return hf.load(self._weights(v.section), dtype=v.section.dtype, partitioner=self.partitioner)
+
+    def load_predictor(self, p: PredictorSpec) -> Decoder:
+        """A predictor with its weights."""
+        return hf.load(hf.resolve(p.folder), dtype=self.config.boundary.dtype, partitioner=self.partitioner)
 
     def _markers(self, date: datetime.date) -> tuple[str, str]:
         by_name = {v.name: v for v in self.writers}
         if "student" in by_name:
             chat = by_name["student"].chat
         elif self.config.student is not None:
-            chat = writer_spec("student", self.config.student, date).chat
+            chat = self.read_writer("student", self.config.student, date).chat
         else:
             chat = self.writers[0].chat
         return chat.open_text, chat.close_text
@@ -162,10 +200,10 @@ class ModelSet:
     @cached_property
     def bridges(self) -> list[DeviceBridge | HostBridge]:
         """The bridge of each writer; the same bridge if the writers share a vocabulary."""
-        first = make_bridge(self.writers[0].content, self.writers[0].vocabulary, self.writers[0].folder)
+        first = self.make_bridge(self.writers[0])
         if self.one_vocabulary:
             return [first] * len(self.writers)
-        return [first, *(make_bridge(v.content, v.vocabulary, v.folder) for v in self.writers[1:])]
+        return [first, *(self.make_bridge(v) for v in self.writers[1:])]
 
     @property
     def steps(self) -> tuple[int, ...]:
@@ -229,30 +267,25 @@ class ModelSet:
             close_X=jnp.asarray(close),
         )
 
-    def engine(self, student: Decoder | None = None) -> Engine:
-        """Loads the weights into an engine with free lanes. student: the student's model, if it is loaded already."""
+    def engine(self, student: Decoder | None = None, *, capacity: int = 0) -> Engine:
+        """Loads the weights into an engine with free lanes. student: the student's model, if it is loaded already. capacity:
+        see `Engine`."""
         synthesis = self.config.synthesis
 
         def loaded(v: WriterSpec) -> Decoder:
             if v.name == "student" and student is not None:
                 return restack(student, stacked=False, dtype=v.section.dtype, partitioner=self.partitioner)
-            return hf.load(self._weights(v.section), dtype=v.section.dtype, partitioner=self.partitioner)
+            return self.load_writer(v)
 
-        writers = [loaded(v) for v in self.writers]
-        dtype = self.config.boundary.dtype
-        predictors = [
-            None if p is None else hf.load(hf.resolve(p.folder), dtype=dtype, partitioner=self.partitioner)
-            for p in self.predictors
-        ]
-        tokens = synthesis.max_prompt_tokens + synthesis.max_response_tokens
         return Engine(
-            writers,
-            predictors,
+            [loaded(v) for v in self.writers],
+            [None if p is None else self.load_predictor(p) for p in self.predictors],
             self.text_tables(),
             self.loop_config,
             self.decode_params(),
             lanes=synthesis.lanes,
-            tokens=tokens,
+            tokens=synthesis.max_prompt_tokens + synthesis.max_response_tokens,
+            capacity=capacity,
         )
 
     @staticmethod

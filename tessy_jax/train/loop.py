@@ -26,7 +26,7 @@ from tessy_jax.train.checkpoint import Checkpoints
 from tessy_jax.train.data import BatchPlan
 from tessy_jax.train.optimizer import build, schedule
 from tessy_jax.train.pack import Batch, TargetKind
-from tessy_jax.train.step import LossSums, State, loss_sums, train_step
+from tessy_jax.train.step import LossSums, State, jit_step, loss_sums
 
 Index = tuple[slice, ...]
 
@@ -111,12 +111,9 @@ class Trainer:
         return restored
 
     def _compile(self, state: State) -> None:
-        """Jits the step and the evaluation. The new state keeps the sharding of the old one; metrics are replicated."""
-        dtype, remat = jnp.dtype(self.training.dtype), self.training.remat
-        step = partial(train_step, self.graph, self.optimizer, dtype, remat)
-        read = self.partitioner.sharding(())
-        places = None if read is None else (jax.tree.map(lambda x: x.sharding, state), read, read)
-        self._step = jax.jit(step, donate_argnums=0, out_shardings=places)
+        """Jits the step and the evaluation."""
+        read, dtype = self.partitioner.sharding(()), jnp.dtype(self.training.dtype)
+        self._step = jit_step(self.graph, self.optimizer, self.training, state, read)
         self._sums = jax.jit(partial(loss_sums, self.graph, dtype=dtype, remat="none"), out_shardings=read)
 
     def run(self, state: State) -> State:

@@ -4,6 +4,7 @@ that the result does not depend on how a batch is split."""
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
+from tessy_jax.config import Training
 from tessy_jax.models.loss import token_losses
 from tessy_jax.train.pack import NO_TARGET, Batch
 
@@ -81,6 +83,14 @@ def train_step(
     norm = optax.tree.norm(grads)
     updates, new = optimizer.update(grads, state.optimizer, state.params)
     return State(optax.apply_updates(state.params, updates), new, state.step + 1), total, norm
+
+
+def jit_step(graph: Any, optimizer: optax.GradientTransformation, training: Training, state: State, read: Any) -> Any:
+    """The jitted `train_step` of (state, frozen, batches, weights_C). The new state overwrites the old one and keeps its
+    sharding. read: the sharding of the metrics; None on one device."""
+    step = partial(train_step, graph, optimizer, jnp.dtype(training.dtype), training.remat)
+    placed = None if read is None else (jax.tree.map(lambda x: x.sharding, state), read, read)
+    return jax.jit(step, donate_argnums=0, out_shardings=placed)
 
 
 def computed_in(dtype: Any, state: Any) -> Any:

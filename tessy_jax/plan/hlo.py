@@ -1,0 +1,240 @@
+"""Reads an optimized HLO module as text: what its computations launch, move between devices and copy.
+
+A kernel is an instruction that the device launches: a fusion, a product, a copy, a collective. Control flow, tuples and
+views launch nothing. Scopes are the `jax.named_scope`s of the program, from the outermost to the innermost.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+CONTROL = ("while", "conditional", "call", "async-start", "async-update", "async-done")
+VIEWS = (
+    "parameter",
+    "constant",
+    "tuple",
+    "get-tuple-element",
+    "bitcast",
+    "domain",
+    "opt-barrier",
+    "partition-id",
+    "replica-id",
+)
+ORDERING = ("after-all", "add-dependency", "copy-done", "slice-done", "send-done", "recv-done")
+ORDERING += ("all-gather-done", "all-reduce-done", "collective-permute-done")
+NOT_LAUNCHED = frozenset((*CONTROL, *VIEWS, *ORDERING))
+COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute", "collective-broadcast")
+COPIES = ("copy", "copy-start", "transpose")
+BITS = {"pred": 8, "bf16": 16, "s4": 4, "u4": 4, "f4e2m1fn": 4, "token": 0}
+
+_HEADER = re.compile(r"(ENTRY )?%?([\w.\-]+) (?:\(.*\) -> .* )?\{$")
+_INSTRUCTION = re.compile(r"\s+(?:ROOT )?%?([\w.\-]+) = (\(.*?\)|\S+) ([a-z][a-z0-9\-]*)\((.*)$")
+_ARRAY = re.compile(r"([a-z][a-z0-9]*)\[([\d,]*)\]")
+
+
+class Instruction(NamedTuple):
+    """name, operation, the text of its result type, and the rest of its line."""
+
+    name: str
+    operation: str
+    result: str
+    rest: str
+
+    @property
+    def scopes(self) -> tuple[str, ...]:
+        """The parts of its `op_name`."""
+        match = re.search(r'op_name="([^"]*)"', self.rest)
+        return tuple(match[1].split("/")) if match else ()
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the result; of the largest part of a tuple."""
+        return max((_array_bytes(*parts) for parts in _ARRAY.findall(self.result)), default=0)
+
+    @property
+    def shape(self) -> str:
+        """The first array of the result, such as `bf16[32,8,4096,128]`."""
+        match = _ARRAY.search(self.result)
+        return match[0] if match else self.result
+
+    def attribute(self, name: str) -> str | None:
+        """The computation that an attribute names."""
+        match = re.search(rf"\b{name}=%?([\w.\-]+)", self.rest)
+        return match[1] if match else None
+
+
+@dataclass(frozen=True)
+class Module:
+    """The computations of a module by name, and its entry."""
+
+    computations: dict[str, list[Instruction]]
+    entry: str
+
+    @classmethod
+    def parse(cls, text: str) -> Module:
+        """Reads the text of `compiled.as_text()`.
+
+        Raises:
+            ValueError: the text has no entry computation.
+        """
+        computations: dict[str, list[Instruction]] = {}
+        entry, current = "", None
+        for line in text.splitlines():
+            if line.startswith("}"):
+                current = None
+            elif current is None:
+                match = _HEADER.match(line)
+                if match:
+                    current = computations.setdefault(match[2], [])
+                    entry = match[2] if match[1] else entry
+            else:
+                match = _INSTRUCTION.match(line)
+                if match:
+                    current.append(Instruction(match[1], match[3], match[2], match[4]))
+        if not entry:
+            raise ValueError("the text is no optimized HLO module: it has no ENTRY computation")
+        return cls(computations, entry)
+
+    def walk(self, computation: str | None = None) -> Iterator[Instruction]:
+        """All instructions that a computation runs, those of loops and branches once each."""
+        for instruction in self.computations[computation or self.entry]:
+            yield instruction
+            for called in self.called(instruction):
+                yield from self.walk(called)
+
+    def called(self, instruction: Instruction) -> list[str]:
+        """The computations that control flow runs: a loop's body and condition, all branches, or a call."""
+        if instruction.operation == "while":
+            names = [instruction.attribute("body"), instruction.attribute("condition")]
+        elif instruction.operation == "conditional":
+            names = list(self.branches(instruction))
+        elif instruction.operation == "call":
+            names = [instruction.attribute("to_apply")]
+        elif instruction.operation == "async-start":
+            names = [instruction.attribute("calls")]
+        else:
+            return []
+        return [name for name in names if name in self.computations]
+
+    @staticmethod
+    def branches(instruction: Instruction) -> list[str]:
+        """The branches of a conditional."""
+        match = re.search(r"branch_computations=\{([^}]*)\}", instruction.rest)
+        if match:
+            return [name.strip().lstrip("%") for name in match[1].split(",")]
+        names = (instruction.attribute("true_computation"), instruction.attribute("false_computation"))
+        return [name for name in names if name]
+
+
+@dataclass
+class Launches:
+    """What one run of a computation launches.
+
+    kernels: their number, by what `group` says of an instruction. host_reads: conditions of loops and branches whose value
+    decides what is launched next; on GPUs the host waits for it.
+    """
+
+    kernels: Counter[str] = field(default_factory=Counter)
+    host_reads: int = 0
+
+    @property
+    def total(self) -> int:
+        """The number of kernels."""
+        return self.kernels.total()
+
+    def add(self, other: Launches, times: int = 1) -> None:
+        for name, count in other.kernels.items():
+            self.kernels[name] += count * times
+        self.host_reads += other.host_reads * times
+
+
+def launches(
+    module: Module, computation: str, *, skip: Callable[[Instruction], bool], group: Callable[[Instruction], str]
+) -> Launches:
+    """What one run of a computation launches: loops with a known trip count run that often, other loops once, and of the
+    branches of a conditional the one with most kernels is taken.
+
+    skip: instructions that count nothing, such as a path that is not taken; a loop or branch is skipped as a whole.
+    group: the name under which a kernel is counted.
+    """
+    result = Launches()
+    for instruction in module.computations[computation]:
+        if skip(instruction):
+            continue
+        if instruction.operation == "while":
+            trips = re.search(r'known_trip_count"?:\s*\{"?n"?:"?(\d+)', instruction.rest)
+            body, condition = (instruction.attribute(name) for name in ("body", "condition"))
+            assert body is not None
+            assert condition is not None
+            times = int(trips[1]) if trips else 1
+            result.add(launches(module, body, skip=skip, group=group), times)
+            if not trips:
+                result.add(launches(module, condition, skip=skip, group=group), times + 1)
+                result.host_reads += times + 1
+        elif instruction.operation == "conditional":
+            taken = [launches(module, name, skip=skip, group=group) for name in module.branches(instruction)]
+            result.add(max(taken, key=lambda branch: branch.total))
+            result.host_reads += 1
+        elif instruction.operation in ("call", "async-start"):
+            for name in module.called(instruction):
+                result.add(launches(module, name, skip=skip, group=group))
+        elif instruction.operation not in NOT_LAUNCHED:
+            result.kernels[group(instruction)] += 1
+    return result
+
+
+class Movement(NamedTuple):
+    """Equal instructions of a computation. operation: such as `all-gather`. shape: of the result. count: how many. bytes: of
+    all results together."""
+
+    operation: str
+    shape: str
+    count: int
+    bytes: int
+
+
+def collectives(module: Module, computation: str | None = None) -> list[Movement]:
+    """The collectives that a computation runs, the largest first; those of loops and branches once each."""
+    return _movements(
+        (i.operation.removesuffix("-start"), i)
+        for i in module.walk(computation)
+        if i.operation.removesuffix("-start") in COLLECTIVES
+    )
+
+
+def large_copies(module: Module, at_least: int, computation: str | None = None) -> list[Movement]:
+    """Copies and transposes of at least so many bytes, the largest first; those of loops and branches once each."""
+    return _movements(
+        (i.operation.removesuffix("-start"), i)
+        for i in module.walk(computation)
+        if i.bytes >= at_least and (i.operation in COPIES or (i.operation == "fusion" and _is_copy(module, i)))
+    )
+
+
+def _is_copy(module: Module, fusion: Instruction) -> bool:
+    """Whether a fusion does nothing but copy or transpose."""
+    name = fusion.attribute("calls")
+    inside = [i.operation for i in module.computations.get(name or "", [])]
+    return bool(inside) and set(inside) <= {"parameter", "bitcast", "tuple", *COPIES} and any(op in COPIES for op in inside)
+
+
+def _movements(found: Iterator[tuple[str, Instruction]]) -> list[Movement]:
+    counts: Counter[tuple[str, str]] = Counter()
+    sizes: Counter[tuple[str, str]] = Counter()
+    for operation, instruction in found:
+        key = operation, instruction.shape
+        counts[key] += 1
+        sizes[key] += instruction.bytes
+    ordered = sorted(counts, key=lambda key: (-sizes[key], key))
+    return [Movement(*key, counts[key], sizes[key]) for key in ordered]
+
+
+def _array_bytes(dtype: str, dims: str) -> int:
+    digits = re.search(r"\d+", dtype)
+    bits = BITS.get(dtype, int(digits[0]) if digits else 0)
+    return math.ceil(math.prod(int(n) for n in dims.split(",") if n) * bits / 8)

@@ -1,0 +1,151 @@
+"""`tessy plan`: compiles the programs of a configuration for some targets, each in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tessy_jax.config import Comparison, Evaluate, Pipeline, Synthesize, Train, read, reconcile
+from tessy_jax.errors import ConfigError
+from tessy_jax.plan.programs import PROGRAMS, programs_of
+from tessy_jax.plan.targets import Target, check_extras, environment, parse_target
+
+KINDS: tuple[Any, ...] = (Synthesize, Train, Evaluate, Pipeline, Comparison)
+
+
+def read_any(path: Path, overrides: Sequence[str]) -> Any:
+    """The configuration of a file, of the kind that its keys say.
+
+    Raises:
+        ConfigError: the configuration is invalid, or is of no kind with programs to plan.
+    """
+    try:
+        raw = yaml.safe_load(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        raw = None  # read() says why
+    keys = set(raw) if isinstance(raw, dict) else set()
+
+    def strangeness(kind: Any) -> tuple[int, int]:
+        required = {name for name, field in kind.model_fields.items() if field.is_required()}
+        return len(keys - set(kind.model_fields)), len(required - keys)
+
+    return read(min(KINDS, key=strangeness), path, overrides)
+
+
+def check_request(config: Any, targets: Sequence[str], programs: Sequence[str]) -> tuple[list[Target], list[str]]:
+    """The targets and programs of a request.
+
+    Raises:
+        ConfigError: a target or program is unknown, a target's packages are missing, or the configuration lacks a program.
+    """
+    parsed = [parse_target(text) for text in targets]
+    for target in parsed:
+        check_extras(target)
+    has = programs_of(config)
+    for name in programs:
+        if name not in PROGRAMS:
+            raise ConfigError(f"program {name!r} is unknown; the programs are {', '.join(PROGRAMS)}")
+        if name not in has:
+            raise ConfigError(f"this configuration has no program {name!r}; it has {', '.join(has)}")
+    return parsed, list(programs or has)
+
+
+def plan_job(
+    config: Any,
+    targets: Sequence[str],
+    programs: Sequence[str] = (),
+    *,
+    shapes: Path | None = None,
+    layers: int | None = None,
+    timeout: float = 3600,
+    log: Callable[[str], None] = lambda text: None,
+) -> dict[str, Any]:
+    """Compiles programs for targets, one target at a time. Needs no weights, no device of the target, and no network.
+
+    programs: default all that the configuration has. shapes: a folder of published shapes, see `models.Published`. layers:
+    the number of layers of every model (default: all). timeout: seconds for each target. log: receives a line per program.
+
+    Returns:
+        `targets`: for each its `target`, `devices`, `memory`, the records of its `programs` (`measure.measure`), `notes`,
+        and `error` if it ended early.
+
+    Raises:
+        ConfigError: see `check_request`.
+    """
+    parsed, names = check_request(config, targets, programs)
+    request = {
+        "kind": type(config).__name__,
+        "config": reconcile(config, None).model_dump(mode="json"),
+        "programs": names,
+        "shapes": None if shapes is None else str(shapes),
+        "layers": layers,
+    }
+    return {"mesh": dict(config.mesh), "targets": [_one(target, request, timeout, log) for target in parsed]}
+
+
+def _one(target: Target, request: dict[str, Any], timeout: float, log: Callable[[str], None]) -> dict[str, Any]:
+    """Compiles for one target in a process of its own, which a crash or a time limit ends."""
+    result: dict[str, Any] = {
+        "target": target.text,
+        "devices": target.devices,
+        "memory": target.memory,
+        "programs": [],
+        "notes": [],
+    }
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tessy_jax.plan.worker"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(target),
+        start_new_session=True,
+    )
+    over = threading.Event()
+
+    def end() -> None:
+        over.set()
+        os.killpg(process.pid, signal.SIGKILL)
+
+    errors: list[str] = []
+    reader = threading.Thread(target=lambda: errors.extend(process.stderr or ()), daemon=True)
+    reader.start()
+    timer = threading.Timer(timeout, end)
+    timer.start()
+    started = time.perf_counter()
+    try:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(json.dumps({**request, "target": target.text}))
+        process.stdin.close()
+        for line in process.stdout:
+            record = json.loads(line)
+            if "program" in record:
+                result["programs"].append(record)
+                log(f"{target.text}: {record['program']}: {record.get('error') or 'compiled'}")
+            else:
+                result |= record
+        process.wait()
+    finally:
+        timer.cancel()
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    reader.join()
+    result["seconds"] = round(time.perf_counter() - started, 1)
+    if over.is_set():
+        result["error"] = f"stopped after {timeout:.0f} seconds; set --timeout to give it more"
+    elif process.returncode:
+        last = [line.strip() for line in errors if line.strip()][-1:] or ["it printed nothing"]
+        result["error"] = f"the process that compiles ended with code {process.returncode} ({last[0][:300]})"
+    return result

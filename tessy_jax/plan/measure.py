@@ -1,0 +1,140 @@
+"""Compiles a program for a target, and reads from the result what it costs."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+
+from tessy_jax.plan.hlo import Instruction, Module, collectives, large_copies, launches
+from tessy_jax.plan.programs import Planned
+from tessy_jax.plan.targets import Target
+
+
+def measure(planned: Planned, target: Target, mesh: Any) -> dict[str, Any]:
+    """Traces, lowers and compiles a program. Returns its record as JSON; `error` takes the place of the measures if the
+    compiler refuses it."""
+    record: dict[str, Any] = {"program": planned.name, "rows": planned.rows, "tokens": planned.tokens}
+    try:
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            started = time.perf_counter()
+            traced = planned.program.jitted.trace(*planned.program.args)
+            at_trace = time.perf_counter()
+            lowered = traced.lower(lowering_platforms=(target.platform,))
+            at_lower = time.perf_counter()
+        compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        return record | {"error": _reason(error)}
+    seconds = {"trace": at_trace - started, "lower": at_lower - at_trace, "compile": time.perf_counter() - at_lower}
+    record["seconds"] = {name: round(value, 1) for name, value in seconds.items()}
+    memory = compiled.memory_analysis()
+    record["bytes"] = {
+        "arguments": memory.argument_size_in_bytes,
+        "outputs": memory.output_size_in_bytes,
+        "temporaries": memory.temp_size_in_bytes,
+        "aliased": memory.alias_size_in_bytes,
+        "code": memory.generated_code_size_in_bytes,
+    }
+    module = Module.parse(compiled.as_text())
+    record["kernels"] = launches(module, module.entry, skip=lambda _: False, group=lambda _: "").total
+    record["collectives"] = [move._asdict() for move in collectives(module)]
+    record["copies"] = [move._asdict() for move in _faults(module, planned)]
+    if planned.program.name == "loop":
+        record["steps"] = list(_steps(module, planned.excluded))
+    if target.platform == "tpu":
+        cost = compiled.cost_analysis() or {}
+        record["roofline_seconds"] = cost.get("optimal_seconds")
+        record["bytes_accessed"] = cost.get("bytes accessed")
+    return record | _fit(planned, target, record["bytes"])
+
+
+def _faults(module: Module, planned: Planned) -> Any:
+    """Copies as large as one layer's cache or weight inside a loop, where every step pays for them."""
+    least = min(size for size in (planned.cache_bytes, planned.weight_bytes) if size)
+    bodies = [i.attribute("body") for i in module.walk() if i.operation == "while"]
+    largest: dict[tuple[str, str], Any] = {}
+    for body in bodies:
+        for move in large_copies(module, least, body):
+            largest.setdefault((move.operation, move.shape), move)
+    return list(largest.values())
+
+
+def _steps(module: Module, excluded: frozenset[str]) -> Iterator[dict[str, Any]]:
+    """What each side launches in a round of the loop: one record for a `step`, and one for the `hand-over` before it."""
+    rounds = [i for i in module.computations[module.entry] if i.operation == "while"]
+    if len(rounds) != 1:
+        return
+    body = rounds[0].attribute("body")
+    assert body is not None
+    for side in sorted({part for i in module.walk(body) for part in i.scopes if re.fullmatch(r"side\d", part)}):
+
+        def elsewhere(i: Instruction, side: str = side) -> bool:
+            return side not in i.scopes or bool(excluded & set(i.scopes)) or _holds_step(module, i)
+
+        for instruction in module.computations[body]:
+            if side in instruction.scopes and _holds_step(module, instruction):
+                name = instruction.attribute("body")
+                assert name is not None
+                found = launches(module, name, skip=lambda i: bool(excluded & set(i.scopes)), group=_group)
+                yield _record(side, "step", found)
+        yield _record(side, "hand-over", launches(module, body, skip=elsewhere, group=_group))
+
+
+def _holds_step(module: Module, instruction: Instruction) -> bool:
+    """Whether an instruction is the loop over a turn's steps."""
+    if instruction.operation != "while":
+        return False
+    body = instruction.attribute("body")
+    return any("step" in i.scopes for i in module.computations.get(body or "", []))
+
+
+def _record(side: str, part: str, found: Any) -> dict[str, Any]:
+    groups: Counter[str] = found.kernels
+    models = groups["model"] + groups["predictor"]
+    return {
+        "side": int(side.removeprefix("side")),
+        "part": part,
+        "kernels": found.total,
+        "models": models,
+        "bookkeeping": found.total - models,
+        "host_reads": found.host_reads,
+        "groups": dict(groups.most_common()),
+    }
+
+
+GROUPS = ("sample", "append_sampled", "find_close_marker", "predictor_view", "decide", "is_repetitive", "commit")
+GROUPS += ("bridge_text", "start_answers", "run_predictor", "resolve_proposal")
+
+
+def _group(instruction: Instruction) -> str:
+    scopes = set(instruction.scopes)
+    if "predict" in scopes:
+        return "predictor"
+    if scopes & {"mixed_step", "decode_step", "logits"}:
+        return "model"
+    return next((name for name in GROUPS if name in scopes), "other")
+
+
+def _fit(planned: Planned, target: Target, used: dict[str, int]) -> dict[str, Any]:
+    """Bytes of one device against its memory, and how many lanes or rows fit by their tokens."""
+    total = used["arguments"] + used["outputs"] - used["aliased"] + used["temporaries"] + used["code"]
+    record: dict[str, Any] = {"device_bytes": total}
+    if target.memory is None:
+        return record
+    if planned.row_bytes:
+        fixed = total - planned.rows * planned.row_bytes[planned.tokens]
+        rows = {tokens: max(0, (target.memory - fixed) // size) for tokens, size in planned.row_bytes.items()}
+    else:
+        fixed, each = total - used["temporaries"], max(1, used["temporaries"] // planned.rows)
+        rows = {planned.tokens: max(0, (target.memory - fixed) // each)}
+    return record | {"memory": target.memory, "fits": total <= target.memory, "rows_that_fit": rows}
+
+
+def _reason(error: Exception) -> str:
+    """The line of a compiler's error that says what is wrong."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return next((line for line in lines if "memory" in line.lower()), lines[0] if lines else type(error).__name__)[:400]

@@ -1,0 +1,181 @@
+"""Models of a plan: their shapes, from whatever is at hand, without weights.
+
+A folder or a cached hub model is read as a job reads it. A hub name that cannot be reached has a published shape
+(`configs/models`): `config.json`, and in `plan.json` the hub names with this shape and the sizes of the
+tokenizer's tables. A predictor that is not trained yet has the shape of a causal backbone.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, cast
+
+import jax.numpy as jnp
+import numpy as np
+
+from tessy_jax import config as settings
+from tessy_jax.config import Writer
+from tessy_jax.errors import ConfigError
+from tessy_jax.models import hf
+from tessy_jax.models.config import ModelConfig
+from tessy_jax.models.hf_config import as_classifier, read_config, shortened
+from tessy_jax.models.labels import CLASSES
+from tessy_jax.models.transformer import Decoder
+from tessy_jax.sharding import Partitioner
+from tessy_jax.synthesis.model_set import ModelSet, PredictorSpec, WriterSpec, side_read, vocabulary_of
+from tessy_jax.text.bridge import DeviceBridge
+from tessy_jax.text.chat import Chat
+from tessy_jax.text.split import code_point_classes
+from tessy_jax.text.vocab import Vocabulary
+
+SHAPES = "plan.json"
+PREDICTOR = "qwen3-0.6b-base"
+"""The published shape of a predictor that is not trained yet."""
+
+
+@dataclass(frozen=True)
+class Published:
+    """A folder of published shapes; None where there is none. layers: the number of layers to plan (None: all). used: notes
+    on what stood in for what."""
+
+    folder: Path | None
+    layers: int | None = None
+    used: list[str] = field(default_factory=list)
+
+    def resolve(self, model: str) -> Path:
+        """The folder of a model, or that of its published shape.
+
+        Raises:
+            ConfigError: there is neither.
+        """
+        shape = next((place for place, names in self._shapes() if model in names), None)
+        try:
+            return hf.resolve(model, weights=False)
+        except ConfigError:
+            if shape is None:
+                raise
+        self._note(f"{model}: not reachable; planned with {self._named(shape)}")
+        return shape
+
+    def predictor(self, key: str, model: str | None) -> Path:
+        """The folder of a predictor, or that of the backbone that stands in for it."""
+        if model is not None and (Path(model).expanduser() / "config.json").exists():
+            return Path(model).expanduser()
+        place = None if self.folder is None else self.folder / PREDICTOR
+        if place is None or not (place / "config.json").exists():
+            return hf.resolve(str(model), weights=False)
+        self._note(f"{key}: {model or 'no predictor'} is not trained yet; planned with {self._named(place)}")
+        return place
+
+    def shape(self, folder: Path) -> ModelConfig:
+        """The configuration of a folder, with the number of layers to plan."""
+        config = read_config(folder)
+        return config if self.layers is None else shortened(config, min(self.layers, config.layers))
+
+    @staticmethod
+    def sizes(folder: Path) -> dict[str, Any]:
+        """The sizes of the tokenizer of a published shape.
+
+        Raises:
+            ConfigError: the folder has neither tokenizer nor sizes.
+        """
+        if not (folder / SHAPES).exists():
+            raise ConfigError(f"{folder}: has no tokenizer; give a complete folder, or a hub name of configs/models")
+        return dict(json.loads((folder / SHAPES).read_text("utf-8"))["tokenizer"])
+
+    def _shapes(self) -> Iterator[tuple[Path, list[str]]]:
+        for file in sorted(self.folder.glob(f"*/{SHAPES}")) if self.folder is not None else ():
+            yield file.parent, json.loads(file.read_text("utf-8"))["names"]
+
+    def _named(self, place: Path) -> str:
+        return f"the published shape {place.name}"
+
+    def _note(self, text: str) -> None:
+        if text not in self.used:
+            self.used.append(text)
+
+
+class PlannedModels(ModelSet):
+    """The models of a synthesis by their shapes.
+
+    Raises:
+        ConfigError, TokenizerError, ShardingError: as `ModelSet`.
+    """
+
+    def __init__(self, config: settings.Synthesize, partitioner: Partitioner, published: Published) -> None:
+        self.published = published
+        super().__init__(config, partitioner)
+
+    def read_writer(self, name: Writer, section: settings.Model, date: datetime.date) -> WriterSpec:
+        folder = self.published.resolve(section.model)
+        config = self.published.shape(folder)
+        if not (folder / SHAPES).exists():
+            return replace(super().read_writer(name, section, date), config=config)
+        sizes = self.published.sizes(folder)
+        chat = cast(Chat, _Template(section))
+        return WriterSpec(name, section, folder, config, chat, _vocabulary(config.vocab, sizes), sizes)
+
+    def read_predictor(self, key: str, model: str, own: int) -> PredictorSpec:
+        folder = self.published.predictor(key, model)
+        config = self.published.shape(folder)
+        if (folder / SHAPES).exists():
+            vocabulary = _vocabulary(config.vocab, self.published.sizes(folder))
+        else:
+            vocabulary = vocabulary_of(folder, config)
+        config = config if config.labels is not None else as_classifier(config, CLASSES)
+        return PredictorSpec(folder, config, side_read(key, folder, vocabulary, own, self.writers))
+
+    def make_bridge(self, v: WriterSpec) -> Any:
+        return _bridge(v.content) if "merge_buckets" in v.content else super().make_bridge(v)
+
+    def load_writer(self, v: WriterSpec) -> Decoder:
+        return hf.abstract(v.config, dtype=v.section.dtype, partitioner=self.partitioner)
+
+    def load_predictor(self, p: PredictorSpec) -> Decoder:
+        return hf.abstract(p.config, dtype=self.config.boundary.dtype, partitioner=self.partitioner)
+
+
+@dataclass(frozen=True)
+class _Template:
+    """What a synthesis reads of a chat template, in the usual sizes: a few tokens, and markers of a few bytes."""
+
+    section: settings.Model
+    close_ids: tuple[int, ...] = (0, 1, 2)
+    closing_ids: frozenset[int] = frozenset({0})
+    end_ids: frozenset[int] = frozenset({1, 2})
+
+    @property
+    def open_text(self) -> str:
+        return self.section.thinking.open or "<think>\n"
+
+    @property
+    def close_text(self) -> str:
+        return self.section.thinking.close or "\n</think>\n\n"
+
+    @property
+    def closing_texts(self) -> tuple[bytes, ...]:
+        return (self.close_text.strip().encode(),)
+
+
+def _vocabulary(size: int, sizes: dict[str, Any]) -> Vocabulary:
+    """A vocabulary of these sizes; its first token is the longest."""
+    offsets = np.full(size + 1, sizes["longest_token"], np.int32)
+    offsets[0] = 0
+    offsets[-1] = sizes["bytes"]
+    offsets[1:-1] = np.minimum(sizes["longest_token"] * np.arange(1, size), sizes["bytes"] - sizes["longest_token"])
+    return Vocabulary(np.zeros(sizes["bytes"], np.uint8), offsets, np.zeros(size, np.bool_))
+
+
+def _bridge(sizes: dict[str, Any]) -> DeviceBridge:
+    pages, classes = code_point_classes()
+    return DeviceBridge(
+        rule=sizes["rule"],
+        pages_X=jnp.asarray(pages),
+        classes_X256=jnp.asarray(classes),
+        bytes_256=jnp.zeros(256, jnp.int32),
+        merges_X16=jnp.zeros((sizes["merge_buckets"], 16), jnp.int32),
+    )

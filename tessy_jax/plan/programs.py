@@ -1,0 +1,188 @@
+"""The programs of a job with shapes instead of arrays: the functions that the job runs, for devices that may be absent."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+from tessy_jax.config import Evaluate, Pipeline, Synthesize, Train
+from tessy_jax.decode.engine import Engine
+from tessy_jax.evaluate.job import synthesis_config as rollouts_config
+from tessy_jax.models import hf
+from tessy_jax.models.layers import LoraParam
+from tessy_jax.pipeline import evaluation_config, synthesis_config, training_config
+from tessy_jax.plan.models import PlannedModels, Published
+from tessy_jax.program import Program
+from tessy_jax.sharding import Partitioner, put, zeros
+from tessy_jax.store.job_folder import BEFORE_STAGE, JobFolder
+from tessy_jax.train.examples import KINDS
+from tessy_jax.train.fit import check_rows
+from tessy_jax.train.lora import add_lora
+from tessy_jax.train.optimizer import build
+from tessy_jax.train.pack import Batch
+from tessy_jax.train.step import State, jit_step
+
+PROGRAMS = ("loop", "fill", "train", "evaluate")
+"""loop: the decode loop of a synthesis. fill: reading a prompt into each model's cache. train: a step of SFT. evaluate: the
+decode loop of an evaluation."""
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A program to compile, and what a report says beside it.
+
+    rows: lanes, or rows of a batch. tokens: in each. row_bytes: what a lane adds to each device, by its tokens; empty
+    for a training step. cache_bytes: of one layer's keys, and weight_bytes: of one layer's largest weight, on one
+    device; a copy of that size is a fault. excluded: scopes of the paths that the job's settings do not take.
+    """
+
+    name: str
+    program: Program
+    rows: int
+    tokens: int
+    row_bytes: dict[int, int]
+    cache_bytes: int
+    weight_bytes: int
+    excluded: frozenset[str] = frozenset()
+
+
+def planned(config: Any, names: tuple[str, ...], partitioner: Partitioner, published: Published) -> Iterator[Planned]:
+    """The programs of a configuration, of these names.
+
+    Raises:
+        TessyError: the configuration has no such program, or its models do not fit the mesh.
+    """
+    if {"loop", "fill"} & set(names) and (synthesis := _synthesis(config)) is not None:
+        yield from _decode(synthesis, [n for n in names if n in ("loop", "fill")], partitioner, published)
+    if "train" in names and (training := _training(config)) is not None:
+        yield _train(training, partitioner, published)
+    if "evaluate" in names and (evaluation := _evaluation(config)) is not None:
+        yield from _decode(rollouts_config(evaluation), ["evaluate"], partitioner, published)
+
+
+def programs_of(config: Any) -> tuple[str, ...]:
+    """The names of the programs that a configuration has."""
+    if isinstance(config, Pipeline):
+        return PROGRAMS
+    return {Synthesize: ("loop", "fill"), Train: ("train",), Evaluate: ("evaluate",)}[type(config)]
+
+
+def _decode(config: Synthesize, names: list[str], partitioner: Partitioner, published: Published) -> Iterator[Planned]:
+    models = PlannedModels(config, partitioner, published)
+    tokens = config.synthesis.max_prompt_tokens + config.synthesis.max_response_tokens
+    engine = models.engine(capacity=tokens)
+    facts = {
+        "rows": engine.size,
+        "tokens": engine.capacity,
+        "row_bytes": {size: _lane_bytes(models, engine, size) for size in sorted({8192, engine.capacity})},
+        "cache_bytes": min(_device_bytes(x) for side in engine.lanes.sides for x in jax.tree.leaves(side.cache.layers)),
+        "weight_bytes": min(_layer_weight(model) for model in engine.weights.writers),
+        "excluded": frozenset(_excluded(models)),
+    }
+    for name in names:
+        if name == "fill":
+            for m, writer in enumerate(models.writers):
+                yield Planned(f"fill {writer.name}", engine.prefill(m), **facts)
+        else:
+            yield Planned(name, engine.loop(), **facts)
+
+
+def _excluded(models: PlannedModels) -> Iterator[str]:
+    """Scopes that a job with these settings does not run in a step: the draw of label flips without noise, the sampling that
+    the settings do not choose, and the pass in which a lane catches up."""
+    yield "mixed_step"
+    if not models.config.boundary.label_flip_prob:
+        yield "label_flips"
+    greedy = all(v.sampling.temperature == 0 for v in models.writers)
+    few = all(0 < v.sampling.top_k <= 64 for v in models.writers)
+    yield from ("few", "many") if greedy else ("greedy", "many") if few else ("greedy", "few")
+
+
+def _lane_bytes(models: PlannedModels, engine: Engine, capacity: int) -> int:
+    """Bytes that a lane adds to each device, with caches for `capacity` tokens."""
+    lanes = engine.lanes if capacity == engine.capacity else models.engine(capacity=capacity).lanes
+    return sum(_device_bytes(x) for x in jax.tree.leaves(lanes) if x.ndim) // engine.size
+
+
+def _train(config: Train, partitioner: Partitioner, published: Published) -> Planned:
+    training = config.training
+    rows = check_rows(partitioner, training)
+    shape = published.shape(published.resolve(config.student.model))
+    dtype = training.dtype if config.lora else training.weights_dtype
+    model = hf.abstract(shape, dtype=dtype, partitioner=partitioner, stacked=True)
+    if config.lora:
+        add_lora(model, config.lora, config.seed)
+    graph, params, frozen = nnx.split(model, LoraParam if config.lora else nnx.Param, ...)
+    optimizer = build(config.optimizer, training.steps or 1000)
+    state = State(params, _optimizer_state(optimizer, params, partitioner), put(np.int32(0), partitioner, ()))
+    number = training.batch_size // rows
+    part = [
+        zeros((number, rows, training.max_seq_len), dtype, partitioner, (None, "lanes", None))
+        for dtype in (jnp.int32, jnp.int32, jnp.int32, jnp.uint8)
+    ]
+    weights_C = put(np.zeros(len(KINDS), np.float32), partitioner, (None,))
+    step = jit_step(graph, optimizer, training, state, partitioner.sharding(()))
+    return Planned(
+        name="train",
+        program=Program("train", step, (state, frozen, Batch(*part), weights_C)),
+        rows=rows,
+        tokens=training.max_seq_len,
+        row_bytes={},
+        cache_bytes=0,
+        weight_bytes=_layer_weight(nnx.state(model)),
+    )
+
+
+def _optimizer_state(optimizer: optax.GradientTransformation, params: Any, partitioner: Partitioner) -> Any:
+    """The shapes of an optimizer's state: its copies of the parameters are sharded like them, all else is replicated."""
+
+    def like(x: Any, parameter: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=parameter.sharding)
+
+    def replicated(x: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=partitioner.sharding((None,) * len(x.shape)))
+
+    state = jax.eval_shape(optimizer.init, params)
+    return optax.tree.map_params(optimizer, like, state, params, transform_non_params=replicated)
+
+
+def _synthesis(config: Any) -> Synthesize | None:
+    if isinstance(config, Pipeline):
+        missing = {speaker: "predictors" for speaker in config.missing}
+        return synthesis_config(config, 1, config.student.model, config.boundary.model_copy(update=missing))
+    return config if isinstance(config, Synthesize) else None
+
+
+def _training(config: Any) -> Train | None:
+    if isinstance(config, Pipeline):
+        return training_config(config, 1, config.student.model)
+    return config if isinstance(config, Train) else None
+
+
+def _evaluation(config: Any) -> Evaluate | None:
+    if isinstance(config, Pipeline):
+        return evaluation_config(config, BEFORE_STAGE, JobFolder(config.output).before, config.student.model)
+    return config if isinstance(config, Evaluate) else None
+
+
+def _device_bytes(x: Any) -> int:
+    shape = x.shape if x.sharding is None else x.sharding.shard_shape(x.shape)
+    return math.prod(shape) * x.dtype.itemsize
+
+
+def _layer_weight(model: Any) -> int:
+    """Bytes of a layer's largest weight on one device."""
+    sizes = []
+    for path, parameter in hf.parameter_paths(model):
+        if path[0] == "layers":
+            stacked = parameter.shape[0] if parameter.get_metadata()["axes"][0] == "layers" else 1
+            sizes.append(_device_bytes(parameter.get_value()) // stacked)
+    return max(sizes)
