@@ -76,6 +76,22 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--output", type=Path, metavar="FILE.jsonl", help="write rows to this file instead of printing text")
 
     sub = command(
+        "plan",
+        "Compiles the programs of a job for machines that need not be there, and shows seconds, memory, collectives and "
+        "kernels. Needs no weights, no accelerator and no network.",
+        "tessy plan configs/gpt-oss-120b_qwen3-8b.yaml --target h100:8 --target v5p:2x2x2",
+    )
+    configured(sub, "synthesis.lanes=16")
+    sub.add_argument(
+        "--target", action="append", metavar="T", help="cpu, h100:8, v5e:4x4, 2xv6e:2x4, …; repeatable (default: cpu)"
+    )
+    sub.add_argument("--programs", metavar="NAMES", help="of loop, fill, train and evaluate, with commas (default: all)")
+    sub.add_argument("--layers", type=_positive, metavar="N", help="plan each model with its first N layers (default: all)")
+    sub.add_argument(
+        "--timeout", type=_positive, default=3600, metavar="SECONDS", help="limit for each target (default: 3600)"
+    )
+
+    sub = command(
         "run",
         "Runs the complete job: predictors, data, training, evaluation before and after, and a report. Resumes an "
         "interrupted run.",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import select
 import sys
@@ -30,6 +31,26 @@ def inspect(args: argparse.Namespace) -> None:
     lanes = args.lanes or Partitioner(plan_mesh(mesh)).num_shards("lanes")
     result = plan(config, dtype=args.dtype, mesh=mesh, lanes=lanes, context=args.context, slack=CHUNK)
     print(json.dumps({"model": args.model, **result}) if args.json else describe(args.model, result))
+
+
+def plan(args: argparse.Namespace) -> None:
+    from tessy_jax.plan.job import plan_job, read_any
+    from tessy_jax.plan.report import show
+
+    config = read_any(args.config, args.set)
+    result = plan_job(
+        config,
+        args.target or [f"cpu:{math.prod(config.mesh.values())}"],
+        args.programs.split(",") if args.programs else (),
+        shapes=args.config.parent / "models",
+        layers=args.layers,
+        timeout=args.timeout,
+        log=print_message,
+    )
+    if args.json:
+        print(json.dumps(result))
+    else:
+        show(str(args.config), result)
 
 
 def generate(args: argparse.Namespace) -> None:
@@ -243,6 +264,7 @@ def rows(args: argparse.Namespace) -> None:
 
 COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "inspect": inspect,
+    "plan": plan,
     "generate": generate,
     "run": run_all,
     "compare": compare,

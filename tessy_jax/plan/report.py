@@ -1,0 +1,81 @@
+"""A plan as tables for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+SIDES = ("student", "teacher")
+COLUMNS = ("program", "rows × tokens", "compile s", "device", "temporaries", "fit", "collectives", "copies")
+
+
+def show(config: str, result: Mapping[str, Any], console: Console | None = None) -> None:
+    """Prints the result of `plan_job`. config: the name of the configuration."""
+    console = console or Console()
+    mesh = ", ".join(f"{axis}={size}" for axis, size in result["mesh"].items()) or "one device"
+    console.print(f"{config}, mesh {mesh}")
+    for target in result["targets"]:
+        memory = f", {_bytes(target['memory'])} each" if target["memory"] else ""
+        console.print(f"\n[bold]{target['target']}[/bold]: {target['devices']} devices{memory}, {target['seconds']:.0f} s")
+        if target["programs"]:
+            console.print(_table(target["programs"]))
+        for program in target["programs"]:
+            for line in details(program):
+                console.print(f"  {line}", highlight=False)
+        for note in target["notes"]:
+            console.print(f"  note: {note}", highlight=False)
+        if "error" in target:
+            console.print(f"  [bold red]error[/bold red]: {target['error']}", highlight=False)
+
+
+def _table(programs: list[Mapping[str, Any]]) -> Table:
+    table = Table(*COLUMNS)
+    for program in programs:
+        size = f"{program['rows']} × {program['tokens']}"
+        if "error" in program:
+            table.add_row(program["program"], size, "–", "does not compile")
+            continue
+        used, seconds = program["bytes"], program["seconds"]
+        fits = "" if program.get("fits", True) else " (too much)"
+        rows = ", ".join(f"{n} × {tokens}" for tokens, n in program.get("rows_that_fit", {}).items())
+        table.add_row(
+            program["program"],
+            size,
+            f"{sum(seconds.values()):.0f}",
+            _bytes(program["device_bytes"]) + fits,
+            _bytes(used["temporaries"]),
+            rows,
+            _moved(program["collectives"]),
+            _moved(program["copies"]),
+        )
+    return table
+
+
+def details(program: Mapping[str, Any]) -> Iterator[str]:
+    """Lines on one program: why it does not compile, what its steps launch, and the large copies in its loops."""
+    if "error" in program:
+        yield f"{program['program']}: {program['error']}"
+    for step in program.get("steps", []):
+        groups = ", ".join(f"{name} {count}" for name, count in step["groups"].items() if name not in ("model", "predictor"))
+        yield (
+            f"{SIDES[step['side']]} {step['part']}: {step['kernels']} kernels, {step['models']} of them the models'; "
+            f"{step['host_reads']} conditions; {groups}"
+        )
+    for move in program.get("copies", []):
+        what = f"{move['count']} × {move['operation']} {move['shape']}"
+        yield f"{program['program']}: {what} in a loop, as large as a cache or a weight"
+
+
+def _moved(moves: list[Mapping[str, Any]]) -> str:
+    return f"{sum(m['count'] for m in moves)} ({_bytes(sum(m['bytes'] for m in moves))})" if moves else "none"
+
+
+def _bytes(number: float) -> str:
+    for unit in ("B", "kB", "MB"):
+        if number < 1000:
+            return f"{number:.4g} {unit}"
+        number /= 1000
+    return f"{number:.2f} GB"

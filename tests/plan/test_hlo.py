@@ -1,0 +1,107 @@
+"""What a program launches, moves and copies is read from the text of its optimized HLO."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from tessy_jax.plan.hlo import Module, collectives, large_copies, launches
+from tessy_jax.sharding import make_mesh
+
+TEXT = """\
+HloModule jit_f, entry_computation_layout={()->f32[8]{0}}
+
+%fused (p: f32[8]) -> f32[8] {
+  %p = f32[8]{0} parameter(0)
+  ROOT %m = f32[8]{0} multiply(%p, %p)
+}
+
+%copied (p: bf16[4,1024]) -> bf16[1024,4] {
+  %p = bf16[4,1024]{1,0} parameter(0)
+  ROOT %t = bf16[1024,4]{1,0} transpose(%p), dimensions={1,0}
+}
+
+%few (q: f32[8]) -> f32[8] {
+  %q = f32[8]{0} parameter(0)
+  ROOT %a = f32[8]{0} fusion(%q), kind=kLoop, calls=%fused, metadata={op_name="jit(f)/side0/step/few/mul"}
+}
+
+%many (q: f32[8]) -> f32[8] {
+  %q = f32[8]{0} parameter(0)
+  %a = f32[8]{0} fusion(%q), kind=kLoop, calls=%fused, metadata={op_name="jit(f)/side0/step/many/mul"}
+  ROOT %b = f32[8]{0} fusion(%a), kind=kLoop, calls=%fused, metadata={op_name="jit(f)/side0/step/many/mul"}
+}
+
+%body (s: (s32[], f32[8])) -> (s32[], f32[8]) {
+  %s = (s32[], f32[8]{0}) parameter(0)
+  %x = f32[8]{0} get-tuple-element(%s), index=1
+  %w = f32[8]{0} fusion(%x), kind=kLoop, calls=%fused, metadata={op_name="jit(f)/loop/mul"}
+  %r = f32[8]{0} all-reduce(%w), to_apply=%fused, metadata={op_name="jit(f)/loop/psum"}
+  %c = f32[8]{0} conditional(%x, %r, %r), branch_computations={%few, %many}
+  ROOT %o = (s32[], f32[8]{0}) tuple(%x, %c)
+}
+
+%condition (s: (s32[], f32[8])) -> pred[] {
+  %s = (s32[], f32[8]{0}) parameter(0)
+  ROOT %k = pred[] fusion(%s), kind=kLoop, calls=%fused
+}
+
+ENTRY %main () -> f32[8] {
+  %zero = f32[8]{0} constant({...})
+  %start = (s32[], f32[8]{0}) tuple(%zero, %zero)
+  %known = (s32[], f32[8]{0}) while(%start), condition=%condition, body=%body, backend_config={"known_trip_count":{"n":"3"}}
+  %open = (s32[], f32[8]{0}) while(%known), condition=%condition, body=%body
+  %big = bf16[1024,4]{1,0} fusion(%zero), kind=kLoop, calls=%copied
+  ROOT %end = f32[8]{0} get-tuple-element(%open), index=1
+}
+"""
+
+
+def test_a_loop_counts_as_often_as_it_runs_and_a_branch_as_its_longest():
+    module = Module.parse(TEXT)
+    counted = launches(module, module.entry, skip=lambda _: False, group=lambda i: i.operation)
+    body = {"fusion": 1 + 2, "all-reduce": 1}  # the branch `many` has two fusions
+    assert counted.kernels["all-reduce"] == (3 + 1) * body["all-reduce"]
+    assert counted.kernels["fusion"] == (3 + 1) * body["fusion"] + 2 + 1  # the open loop's condition twice, and the copy
+    assert counted.host_reads == (3 + 1) * 1 + 2, "a branch per iteration, and the condition of the loop without a count"
+
+
+def test_a_scope_that_is_skipped_counts_nothing_and_leaves_the_other_branch():
+    module = Module.parse(TEXT)
+    counted = launches(module, "body", skip=lambda i: "many" in i.scopes, group=lambda i: "".join(i.scopes[-2:-1]))
+    assert counted.kernels == {"loop": 2, "few": 1}
+
+
+def test_collectives_are_counted_by_kind_and_bytes():
+    (move,) = collectives(Module.parse(TEXT))
+    assert move == ("all-reduce", "f32[8]", 2, 64), "once in each loop"
+
+
+def test_a_copy_in_a_fusion_is_a_copy_and_a_small_one_is_none():
+    module = Module.parse(TEXT)
+    assert large_copies(module, 8192) == [("fusion", "bf16[1024,4]", 1, 8192)]
+    assert large_copies(module, 8193) == []
+
+
+def test_a_text_without_an_entry_is_refused():
+    with pytest.raises(ValueError, match="no ENTRY computation"):
+        Module.parse("HloModule empty\n")
+
+
+def test_the_text_of_this_version_of_jax_is_read():
+    mesh = make_mesh({"tensor": 8})
+    x = jax.ShapeDtypeStruct((64, 64), jnp.float32, sharding=NamedSharding(mesh, PartitionSpec(None, "tensor")))
+
+    def f(x):
+        def body(carry):
+            i, y = carry
+            with jax.named_scope("product"):
+                return i + 1, jnp.tanh(y @ y.T)
+
+        return jax.lax.while_loop(lambda carry: carry[1].sum() > 0, body, (0, x))
+
+    module = Module.parse(jax.jit(f).lower(x).compile().as_text())
+    (loop,) = (i for i in module.computations[module.entry] if i.operation == "while")
+    counted = launches(module, loop.attribute("body"), skip=lambda _: False, group=lambda i: "product" in i.scopes)
+    assert counted.kernels[True] >= 2, "the product and the tanh are in their scope"
+    assert any(move.bytes >= 64 * 64 * 4 / 8 for move in collectives(module, loop.attribute("body")))
