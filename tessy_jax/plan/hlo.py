@@ -9,9 +9,10 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 CONTROL = ("while", "conditional", "call", "async-start", "async-update", "async-done")
 VIEWS = (
@@ -37,6 +38,9 @@ _INSTRUCTION = re.compile(r"\s+(?:ROOT )?%?([\w.\-]+) = (\(.*?\)|\S+) ([a-z][a-z
 _ARRAY = re.compile(r"([a-z][a-z0-9]*)\[([\d,]*)\]")
 
 
+Scopes = tuple[str, ...]
+
+
 class Instruction(NamedTuple):
     """name, operation, the text of its result type, and the rest of its line."""
 
@@ -46,10 +50,16 @@ class Instruction(NamedTuple):
     rest: str
 
     @property
-    def scopes(self) -> tuple[str, ...]:
+    def scopes(self) -> Scopes:
         """The parts of its `op_name`."""
         match = re.search(r'op_name="([^"]*)"', self.rest)
         return tuple(match[1].split("/")) if match else ()
+
+    def scopes_within(self, outer: Scopes) -> Scopes:
+        """Its scopes, or, if they do not lie within `outer`, those of the loop or branch that runs it: a function that JAX
+        lowers once carries the scopes of its first use."""
+        own = self.scopes
+        return own if own[: len(outer)] == outer else outer
 
     @property
     def bytes(self) -> int:
@@ -135,7 +145,7 @@ class Module:
 class Launches:
     """What one run of a computation launches.
 
-    kernels: their number, by what `group` says of an instruction. host_reads: conditions of loops and branches whose value
+    kernels: their number, by what `group` says of their scopes. host_reads: conditions of loops and branches whose value
     decides what is launched next; on GPUs the host waits for it.
     """
 
@@ -154,37 +164,47 @@ class Launches:
 
 
 def launches(
-    module: Module, computation: str, *, skip: Callable[[Instruction], bool], group: Callable[[Instruction], str]
+    module: Module,
+    computation: str,
+    *,
+    skip: Callable[[Scopes], bool] = lambda scopes: False,
+    group: Callable[[Scopes], str] = lambda scopes: "",
+    leave_out: Container[str] = (),
+    iterations: Mapping[str, int] = MappingProxyType({}),
+    within: Scopes = (),
 ) -> Launches:
-    """What one run of a computation launches: loops with a known trip count run that often, other loops once, and of the
-    branches of a conditional the one with most kernels is taken.
+    """What one run of a computation launches: loops with a known trip count run that often, other loops as often as
+    `iterations` says of a scope that they begin (default: once), and of the branches of a conditional the one with most
+    kernels is taken.
 
-    skip: instructions that count nothing, such as a path that is not taken; a loop or branch is skipped as a whole.
-    group: the name under which a kernel is counted.
+    skip: the scopes that count nothing, such as those of a path that is not taken. group: the name under which a kernel is
+    counted, by its scopes. leave_out: names of instructions that are not followed. within: the scopes of the loop or branch
+    that runs the computation.
     """
     result = Launches()
+    options: dict[str, Any] = {"skip": skip, "group": group, "leave_out": leave_out, "iterations": iterations}
     for instruction in module.computations[computation]:
-        if skip(instruction):
+        scopes = instruction.scopes_within(within)
+        if instruction.name in leave_out or skip(scopes):
             continue
+        inner = [launches(module, name, within=scopes, **options) for name in module.called(instruction)]
         if instruction.operation == "while":
             trips = re.search(r'known_trip_count"?:\s*\{"?n"?:"?(\d+)', instruction.rest)
-            body, condition = (instruction.attribute(name) for name in ("body", "condition"))
-            assert body is not None
-            assert condition is not None
-            times = int(trips[1]) if trips else 1
-            result.add(launches(module, body, skip=skip, group=group), times)
+            own = (count for name, count in iterations.items() if name in scopes and name not in within)
+            times = int(trips[1]) if trips else next(own, 1)
+            body, condition = inner
+            result.add(body, times)
             if not trips:
-                result.add(launches(module, condition, skip=skip, group=group), times + 1)
+                result.add(condition, times + 1)
                 result.host_reads += times + 1
         elif instruction.operation == "conditional":
-            taken = [launches(module, name, skip=skip, group=group) for name in module.branches(instruction)]
-            result.add(max(taken, key=lambda branch: branch.total))
+            result.add(max(inner, key=lambda branch: branch.total))
             result.host_reads += 1
-        elif instruction.operation in ("call", "async-start"):
-            for name in module.called(instruction):
-                result.add(launches(module, name, skip=skip, group=group))
-        elif instruction.operation not in NOT_LAUNCHED:
-            result.kernels[group(instruction)] += 1
+        else:
+            for called in inner:
+                result.add(called)
+            if instruction.operation not in NOT_LAUNCHED:
+                result.kernels[group(scopes)] += 1
     return result
 
 

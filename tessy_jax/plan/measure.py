@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import re
 import time
-from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import jax
 
-from tessy_jax.plan.hlo import Instruction, Module, collectives, large_copies, launches
+from tessy_jax.plan.hlo import Instruction, Launches, Module, Scopes, collectives, large_copies, launches
 from tessy_jax.plan.programs import Planned
 from tessy_jax.plan.targets import Target
+
+
+ITERATIONS = {"merges": 8}
+"""Of a loop whose length depends on the text: about as many merges as a word takes."""
 
 
 def measure(planned: Planned, target: Target, mesh: Any) -> dict[str, Any]:
@@ -40,7 +44,7 @@ def measure(planned: Planned, target: Target, mesh: Any) -> dict[str, Any]:
         "code": memory.generated_code_size_in_bytes,
     }
     module = Module.parse(compiled.as_text())
-    record["kernels"] = launches(module, module.entry, skip=lambda _: False, group=lambda _: "").total
+    record["kernels"] = launches(module, module.entry).total
     record["collectives"] = [move._asdict() for move in collectives(module)]
     record["copies"] = [move._asdict() for move in _faults(module, planned)]
     if planned.program.name == "loop":
@@ -70,31 +74,28 @@ def _steps(module: Module, excluded: frozenset[str]) -> Iterator[dict[str, Any]]
         return
     body = rounds[0].attribute("body")
     assert body is not None
+    turns = {i.name: i for i in module.computations[body] if _holds_step(module, i)}
     for side in sorted({part for i in module.walk(body) for part in i.scopes if re.fullmatch(r"side\d", part)}):
 
-        def elsewhere(i: Instruction, side: str = side) -> bool:
-            return side not in i.scopes or bool(excluded & set(i.scopes)) or _holds_step(module, i)
+        def skip(scopes: Scopes, side: str = side) -> bool:
+            return side not in scopes or not excluded.isdisjoint(scopes)
 
-        for instruction in module.computations[body]:
-            if side in instruction.scopes and _holds_step(module, instruction):
-                name = instruction.attribute("body")
-                assert name is not None
-                found = launches(module, name, skip=lambda i: bool(excluded & set(i.scopes)), group=_group)
-                yield _record(side, "step", found)
-        yield _record(side, "hand-over", launches(module, body, skip=elsewhere, group=_group))
+        count = partial(launches, module, skip=skip, group=_group, iterations=ITERATIONS)
+        for turn in turns.values():
+            if side in turn.scopes:
+                yield _record(side, "step", count(turn.attribute("body"), within=turn.scopes))
+        yield _record(side, "hand-over", count(body, leave_out=turns))
 
 
 def _holds_step(module: Module, instruction: Instruction) -> bool:
     """Whether an instruction is the loop over a turn's steps."""
     if instruction.operation != "while":
         return False
-    body = instruction.attribute("body")
-    return any("step" in i.scopes for i in module.computations.get(body or "", []))
+    return any("step" in i.scopes for i in module.computations.get(instruction.attribute("body") or "", []))
 
 
-def _record(side: str, part: str, found: Any) -> dict[str, Any]:
-    groups: Counter[str] = found.kernels
-    models = groups["model"] + groups["predictor"]
+def _record(side: str, part: str, found: Launches) -> dict[str, Any]:
+    models = found.kernels["model"] + found.kernels["predictor"]
     return {
         "side": int(side.removeprefix("side")),
         "part": part,
@@ -102,7 +103,7 @@ def _record(side: str, part: str, found: Any) -> dict[str, Any]:
         "models": models,
         "bookkeeping": found.total - models,
         "host_reads": found.host_reads,
-        "groups": dict(groups.most_common()),
+        "groups": dict(found.kernels.most_common()),
     }
 
 
@@ -110,11 +111,10 @@ GROUPS = ("sample", "append_sampled", "find_close_marker", "predictor_view", "de
 GROUPS += ("bridge_text", "start_answers", "run_predictor", "resolve_proposal")
 
 
-def _group(instruction: Instruction) -> str:
-    scopes = set(instruction.scopes)
+def _group(scopes: Scopes) -> str:
     if "predict" in scopes:
         return "predictor"
-    if scopes & {"mixed_step", "decode_step", "logits"}:
+    if not {"mixed_step", "decode_step", "logits"}.isdisjoint(scopes):
         return "model"
     return next((name for name in GROUPS if name in scopes), "other")
 

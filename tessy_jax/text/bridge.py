@@ -107,7 +107,8 @@ class DeviceBridge:
 
         symbols_BP = self.bytes_256[bytes_BP.astype(jnp.int32)]
         carry = (symbols_BP, valid_BP, *ranked(symbols_BP, valid_BP))
-        symbols_BP, alive_BP, _, _ = jax.lax.while_loop(lambda carry: (carry[2] != NONE).any(), body, carry)
+        with jax.named_scope("merges"):
+            symbols_BP, alive_BP, _, _ = jax.lax.while_loop(lambda carry: (carry[2] != NONE).any(), body, carry)
 
         place_BP = jnp.where(alive_BP, running_sum(alive_BP) - 1, P)
         end_BP = jnp.minimum(neighbours(alive_BP), counts_B[:, None])

@@ -59,16 +59,25 @@ ENTRY %main () -> f32[8] {
 
 def test_a_loop_counts_as_often_as_it_runs_and_a_branch_as_its_longest():
     module = Module.parse(TEXT)
-    counted = launches(module, module.entry, skip=lambda _: False, group=lambda i: i.operation)
-    body = {"fusion": 1 + 2, "all-reduce": 1}  # the branch `many` has two fusions
-    assert counted.kernels["all-reduce"] == (3 + 1) * body["all-reduce"]
-    assert counted.kernels["fusion"] == (3 + 1) * body["fusion"] + 2 + 1  # the open loop's condition twice, and the copy
+    counted = launches(module, module.entry)
+    body = 1 + 1 + 2  # a fusion, the collective, and the two fusions of the branch `many`
+    assert counted.total == (3 + 1) * body + 2 + 1, "and the open loop's condition twice, and the copy"
     assert counted.host_reads == (3 + 1) * 1 + 2, "a branch per iteration, and the condition of the loop without a count"
+
+
+def test_a_loop_of_unknown_length_counts_as_often_as_its_scope_says():
+    text = TEXT.replace(
+        "condition=%condition, body=%body\n", 'condition=%condition, body=%body, metadata={op_name="a/merges/while"}\n'
+    )
+    module = Module.parse(text)
+    counted = launches(module, module.entry, iterations={"merges": 5})
+    assert counted.total == (3 + 5) * 4 + 6 + 1, "its condition is read once more than its body runs"
+    assert counted.host_reads == 3 + 5 + 6
 
 
 def test_a_scope_that_is_skipped_counts_nothing_and_leaves_the_other_branch():
     module = Module.parse(TEXT)
-    counted = launches(module, "body", skip=lambda i: "many" in i.scopes, group=lambda i: "".join(i.scopes[-2:-1]))
+    counted = launches(module, "body", skip=lambda scopes: "many" in scopes, group=lambda scopes: scopes[-2])
     assert counted.kernels == {"loop": 2, "few": 1}
 
 
@@ -102,6 +111,6 @@ def test_the_text_of_this_version_of_jax_is_read():
 
     module = Module.parse(jax.jit(f).lower(x).compile().as_text())
     (loop,) = (i for i in module.computations[module.entry] if i.operation == "while")
-    counted = launches(module, loop.attribute("body"), skip=lambda _: False, group=lambda i: "product" in i.scopes)
-    assert counted.kernels[True] >= 2, "the product and the tanh are in their scope"
+    counted = launches(module, loop.attribute("body"), group=lambda scopes: str("product" in scopes))
+    assert counted.kernels["True"] >= 2, "the product and the tanh are in their scope"
     assert any(move.bytes >= 64 * 64 * 4 / 8 for move in collectives(module, loop.attribute("body")))
