@@ -14,7 +14,6 @@ from tessy_jax.plan.hlo import Instruction, Launches, Module, Scopes, collective
 from tessy_jax.plan.programs import Planned
 from tessy_jax.plan.targets import Target
 
-
 ITERATIONS = {"merges": 8}
 """Of a loop whose length depends on the text: about as many merges as a word takes."""
 

@@ -2,7 +2,7 @@
 
 A folder or a cached hub model is read as a job reads it. A hub name that cannot be reached has a published shape
 (`configs/models`): `config.json`, and in `plan.json` the hub names with this shape and the sizes of the
-tokenizer's tables. A predictor that is not trained yet has the shape of a causal backbone.
+tokenizer's tables. A predictor that is not trained yet has the shape of its backbone.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from tessy_jax.synthesis.model_set import ModelSet, PredictorSpec, WriterSpec, s
 from tessy_jax.text.bridge import DeviceBridge
 from tessy_jax.text.chat import Chat
 from tessy_jax.text.split import code_point_classes
-from tessy_jax.text.vocab import Vocabulary
+from tessy_jax.text.vocab import Vocabulary, same_vocabulary
 
 SHAPES = "plan.json"
 PREDICTOR = "qwen3-0.6b-base"
@@ -58,18 +58,8 @@ class Published:
         except ConfigError:
             if shape is None:
                 raise
-        self._note(f"{model}: not reachable; planned with {self._named(shape)}")
+        self.note(f"{model}: not reachable; planned with the published shape {shape.name}")
         return shape
-
-    def predictor(self, key: str, model: str | None) -> Path:
-        """The folder of a predictor, or that of the backbone that stands in for it."""
-        if model is not None and (Path(model).expanduser() / "config.json").exists():
-            return Path(model).expanduser()
-        place = None if self.folder is None else self.folder / PREDICTOR
-        if place is None or not (place / "config.json").exists():
-            return hf.resolve(str(model), weights=False)
-        self._note(f"{key}: {model or 'no predictor'} is not trained yet; planned with {self._named(place)}")
-        return place
 
     def shape(self, folder: Path) -> ModelConfig:
         """The configuration of a folder, with the number of layers to plan."""
@@ -91,10 +81,8 @@ class Published:
         for file in sorted(self.folder.glob(f"*/{SHAPES}")) if self.folder is not None else ():
             yield file.parent, json.loads(file.read_text("utf-8"))["names"]
 
-    def _named(self, place: Path) -> str:
-        return f"the published shape {place.name}"
-
-    def _note(self, text: str) -> None:
+    def note(self, text: str) -> None:
+        """Notes what stood in for what, once."""
         if text not in self.used:
             self.used.append(text)
 
@@ -120,12 +108,33 @@ class PlannedModels(ModelSet):
         return WriterSpec(name, section, folder, config, chat, _vocabulary(config.vocab, sizes), sizes)
 
     def read_predictor(self, key: str, model: str, own: int) -> PredictorSpec:
-        folder = self.published.predictor(key, model)
+        try:
+            folder = self.published.resolve(model)
+        except ConfigError:
+            return self._backbone(key, model, own)
         config = self.published.shape(folder)
+        return self._predictor(key, folder, config, self._vocabulary(folder, config), own)
+
+    def _backbone(self, key: str, model: str, own: int) -> PredictorSpec:
+        """The shape of a predictor that is not trained yet: the published backbone, or that of the smallest writer if no
+        writer has its vocabulary."""
+        place = None if self.published.folder is None else self.published.folder / PREDICTOR
+        folders = [place] if place is not None and (place / SHAPES).exists() else []
+        smallest = min(self.writers, key=lambda v: v.config.embed * v.config.layers)
+        for folder in (*folders, smallest.folder):
+            config = self.published.shape(folder)
+            vocabulary = self._vocabulary(folder, config)
+            if any(same_vocabulary(vocabulary, v.vocabulary) for v in self.writers):
+                break
+        self.published.note(f"{key}: {model} is not trained yet; planned with the shape of {folder.name}")
+        return self._predictor(key, folder, config, vocabulary, own)
+
+    def _vocabulary(self, folder: Path, config: ModelConfig) -> Vocabulary:
         if (folder / SHAPES).exists():
-            vocabulary = _vocabulary(config.vocab, self.published.sizes(folder))
-        else:
-            vocabulary = vocabulary_of(folder, config)
+            return _vocabulary(config.vocab, self.published.sizes(folder))
+        return vocabulary_of(folder, config)
+
+    def _predictor(self, key: str, folder: Path, config: ModelConfig, vocabulary: Vocabulary, own: int) -> PredictorSpec:
         config = config if config.labels is not None else as_classifier(config, CLASSES)
         return PredictorSpec(folder, config, side_read(key, folder, vocabulary, own, self.writers))
 

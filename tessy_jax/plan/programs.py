@@ -156,7 +156,7 @@ def _optimizer_state(optimizer: optax.GradientTransformation, params: Any, parti
 
 def _synthesis(config: Any) -> Synthesize | None:
     if isinstance(config, Pipeline):
-        missing = {speaker: "predictors" for speaker in config.missing}
+        missing = dict.fromkeys(config.missing, "" if config.predictors is None else config.predictors.predictor.backbone)
         return synthesis_config(config, 1, config.student.model, config.boundary.model_copy(update=missing))
     return config if isinstance(config, Synthesize) else None
 

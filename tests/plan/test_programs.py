@@ -1,0 +1,142 @@
+"""A plan compiles the very programs that a job runs, and needs neither weights nor devices."""
+
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from tessy_jax.config import reconcile
+from tessy_jax.errors import ConfigError
+from tessy_jax.models import hf
+from tessy_jax.pipeline import synthesis_config, training_config
+from tessy_jax.plan.job import check_request, plan_job, read_any
+from tessy_jax.plan.models import Published
+from tessy_jax.plan.programs import planned
+from tessy_jax.sharding import Partitioner, make_mesh
+from tessy_jax.synthesis.model_set import ModelSet
+from tessy_jax.train.job import parts
+from tessy_jax.train.optimizer import build
+from tests.conftest import ROOT
+
+CONFIGS = ROOT / "configs"
+
+
+def mini(*changes, **options):
+    return reconcile(read_any(CONFIGS / "mini.yaml", ["synthesis.lanes=8", *changes]), None, **options)
+
+
+def avals(tree):
+    return jax.tree.map(lambda x: (x.shape, np.dtype(x.dtype), x.sharding), tree)
+
+
+@pytest.fixture(scope="module")
+def mesh():
+    return make_mesh({"data": 2, "tensor": 2})
+
+
+def test_a_planned_loop_is_the_program_that_the_engine_runs(mesh, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    config = mini("mesh={data: 2, tensor: 2}")
+    synthesis = synthesis_config(config, 1, config.student.model, config.boundary)
+    tokens = synthesis.synthesis.max_prompt_tokens + synthesis.synthesis.max_response_tokens
+    engine = ModelSet(synthesis, Partitioner(mesh)).engine(capacity=tokens)
+    programs = {p.name: p for p in planned(config, ("loop", "fill"), Partitioner(mesh, absent=True), Published(None))}
+    assert set(programs) == {"loop", "fill student", "fill teacher"}
+    for ours, theirs in ((engine.loop(), programs["loop"]), (engine.prefill(1), programs["fill teacher"])):
+        arrays = [x for x in jax.tree.leaves(theirs.program.args) if isinstance(x, jax.Array)]
+        assert not arrays, "a plan holds shapes only"
+        assert avals(ours.args) == avals(theirs.program.args)
+        texts = [p.jitted.lower(*p.args).as_text() for p in (ours, theirs.program)]
+        assert texts[0] == texts[1]
+    lanes = engine.lanes
+    per_device = sum(x.addressable_shards[0].data.nbytes for x in jax.tree.leaves(lanes) if x.ndim)
+    assert programs["loop"].row_bytes[engine.capacity] == per_device // engine.size
+
+
+@pytest.mark.parametrize("lora", [None, {"rank": 4}])
+def test_a_planned_step_has_the_shapes_of_the_training(mesh, lora, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    config = mini("mesh={data: 2, tensor: 2}", f"lora={json.dumps(lora)}")
+    training = training_config(config, 1, config.student.model)
+    (program,) = planned(config, ("train",), Partitioner(mesh, absent=True), Published(None))
+    state, frozen, batch, weights_C = program.program.args
+    _, params, real_frozen = parts(training, hf.resolve(training.student.model), Partitioner(mesh), None)
+    assert avals(params) == avals(state.params)
+    assert avals(real_frozen) == avals(frozen)
+    optimizer = build(training.optimizer, training.training.steps)
+    real = jax.tree.map(lambda x: (x.shape, np.dtype(x.dtype)), optimizer.init(params))
+    assert real == jax.tree.map(lambda x: (x.shape, np.dtype(x.dtype)), state.optimizer)
+    assert batch.tokens_BT.shape == (1, 12, 224)
+    program.program.jitted.lower(state, frozen, batch, weights_C)
+
+
+def test_a_model_that_cannot_be_reached_has_its_published_shape_and_the_note_says_so(monkeypatch):
+    monkeypatch.setattr("tessy_jax.models.hf.resolve", unreachable)
+    config = reconcile(read_any(CONFIGS / "gpt-oss-120b_qwen3-8b.yaml", []), None)
+    published = Published(CONFIGS / "models", layers=1)
+    partitioner = Partitioner(make_mesh({"tensor": 8}), absent=True)
+    (loop,) = planned(config, ("loop",), partitioner, published)
+    assert loop.tokens >= 8192 + 32768
+    assert sorted(loop.row_bytes) == [8192, loop.tokens]
+    assert loop.row_bytes[8192] < loop.row_bytes[loop.tokens]
+    notes = "\n".join(published.used)
+    for name in ("Qwen/Qwen3-8B", "openai/gpt-oss-120b", "boundary.student", "boundary.teacher"):
+        assert name in notes
+    weights = loop.program.args[0].writers[1]
+    assert max(x.size for x in jax.tree.leaves(weights)) == 128 * 2880 * 2880, "the experts of one layer"
+
+
+def unreachable(model, *_, **__):
+    if Path(model).is_dir():
+        return Path(model)
+    raise ConfigError(f"{model}: not reachable")
+
+
+@pytest.mark.parametrize(
+    ("file", "programs"),
+    [
+        ("mini.yaml", ["loop", "fill", "train", "evaluate"]),
+        ("mini_table.yaml", ["loop", "fill", "train", "evaluate"]),
+        ("small_pair.yaml", ["loop", "fill"]),
+        ("small_train.yaml", ["train"]),
+    ],
+)
+def test_a_configuration_has_the_programs_of_its_kind(file, programs):
+    targets, names = check_request(read_any(CONFIGS / file, []), ["cpu"], [])
+    assert names == programs
+    assert [target.devices for target in targets] == [1]
+
+
+def test_a_program_that_a_configuration_lacks_is_refused_with_those_it_has():
+    config = read_any(CONFIGS / "small_pair.yaml", [])
+    with pytest.raises(ConfigError, match="has no program 'train'; it has loop, fill"):
+        check_request(config, ["cpu"], ["train"])
+    with pytest.raises(ConfigError, match="'lop' is unknown; the programs are loop, fill, train, evaluate"):
+        check_request(config, ["cpu"], ["lop"])
+
+
+def test_each_target_is_planned_in_a_process_of_its_own_and_an_error_of_one_leaves_the_others(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    config = mini("mesh={tensor: 2}")
+    lines = []
+    result = plan_job(config, ["cpu:1", "cpu:2"], ["fill"], layers=1, log=lines.append)
+    small, right = result["targets"]
+    assert "target cpu:1 has 1 devices, the mesh {tensor: 2} needs 2" in small["error"]
+    assert small["programs"] == []
+    assert "error" not in right
+    assert [p["program"] for p in right["programs"]] == ["fill student", "fill teacher"]
+    for program in right["programs"]:
+        assert program["devices"] == 2
+        assert program["bytes"]["arguments"] > 0
+        assert program["kernels"] > 10
+        assert {move["operation"] for move in program["collectives"]} == {"all-reduce"}
+    assert lines == ["cpu:2: fill student: compiled", "cpu:2: fill teacher: compiled"]
+
+
+def test_a_target_that_takes_too_long_is_stopped_and_says_so(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    (target,) = plan_job(mini(), ["cpu"], ["loop"], timeout=1)["targets"]
+    assert target["error"] == "stopped after 1 seconds; set --timeout to give it more"
+    assert target["seconds"] < 20
