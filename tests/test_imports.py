@@ -8,7 +8,20 @@ from pathlib import Path
 import tessy_jax
 
 ROOT = Path(tessy_jax.__file__).parent
-ROWS = ("errors", "config", "sharding", "program", "processes", "records", "store", "models", "text", "decode", "synthesis")
+ROWS = (
+    "errors",
+    "config",
+    "sharding",
+    "program",
+    "compile_cache",
+    "processes",
+    "records",
+    "store",
+    "models",
+    "text",
+    "decode",
+    "synthesis",
+)
 ROWS += ("train", "boundary", "evaluate", "report", "mini", "pipeline", "compare", "analyze", "plan", "arguments", "cli")
 FORBIDDEN = {
     ("train", "decode"),

@@ -23,6 +23,7 @@ MAY_CHANGE = frozenset(
     {
         "output",
         "mesh",
+        "compile_cache",
         "rounds",
         "variants",
         "baseline",
@@ -276,6 +277,8 @@ class Run(Section):
     """The seed of all random numbers."""
     mesh: Axes = Field(default_factory=dict)
     """Axis sizes of the device mesh, e.g. {tensor: 8, data: 2} or "tensor=8,data=2" (empty: one device)."""
+    compile_cache: bool | Text = True
+    """Whether later starts reuse compiled programs, kept in the user's cache directory or in a folder given here."""
 
     def resolved(self) -> Self:
         """A copy with every value filled in that follows from other keys."""

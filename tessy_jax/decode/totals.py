@@ -9,12 +9,13 @@ import numpy as np
 
 
 class Compilation(NamedTuple):
-    """A compiled program of the engine: its purpose, the tokens per lane, the seconds to trace and compile (0 if the process
-    had compiled it before), and its temporary bytes in addition to its arguments."""
+    """A compiled program of the engine: its purpose, the tokens per lane, the seconds to trace and to compile it (0 if the
+    process or the cache had compiled it before), and its temporary bytes in addition to its arguments."""
 
     name: str
     capacity: int
-    seconds: float
+    trace_seconds: float
+    compile_seconds: float
     temporary_bytes: int
 
 

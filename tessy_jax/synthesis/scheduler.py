@@ -120,9 +120,9 @@ class Scheduler:
                 yield [], failures
             if not self.active:
                 return
-            start, compiled = time.perf_counter(), self.compile_seconds
+            start, compiled = time.perf_counter(), self.start_seconds
             status = self.engine.run(harvest=max(1, len(self.active) // 16))
-            self.running_seconds += time.perf_counter() - start - (self.compile_seconds - compiled)
+            self.running_seconds += time.perf_counter() - start - (self.start_seconds - compiled)
             yield self._collect([lane for lane in self.active if status[lane] >= DONE])
 
     def in_flight(self) -> list[InFlight]:
@@ -140,7 +140,13 @@ class Scheduler:
 
     @property
     def compile_seconds(self) -> float:
-        return sum(c.seconds for c in self.engine.compilations)
+        """Seconds of compilation, without programs that were taken from the cache."""
+        return sum(c.compile_seconds for c in self.engine.compilations)
+
+    @property
+    def start_seconds(self) -> float:
+        """Seconds until programs can run: tracing and compilation."""
+        return self.compile_seconds + sum(c.trace_seconds for c in self.engine.compilations)
 
     def _fill(self) -> list[Failure]:
         """Inserts waiting tasks into free lanes; tasks with too long a prompt fail."""
@@ -162,10 +168,10 @@ class Scheduler:
                     continue
                 state = self.models.new_response(prompts, number, task.attempt)
             lane = free.pop(0)
-            start, compiled = time.perf_counter(), self.compile_seconds
+            start, compiled = time.perf_counter(), self.start_seconds
             task.started = start - task.seconds
             self.engine.insert(lane, state)
-            self.running_seconds += time.perf_counter() - start - (self.compile_seconds - compiled)
+            self.running_seconds += time.perf_counter() - start - (self.start_seconds - compiled)
             self.active[lane] = task
         return failures
 
