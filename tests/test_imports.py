@@ -11,6 +11,7 @@ ROOT = Path(tessy_jax.__file__).parent
 ROWS = (
     "errors",
     "config",
+    "backend",
     "sharding",
     "program",
     "compile_cache",

@@ -6,7 +6,6 @@ query sees, array shapes do not. `decode/` implements the cache; `LayerCache` is
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, Self
 
@@ -14,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from tessy_jax.backend import backend
 from tessy_jax.models.config import ModelConfig
 from tessy_jax.models.layers import Linear, RMSNorm, apply_rope, einsum_f32, filled
 from tessy_jax.sharding import Partitioner
@@ -179,8 +179,7 @@ def _fusable(q_BTKGH: jax.Array, v_BKSH: jax.Array, segments_BT: jax.Array | Non
 
 def _has_kernels() -> bool:
     """Whether the devices are NVIDIA GPUs of compute capability 8.0 (Ampere) or later, for which cuDNN has kernels."""
-    capability = str(getattr(jax.devices()[0], "compute_capability", ""))
-    return re.fullmatch(r"[0-9]+\.[0-9]+", capability) is not None and float(capability) >= 8.0
+    return backend().capability >= 8.0
 
 
 class Attention(nnx.Module):

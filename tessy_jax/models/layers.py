@@ -13,6 +13,7 @@ from flax import nnx
 from jax.experimental.layout import Layout as MemoryLayout
 from jax.experimental.layout import with_layout_constraint
 
+from tessy_jax.backend import backend
 from tessy_jax.models.config import ModelConfig, Rope
 from tessy_jax.sharding import Axes, Partitioner
 
@@ -58,7 +59,7 @@ def _half_matmul_bwd(contract: int, kept: tuple[jax.Array, jax.Array], grad: jax
     grad = grad.astype(x.dtype)
     dx = _matmul(grad, kernel, 1 - contract).astype(x.dtype)
     left, right = (grad, x) if contract else (x, grad)
-    if _on_cpu():
+    if backend().platform == "cpu":
         flat = left.reshape(-1, left.shape[-1]), right.reshape(-1, right.shape[-1])
         return dx, _matmul(_transpose_in_memory(flat[0]), flat[1], 0).astype(kernel.dtype)
     over = tuple(range(x.ndim - 1))
@@ -67,10 +68,6 @@ def _half_matmul_bwd(contract: int, kept: tuple[jax.Array, jax.Array], grad: jax
 
 
 _half_matmul.defvjp(lambda x, kernel, contract: (_matmul(x, kernel, contract), (x, kernel)), _half_matmul_bwd)
-
-
-def _on_cpu() -> bool:
-    return jax.default_backend() == "cpu"
 
 
 def _transpose_in_memory(x: jax.Array) -> jax.Array:

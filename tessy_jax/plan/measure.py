@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 
+from tessy_jax.backend import tracing_for
 from tessy_jax.plan.hlo import Instruction, Launches, Module, Scopes, collectives, large_copies, launches
 from tessy_jax.plan.programs import Planned
 from tessy_jax.plan.targets import Target
@@ -23,7 +24,7 @@ def measure(planned: Planned, target: Target, mesh: Any) -> dict[str, Any]:
     compiler refuses it."""
     record: dict[str, Any] = {"program": planned.name, "rows": planned.rows, "tokens": planned.tokens}
     try:
-        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh), tracing_for(target.backend):
             started = time.perf_counter()
             traced = planned.program.jitted.trace(*planned.program.args)
             at_trace = time.perf_counter()

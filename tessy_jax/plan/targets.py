@@ -14,6 +14,7 @@ import jax
 import numpy as np
 from jax.experimental import topologies
 
+from tessy_jax.backend import Backend
 from tessy_jax.errors import ConfigError
 
 GIB = 1 << 30
@@ -36,6 +37,11 @@ class Target:
     topology: str = ""
     slices: int = 1
 
+    @property
+    def backend(self) -> Backend:
+        """What the models' choices of kernels depend on."""
+        return Backend(self.platform, _card(self.kind, r"major: (\d+)") if self.platform == "cuda" else 0.0)
+
 
 def parse_target(text: str) -> Target:
     """A target from its text.
@@ -49,7 +55,7 @@ def parse_target(text: str) -> Target:
         kind, devices = match[1], int(match[2] or 1)
         if kind == "cpu":
             return Target(text, "cpu", kind, devices)
-        return Target(text, "cuda", kind, devices, _card_memory(kind))
+        return Target(text, "cuda", kind, devices, int(_card(kind, r"device_memory_size: (\d+)")))
     match = re.fullmatch(rf"(?:([1-9]\d*)x)?({'|'.join(TPUS)}):(\d+(?:x\d+)+)", text)
     if match:
         memory, per_chip = TPUS[match[2]]
@@ -132,10 +138,11 @@ def target_mesh_devices(target: Target, sizes: dict[str, int]) -> list[Any]:
     return list(np.asarray(target_devices(target), dtype=object)[:needed])
 
 
-def _card_memory(kind: str) -> int:
-    match = re.search(r"device_memory_size:\s*(\d+)", (CARDS / f"{kind}.txtpb").read_text("utf-8"))
-    assert match is not None, kind
-    return int(match[1])
+def _card(kind: str, pattern: str) -> float:
+    """A number of a card's description."""
+    match = re.search(pattern, (CARDS / f"{kind}.txtpb").read_text("utf-8"))
+    assert match is not None, (kind, pattern)
+    return float(match[1])
 
 
 def _installed(name: str) -> bool:
