@@ -1,0 +1,73 @@
+#!/usr/bin/env python3
+"""Compile seconds, bytes and kernels of the decode loop for accelerators that need not be there.
+
+    python scripts/bench_compile.py [--targets h100:1 v5p:2x2x1 v6e:2x4] [--layers 1 0] [--teacher gpt-oss-20b]
+
+GPT-OSS-20B and Qwen3-8B with two predictors of Qwen3-0.6B's shape, 32 lanes of 4,096 tokens; a layer number of 0 means all
+layers. One line of JSON per program: processor seconds to trace, lower and compile, bytes per device, and for each side the
+kernels of a step and of a hand-over, of which `models` belong to the models. Counts are the same on every machine.
+"""
+
+import argparse
+import json
+import resource
+import time
+
+from plan_pairs import ROOT  # scripts/ is the folder of this file
+
+from tessy_jax.config import Synthesize
+from tessy_jax.config.file import from_values
+from tessy_jax.plan.job import plan_job
+
+MESHES = {"h100:1": {}, "v5p:2x2x1": {"tensor": 4}, "v6e:2x4": {"tensor": 8}, "v5e:4x4": {"tensor": 8}}
+
+
+def configuration(teacher: str, mesh: dict) -> Synthesize:
+    """32 lanes of 4,096 tokens."""
+    models = {"student": "Qwen/Qwen3-8B", "teacher": f"openai/{teacher}"}
+    return from_values(
+        Synthesize,
+        {
+            "output": "runs/plan",
+            "mesh": mesh,
+            "data": {"path": "prompts.jsonl"},
+            **{speaker: {"model": model} for speaker, model in models.items()},
+            "boundary": {speaker: f"predictors/{speaker}" for speaker in models},
+            "synthesis": {"max_prompt_tokens": 1024, "max_response_tokens": 3008, "lanes": 32, "repetition": {"window": 0}},
+        },
+        [],
+        "bench_compile",
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--targets", nargs="+", default=["h100:1", "v5p:2x2x1", "v6e:2x4"])
+    parser.add_argument("--layers", nargs="+", type=int, default=[1])
+    parser.add_argument("--teacher", default="gpt-oss-20b")
+    parser.add_argument("--timeout", type=int, default=5400)
+    args = parser.parse_args()
+    for layers in args.layers:
+        for target in args.targets:
+            config = configuration(args.teacher, MESHES.get(target, {}))
+            before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+            (result,) = plan_job(
+                config,
+                [target],
+                ["loop"],
+                shapes=ROOT / "configs" / "models",
+                layers=layers or None,
+                timeout=args.timeout,
+            )["targets"]
+            after = resource.getrusage(resource.RUSAGE_CHILDREN)
+            record = {"target": target, "layers": layers or "all", "wall": round(time.perf_counter() - started, 1)}
+            record["processor"] = round(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, 1)
+            program = (result["programs"] or [{}])[0]
+            names = ("seconds", "bytes", "kernels", "steps", "collectives", "copies", "error")
+            record |= {name: program[name] for name in names if name in program}
+            record |= {"error": result["error"]} if "error" in result else {}
+            print(json.dumps(record), flush=True)
+
+
+if __name__ == "__main__":
+    main()
