@@ -51,7 +51,8 @@ def measure(planned: Planned, target: Target, mesh: Any) -> dict[str, Any]:
         record["steps"] = list(_steps(module, planned.excluded))
     if target.platform == "tpu":
         cost = compiled.cost_analysis() or {}
-        record["roofline_seconds"] = cost.get("optimal_seconds")
+        seconds = cost.get("optimal_seconds", -1.0)
+        record["roofline_seconds"] = seconds if seconds >= 0 else None  # negative where XLA has no estimate for a part
         record["bytes_accessed"] = cost.get("bytes accessed")
     return record | _fit(planned, target, record["bytes"])
 
@@ -128,9 +129,9 @@ def _fit(planned: Planned, target: Target, used: dict[str, int]) -> dict[str, An
     if planned.row_bytes:
         fixed = total - planned.rows * planned.row_bytes[planned.tokens]
         rows = {tokens: max(0, (target.memory - fixed) // size) for tokens, size in planned.row_bytes.items()}
-    else:
-        fixed, each = total - used["temporaries"], max(1, used["temporaries"] // planned.rows)
-        rows = {planned.tokens: max(0, (target.memory - fixed) // each)}
+    else:  # temporaries grow with the rows
+        fixed, each = total - used["temporaries"], used["temporaries"] // planned.rows
+        rows = {planned.tokens: max(0, (target.memory - fixed) // each)} if each else {}
     return record | {"memory": target.memory, "fits": total <= target.memory, "rows_that_fit": rows}
 
 

@@ -82,7 +82,9 @@ def _decode(config: Synthesize, names: list[str], partitioner: Partitioner, publ
     facts = {
         "rows": engine.size,
         "tokens": engine.capacity,
-        "row_bytes": {size: _lane_bytes(models, engine, size) for size in sorted({8192, engine.capacity})},
+        "row_bytes": {
+            size: _lane_bytes(models, engine, size) for size in sorted({min(8192, engine.capacity), engine.capacity})
+        },
         "cache_bytes": min(_device_bytes(x) for side in engine.lanes.sides for x in jax.tree.leaves(side.cache.layers)),
         "weight_bytes": min(_layer_weight(model) for model in engine.weights.writers),
         "excluded": frozenset(_excluded(models)),
