@@ -25,7 +25,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from tessy_jax.config import Analyze, Comparison, Evaluate, Pipeline, Predictors, Section, Synthesize, Train
-from tessy_jax.decode.generate import CHUNK
+from tessy_jax.decode.engine import CACHE_SLACK
 from tessy_jax.models.hf_config import read_config
 from tessy_jax.models.plan import plan
 from tessy_jax.sharding import parse_mesh
@@ -72,7 +72,7 @@ def model_table() -> str:
         "|---|---|---|---|---|---|---|",
     ]
     for folder in sorted((CONFIGS / "models").iterdir()):
-        p = plan(read_config(folder), dtype="bfloat16", slack=CHUNK)
+        p = plan(read_config(folder), dtype="bfloat16", slack=CACHE_SLACK)
         total, active = (p["parameters"][key] / 1e9 for key in ("total", "active"))
         rows.append(
             f"| {folder.name} | {p['family']} | {total:.2f}B | {active:.2f}B | {gb(p['weights']['bytes'])} "
@@ -99,7 +99,7 @@ def pair_table() -> str:
                     mesh=sizes,
                     lanes=shards,
                     context=CONTEXT,
-                    slack=CHUNK,
+                    slack=CACHE_SLACK,
                 )
                 for name in (teacher, student, PREDICTOR, PREDICTOR)
             ]

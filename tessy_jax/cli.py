@@ -20,7 +20,7 @@ from tessy_jax.errors import DataError, TessyError
 
 
 def inspect(args: argparse.Namespace) -> None:
-    from tessy_jax.decode.generate import CHUNK
+    from tessy_jax.decode.engine import CACHE_SLACK
     from tessy_jax.models import hf
     from tessy_jax.models.hf_config import read_config
     from tessy_jax.models.plan import describe, plan
@@ -29,7 +29,7 @@ def inspect(args: argparse.Namespace) -> None:
     config = read_config(hf.resolve(args.model, weights=False))
     mesh = parse_mesh(args.mesh)
     lanes = args.lanes or Partitioner(plan_mesh(mesh)).num_shards("lanes")
-    result = plan(config, dtype=args.dtype, mesh=mesh, lanes=lanes, context=args.context, slack=CHUNK)
+    result = plan(config, dtype=args.dtype, mesh=mesh, lanes=lanes, context=args.context, slack=CACHE_SLACK)
     print(json.dumps({"model": args.model, **result}) if args.json else describe(args.model, result))
 
 

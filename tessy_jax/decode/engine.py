@@ -42,6 +42,9 @@ from tessy_jax.sharding import put
 
 MAX_ROLLBACK = 256  # tokens that a lane is rolled back at most; sliding windows and predictors keep that many more
 
+CACHE_SLACK = max(PREFILL_CHUNK, MAX_ROLLBACK)
+"""Tokens that sliding-window layers keep in addition to their window; see `cache`."""
+
 MIN_PACKED_TOKENS = 32  # tokens of all lanes that catch up at once at least; so few cost hardly more than one
 
 
@@ -90,7 +93,7 @@ class Engine:
         self._read_tokens: list[dict[int, np.ndarray]] = [{} for _ in writers]  # per lane, the prompt as it was read
         self._unwritten: set[int] = set()  # lanes with a prompt and nothing else
         self.compilations: list[Compilation] = []
-        self.slack = max(PREFILL_CHUNK, MAX_ROLLBACK)
+        self.slack = CACHE_SLACK
         steps = max(int(step) for step in params.steps)
         self.margin = steps + 2
         self.tokens = tokens + config.window_bytes + self.margin

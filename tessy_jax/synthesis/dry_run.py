@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from tessy_jax.config import Synthesize, reconcile
-from tessy_jax.decode.engine import MAX_ROLLBACK
+from tessy_jax.decode.engine import CACHE_SLACK, MAX_ROLLBACK
 from tessy_jax.decode.generate import bucket, buckets
-from tessy_jax.decode.loop import PREFILL_CHUNK
 from tessy_jax.models.plan import cached_numbers, plan
 from tessy_jax.sharding import Partitioner, plan_mesh
 from tessy_jax.synthesis.contamination import contaminated
@@ -47,14 +46,15 @@ def describe(config: Synthesize, verifiers: VerifierFactory | None = None) -> st
     if scorer is not None:
         lines += [
             "the scorer, which reads one response at a time on each lane shard:",
-            *_memory(scorer),
+            *memory(scorer)[1],
             "",
         ]
-    lines += [describe_prompts(models, prompts or source.prompts), "", *_memory(models), "", *_programs(models)]
+    lines += [describe_prompts(models, prompts or source.prompts), "", *memory(models)[1], "", *_programs(models)]
     return "\n".join(lines)
 
 
-def _memory(models: ModelSet) -> list[str]:
+def memory(models: ModelSet) -> tuple[int, list[str]]:
+    """Bytes of weights and caches on one device, and lines that show them by model."""
     synthesis = models.config.synthesis
     lanes, context = synthesis.lanes, synthesis.max_prompt_tokens + synthesis.max_response_tokens
     lines, total = [f"memory per device, {lanes} lanes of up to {context} tokens:"], 0
@@ -65,7 +65,7 @@ def _memory(models: ModelSet) -> list[str]:
             mesh=models.config.mesh,
             lanes=lanes,
             context=bucket(context),
-            slack=max(PREFILL_CHUNK, MAX_ROLLBACK),
+            slack=CACHE_SLACK,
         )
         weights, cache = result["weights"]["bytes_per_device"], result["kv"]["bytes_per_device"]
         total += weights + cache
@@ -74,9 +74,7 @@ def _memory(models: ModelSet) -> list[str]:
         if predictor is None:
             continue
         dtype, window = models.config.boundary.dtype, models.config.boundary.window
-        result = plan(
-            predictor.config, dtype=dtype, mesh=models.config.mesh, lanes=lanes, context=window, slack=PREFILL_CHUNK
-        )
+        result = plan(predictor.config, dtype=dtype, mesh=models.config.mesh, lanes=lanes, context=window, slack=CACHE_SLACK)
         weights = result["weights"]["bytes_per_device"]
         numbers = cached_numbers(predictor.config) * predictor.config.layers * 2 * lanes * (window + MAX_ROLLBACK)
         shards = models.partitioner.num_shards("lanes") * (
@@ -86,7 +84,7 @@ def _memory(models: ModelSet) -> list[str]:
         total += weights + cache
         kind = f"{name}'s predictor"
         lines.append(f"  {kind:<20} weights {weights / GIB:8.2f} GiB   caches {cache / GIB:8.2f} GiB")
-    return [*lines, f"  {'total':<20} {total / GIB:.2f} GiB, plus temporary arrays of the programs"]
+    return total, [*lines, f"  {'total':<20} {total / GIB:.2f} GiB, plus temporary arrays of the programs"]
 
 
 def _programs(models: ModelSet) -> list[str]:

@@ -12,9 +12,10 @@ from tessy_jax.errors import ConfigError
 from tessy_jax.models import hf
 from tessy_jax.pipeline import synthesis_config, training_config
 from tessy_jax.plan.job import check_request, plan_job, read_any
-from tessy_jax.plan.models import Published
+from tessy_jax.plan.models import PlannedModels, Published
 from tessy_jax.plan.programs import planned
 from tessy_jax.sharding import Partitioner, make_mesh
+from tessy_jax.synthesis.dry_run import memory
 from tessy_jax.synthesis.model_set import ModelSet
 from tessy_jax.train.job import parts
 from tessy_jax.train.optimizer import build
@@ -86,6 +87,26 @@ def test_a_model_that_cannot_be_reached_has_its_published_shape_and_the_note_say
         assert name in notes
     weights = loop.program.args[0].writers[1]
     assert max(x.size for x in jax.tree.leaves(weights)) == 128 * 2880 * 2880, "the experts of one layer"
+
+
+@pytest.mark.parametrize(
+    ("name", "mesh"),
+    [
+        ("gpt-oss-20b_qwen3-8b_h100", {}),
+        ("gpt-oss-120b_qwen3-8b", {"tensor": 8}),
+        ("gpt-oss-120b_qwen3-30b-a3b", {"tensor": 4, "expert": 2}),
+    ],
+)
+def test_a_dry_run_counts_the_bytes_of_the_compiled_program_within_3_percent(name, mesh, monkeypatch):
+    monkeypatch.setattr("tessy_jax.models.hf.resolve", unreachable)
+    config = reconcile(read_any(CONFIGS / f"{name}.yaml", []), None)
+    partitioner = Partitioner(make_mesh(mesh or {"data": 1}), absent=True)
+    (loop,) = planned(config, ("loop",), partitioner, Published(CONFIGS / "models"))
+    arguments = sum(
+        np.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(loop.program.args) if x.ndim
+    )
+    counted, _ = memory(PlannedModels(config, partitioner, Published(CONFIGS / "models")))
+    assert counted == pytest.approx(arguments, rel=0.03)
 
 
 def unreachable(model, *_, **__):
