@@ -15,19 +15,19 @@ from typing import Any
 
 import yaml
 
-from tessy_jax.config import Comparison, Evaluate, Pipeline, Synthesize, Train, read, reconcile
+from tessy_jax.config import Analyze, Comparison, Evaluate, Pipeline, Predictors, Synthesize, Train, read, reconcile
 from tessy_jax.errors import ConfigError
 from tessy_jax.plan.programs import PROGRAMS, programs_of
 from tessy_jax.plan.targets import Target, check_extras, environment, parse_target
 
-KINDS: tuple[Any, ...] = (Synthesize, Train, Evaluate, Pipeline, Comparison)
+KINDS: tuple[Any, ...] = (Synthesize, Train, Evaluate, Pipeline, Comparison, Predictors, Analyze)
 
 
 def read_any(path: Path, overrides: Sequence[str]) -> Any:
     """The configuration of a file, of the kind that its keys say.
 
     Raises:
-        ConfigError: the configuration is invalid, or is of no kind with programs to plan.
+        ConfigError: the configuration is invalid.
     """
     try:
         raw = yaml.safe_load(path.read_text("utf-8"))
@@ -52,6 +52,11 @@ def check_request(config: Any, targets: Sequence[str], programs: Sequence[str]) 
     for target in parsed:
         check_extras(target)
     has = programs_of(config)
+    if not has:
+        raise ConfigError(
+            f"a configuration of {type(config).__name__} has no program to plan; give one of a synthesis, a training, an "
+            "evaluation or a complete job"
+        )
     for name in programs:
         if name not in PROGRAMS:
             raise ConfigError(f"program {name!r} is unknown; the programs are {', '.join(PROGRAMS)}")

@@ -69,10 +69,11 @@ def planned(config: Any, names: tuple[str, ...], partitioner: Partitioner, publi
 
 
 def programs_of(config: Any) -> tuple[str, ...]:
-    """The names of the programs that a configuration has."""
+    """The names of the programs that a configuration has; none where `tessy plan` knows none."""
     if isinstance(config, Pipeline):
         return PROGRAMS
-    return {Synthesize: ("loop", "fill"), Train: ("train",), Evaluate: ("evaluate",)}[type(config)]
+    of_kind: dict[Any, tuple[str, ...]] = {Synthesize: ("loop", "fill"), Train: ("train",), Evaluate: ("evaluate",)}
+    return of_kind.get(type(config), ())
 
 
 def _decode(config: Synthesize, names: list[str], partitioner: Partitioner, published: Published) -> Iterator[Planned]:

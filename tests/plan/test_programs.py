@@ -13,8 +13,8 @@ from tessy_jax.models import hf
 from tessy_jax.pipeline import synthesis_config, training_config
 from tessy_jax.plan.job import check_request, plan_job, read_any
 from tessy_jax.plan.models import PlannedModels, Published
-from tessy_jax.plan.programs import planned
-from tessy_jax.sharding import Partitioner, make_mesh
+from tessy_jax.plan.programs import planned, programs_of
+from tessy_jax.sharding import Partitioner, make_mesh, plan_mesh
 from tessy_jax.synthesis.dry_run import memory
 from tessy_jax.synthesis.model_set import ModelSet
 from tessy_jax.train.job import parts
@@ -128,6 +128,23 @@ def test_a_configuration_has_the_programs_of_its_kind(file, programs):
     targets, names = check_request(read_any(CONFIGS / file, []), ["cpu"], [])
     assert names == programs
     assert [target.devices for target in targets] == [1]
+
+
+@pytest.mark.parametrize("file", sorted(file.name for file in CONFIGS.glob("*.yaml")))
+def test_every_configuration_is_planned_from_a_clone_without_network(file, monkeypatch):
+    monkeypatch.setattr("tessy_jax.models.hf.resolve", unreachable)
+    monkeypatch.chdir(ROOT)
+    config = reconcile(read_any(CONFIGS / file, []), None)
+    names = programs_of(config)
+    if file == "small_predictors.yaml":
+        with pytest.raises(ConfigError, match="a configuration of Predictors has no program to plan; give one of"):
+            check_request(config, ["cpu"], [])
+        return
+    sizes = dict(config.mesh) or {"data": 1}
+    partitioner = Partitioner(plan_mesh(sizes), absent=True)
+    programs = [program.name for program in planned(config, names, partitioner, Published(CONFIGS / "models", layers=1))]
+    assert len(programs) >= len(names)
+    assert {name.split()[0] for name in programs} == set(names)
 
 
 def test_a_program_that_a_configuration_lacks_is_refused_with_those_it_has():
