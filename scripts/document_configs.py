@@ -31,6 +31,7 @@ from tessy_jax.models.plan import plan
 from tessy_jax.sharding import parse_mesh
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+PLANS = CONFIGS.parent / "scripts" / "plans.jsonl"
 CONTEXT = 40_960
 PREDICTOR = "qwen3-0.6b-base"
 # memory in GB of one device
@@ -232,7 +233,47 @@ def keys() -> str:
     return f"\n## Kinds of run\n\n{kinds}\n## Sections\n\n{sections}\n"
 
 
-BLOCKS = {"keys": keys, "pairs": pairs}
+def compiled() -> str:
+    """The table of compiled pairs, from scripts/plans.jsonl."""
+    rows = [
+        "| pair | target | mesh | loop, GB / device | lanes that fit at 8,192 and at all tokens | kernels of a step of student "
+        "and teacher | training step, GB / device |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    records = [json.loads(line) for line in PLANS.read_text("utf-8").splitlines()]
+    for record in records:
+        mesh = ",".join(f"{axis}={size}" for axis, size in record["mesh"].items()) or "1 device"
+        loop, train = (result_of(record[name]) for name in ("loop", "train"))
+        steps = {s["side"]: s["kernels"] for s in loop.get("steps", []) if s["part"] == "step"}
+        cells = (
+            record["pair"],
+            f"`{record['target']}`",
+            f"`{mesh}`",
+            loop.get("error") or memory_text(loop),
+            ", ".join(str(n) for n in loop.get("rows_that_fit", {}).values()) or "–",
+            ", ".join(str(steps[side]) for side in sorted(steps)) or "–",
+            train.get("error") or memory_text(train),
+        )
+        rows.append("| " + " | ".join(cells) + " |")
+    versions = sorted({f"{record['date']}, JAX {record['versions']['jax']}" for record in records})
+    return f"\nCompiled on {'; '.join(versions)}.\n\n" + "\n".join(rows) + "\n\n"
+
+
+def result_of(target: dict[str, Any]) -> dict[str, Any]:
+    """The record of a target's program; its error, short, if there is none."""
+    programs = target["programs"]
+    result: dict[str, Any] = dict(programs[0]) if programs else {"error": target.get("error", "no result")}
+    if "error" in result:
+        result["error"] = f"does not compile: {escaped(result['error'])[:160]}"
+    return result
+
+
+def memory_text(program: dict[str, Any]) -> str:
+    used = program["device_bytes"]
+    return gb(used) if program.get("fits", True) else f"{gb(used)}, too much for {gb(program['memory'])}"
+
+
+BLOCKS = {"keys": keys, "pairs": pairs, "compiled": compiled}
 """The generated parts of configs/README.md, by the name in their markers."""
 
 

@@ -22,8 +22,15 @@ from tessy_jax.plan.job import plan_job, read_any
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "scripts" / "plans.jsonl"
-STUDENTS = {"gpt-oss-120b_qwen3-30b-a3b": "Qwen/Qwen3-30B-A3B"}
+STUDENTS = {
+    "gpt-oss-120b_qwen3-30b-a3b": "Qwen/Qwen3-30B-A3B",
+    "small_pair": "HuggingFaceTB/SmolLM2-135M-Instruct",
+}
+LONGEST = {"small_pair": 8_192}
+"""Tokens of a training row where the student has fewer positions than 40,960."""
 PAIRS = (
+    ("small_pair", "h100:1", {}),
+    ("small_pair", "v5e:1x1", {}),
     ("gpt-oss-20b_qwen3-8b_h100", "h100:1", {}),
     ("gpt-oss-20b_qwen3-8b_h100", "v6e:2x4", {"tensor": 8}),
     ("gpt-oss-120b_qwen3-8b", "h100:8", {"tensor": 8}),
@@ -35,17 +42,17 @@ PAIRS = (
     ("deepseek-r1_qwen3-8b", "h100:32", {"tensor": 8, "expert": 4}),
     ("deepseek-r1_qwen3-8b", "v5p:4x4x2", {"tensor": 8, "expert": 4}),
 )
-TRAINING = {"max_seq_len": 40_960, "dtype": "bfloat16", "remat": "full", "steps": 100}
+TRAINING = {"dtype": "bfloat16", "remat": "full", "steps": 100}
 
 
-def training_of(student: str, devices: int) -> Train:
-    """SFT of a student on rows of 40,960 tokens, one per device."""
+def training_of(student: str, devices: int, tokens: int) -> Train:
+    """SFT of a student on rows of so many tokens, one per device."""
     values = {
         "output": "runs/plan",
         "mesh": {"fsdp": devices} if devices > 1 else {},
         "student": {"model": student},
         "data": {"path": "rows"},
-        "training": TRAINING | {"batch_size": devices},
+        "training": TRAINING | {"batch_size": devices, "max_seq_len": tokens},
     }
     return from_values(Train, values, [], "plan_pairs")
 
@@ -58,7 +65,7 @@ def planned(name: str, target: str, mesh: dict, layers: int | None, timeout: int
     options = {"shapes": ROOT / "configs" / "models", "layers": layers, "timeout": timeout}
     results = [plan_job(loop, [target], ["loop"], **options)["targets"][0]]
     devices = results[0]["devices"]
-    training = training_of(STUDENTS.get(name, "Qwen/Qwen3-8B"), devices)
+    training = training_of(STUDENTS.get(name, "Qwen/Qwen3-8B"), devices, LONGEST.get(name, 40_960))
     results.append(plan_job(training, [target], ["train"], **options)["targets"][0])
     return {
         "pair": name,
