@@ -236,8 +236,8 @@ def keys() -> str:
 def compiled() -> str:
     """The table of compiled pairs, from scripts/plans.jsonl."""
     rows = [
-        "| pair | target | mesh | loop, GB / device | lanes that fit at 8,192 and at all tokens | kernels of a step of student "
-        "and teacher | training step, GB / device |",
+        "| pair | target | mesh | loop, GB / device | lanes that fit at 8,192 and at all tokens "
+        "| kernels of a step: student, teacher | training step, GB / device |",
         "|---|---|---|---|---|---|---|",
     ]
     records = [json.loads(line) for line in PLANS.read_text("utf-8").splitlines()]
