@@ -88,6 +88,9 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--programs", metavar="NAMES", help="of loop, fill, train and evaluate, with commas (default: all)")
     sub.add_argument("--layers", type=_positive, metavar="N", help="plan each model with its first N layers (default: all)")
     sub.add_argument(
+        "--save", action="store_true", help="save the plan as plan.json in the run folder, whose report shows it"
+    )
+    sub.add_argument(
         "--timeout", type=_positive, default=3600, metavar="SECONDS", help="limit for each target (default: 3600)"
     )
 

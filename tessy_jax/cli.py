@@ -34,7 +34,7 @@ def inspect(args: argparse.Namespace) -> None:
 
 
 def plan(args: argparse.Namespace) -> None:
-    from tessy_jax.plan.job import plan_job, read_any
+    from tessy_jax.plan.job import plan_job, read_any, save_plan
     from tessy_jax.plan.report import show
 
     config = read_any(args.config, args.set)
@@ -47,6 +47,8 @@ def plan(args: argparse.Namespace) -> None:
         timeout=args.timeout,
         log=print_message,
     )
+    if args.save:
+        save_plan(config, result)
     if args.json:
         print(json.dumps(result))
     else:

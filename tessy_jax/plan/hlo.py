@@ -146,11 +146,14 @@ class Launches:
     """What one run of a computation launches.
 
     kernels: their number, by what `group` says of their scopes. host_reads: conditions of loops and branches whose value
-    decides what is launched next; on GPUs the host waits for it.
+    decides what is launched next; on GPUs the host waits for it. collectives, collective_bytes: by operation, their number
+    and the bytes of their results.
     """
 
     kernels: Counter[str] = field(default_factory=Counter)
     host_reads: int = 0
+    collectives: Counter[str] = field(default_factory=Counter)
+    collective_bytes: Counter[str] = field(default_factory=Counter)
 
     @property
     def total(self) -> int:
@@ -158,8 +161,10 @@ class Launches:
         return self.kernels.total()
 
     def add(self, other: Launches, times: int = 1) -> None:
-        for name, count in other.kernels.items():
-            self.kernels[name] += count * times
+        for name in ("kernels", "collectives", "collective_bytes"):
+            own: Counter[str] = getattr(self, name)
+            for key, count in getattr(other, name).items():
+                own[key] += count * times
         self.host_reads += other.host_reads * times
 
 
@@ -205,6 +210,10 @@ def launches(
                 result.add(called)
             if instruction.operation not in NOT_LAUNCHED:
                 result.kernels[group(scopes)] += 1
+                operation = instruction.operation.removesuffix("-start")
+                if operation in COLLECTIVES:
+                    result.collectives[operation] += 1
+                    result.collective_bytes[operation] += instruction.bytes
     return result
 
 

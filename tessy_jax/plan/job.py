@@ -19,6 +19,8 @@ from tessy_jax.config import Analyze, Comparison, Evaluate, Pipeline, Predictors
 from tessy_jax.errors import ConfigError
 from tessy_jax.plan.programs import PROGRAMS, programs_of
 from tessy_jax.plan.targets import Target, check_extras, environment, parse_target
+from tessy_jax.store import RunStore
+from tessy_jax.store.job_folder import PLAN
 
 KINDS: tuple[Any, ...] = (Synthesize, Train, Evaluate, Pipeline, Comparison, Predictors, Analyze)
 
@@ -96,6 +98,16 @@ def plan_job(
         "layers": layers,
     }
     return {"mesh": dict(config.mesh), "targets": [_one(target, request, timeout, log) for target in parsed]}
+
+
+def save_plan(config: Any, result: dict[str, Any]) -> None:
+    """Saves a plan in the run folder of its configuration.
+
+    Raises:
+        ConfigError, DataError: the folder cannot be written, or a job is running there.
+    """
+    with RunStore(config.output) as store:
+        store.files.put(PLAN, (json.dumps(result, indent=1) + "\n").encode("utf-8"))
 
 
 def _one(target: Target, request: dict[str, Any], timeout: float, log: Callable[[str], None]) -> dict[str, Any]:

@@ -104,6 +104,9 @@ def _record(side: str, part: str, found: Launches) -> dict[str, Any]:
         "models": models,
         "bookkeeping": found.total - models,
         "host_reads": found.host_reads,
+        "collectives": {
+            name: {"count": number, "bytes": found.collective_bytes[name]} for name, number in found.collectives.items()
+        },
         "groups": dict(found.kernels.most_common()),
     }
 

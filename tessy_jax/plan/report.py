@@ -62,11 +62,15 @@ def details(program: Mapping[str, Any]) -> Iterator[str]:
         groups = ", ".join(f"{name} {count}" for name, count in step["groups"].items() if name not in ("model", "predictor"))
         yield (
             f"{SIDES[step['side']]} {step['part']}: {step['kernels']} kernels, {step['models']} of them the models'; "
-            f"{step['host_reads']} conditions; {groups}"
+            f"{step['host_reads']} conditions{_collectives(step['collectives'])}; {groups}"
         )
     for move in program.get("copies", []):
         what = f"{move['count']} × {move['operation']} {move['shape']}"
         yield f"{program['program']}: {what} in a loop, as large as a cache or a weight"
+
+
+def _collectives(moves: Mapping[str, Any]) -> str:
+    return "".join(f", {move['count']} {name} of {_bytes(move['bytes'])}" for name, move in moves.items())
 
 
 def _moved(moves: list[Mapping[str, Any]]) -> str:

@@ -33,7 +33,7 @@ from tessy_jax.report.view import (
 )
 from tessy_jax.store import RunReader
 from tessy_jax.store.files import within
-from tessy_jax.store.job_folder import JobFolder, RoundFolder, json_lines
+from tessy_jax.store.job_folder import PLAN, JobFolder, RoundFolder, json_lines
 from tessy_jax.store.opening import finished, reader_of
 
 RESPONSES = 8
@@ -65,6 +65,7 @@ def run_page(output: str) -> str:
         changes=changes,
         compared=compared,
         predictors=_predictors(JobFolder(output).predictors),
+        plan=json.loads(reader.file(PLAN) or b"{}"),
     )
     title = f"Run: {output.rstrip('/').rpartition('/')[2]}"
     return run_report(view, title=title, version=__version__)

@@ -133,6 +133,11 @@ def count(number: int) -> str:
     return f"{number:,}"
 
 
+def size(count_of_bytes: float) -> str:
+    """Formats a size in bytes, such as 1.23 GiB."""
+    return f"{count_of_bytes / 2**30:,.2f} GiB" if count_of_bytes >= 1 << 30 else f"{count_of_bytes / 2**20:,.1f} MiB"
+
+
 def _stand_in(match: re.Match[str]) -> str:
     point = ord(match[0])
     return chr(0x2400 + point) if point < 0x20 else f"⟨U+{point:04X}⟩"

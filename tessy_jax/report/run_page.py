@@ -7,7 +7,8 @@ from typing import Any
 
 from tessy_jax.report.compared import compared
 from tessy_jax.report.figures import Series, line_chart
-from tessy_jax.report.page import Figure, Page, Section, SideBySide, Table, asset, count, percent, render
+from tessy_jax.report.page import Figure, Page, Section, SideBySide, Table, asset, count, percent, render, size
+from tessy_jax.report.plan_section import plan_section
 from tessy_jax.report.results import DOMAINS, results
 from tessy_jax.report.span_section import written
 from tessy_jax.report.synthesis_section import NOTHING, lengths, shares, waste
@@ -29,6 +30,8 @@ def run_report(view: RunView, *, title: str, version: str) -> str:
         compared(view),
         _cost(view),
     ]
+    planned = plan_section(view.plan)
+    sections += [planned] if planned is not None else []
     subtitle = f"{_described(view)}; tessy_jax {version}"
     return render(Page(title, subtitle, sections, styles=asset("run.css"), script=asset("run.js")))
 
@@ -190,8 +193,3 @@ def duration(seconds: float) -> str:
         return f"{rounded // 60} min {rounded % 60} s"
     minutes = round(seconds / 60)
     return f"{minutes // 60} h {minutes % 60} min"
-
-
-def size(count_of_bytes: float) -> str:
-    """Formats a size in bytes, such as 1.23 GiB."""
-    return f"{count_of_bytes / 2**30:,.2f} GiB" if count_of_bytes >= 1 << 30 else f"{count_of_bytes / 2**20:,.1f} MiB"

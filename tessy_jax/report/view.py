@@ -119,7 +119,7 @@ class Round:
 class RunView:
     """The data of a run. config, summary: of its folder; empty if missing. changes: by domain, the number of responses per
     kind of change from the first to the last evaluation. compared: a sample of them. predictors: metrics of the predictors
-    that the run has trained, by speaker."""
+    that the run has trained, by speaker. plan: what `tessy plan --save` left in the folder; empty if nothing."""
 
     config: Mapping[str, Any]
     summary: Mapping[str, Any]
@@ -128,6 +128,7 @@ class RunView:
     changes: Mapping[str, Mapping[Kind, int]] = field(default_factory=dict)
     compared: Sequence[Compared] = ()
     predictors: Mapping[str, Any] = field(default_factory=dict)
+    plan: Mapping[str, Any] = field(default_factory=dict)
 
 
 def kind_of(before: bool, after: bool) -> Kind:

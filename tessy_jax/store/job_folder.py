@@ -35,6 +35,8 @@ class Stage:
         return f"round {self.round}: {self.kind}" + ("" if self.epoch is None else f" after epoch {self.epoch}")
 
 
+PLAN = "plan.json"
+"""What `tessy plan --save` leaves in a run folder."""
 BEFORE_STAGE = Stage(EVALUATION)
 """The evaluation of the untouched student."""
 

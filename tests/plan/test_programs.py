@@ -11,7 +11,7 @@ from tessy_jax.config import reconcile
 from tessy_jax.errors import ConfigError
 from tessy_jax.models import hf
 from tessy_jax.pipeline import synthesis_config, training_config
-from tessy_jax.plan.job import check_request, plan_job, read_any
+from tessy_jax.plan.job import check_request, plan_job, read_any, save_plan
 from tessy_jax.plan.models import PlannedModels, Published
 from tessy_jax.plan.programs import planned, programs_of
 from tessy_jax.sharding import Partitioner, make_mesh, plan_mesh
@@ -155,7 +155,7 @@ def test_a_program_that_a_configuration_lacks_is_refused_with_those_it_has():
         check_request(config, ["cpu"], ["lop"])
 
 
-def test_each_target_is_planned_in_a_process_of_its_own_and_an_error_of_one_leaves_the_others(monkeypatch):
+def test_each_target_is_planned_in_a_process_of_its_own_and_an_error_of_one_leaves_the_others(monkeypatch, tmp_path):
     monkeypatch.chdir(ROOT)
     config = mini("mesh={tensor: 2}")
     lines = []
@@ -171,6 +171,9 @@ def test_each_target_is_planned_in_a_process_of_its_own_and_an_error_of_one_leav
         assert program["kernels"] > 10
         assert {move["operation"] for move in program["collectives"]} == {"all-reduce"}
     assert lines == ["cpu:2: fill student: compiled", "cpu:2: fill teacher: compiled"]
+    saved = config.model_copy(update={"output": str(tmp_path / "run")})
+    save_plan(saved, result)
+    assert json.loads((tmp_path / "run" / "plan.json").read_text()) == json.loads(json.dumps(result))
 
 
 def test_a_target_that_takes_too_long_is_stopped_and_says_so(monkeypatch):

@@ -1,5 +1,6 @@
 """Tests of loading a run: missing stages, object stores and untrusted text."""
 
+import json
 import re
 
 import fsspec
@@ -138,3 +139,37 @@ def test_hostile_text_of_models_stays_text(tmp_path, page, text):
         assert visible(text) in article.one("h4").text
         assert article.one(marked="prompt").text == visible(text)
         assert {node.text for node in article.all(marked="thinking")} <= {visible(text * n) for n in range(1, 30)}
+
+
+def test_a_plan_that_was_saved_in_the_run_folder_is_a_section(tmp_path):
+    run = build(tmp_path / "run", prompts=6, problems=12)
+    step = {"side": 1, "part": "step", "kernels": 1738}
+    program = {
+        "program": "loop",
+        "seconds": {"trace": 3.0, "lower": 2.0, "compile": 95.0},
+        "device_bytes": 60 << 30,
+        "fits": True,
+        "rows_that_fit": {"8192": 31, "40960": 6},
+        "steps": [step, step | {"part": "hand-over", "kernels": 1082}],
+        "collectives": [{"operation": "all-reduce", "shape": "f32[8]", "count": 72, "bytes": 2304}],
+    }
+    failed = {"program": "train", "error": "Ran out of memory"}
+    target = {"target": "h100:8", "programs": [program, failed], "notes": []}
+    with RunStore(run) as store:
+        store.files.put(
+            "plan.json", json.dumps({"targets": [target, target | {"programs": [], "error": "stopped"}]}).encode()
+        )
+    page = parse(run_page(run))
+    assert [node.text for node in page.all("h2")] == [*HEADINGS, "Plan"]
+    rows = tables(page)["Programs"]
+    assert rows[1] == [
+        "h100:8",
+        "loop",
+        "100 s",
+        "60.00 GiB",
+        "31 of 8,192 tokens, 6 of 40,960 tokens",
+        "teacher 1,738",
+        "72",
+    ]
+    assert rows[2][:3] == ["h100:8", "train", "Ran out of memory"]
+    assert rows[3][:3] == ["h100:8", "–", "stopped"]

@@ -16,8 +16,9 @@ from tessy_jax.evaluate.tasks import Problem, Verdict
 from tessy_jax.records import Row, Span
 from tessy_jax.report.compared import clipped
 from tessy_jax.report.load_run import _rounds, run_page
+from tessy_jax.report.page import size
 from tessy_jax.report.results import as_text, change, points
-from tessy_jax.report.run_page import duration, size
+from tessy_jax.report.run_page import duration
 from tessy_jax.report.span_section import HEAD, TAIL
 from tessy_jax.report.view import POINTS, Evaluation, Tally, reduced
 from tessy_jax.store import RunReader, RunStore

@@ -1,0 +1,41 @@
+"""The section of a run's page on its plan: what `tessy plan --save` compiled for other machines."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from tessy_jax.report.page import Section, Table, count, size
+
+SIDES = ("student", "teacher")
+
+
+def plan_section(plan: Mapping[str, Any]) -> Section | None:
+    """Returns the section, or None if the run has no plan. plan: the result of `plan.job.plan_job`."""
+    targets = plan.get("targets", [])
+    if not targets:
+        return None
+    rows = []
+    for target in targets:
+        for program in target["programs"]:
+            rows.append([target["target"], *_cells(program)])
+        if "error" in target:
+            rows.append([target["target"], "–", target["error"], "", "", "", ""])
+    columns = ["target", "program", "compilation", "memory per device", "fits", "kernels of a step", "collectives"]
+    lead = "The programs of this configuration, compiled for machines that were not there."
+    return Section("Plan", lead, [Table("Programs", columns, rows)])
+
+
+def _cells(program: Mapping[str, Any]) -> list[str]:
+    if "error" in program:
+        return [program["program"], program["error"], "", "", "", ""]
+    steps = [step for step in program.get("steps", []) if step["part"] == "step"]
+    fits = [f"{count(rows)} of {count(int(tokens))} tokens" for tokens, rows in program.get("rows_that_fit", {}).items()]
+    return [
+        program["program"],
+        f"{sum(program['seconds'].values()):.0f} s",
+        size(program["device_bytes"]) + ("" if program.get("fits", True) else ", too much"),
+        ", ".join(fits),
+        ", ".join(f"{SIDES[step['side']]} {count(step['kernels'])}" for step in steps),
+        count(sum(move["count"] for move in program["collectives"])),
+    ]
