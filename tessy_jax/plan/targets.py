@@ -21,6 +21,8 @@ GIB = 1 << 30
 CARDS = Path(__file__).with_name("cards")
 TPUS = {"v4": (32 * GIB, 1), "v5e": (16 * GIB, 1), "v5p": (95 * GIB, 1), "v6e": (32 * GIB, 1), "tpu7x": (96 * GIB, 2)}
 """Of each TPU, the memory of one device, and the devices of one chip."""
+HOST_CHIPS = 4
+"""Chips that the TPU library expects of a host."""
 EXAMPLES = "cpu, cpu:8, h100:8, v5e:4x4, v5p:2x2x1, 2xv6e:2x4"
 
 
@@ -111,6 +113,9 @@ def target_devices(target: Target) -> list[Any]:
             ).devices
         )
     options: dict[str, Any] = {"num_slices": target.slices} if target.slices > 1 else {}
+    chips = tuple(int(n) for n in target.topology.split("x"))
+    if math.prod(chips) < HOST_CHIPS:
+        options["chips_per_host_bounds"] = (*chips, 1, 1)[:3]
     try:
         name = f"{target.kind}:{target.topology}"
         return list(topologies.get_topology_desc(platform="tpu", topology_name=name, **options).devices)
