@@ -43,7 +43,7 @@ def keep_programs(where: bool | str, log: Callable[[str], None]) -> None:
 
     where: True for `user_folder`, a folder, or False for no cache. log: receives one line: the folder, or why there is none.
     """
-    if where is False or jax.config.jax_compilation_cache_dir:
+    if where is False or jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined]
         return
     folder = user_folder() if where is True else Path(where).expanduser()
     try:

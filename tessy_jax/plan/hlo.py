@@ -15,7 +15,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 CONTROL = ("while", "conditional", "call", "async-start", "async-update", "async-done")
-VIEWS = (
+VIEWS: tuple[str, ...] = (
     "parameter",
     "constant",
     "tuple",
@@ -26,7 +26,7 @@ VIEWS = (
     "partition-id",
     "replica-id",
 )
-ORDERING = ("after-all", "add-dependency", "copy-done", "slice-done", "send-done", "recv-done")
+ORDERING: tuple[str, ...] = ("after-all", "add-dependency", "copy-done", "slice-done", "send-done", "recv-done")
 ORDERING += ("all-gather-done", "all-reduce-done", "collective-permute-done")
 NOT_LAUNCHED = frozenset((*CONTROL, *VIEWS, *ORDERING))
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute", "collective-broadcast")
@@ -223,7 +223,7 @@ class Movement(NamedTuple):
 
     operation: str
     shape: str
-    count: int
+    count: int  # type: ignore[assignment]  # the field of a record, not tuple.count
     bytes: int
 
 

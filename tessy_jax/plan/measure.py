@@ -84,7 +84,9 @@ def _steps(module: Module, excluded: frozenset[str]) -> Iterator[dict[str, Any]]
         count = partial(launches, module, skip=skip, group=_group, iterations=ITERATIONS)
         for turn in turns.values():
             if side in turn.scopes:
-                yield _record(side, "step", count(turn.attribute("body"), within=turn.scopes))
+                steps = turn.attribute("body")
+                assert steps is not None
+                yield _record(side, "step", count(steps, within=turn.scopes))
         yield _record(side, "hand-over", count(body, leave_out=turns))
 
 
@@ -111,7 +113,15 @@ def _record(side: str, part: str, found: Launches) -> dict[str, Any]:
     }
 
 
-GROUPS = ("sample", "append_sampled", "find_close_marker", "predictor_view", "decide", "is_repetitive", "commit")
+GROUPS: tuple[str, ...] = (
+    "sample",
+    "append_sampled",
+    "find_close_marker",
+    "predictor_view",
+    "decide",
+    "is_repetitive",
+    "commit",
+)
 GROUPS += ("bridge_text", "start_answers", "run_predictor", "resolve_proposal")
 
 

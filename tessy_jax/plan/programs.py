@@ -80,7 +80,7 @@ def _decode(config: Synthesize, names: list[str], partitioner: Partitioner, publ
     models = PlannedModels(config, partitioner, published)
     tokens = config.synthesis.max_prompt_tokens + config.synthesis.max_response_tokens
     engine = models.engine(capacity=tokens)
-    facts = {
+    facts: dict[str, Any] = {
         "rows": engine.size,
         "tokens": engine.capacity,
         "row_bytes": {
@@ -159,7 +159,9 @@ def _optimizer_state(optimizer: optax.GradientTransformation, params: Any, parti
 
 def _synthesis(config: Any) -> Synthesize | None:
     if isinstance(config, Pipeline):
-        missing = dict.fromkeys(config.missing, "" if config.predictors is None else config.predictors.predictor.backbone)
+        missing: dict[Any, Any] = dict.fromkeys(
+            config.missing, "" if config.predictors is None else config.predictors.predictor.backbone
+        )
         return synthesis_config(config, 1, config.student.model, config.boundary.model_copy(update=missing))
     return config if isinstance(config, Synthesize) else None
 
