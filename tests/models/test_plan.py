@@ -89,7 +89,7 @@ def test_inspect_prints_one_json_object_or_a_text_and_reads_no_weights(capsys):
     )
     result = json.loads(capsys.readouterr().out)
     assert result["kv"]["lanes"] == 100
-    assert result["kv"]["bytes"] == 100 * (40960 * 36 * 1024 + 18 * (128 + 128) * 2048)
+    assert result["kv"]["bytes"] == 100 * (40960 * 36 * 1024 + 18 * (128 + 256) * 2048)
     assert cli.main(["inspect", "--model", path]) == 0
     text = capsys.readouterr().out
     for part in ("116.83B total", "5.13B active", "36 KiB per token", "217.61 GiB"):
