@@ -13,16 +13,31 @@ import jax
 from tessy_jax.backend import tracing_for
 from tessy_jax.plan.hlo import Instruction, Launches, Module, Scopes, collectives, large_copies, launches
 from tessy_jax.plan.programs import Planned
+from tessy_jax.plan.remedy import remedy
 from tessy_jax.plan.targets import Target
 
 ITERATIONS = {"merges": 8}
 """Of a loop whose length depends on the text: about as many merges as a word takes."""
+HOST_TEXT = (
+    "the tokenizer of the {} has rules that the device does not support, so that the program calls the host; for NVIDIA "
+    "cards, such a program compiles only where the card is; plan it for a TPU or for cpu"
+)
 
 
 def measure(planned: Planned, target: Target, mesh: Any) -> dict[str, Any]:
     """Traces, lowers and compiles a program. Returns its record as JSON; `error` takes the place of the measures if the
-    compiler refuses it."""
+    compiler refuses it, and `remedy` says what to do if it does not fit."""
     record: dict[str, Any] = {"program": planned.name, "rows": planned.rows, "tokens": planned.tokens}
+    record["parts"] = planned.parts
+    if planned.host_text and target.platform == "cuda":
+        return record | {"error": HOST_TEXT.format(" and the ".join(planned.host_text))}
+    record |= _measured(planned, target, mesh)
+    advice = remedy(record, target)
+    return record if advice is None else record | {"remedy": advice}
+
+
+def _measured(planned: Planned, target: Target, mesh: Any) -> dict[str, Any]:
+    record: dict[str, Any] = {}
     try:
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh), tracing_for(target.backend):
             started = time.perf_counter()
@@ -31,8 +46,8 @@ def measure(planned: Planned, target: Target, mesh: Any) -> dict[str, Any]:
             lowered = traced.lower(lowering_platforms=(target.platform,))
             at_lower = time.perf_counter()
         compiled = lowered.compile()
-    except jax.errors.JaxRuntimeError as error:
-        return record | {"error": _reason(error)}
+    except (RuntimeError, NotImplementedError) as error:  # the compiler's errors, and what cannot be lowered
+        return {"error": _reason(error)}
     seconds = {"trace": at_trace - started, "lower": at_lower - at_trace, "compile": time.perf_counter() - at_lower}
     record["seconds"] = {name: round(value, 1) for name, value in seconds.items()}
     memory = compiled.memory_analysis()
@@ -145,6 +160,7 @@ def _fit(planned: Planned, target: Target, used: dict[str, int]) -> dict[str, An
     else:  # temporaries grow with the rows
         fixed, each = total - used["temporaries"], used["temporaries"] // planned.rows
         rows = {planned.tokens: max(0, (target.memory - fixed) // each)} if each else {}
+    rows = {tokens: number // planned.multiple * planned.multiple for tokens, number in rows.items()}
     return record | {"memory": target.memory, "fits": total <= target.memory, "rows_that_fit": rows}
 
 

@@ -23,6 +23,7 @@ from tessy_jax.plan.models import PlannedModels, Published
 from tessy_jax.program import Program
 from tessy_jax.sharding import Partitioner, put, zeros
 from tessy_jax.store.job_folder import BEFORE_STAGE, JobFolder
+from tessy_jax.text.host_bridge import HostBridge
 from tessy_jax.train.examples import KINDS
 from tessy_jax.train.fit import check_rows
 from tessy_jax.train.lora import add_lora
@@ -39,9 +40,10 @@ decode loop of an evaluation."""
 class Planned:
     """A program to compile, and what a report says beside it.
 
-    rows: lanes, or rows of a batch. tokens: in each. row_bytes: what a lane adds to each device, by its tokens; empty
-    for a training step. cache_bytes: of one layer's keys, and weight_bytes: of one layer's largest weight, on one
-    device; a copy of that size is a fault. excluded: scopes of the paths that the job's settings do not take.
+    rows: lanes, or rows of a batch, a multiple of `multiple`. tokens: of each. row_bytes: what a lane adds to a device, by
+    its tokens; empty for a training step. cache_bytes: of one layer's keys, and weight_bytes: of one layer's largest weight,
+    on one device; a copy of that size is a fault. parts: what the arguments consist of, in bytes on one device. excluded:
+    scopes of the paths that the job's settings do not take. host_text: writers whose tokenizer the program asks on the host.
     """
 
     name: str
@@ -51,7 +53,10 @@ class Planned:
     row_bytes: dict[int, int]
     cache_bytes: int
     weight_bytes: int
+    parts: dict[str, int]
+    multiple: int
     excluded: frozenset[str] = frozenset()
+    host_text: tuple[str, ...] = ()
 
 
 def planned(config: Any, names: tuple[str, ...], partitioner: Partitioner, published: Published) -> Iterator[Planned]:
@@ -88,6 +93,8 @@ def _decode(config: Synthesize, names: list[str], partitioner: Partitioner, publ
         },
         "cache_bytes": min(_device_bytes(x) for side in engine.lanes.sides for x in jax.tree.leaves(side.cache.layers)),
         "weight_bytes": min(_layer_weight(model) for model in engine.weights.writers),
+        "parts": _parts(models, engine),
+        "multiple": partitioner.num_shards("lanes"),
         "excluded": frozenset(_excluded(models)),
     }
     for name in names:
@@ -95,7 +102,15 @@ def _decode(config: Synthesize, names: list[str], partitioner: Partitioner, publ
             for m, writer in enumerate(models.writers):
                 yield Planned(f"fill {writer.name}", engine.prefill(m), **facts)
         else:
-            yield Planned(name, engine.loop(), **facts)
+            host = [v.name for v, b in zip(models.writers, models.bridges, strict=True) if isinstance(b, HostBridge)]
+            yield Planned(name, engine.loop(), **facts, host_text=tuple(host))
+
+
+def _parts(models: PlannedModels, engine: Engine) -> dict[str, int]:
+    """Bytes of the weights and of the lanes on one device."""
+    weights = engine.weights
+    parts = {f"{v.name}'s weights": _bytes_of(model) for v, model in zip(models.writers, weights.writers, strict=True)}
+    return parts | {"predictors' weights": _bytes_of(weights.predictors), "caches": _bytes_of(engine.lanes)}
 
 
 def _excluded(models: PlannedModels) -> Iterator[str]:
@@ -141,6 +156,11 @@ def _train(config: Train, partitioner: Partitioner, published: Published) -> Pla
         row_bytes={},
         cache_bytes=0,
         weight_bytes=_layer_weight(nnx.state(model)),
+        parts={
+            "weights": _bytes_of(params) + _bytes_of(frozen),
+            "optimizer": _bytes_of(state.optimizer),
+        },
+        multiple=partitioner.num_shards("lanes"),
     )
 
 
@@ -181,6 +201,10 @@ def _evaluation(config: Any) -> Evaluate | None:
 def _device_bytes(x: Any) -> int:
     shape = x.shape if x.sharding is None else x.sharding.shard_shape(x.shape)
     return math.prod(shape) * x.dtype.itemsize
+
+
+def _bytes_of(tree: Any) -> int:
+    return sum(_device_bytes(x) for x in jax.tree.leaves(tree))
 
 
 def _layer_weight(model: Any) -> int:

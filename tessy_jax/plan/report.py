@@ -58,6 +58,8 @@ def details(program: Mapping[str, Any]) -> Iterator[str]:
     """Lines on one program: why it does not compile, what its steps launch, and the large copies in its loops."""
     if "error" in program:
         yield f"{program['program']}: {program['error']}"
+    if "remedy" in program:
+        yield f"{program['program']}: {program['remedy']}"
     for step in program.get("steps", []):
         groups = ", ".join(f"{name} {count}" for name, count in step["groups"].items() if name not in ("model", "predictor"))
         yield (

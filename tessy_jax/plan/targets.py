@@ -71,6 +71,19 @@ def parse_target(text: str) -> Target:
     )
 
 
+def larger(target: Target, devices: int) -> str:
+    """A target of the same kind with at least so many devices."""
+    if target.platform != "tpu":
+        return f"{target.kind}:{devices}"
+    chips = -(-devices // (TPUS[target.kind][1] * target.slices))
+    sides = [1] * len(target.topology.split("x"))
+    while math.prod(sides) < chips:
+        sides = sorted([sides[0] * 2, *sides[1:]])
+    sides.sort(reverse=sides[0] == 1)  # 2x2x1, but 2x2x4
+    slices = f"{target.slices}x" if target.slices > 1 else ""
+    return f"{slices}{target.kind}:{'x'.join(map(str, sides))}"
+
+
 def check_extras(target: Target) -> None:
     """Checks that the packages that compile for a target are installed.
 

@@ -28,14 +28,14 @@ def plan_section(plan: Mapping[str, Any]) -> Section | None:
 
 def _cells(program: Mapping[str, Any]) -> list[str]:
     if "error" in program:
-        return [program["program"], program["error"], "", "", "", ""]
+        return [program["program"], program.get("remedy") or program["error"], "", "", "", ""]
     steps = [step for step in program.get("steps", []) if step["part"] == "step"]
     fits = [f"{count(rows)} of {count(int(tokens))} tokens" for tokens, rows in program.get("rows_that_fit", {}).items()]
     return [
         program["program"],
         f"{sum(program['seconds'].values()):.0f} s",
         size(program["device_bytes"]) + ("" if program.get("fits", True) else ", too much"),
-        ", ".join(fits),
+        program.get("remedy") or ", ".join(fits),
         ", ".join(f"{SIDES[step['side']]} {count(step['kernels'])}" for step in steps),
         count(sum(move["count"] for move in program["collectives"])),
     ]

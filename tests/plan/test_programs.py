@@ -1,6 +1,7 @@
 """A plan compiles the very programs that a job runs, and needs neither weights nor devices."""
 
 import json
+import shutil
 from pathlib import Path
 
 import jax
@@ -12,8 +13,10 @@ from tessy_jax.errors import ConfigError
 from tessy_jax.models import hf
 from tessy_jax.pipeline import synthesis_config, training_config
 from tessy_jax.plan.job import check_request, plan_job, read_any, save_plan
+from tessy_jax.plan.measure import measure
 from tessy_jax.plan.models import PlannedModels, Published
 from tessy_jax.plan.programs import planned, programs_of
+from tessy_jax.plan.targets import parse_target
 from tessy_jax.sharding import Partitioner, make_mesh, plan_mesh
 from tessy_jax.synthesis.dry_run import memory
 from tessy_jax.synthesis.model_set import ModelSet
@@ -107,6 +110,29 @@ def test_a_dry_run_counts_the_bytes_of_the_compiled_program_within_3_percent(nam
     )
     counted, _ = memory(PlannedModels(config, partitioner, Published(CONFIGS / "models")))
     assert counted == pytest.approx(arguments, rel=0.03)
+
+
+def host_tokenized(folder):
+    """A copy of the miniature's student whose tokenizer has a rule that no device follows."""
+    shutil.copytree(ROOT / "tessy_jax" / "mini" / "checkpoints" / "student-0", folder)
+    content = json.loads((folder / "tokenizer.json").read_text())
+    content["normalizer"] = {"type": "Replace", "pattern": {"String": "qzq"}, "content": "zqz"}
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    return folder
+
+
+@pytest.mark.parametrize(("target", "refused"), [("h100:1", True), ("cpu", False)])
+def test_a_tokenizer_that_asks_the_host_is_refused_for_cards_before_anything_is_compiled(
+    target, refused, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr("tessy_jax.plan.measure._measured", lambda *_: {"fits": True})
+    config = mini(f"student.model={host_tokenized(tmp_path / 'model')}")
+    partitioner = Partitioner(make_mesh({"data": 1}), absent=True)
+    loop, fill, _ = planned(config, ("loop", "fill"), partitioner, Published(None))
+    error = measure(loop, parse_target(target), None).get("error", "")
+    assert error.startswith("the tokenizer of the student has rules that the device does not support") == refused
+    assert "error" not in measure(fill, parse_target(target), None)
 
 
 def unreachable(model, *_, **__):
