@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""Compile seconds, bytes and kernels of the decode loop for accelerators that need not be there.
+"""Measures compile time, bytes and kernel launches of the decode loop for TPUs and GPUs that are not attached.
 
     python scripts/bench_compile.py [--targets h100:1 v5p:2x2x1 v6e:2x4] [--layers 1 0] [--teacher gpt-oss-20b]
 
-GPT-OSS-20B and Qwen3-8B with two predictors of Qwen3-0.6B's shape, 32 lanes of 4,096 tokens; a layer number of 0 means all
-layers. One line of JSON per program: processor seconds to trace, lower and compile, bytes per device, and for each side the
-kernels of a step and of a hand-over, of which `models` belong to the models. Counts are the same on every machine.
+The models are the teacher, Qwen3-8B, and two predictors of Qwen3-0.6B's shape, with 32 lanes of 4,096 tokens. `--layers 0`
+means all layers. Prints one line of JSON per target: wall seconds, processor seconds of the compiling process, seconds to
+trace, lower and compile, bytes per device, and for each side the kernel launches of a step and of a hand-over. Of these,
+`models` belong to the models. Counts do not depend on the machine that compiles.
 """
 
 import argparse
@@ -23,7 +24,7 @@ MESHES = {"h100:1": {}, "v5p:2x2x1": {"tensor": 4}, "v6e:2x4": {"tensor": 8}, "v
 
 
 def configuration(teacher: str, mesh: dict) -> Synthesize:
-    """32 lanes of 4,096 tokens."""
+    """The configuration of the synthesis that is compiled."""
     models = {"student": "Qwen/Qwen3-8B", "teacher": f"openai/{teacher}"}
     return from_values(
         Synthesize,

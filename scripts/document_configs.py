@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Writes the generated parts of configs/README.md: every configuration key, and the paper's pairs on real slices.
+"""Writes the generated parts of configs/README.md: every configuration key, memory plans of the paper's pairs, and their
+compiled programs.
 
     python scripts/document_configs.py            # print them
     python scripts/document_configs.py --write    # put them into configs/README.md
@@ -9,6 +10,8 @@ The keys come from the pydantic models: names, types, defaults and the docstring
 Every row of the pairs is the output of `tessy inspect --model configs/models/NAME --mesh … --json`; a pair adds teacher,
 student and two boundary predictors. Lanes that fit: caches of both large models at 40,960 tokens in the memory that remains,
 which is 90 % of a device's memory minus the weights.
+
+Every row of the compiled pairs is a line of scripts/plans.jsonl, which scripts/plan_pairs.py writes.
 """
 
 import inspect
@@ -233,8 +236,19 @@ def keys() -> str:
     return f"\n## Kinds of run\n\n{kinds}\n## Sections\n\n{sections}\n"
 
 
+COMPILED = """\
+`python scripts/plan_pairs.py` compiles pairs as `tessy plan` does, for TPUs and GPUs that are not attached. The table
+below shows the results. *Loop* is the decode loop of the configuration with the name of the pair. *Training step* is a
+step of SFT of the student with all weights: one row per device, 40,960 tokens per row (`small_pair`: 8,192), weights
+sharded over all devices by `fsdp`, and `remat: full`. GB are the bytes on one device: arguments, outputs, temporaries
+and code. *Lanes that fit* assumes constant temporaries; a pair with at most 8,192 tokens per lane has one number.
+*Kernels* are the kernel launches of a step without catch-up. The memory of a device is 84.9 GB for an H100, 102.0 GB for
+a v5p and 17.2 GB for a v5e."""
+"""The introduction of the table of compiled pairs."""
+
+
 def compiled() -> str:
-    """The table of compiled pairs, from scripts/plans.jsonl."""
+    """The table of compiled pairs, from scripts/plans.jsonl, with its introduction."""
     rows = [
         "| pair | target | mesh | loop, GB / device | lanes that fit at 8,192 and at all tokens "
         "| kernels of a step: student, teacher | training step, GB / device |",
@@ -256,11 +270,11 @@ def compiled() -> str:
         )
         rows.append("| " + " | ".join(cells) + " |")
     versions = sorted({f"{record['date']}, JAX {record['versions']['jax']}" for record in records})
-    return f"\nCompiled on {'; '.join(versions)}.\n\n" + "\n".join(rows) + "\n\n"
+    return f"\n{COMPILED}\n\nCompiled on {'; '.join(versions)}.\n\n" + "\n".join(rows) + "\n\n"
 
 
 def result_of(target: dict[str, Any]) -> dict[str, Any]:
-    """The record of a target's program; its error, short, if there is none."""
+    """The record of the program that a target has compiled, or a shortened error."""
     programs = target["programs"]
     result: dict[str, Any] = dict(programs[0]) if programs else {"error": target.get("error", "no result")}
     if "error" in result:

@@ -1,12 +1,11 @@
 #!/usr/bin/env python3
-"""Compiles the model pairs of configs/ for slices that need not be there: the decode loop, and a training step of the
-student.
+"""Compiles the decode loop and a training step of the model pairs of configs/ for TPUs and GPUs that are not attached.
 
-    python scripts/plan_pairs.py                          # what scripts/plans.jsonl lacks, hours on two cores
-    python scripts/plan_pairs.py --only h100 --layers 1   # quick: prints, and keeps nothing
+    python scripts/plan_pairs.py                          # pairs that scripts/plans.jsonl lacks; hours on two cores
+    python scripts/plan_pairs.py --only h100 --layers 1   # quick; prints the results and does not save them
 
-Each result is a line of scripts/plans.jsonl with date and versions, from which scripts/document_configs.py writes the
-table of configs/README.md. Needs the extras plan-tpu and plan-gpu; neither weights, devices nor network.
+Each result is a line of scripts/plans.jsonl with its date and versions. scripts/document_configs.py generates a table of
+configs/README.md from this file. Needs the extras plan-tpu and plan-gpu, but no weights, devices or network.
 """
 
 import argparse
@@ -27,7 +26,7 @@ STUDENTS = {
     "small_pair": "HuggingFaceTB/SmolLM2-135M-Instruct",
 }
 LONGEST = {"small_pair": 8_192}
-"""Tokens of a training row where the student has fewer positions than 40,960."""
+"""Tokens per training row for students with fewer than 40,960 positions."""
 PAIRS = (
     ("small_pair", "h100:1", {}),
     ("small_pair", "v5e:1x1", {}),
@@ -46,7 +45,7 @@ TRAINING = {"dtype": "bfloat16", "remat": "full", "steps": 100}
 
 
 def training_of(student: str, devices: int, tokens: int) -> Train:
-    """SFT of a student on rows of so many tokens, one per device."""
+    """The configuration of SFT with one row of `tokens` tokens per device."""
     values = {
         "output": "runs/plan",
         "mesh": {"fsdp": devices} if devices > 1 else {},
@@ -58,7 +57,7 @@ def training_of(student: str, devices: int, tokens: int) -> Train:
 
 
 def planned(name: str, target: str, mesh: dict, layers: int | None, timeout: int) -> dict:
-    """The record of a pair on a target."""
+    """Compiles a pair for a target and returns its record."""
     file = ROOT / "configs" / f"{name}.yaml"
     shown = ", ".join(f"{axis}: {size}" for axis, size in mesh.items())
     loop = read_any(file, [f"mesh={{{shown}}}"])
@@ -80,9 +79,9 @@ def planned(name: str, target: str, mesh: dict, layers: int | None, timeout: int
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default="", help="pairs and targets whose names contain this")
-    parser.add_argument("--layers", type=int, help="layers of every model; the result is printed only")
-    parser.add_argument("--again", action="store_true", help="also what is there already")
+    parser.add_argument("--only", default="", help="only pairs and targets whose names contain this text")
+    parser.add_argument("--layers", type=int, help="number of layers of every model; prints the results only")
+    parser.add_argument("--again", action="store_true", help="compile pairs again that have results")
     parser.add_argument("--timeout", type=int, default=5400, help="seconds for each program")
     args = parser.parse_args()
     known = [json.loads(line) for line in RESULTS.read_text("utf-8").splitlines()] if RESULTS.exists() else []

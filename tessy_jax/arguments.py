@@ -77,21 +77,24 @@ def parser() -> argparse.ArgumentParser:
 
     sub = command(
         "plan",
-        "Compiles the programs of a job for machines that need not be there, and shows seconds, memory, collectives and "
-        "kernels. Needs no weights, no accelerator and no network.",
+        "Compiles the programs of a job for TPUs and GPUs that are not attached; shows seconds, memory, collectives and "
+        "kernel launches. Needs no weights, no accelerator and no network.",
         "tessy plan configs/gpt-oss-120b_qwen3-8b.yaml --target h100:8 --target v5p:2x2x2",
     )
     configured(sub, "synthesis.lanes=16")
     sub.add_argument(
-        "--target", action="append", metavar="T", help="cpu, h100:8, v5e:4x4, 2xv6e:2x4, …; repeatable (default: cpu)"
+        "--target",
+        action="append",
+        metavar="T",
+        help="cpu:8, h100:8, v5e:4x4, 2xv6e:2x4, …; repeatable (default: cpu with the devices of the mesh)",
     )
-    sub.add_argument("--programs", metavar="NAMES", help="of loop, fill, train and evaluate, with commas (default: all)")
+    sub.add_argument(
+        "--programs", metavar="NAMES", help="programs, e.g. loop,train (default: all of loop, fill, train, evaluate)"
+    )
     sub.add_argument("--layers", type=_positive, metavar="N", help="plan each model with its first N layers (default: all)")
+    sub.add_argument("--save", action="store_true", help="save plan.json in the run folder, for the report of `tessy run`")
     sub.add_argument(
-        "--save", action="store_true", help="save the plan as plan.json in the run folder, whose report shows it"
-    )
-    sub.add_argument(
-        "--timeout", type=_positive, default=3600, metavar="SECONDS", help="limit for each target (default: 3600)"
+        "--timeout", type=_positive, default=3600, metavar="SECONDS", help="time limit for each target (default: 3600)"
     )
 
     sub = command(

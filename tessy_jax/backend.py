@@ -1,4 +1,4 @@
-"""The devices that programs are traced for: this process's, unless a plan names others."""
+"""The platform that programs are traced for: that of this process, or that of a planned target."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import jax
 
 
 class Backend(NamedTuple):
-    """platform: cpu, tpu, cuda or as JAX names it. capability: of an NVIDIA card, such as 9.0; 0 otherwise."""
+    """platform: JAX's name, such as cpu, tpu or cuda. capability: the compute capability of an NVIDIA GPU, such as 9.0; 0
+    for other devices."""
 
     platform: str
     capability: float = 0.0
@@ -20,19 +21,19 @@ _planned: list[Backend] = []
 
 
 def backend() -> Backend:
-    """The devices that the current trace is for."""
+    """The backend that the current trace is for."""
     if _planned:
         return _planned[-1]
     text = str(getattr(jax.devices()[0], "compute_capability", ""))
     try:
         return Backend(jax.default_backend(), float(text))
-    except ValueError:  # AMD's are names
+    except ValueError:  # AMD GPUs have names such as gfx90a
         return Backend(jax.default_backend())
 
 
 @contextmanager
 def tracing_for(planned: Backend) -> Iterator[None]:
-    """Traces for other devices than this process's. Functions that are traced already keep their traces."""
+    """Traces for another backend than that of this process. Cached traces are not affected."""
     _planned.append(planned)
     try:
         yield

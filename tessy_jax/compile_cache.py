@@ -1,4 +1,4 @@
-"""The cache of compiled programs: a folder of this user and machine, so that a job's next start compiles nothing."""
+"""JAX's persistent compilation cache, by default in the user's cache directory."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _hits = 0
 
 
 def _count(event: str, **_: str | int) -> None:
-    global _hits  # noqa: PLW0603  # JAX offers the events to listeners only
+    global _hits  # noqa: PLW0603  # JAX reports cache hits only to listeners
     _hits += event == HITS
 
 
@@ -22,13 +22,13 @@ jax.monitoring.register_event_listener(_count)
 
 
 def hits() -> int:
-    """The number of programs that this process has taken from the cache instead of compiling them."""
+    """The number of programs that this process has loaded from the cache instead of compiling them."""
     return _hits
 
 
 def user_folder() -> Path:
-    """The folder of this user's compiled programs. Those for CPUs use the instructions of the machine that compiled them, so
-    machines with other instructions have folders of their own."""
+    """The default folder, one per user and CPU instruction set: programs for CPUs use the instructions of the machine that
+    compiled them."""
     base = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
     try:
         lines = Path("/proc/cpuinfo").read_text("utf-8", errors="replace").splitlines()
@@ -39,9 +39,10 @@ def user_folder() -> Path:
 
 
 def keep_programs(where: bool | str, log: Callable[[str], None]) -> None:
-    """Turns the cache on. A cache that is configured already, such as by JAX_COMPILATION_CACHE_DIR, stays as it is.
+    """Turns the cache on. A cache that is already configured, for example by JAX_COMPILATION_CACHE_DIR, is not changed.
 
-    where: True for `user_folder`, a folder, or False for no cache. log: receives one line: the folder, or why there is none.
+    where: True for `user_folder`, a local folder, or False for no cache. log: receives one line: the folder, or why there is
+    no cache.
     """
     if where is False or jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined]
         return
@@ -53,10 +54,11 @@ def keep_programs(where: bool | str, log: Callable[[str], None]) -> None:
         writable = False
     if not writable:
         log(
-            f"compiled programs: {folder} cannot be written, so that each start compiles anew; set compile_cache to a folder"
+            f"compilation cache: off, because {folder} is not writable; set compile_cache to a writable folder to save the "
+            "compilation at later starts"
         )
         return
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-    log(f"compiled programs: {folder}")
+    log(f"compilation cache: {folder}")

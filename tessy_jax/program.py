@@ -1,4 +1,4 @@
-"""A program for the devices of a mesh, as a job runs it and a plan compiles it."""
+"""A program for the devices of a mesh: jobs run it, plans only compile it."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 
 
 class Program(NamedTuple):
-    """A jitted function with its arguments: arrays, or shapes with shardings where devices are absent.
+    """A jitted function with its arguments: arrays, or shapes with shardings if the devices are absent.
 
-    name: its purpose. key: programs with equal keys compile to the same code; None if nobody compares them.
+    name: its purpose. key: programs with equal keys compile to the same code; None for programs that are not compared.
     """
 
     name: str

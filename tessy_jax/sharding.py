@@ -82,8 +82,8 @@ def plan_mesh(sizes: Mapping[str, int]) -> AbstractMesh:
 class Partitioner:
     """A mesh with its table of axes. `Partitioner()` is one device, on which every method is the identity.
 
-    absent: the devices are only described, so that programs can be compiled for them and nothing can be placed on them:
-    `put` and `zeros` return shapes.
+    absent: the devices are not attached. Programs can be compiled for them, but no arrays can be placed on them: `put` and
+    `zeros` return shapes.
     """
 
     mesh: Mesh | AbstractMesh | None = None
@@ -184,7 +184,7 @@ class Partitioner:
 
 
 def put(x: Any, partitioner: Partitioner, axes: Axes) -> jax.Array:
-    """A host array, equal in every process, placed on the mesh; of absent devices its shape (a `ShapeDtypeStruct`)."""
+    """Places a host array, equal in every process, on the mesh. Returns a `ShapeDtypeStruct` if the devices are absent."""
     sharding = partitioner.sharding(axes)
     if partitioner.absent:
         return cast(jax.Array, jax.ShapeDtypeStruct(np.shape(x), jax.dtypes.canonicalize_dtype(x.dtype), sharding=sharding))
@@ -197,7 +197,7 @@ def put(x: Any, partitioner: Partitioner, axes: Axes) -> jax.Array:
 
 
 def zeros(shape: Sequence[int], dtype: Any, partitioner: Partitioner, axes: Axes) -> jax.Array:
-    """An array of zeros, made on the mesh; of absent devices its shape (a `ShapeDtypeStruct`)."""
+    """An array of zeros, made on the mesh; a `ShapeDtypeStruct` if the devices are absent."""
     sharding = partitioner.sharding(axes)
     if partitioner.absent:
         return cast(jax.Array, jax.ShapeDtypeStruct(tuple(shape), dtype, sharding=sharding))

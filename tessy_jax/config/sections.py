@@ -278,7 +278,8 @@ class Run(Section):
     mesh: Axes = Field(default_factory=dict)
     """Axis sizes of the device mesh, e.g. {tensor: 8, data: 2} or "tensor=8,data=2" (empty: one device)."""
     compile_cache: bool | Text = True
-    """Whether later starts reuse compiled programs, kept in the user's cache directory or in a folder given here."""
+    """Where JAX's compilation cache keeps compiled programs for later starts: the user's cache directory (true), this local
+    folder, or nowhere (false)."""
 
     def resolved(self) -> Self:
         """A copy with every value filled in that follows from other keys."""

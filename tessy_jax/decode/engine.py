@@ -103,7 +103,7 @@ class Engine:
 
     @property
     def capacity(self) -> int:
-        """Tokens per lane that the caches hold now."""
+        """The current capacity of the caches, in tokens per lane."""
         return self._capacity
 
     def _put(self, x: np.ndarray) -> jax.Array:
@@ -285,13 +285,13 @@ class Engine:
         self.graphs = self.graphs._replace(config=self.graphs.config._replace(capacity=self._capacity))
 
     def loop(self, harvest: int = 1) -> Program:
-        """The decode loop; its result is the new lanes. harvest: see `run`."""
+        """The program of the decode loop. Its result is the new lanes. harvest: see `run`."""
         params = replace(self.params, harvest=self._replicated(np.int32(harvest)))
         args = (self.weights, self.tables, params, self.lanes)
         return self._program("loop", run_rounds, (self.graphs,), args, donate=3)
 
     def prefill(self, m: int, lane: int = 0) -> Program:
-        """Reads the known tokens of a lane, or of all lanes where the mesh shards them; its result is side m."""
+        """The program that reads the known tokens of a lane, or of all lanes if the mesh shards them. Its result is side m."""
         graph, params, side = self.graphs.writers[m], self.weights.writers[m], self.lanes.sides[m]
         if self.partitioner.num_shards("lanes") == 1:
             return self._program(f"prefill {m}", prefill_lane, (graph,), (params, side, np.int32(lane)), donate=1)
@@ -307,8 +307,8 @@ class Engine:
         donate: int | None = None,
         like: int | None = None,
     ) -> Program:
-        """donate: index of the argument that the result overwrites. like: index of the argument whose sharding the result
-        takes (default: donate). Without either the result is replicated."""
+        """The program function(*static, *args). donate: index of the argument that the result overwrites. like: index of
+        the argument whose sharding the result has (default: donate). Without either the result is replicated."""
         like = donate if like is None else like
         placed: Any = self.partitioner.sharding(())
         if like is not None and placed is not None:
@@ -319,7 +319,7 @@ class Engine:
         return Program(name, jitted, args, key=(function, static, structure, shapes))
 
     def _run(self, program: Program) -> Any:
-        """Runs a program, compiled once in this process."""
+        """Runs a program. Equal programs are compiled once per process."""
         traced = seconds = 0.0
         if program.key not in _COMPILED:
             start = time.perf_counter()

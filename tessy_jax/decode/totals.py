@@ -9,8 +9,9 @@ import numpy as np
 
 
 class Compilation(NamedTuple):
-    """A compiled program of the engine: its purpose, the tokens per lane, the seconds to trace and to compile it (0 if the
-    process or the cache had compiled it before), and its temporary bytes in addition to its arguments."""
+    """A compiled program of the engine: its purpose, the tokens per lane, the seconds to trace it (0 if the process had
+    compiled it before) and to compile it (0 also if it came from the compilation cache), and its temporary bytes in addition
+    to its arguments."""
 
     name: str
     capacity: int

@@ -1,1 +1,1 @@
-"""Compiles the programs of a job for machines that need not be there: seconds, bytes, collectives and kernels."""
+"""`tessy plan`: compiles the programs of a job for TPUs and GPUs that are not attached."""

@@ -1,7 +1,7 @@
-"""Reads an optimized HLO module as text: what its computations launch, move between devices and copy.
+"""Parses the text of an optimized HLO module: the kernel launches, collectives and copies of its computations.
 
-A kernel is an instruction that the device launches: a fusion, a product, a copy, a collective. Control flow, tuples and
-views launch nothing. Scopes are the `jax.named_scope`s of the program, from the outermost to the innermost.
+A kernel is an instruction that the device launches: a fusion, a dot, a copy, a collective. Control flow, tuples and views
+launch nothing. Scopes are the `jax.named_scope`s of the program, from the outermost to the innermost.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ Scopes = tuple[str, ...]
 
 
 class Instruction(NamedTuple):
-    """name, operation, the text of its result type, and the rest of its line."""
+    """name: of the result. operation: the opcode. result: the text of the result type. rest: the rest of the line."""
 
     name: str
     operation: str
@@ -51,19 +51,19 @@ class Instruction(NamedTuple):
 
     @property
     def scopes(self) -> Scopes:
-        """The parts of its `op_name`."""
+        """The parts of the `op_name` in its metadata."""
         match = re.search(r'op_name="([^"]*)"', self.rest)
         return tuple(match[1].split("/")) if match else ()
 
     def scopes_within(self, outer: Scopes) -> Scopes:
-        """Its scopes, or, if they do not lie within `outer`, those of the loop or branch that runs it: a function that JAX
-        lowers once carries the scopes of its first use."""
+        """Its scopes, or `outer` if they do not begin with `outer`. JAX lowers a function once for several calls, with the
+        scopes of the first call, so the scopes of the enclosing loop or branch are more reliable."""
         own = self.scopes
         return own if own[: len(outer)] == outer else outer
 
     @property
     def bytes(self) -> int:
-        """Bytes of the result; of the largest part of a tuple."""
+        """Bytes of the result, or of the largest element of a tuple."""
         return max((_array_bytes(*parts) for parts in _ARRAY.findall(self.result)), default=0)
 
     @property
@@ -73,21 +73,21 @@ class Instruction(NamedTuple):
         return match[0] if match else self.result
 
     def attribute(self, name: str) -> str | None:
-        """The computation that an attribute names."""
+        """The computation that an attribute such as `body` names."""
         match = re.search(rf"\b{name}=%?([\w.\-]+)", self.rest)
         return match[1] if match else None
 
 
 @dataclass(frozen=True)
 class Module:
-    """The computations of a module by name, and its entry."""
+    """The computations of a module by name, and the name of its entry computation."""
 
     computations: dict[str, list[Instruction]]
     entry: str
 
     @classmethod
     def parse(cls, text: str) -> Module:
-        """Reads the text of `compiled.as_text()`.
+        """Parses the text of `compiled.as_text()`.
 
         Raises:
             ValueError: the text has no entry computation.
@@ -107,18 +107,18 @@ class Module:
                 if match:
                     current.append(Instruction(match[1], match[3], match[2], match[4]))
         if not entry:
-            raise ValueError("the text is no optimized HLO module: it has no ENTRY computation")
+            raise ValueError("the text is not an optimized HLO module: it has no ENTRY computation")
         return cls(computations, entry)
 
     def walk(self, computation: str | None = None) -> Iterator[Instruction]:
-        """All instructions that a computation runs, those of loops and branches once each."""
+        """All instructions that a computation runs. Those of loops and branches appear once."""
         for instruction in self.computations[computation or self.entry]:
             yield instruction
             for called in self.called(instruction):
                 yield from self.walk(called)
 
     def called(self, instruction: Instruction) -> list[str]:
-        """The computations that control flow runs: a loop's body and condition, all branches, or a call."""
+        """The computations that control flow runs: body and condition of a loop, all branches, or the callee."""
         if instruction.operation == "while":
             names = [instruction.attribute("body"), instruction.attribute("condition")]
         elif instruction.operation == "conditional":
@@ -133,7 +133,7 @@ class Module:
 
     @staticmethod
     def branches(instruction: Instruction) -> list[str]:
-        """The branches of a conditional."""
+        """The computations of a conditional's branches."""
         match = re.search(r"branch_computations=\{([^}]*)\}", instruction.rest)
         if match:
             return [name.strip().lstrip("%") for name in match[1].split(",")]
@@ -143,11 +143,11 @@ class Module:
 
 @dataclass
 class Launches:
-    """What one run of a computation launches.
+    """The launches of one run of a computation.
 
-    kernels: their number, by what `group` says of their scopes. host_reads: conditions of loops and branches whose value
-    decides what is launched next; on GPUs the host waits for it. collectives, collective_bytes: by operation, their number
-    and the bytes of their results.
+    kernels: number of kernels by group. host_reads: number of predicates of loops and branches; on GPUs, the host waits for
+    each of them before it launches the next kernel. collectives, collective_bytes: number of collectives and bytes of their
+    results, by operation.
     """
 
     kernels: Counter[str] = field(default_factory=Counter)
@@ -178,13 +178,14 @@ def launches(
     iterations: Mapping[str, int] = MappingProxyType({}),
     within: Scopes = (),
 ) -> Launches:
-    """What one run of a computation launches: loops with a known trip count run that often, other loops as often as
-    `iterations` says of a scope that they begin (default: once), and of the branches of a conditional the one with most
-    kernels is taken.
+    """Counts the launches of one run of a computation.
 
-    skip: the scopes that count nothing, such as those of a path that is not taken. group: the name under which a kernel is
-    counted, by its scopes. leave_out: names of instructions that are not followed. within: the scopes of the loop or branch
-    that runs the computation.
+    Loops with a known trip count count that many iterations. Other loops count the iterations that `iterations` gives for a
+    scope that the loop begins (default: 1). Conditionals count the branch with the most kernels.
+
+    skip: whether to ignore instructions with these scopes, such as those of a path that is not taken. group: the group of a
+    kernel with these scopes. leave_out: names of instructions to ignore. within: the scopes of the loop or branch that runs
+    the computation.
     """
     result = Launches()
     options: dict[str, Any] = {"skip": skip, "group": group, "leave_out": leave_out, "iterations": iterations}
@@ -218,8 +219,8 @@ def launches(
 
 
 class Movement(NamedTuple):
-    """Equal instructions of a computation. operation: such as `all-gather`. shape: of the result. count: how many. bytes: of
-    all results together."""
+    """Equal instructions of a computation. operation: such as `all-gather`. shape: of one result. count: number of
+    instructions. bytes: of all results together."""
 
     operation: str
     shape: str
@@ -228,7 +229,7 @@ class Movement(NamedTuple):
 
 
 def collectives(module: Module, computation: str | None = None) -> list[Movement]:
-    """The collectives that a computation runs, the largest first; those of loops and branches once each."""
+    """The collectives of a computation, the largest first. Those of loops and branches count once."""
     return _movements(
         (i.operation.removesuffix("-start"), i)
         for i in module.walk(computation)
@@ -237,7 +238,7 @@ def collectives(module: Module, computation: str | None = None) -> list[Movement
 
 
 def large_copies(module: Module, at_least: int, computation: str | None = None) -> list[Movement]:
-    """Copies and transposes of at least so many bytes, the largest first; those of loops and branches once each."""
+    """Copies and transposes of at least `at_least` bytes, the largest first. Those of loops and branches count once."""
     return _movements(
         (i.operation.removesuffix("-start"), i)
         for i in module.walk(computation)
@@ -246,7 +247,7 @@ def large_copies(module: Module, at_least: int, computation: str | None = None) 
 
 
 def _is_copy(module: Module, fusion: Instruction) -> bool:
-    """Whether a fusion does nothing but copy or transpose."""
+    """Whether a fusion only copies or transposes."""
     name = fusion.attribute("calls")
     inside = [i.operation for i in module.computations.get(name or "", [])]
     return bool(inside) and set(inside) <= {"parameter", "bitcast", "tuple", *COPIES} and any(op in COPIES for op in inside)

@@ -1,4 +1,4 @@
-"""`tessy plan`: compiles the programs of a configuration for some targets, each in a process of its own."""
+"""`tessy plan`: compiles the programs of a configuration for targets, with one process per target."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ KINDS: tuple[Any, ...] = (Synthesize, Train, Evaluate, Pipeline, Comparison, Pre
 
 
 def read_any(path: Path, overrides: Sequence[str]) -> Any:
-    """The configuration of a file, of the kind that its keys say.
+    """Reads a configuration file. Its keys determine the kind of configuration.
 
     Raises:
         ConfigError: the configuration is invalid.
@@ -34,7 +34,7 @@ def read_any(path: Path, overrides: Sequence[str]) -> Any:
     try:
         raw = yaml.safe_load(path.read_text("utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        raw = None  # read() says why
+        raw = None  # read() raises the error
     keys = set(raw) if isinstance(raw, dict) else set()
 
     def strangeness(kind: Any) -> tuple[int, int]:
@@ -45,7 +45,7 @@ def read_any(path: Path, overrides: Sequence[str]) -> Any:
 
 
 def check_request(config: Any, targets: Sequence[str], programs: Sequence[str]) -> tuple[list[Target], list[str]]:
-    """The targets and programs of a request.
+    """Parses and checks the targets and programs of a request.
 
     Raises:
         ConfigError: a target or program is unknown, a target's packages are missing, or the configuration lacks a program.
@@ -56,8 +56,8 @@ def check_request(config: Any, targets: Sequence[str], programs: Sequence[str]) 
     has = programs_of(config)
     if not has:
         raise ConfigError(
-            f"a configuration of {type(config).__name__} has no program to plan; give one of a synthesis, a training, an "
-            "evaluation or a complete job"
+            f"a {type(config).__name__} configuration has no programs to plan; give a configuration of `tessy run`, "
+            "`synthesize`, `train` or `evaluate`"
         )
     for name in programs:
         if name not in PROGRAMS:
@@ -77,14 +77,15 @@ def plan_job(
     timeout: float = 3600,
     log: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
-    """Compiles programs for targets, one target at a time. Needs no weights, no device of the target, and no network.
+    """Compiles programs for targets, one target at a time. Needs no weights, no devices of the target, and no network.
 
-    programs: default all that the configuration has. shapes: a folder of published shapes, see `models.Published`. layers:
-    the number of layers of every model (default: all). timeout: seconds for each target. log: receives a line per program.
+    programs: names (default: all programs of the configuration). shapes: folder of published shapes, see `models.Published`.
+    layers: number of layers of every model (default: all). timeout: seconds for each target. log: receives one line per
+    program.
 
     Returns:
-        `targets`: for each its `target`, `devices`, `memory`, the records of its `programs` (`measure.measure`), `notes`,
-        and `error` if it ended early.
+        `mesh`, and `targets`: per target `target`, `devices`, `memory` in bytes per device, `programs` (records of
+        `measure.measure`), `notes`, `seconds`, and `error` if it ended early.
 
     Raises:
         ConfigError: see `check_request`.
@@ -101,17 +102,17 @@ def plan_job(
 
 
 def save_plan(config: Any, result: dict[str, Any]) -> None:
-    """Saves a plan in the run folder of its configuration.
+    """Writes a plan to the run folder of its configuration.
 
     Raises:
-        ConfigError, DataError: the folder cannot be written, or a job is running there.
+        ConfigError, DataError: the folder is not writable, or a job is running in it.
     """
     with RunStore(config.output) as store:
         store.files.put(PLAN, (json.dumps(result, indent=1) + "\n").encode("utf-8"))
 
 
 def _one(target: Target, request: dict[str, Any], timeout: float, log: Callable[[str], None]) -> dict[str, Any]:
-    """Compiles for one target in a process of its own, which a crash or a time limit ends."""
+    """Compiles for one target in its own process. A crash or the time limit ends only this process."""
     result: dict[str, Any] = {
         "target": target.text,
         "devices": target.devices,
@@ -161,8 +162,8 @@ def _one(target: Target, request: dict[str, Any], timeout: float, log: Callable[
     reader.join()
     result["seconds"] = round(time.perf_counter() - started, 1)
     if over.is_set():
-        result["error"] = f"stopped after {timeout:.0f} seconds; set --timeout to give it more"
+        result["error"] = f"stopped after {timeout:.0f} seconds; increase --timeout"
     elif process.returncode:
-        last = [line.strip() for line in errors if line.strip()][-1:] or ["it printed nothing"]
-        result["error"] = f"the process that compiles ended with code {process.returncode} ({last[0][:300]})"
+        last = [line.strip() for line in errors if line.strip()][-1:] or ["no message"]
+        result["error"] = f"the compiling process ended with exit code {process.returncode} ({last[0][:300]})"
     return result

@@ -1,4 +1,4 @@
-"""Compiles a program for a target, and reads from the result what it costs."""
+"""Compiles a program for a target and measures it: seconds, bytes, kernel launches, collectives and copies."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from tessy_jax.plan.remedy import remedy
 from tessy_jax.plan.targets import Target
 
 ITERATIONS = {"merges": 8}
-"""Of a loop whose length depends on the text: about as many merges as a word takes."""
+"""Assumed iterations of loops whose length depends on the text, by scope: about the number of merges of a word."""
 HOST_TEXT = (
-    "the tokenizer of the {} has rules that the device does not support, so that the program calls the host; for NVIDIA "
-    "cards, such a program compiles only where the card is; plan it for a TPU or for cpu"
+    "the tokenizer of the {} runs in a host callback, because the device does not support its rules; XLA compiles host "
+    "callbacks for GPUs only with the GPU attached; choose a TPU target or cpu"
 )
 
 
 def measure(planned: Planned, target: Target, mesh: Any) -> dict[str, Any]:
-    """Traces, lowers and compiles a program. Returns its record as JSON; `error` takes the place of the measures if the
-    compiler refuses it, and `remedy` says what to do if it does not fit."""
+    """Traces, lowers and compiles a program. Returns its record for JSON. If the program does not compile, the record has
+    `error` instead of measurements; if it does not fit into memory, the record has a `remedy`."""
     record: dict[str, Any] = {"program": planned.name, "rows": planned.rows, "tokens": planned.tokens}
     record["parts"] = planned.parts
     if planned.host_text and target.platform == "cuda":
@@ -46,7 +46,7 @@ def _measured(planned: Planned, target: Target, mesh: Any) -> dict[str, Any]:
             lowered = traced.lower(lowering_platforms=(target.platform,))
             at_lower = time.perf_counter()
         compiled = lowered.compile()
-    except (RuntimeError, NotImplementedError) as error:  # the compiler's errors, and what cannot be lowered
+    except (RuntimeError, NotImplementedError) as error:  # errors of the compiler and of lowering
         return {"error": _reason(error)}
     seconds = {"trace": at_trace - started, "lower": at_lower - at_trace, "compile": time.perf_counter() - at_lower}
     record["seconds"] = {name: round(value, 1) for name, value in seconds.items()}
@@ -67,13 +67,13 @@ def _measured(planned: Planned, target: Target, mesh: Any) -> dict[str, Any]:
     if target.platform == "tpu":
         cost = compiled.cost_analysis() or {}
         seconds = cost.get("optimal_seconds", -1.0)
-        record["roofline_seconds"] = seconds if seconds >= 0 else None  # negative where XLA has no estimate for a part
+        record["roofline_seconds"] = seconds if seconds >= 0 else None  # negative if XLA has no estimate for a part
         record["bytes_accessed"] = cost.get("bytes accessed")
     return record | _fit(planned, target, record["bytes"])
 
 
 def _faults(module: Module, planned: Planned) -> Any:
-    """Copies as large as one layer's cache or weight inside a loop, where every step pays for them."""
+    """Copies in loops that are at least as large as a layer's cache or weight. Every iteration repeats them."""
     least = min(size for size in (planned.cache_bytes, planned.weight_bytes) if size)
     bodies = [i.attribute("body") for i in module.walk() if i.operation == "while"]
     largest: dict[tuple[str, str], Any] = {}
@@ -84,7 +84,7 @@ def _faults(module: Module, planned: Planned) -> Any:
 
 
 def _steps(module: Module, excluded: frozenset[str]) -> Iterator[dict[str, Any]]:
-    """What each side launches in a round of the loop: one record for a `step`, and one for the `hand-over` before it."""
+    """The launches of each side in a round of the loop: one record for a `step`, and one for the `hand-over` before it."""
     rounds = [i for i in module.computations[module.entry] if i.operation == "while"]
     if len(rounds) != 1:
         return
@@ -149,7 +149,7 @@ def _group(scopes: Scopes) -> str:
 
 
 def _fit(planned: Planned, target: Target, used: dict[str, int]) -> dict[str, Any]:
-    """Bytes of one device against its memory, and how many lanes or rows fit by their tokens."""
+    """Bytes on one device, whether they fit into its memory, and by tokens the number of lanes or rows that fit."""
     total = used["arguments"] + used["outputs"] - used["aliased"] + used["temporaries"] + used["code"]
     record: dict[str, Any] = {"device_bytes": total}
     if target.memory is None:
@@ -157,7 +157,7 @@ def _fit(planned: Planned, target: Target, used: dict[str, int]) -> dict[str, An
     if planned.row_bytes:
         fixed = total - planned.rows * planned.row_bytes[planned.tokens]
         rows = {tokens: max(0, (target.memory - fixed) // size) for tokens, size in planned.row_bytes.items()}
-    else:  # temporaries grow with the rows
+    else:  # assumes that temporaries are proportional to the rows
         fixed, each = total - used["temporaries"], used["temporaries"] // planned.rows
         rows = {planned.tokens: max(0, (target.memory - fixed) // each)} if each else {}
     rows = {tokens: number // planned.multiple * planned.multiple for tokens, number in rows.items()}
@@ -165,6 +165,6 @@ def _fit(planned: Planned, target: Target, used: dict[str, int]) -> dict[str, An
 
 
 def _reason(error: Exception) -> str:
-    """The line of a compiler's error that says what is wrong."""
+    """The most informative line of a compiler's error."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return next((line for line in lines if "memory" in line.lower()), lines[0] if lines else type(error).__name__)[:400]

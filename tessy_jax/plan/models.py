@@ -1,8 +1,8 @@
-"""Models of a plan: their shapes, from whatever is at hand, without weights.
+"""The models of a plan: their shapes, without weights.
 
-A folder or a cached hub model is read as a job reads it. A hub name that cannot be reached has a published shape
-(`configs/models`): `config.json`, and in `plan.json` the hub names with this shape and the sizes of the
-tokenizer's tables. A predictor that is not trained yet has the shape of its backbone.
+Folders and reachable hub models are read as in a job. Other hub names need a published shape (`configs/models`):
+`config.json`, and `plan.json` with the hub names of this shape and the sizes of the tokenizer's tables. A predictor that is
+not trained yet has the shape of a small published model, or of the smallest writer.
 """
 
 from __future__ import annotations
@@ -34,23 +34,23 @@ from tessy_jax.text.vocab import Vocabulary, same_vocabulary
 
 SHAPES = "plan.json"
 PREDICTOR = "qwen3-0.6b-base"
-"""The published shape of a predictor that is not trained yet."""
+"""The first choice for the shape of a predictor that is not trained yet."""
 
 
 @dataclass(frozen=True)
 class Published:
-    """A folder of published shapes; None where there is none. layers: the number of layers to plan (None: all). used: notes
-    on what stood in for what."""
+    """Published shapes. folder: their folder; None for no published shapes. layers: number of layers to plan (None: all).
+    used: notes on replacements of models."""
 
     folder: Path | None
     layers: int | None = None
     used: list[str] = field(default_factory=list)
 
     def resolve(self, model: str) -> Path:
-        """The folder of a model, or that of its published shape.
+        """The folder of a model, or of its published shape if the model is not reachable.
 
         Raises:
-            ConfigError: there is neither.
+            ConfigError: the model has neither.
         """
         shape = next((place for place, names in self._shapes() if model in names), None)
         try:
@@ -58,7 +58,7 @@ class Published:
         except ConfigError:
             if shape is None:
                 raise
-        self.note(f"{model}: not reachable; planned with the published shape {shape.name}")
+        self.note(f"{model}: not reachable; planned with the published shape of {shape.name}")
         return shape
 
     def shape(self, folder: Path) -> ModelConfig:
@@ -68,13 +68,13 @@ class Published:
 
     @staticmethod
     def sizes(folder: Path) -> dict[str, Any]:
-        """The sizes of the tokenizer of a published shape.
+        """The sizes of the tokenizer's tables of a published shape.
 
         Raises:
-            ConfigError: the folder has neither tokenizer nor sizes.
+            ConfigError: the folder has no such sizes.
         """
         if not (folder / SHAPES).exists():
-            raise ConfigError(f"{folder}: has no tokenizer; give a complete folder, or a hub name of configs/models")
+            raise ConfigError(f"{folder}: has no tokenizer; give a complete folder, or a hub name that configs/models lists")
         return dict(json.loads((folder / SHAPES).read_text("utf-8"))["tokenizer"])
 
     def _shapes(self) -> Iterator[tuple[Path, list[str]]]:
@@ -82,13 +82,13 @@ class Published:
             yield file.parent, json.loads(file.read_text("utf-8"))["names"]
 
     def note(self, text: str) -> None:
-        """Notes what stood in for what, once."""
+        """Adds a note, unless it is already present."""
         if text not in self.used:
             self.used.append(text)
 
 
 class PlannedModels(ModelSet):
-    """The models of a synthesis by their shapes.
+    """The models of a synthesis with shapes instead of weights.
 
     Raises:
         ConfigError, TokenizerError, ShardingError: as `ModelSet`.
@@ -116,8 +116,8 @@ class PlannedModels(ModelSet):
         return self._predictor(key, folder, config, self._vocabulary(folder, config), own)
 
     def _backbone(self, key: str, model: str, own: int) -> PredictorSpec:
-        """The shape of a predictor that is not trained yet: the published backbone, or that of the smallest writer if no
-        writer has its vocabulary."""
+        """The shape of a predictor that is not trained yet: that of `PREDICTOR` if a writer has its vocabulary, else that of
+        the smallest writer."""
         place = None if self.published.folder is None else self.published.folder / PREDICTOR
         folders = [place] if place is not None and (place / SHAPES).exists() else []
         smallest = min(self.writers, key=lambda v: v.config.embed * v.config.layers)
@@ -126,7 +126,7 @@ class PlannedModels(ModelSet):
             vocabulary = self._vocabulary(folder, config)
             if any(same_vocabulary(vocabulary, v.vocabulary) for v in self.writers):
                 break
-        self.published.note(f"{key}: {model} is not trained yet; planned with the shape of {folder.name}")
+        self.published.note(f"{key}: {model} is not reachable or not trained yet; planned with the shape of {folder.name}")
         return self._predictor(key, folder, config, vocabulary, own)
 
     def _vocabulary(self, folder: Path, config: ModelConfig) -> Vocabulary:
@@ -150,7 +150,7 @@ class PlannedModels(ModelSet):
 
 @dataclass(frozen=True)
 class _Template:
-    """What a synthesis reads of a chat template, in the usual sizes: a few tokens, and markers of a few bytes."""
+    """The attributes of a chat template that a synthesis reads, in typical sizes: a few tokens, markers of a few bytes."""
 
     section: settings.Model
     close_ids: tuple[int, ...] = (0, 1, 2)
@@ -171,7 +171,7 @@ class _Template:
 
 
 def _vocabulary(size: int, sizes: dict[str, Any]) -> Vocabulary:
-    """A vocabulary of these sizes; its first token is the longest."""
+    """A vocabulary of zeros with these sizes. Its first token has the maximum length."""
     offsets = np.full(size + 1, sizes["longest_token"], np.int32)
     offsets[0] = 0
     offsets[-1] = sizes["bytes"]

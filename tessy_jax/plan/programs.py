@@ -1,4 +1,4 @@
-"""The programs of a job with shapes instead of arrays: the functions that the job runs, for devices that may be absent."""
+"""The programs of a job: the functions that the job runs, with shapes instead of arrays."""
 
 from __future__ import annotations
 
@@ -32,18 +32,19 @@ from tessy_jax.train.pack import Batch
 from tessy_jax.train.step import State, jit_step
 
 PROGRAMS = ("loop", "fill", "train", "evaluate")
-"""loop: the decode loop of a synthesis. fill: reading a prompt into each model's cache. train: a step of SFT. evaluate: the
-decode loop of an evaluation."""
+"""loop: the decode loop of a synthesis. fill: the prefill of each model. train: a training step. evaluate: the decode loop
+of an evaluation."""
 
 
 @dataclass(frozen=True)
 class Planned:
-    """A program to compile, and what a report says beside it.
+    """A program to compile, and facts for its report. All bytes are bytes on one device.
 
-    rows: lanes, or rows of a batch, a multiple of `multiple`. tokens: of each. row_bytes: what a lane adds to a device, by
-    its tokens; empty for a training step. cache_bytes: of one layer's keys, and weight_bytes: of one layer's largest weight,
-    on one device; a copy of that size is a fault. parts: what the arguments consist of, in bytes on one device. excluded:
-    scopes of the paths that the job's settings do not take. host_text: writers whose tokenizer the program asks on the host.
+    rows: number of lanes, or of rows of a batch; a multiple of `multiple`. tokens: of each lane or row. row_bytes: bytes of
+    one more lane, by its tokens; empty for a training step. cache_bytes: the smallest array of a layer's cache; 0 for a
+    training step. weight_bytes: the largest weight of a layer. The smaller of both is the smallest copy that a report shows.
+    parts: bytes of the arguments by part. excluded: scopes of the paths that the settings of the job exclude. host_text:
+    writers whose tokenizer runs in a host callback.
     """
 
     name: str
@@ -60,10 +61,10 @@ class Planned:
 
 
 def planned(config: Any, names: tuple[str, ...], partitioner: Partitioner, published: Published) -> Iterator[Planned]:
-    """The programs of a configuration, of these names.
+    """The programs of a configuration with these names. Names that the configuration lacks are ignored.
 
     Raises:
-        TessyError: the configuration has no such program, or its models do not fit the mesh.
+        TessyError: a model or tokenizer cannot be read or is refused, or the mesh does not divide the sizes of a model.
     """
     if {"loop", "fill"} & set(names) and (synthesis := _synthesis(config)) is not None:
         yield from _decode(synthesis, [n for n in names if n in ("loop", "fill")], partitioner, published)
@@ -74,7 +75,7 @@ def planned(config: Any, names: tuple[str, ...], partitioner: Partitioner, publi
 
 
 def programs_of(config: Any) -> tuple[str, ...]:
-    """The names of the programs that a configuration has; none where `tessy plan` knows none."""
+    """The names of the programs of a configuration; empty for kinds that `tessy plan` does not support."""
     if isinstance(config, Pipeline):
         return PROGRAMS
     of_kind: dict[Any, tuple[str, ...]] = {Synthesize: ("loop", "fill"), Train: ("train",), Evaluate: ("evaluate",)}
@@ -114,8 +115,8 @@ def _parts(models: PlannedModels, engine: Engine) -> dict[str, int]:
 
 
 def _excluded(models: PlannedModels) -> Iterator[str]:
-    """Scopes that a job with these settings does not run in a step: the draw of label flips without noise, the sampling that
-    the settings do not choose, and the pass in which a lane catches up."""
+    """Scopes that a step does not run with these settings: the forward pass that catches up, label flips with probability 0,
+    and the sampling methods that the settings do not select."""
     yield "mixed_step"
     if not models.config.boundary.label_flip_prob:
         yield "label_flips"
@@ -165,7 +166,7 @@ def _train(config: Train, partitioner: Partitioner, published: Published) -> Pla
 
 
 def _optimizer_state(optimizer: optax.GradientTransformation, params: Any, partitioner: Partitioner) -> Any:
-    """The shapes of an optimizer's state: its copies of the parameters are sharded like them, all else is replicated."""
+    """The shapes of an optimizer's state. Arrays of parameters are sharded like these; others are replicated."""
 
     def like(x: Any, parameter: Any) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=parameter.sharding)
@@ -208,7 +209,7 @@ def _bytes_of(tree: Any) -> int:
 
 
 def _layer_weight(model: Any) -> int:
-    """Bytes of a layer's largest weight on one device."""
+    """Bytes on one device of a layer's largest weight."""
     sizes = []
     for path, parameter in hf.parameter_paths(model):
         if path[0] == "layers":

@@ -1,4 +1,4 @@
-"""What to do about a program that does not fit: what is too large, and the nearest setting or machine that fits."""
+"""Remedies for a program that does not fit into memory: its largest parts, and a setting or a larger target that fits."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from typing import Any
 from tessy_jax.plan.targets import GIB, Target, larger
 
 HEADROOM = 0.95
-"""The share of a device's memory that a remedy plans for."""
+"""The fraction of a device's memory that a program may use on a suggested target."""
 
 
 def remedy(record: Mapping[str, Any], target: Target) -> str | None:
-    """What is too large in a program, and what would fit; an estimate that takes all of it as evenly sharded.
+    """The parts of a program by size, and changes that should make it fit. The estimate assumes that a larger target shards
+    all of its bytes evenly.
 
     record: a record of `measure`.
 
     Returns:
-        None if the program fits, if the memory of the target is unknown, or if the compiler refused the program for another
-        reason.
+        None if the program fits, if the memory of the target is unknown, or if the compiler failed for another reason.
     """
     if target.memory is None or record.get("fits"):
         return None
@@ -47,7 +47,7 @@ def _change(record: Mapping[str, Any], target: Target, share: float) -> str:
         ways.append(f"set synthesis.lanes to {rows}")
     number = target.devices * 2 ** math.ceil(math.log2(max(2.0, share / HEADROOM)))
     axis = "fsdp" if training else "tensor"
-    ways.append(f"take {larger(target, number)} and a larger axis {axis} of the mesh")
+    ways.append(f"use {larger(target, number)} with a larger mesh axis {axis}")
     if training:
-        ways.append("set a smaller training.max_seq_len")
+        ways.append("lower training.max_seq_len")
     return ", or ".join(ways)

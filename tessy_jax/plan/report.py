@@ -1,4 +1,4 @@
-"""A plan as tables for people."""
+"""Prints a plan as tables and lines of text."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from rich.console import Console
 from rich.table import Table
 
 SIDES = ("student", "teacher")
-COLUMNS = ("program", "rows × tokens", "compile s", "device", "temporaries", "fit", "collectives", "copies")
+COLUMNS = ("program", "rows × tokens", "compile s", "per device", "temporaries", "rows that fit", "collectives", "copies")
 
 
 def show(config: str, result: Mapping[str, Any], console: Console | None = None) -> None:
-    """Prints the result of `plan_job`. config: the name of the configuration."""
+    """Prints the result of `plan_job`. config: name of the configuration, for the first line."""
     console = console or Console()
     mesh = ", ".join(f"{axis}={size}" for axis, size in result["mesh"].items()) or "one device"
     console.print(f"{config}, mesh {mesh}")
@@ -39,7 +39,7 @@ def _table(programs: list[Mapping[str, Any]]) -> Table:
             table.add_row(program["program"], size, "–", "does not compile")
             continue
         used, seconds = program["bytes"], program["seconds"]
-        fits = "" if program.get("fits", True) else " (too much)"
+        fits = "" if program.get("fits", True) else " (does not fit)"
         rows = ", ".join(f"{n} × {tokens}" for tokens, n in program.get("rows_that_fit", {}).items())
         table.add_row(
             program["program"],
@@ -55,7 +55,7 @@ def _table(programs: list[Mapping[str, Any]]) -> Table:
 
 
 def details(program: Mapping[str, Any]) -> Iterator[str]:
-    """Lines on one program: why it does not compile, what its steps launch, and the large copies in its loops."""
+    """Lines on one program: its error, its remedy, the kernel launches of its steps, and large copies in its loops."""
     if "error" in program:
         yield f"{program['program']}: {program['error']}"
     if "remedy" in program:
@@ -63,12 +63,12 @@ def details(program: Mapping[str, Any]) -> Iterator[str]:
     for step in program.get("steps", []):
         groups = ", ".join(f"{name} {count}" for name, count in step["groups"].items() if name not in ("model", "predictor"))
         yield (
-            f"{SIDES[step['side']]} {step['part']}: {step['kernels']} kernels, {step['models']} of them the models'; "
-            f"{step['host_reads']} conditions{_collectives(step['collectives'])}; {groups}"
+            f"{SIDES[step['side']]} {step['part']}: {step['kernels']} kernel launches, {step['models']} of them in models; "
+            f"{step['host_reads']} predicates of loops and branches{_collectives(step['collectives'])}; {groups}"
         )
     for move in program.get("copies", []):
         what = f"{move['count']} × {move['operation']} {move['shape']}"
-        yield f"{program['program']}: {what} in a loop, as large as a cache or a weight"
+        yield f"{program['program']}: {what} in a loop, at least as large as a layer's cache or weight"
 
 
 def _collectives(moves: Mapping[str, Any]) -> str:

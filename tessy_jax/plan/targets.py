@@ -1,4 +1,4 @@
-"""Machines to compile for: this one's CPU, TPU slices and NVIDIA cards, which need not be there."""
+"""Targets of compilation: CPU devices of this machine, and TPU slices and NVIDIA GPUs that are not attached."""
 
 from __future__ import annotations
 
@@ -20,16 +20,17 @@ from tessy_jax.errors import ConfigError
 GIB = 1 << 30
 CARDS = Path(__file__).with_name("cards")
 TPUS = {"v4": (32 * GIB, 1), "v5e": (16 * GIB, 1), "v5p": (95 * GIB, 1), "v6e": (32 * GIB, 1), "tpu7x": (96 * GIB, 2)}
-"""Of each TPU, the memory of one device, and the devices of one chip."""
+"""For each TPU: the bytes of one device's memory, and the number of devices per chip."""
 HOST_CHIPS = 4
-"""Chips that the TPU library expects of a host."""
+"""Chips per host by default in libtpu's topologies."""
 EXAMPLES = "cpu, cpu:8, h100:8, v5e:4x4, v5p:2x2x1, 2xv6e:2x4"
 
 
 @dataclass(frozen=True)
 class Target:
-    """A machine. text: as the user writes it. platform: cpu, cuda or tpu. kind: such as h100 or v5p. devices: how many.
-    memory: bytes of one device; None where it is not known. topology: of a TPU slice, such as 2x2x1. slices: how many."""
+    """Devices to compile for. text: as given by the user. platform: cpu, cuda or tpu. kind: such as h100 or v5p. devices:
+    their number. memory: bytes of one device; None for CPUs. topology: chips of a TPU slice, such as 2x2x1. slices: number
+    of TPU slices."""
 
     text: str
     platform: str
@@ -41,15 +42,15 @@ class Target:
 
     @property
     def backend(self) -> Backend:
-        """What the models' choices of kernels depend on."""
+        """The backend, which determines the kernels that the models use."""
         return Backend(self.platform, _card(self.kind, r"major: (\d+)") if self.platform == "cuda" else 0.0)
 
 
 def parse_target(text: str) -> Target:
-    """A target from its text.
+    """Parses a target.
 
     Raises:
-        ConfigError: the text names no target.
+        ConfigError: the target is unknown.
     """
     cards = sorted(file.stem for file in CARDS.glob("*.txtpb"))
     match = re.fullmatch(rf"(cpu|{'|'.join(cards)})(?::([1-9]\d*))?", text)
@@ -66,13 +67,13 @@ def parse_target(text: str) -> Target:
         if devices:
             return Target(text, "tpu", match[2], devices, memory, match[3], slices)
     raise ConfigError(
-        f"target {text!r} is unknown; a target is cpu, a card ({', '.join(cards)}) with a number of devices, or a TPU "
-        f"({', '.join(TPUS)}) with its topology: {EXAMPLES}"
+        f"target {text!r} is unknown; a target is cpu, a GPU ({', '.join(cards)}) with a number of devices, or a TPU "
+        f"({', '.join(TPUS)}) with its topology; examples: {EXAMPLES}"
     )
 
 
 def larger(target: Target, devices: int) -> str:
-    """A target of the same kind with at least so many devices."""
+    """The text of a target of the same kind with at least this number of devices."""
     if target.platform != "tpu":
         return f"{target.kind}:{devices}"
     chips = -(-devices // (TPUS[target.kind][1] * target.slices))
@@ -85,10 +86,10 @@ def larger(target: Target, devices: int) -> str:
 
 
 def check_extras(target: Target) -> None:
-    """Checks that the packages that compile for a target are installed.
+    """Checks that the compiler of a target is installed.
 
     Raises:
-        ConfigError: they are not; names the extra.
+        ConfigError: it is not; the message names the extra.
     """
     needed = {"tpu": ("libtpu",), "cuda": ("jax_cuda12_plugin", "jax_plugins.xla_cuda12")}.get(target.platform, ())
     extra = {"tpu": "plan-tpu", "cuda": "plan-gpu"}.get(target.platform, "")
@@ -99,7 +100,7 @@ def check_extras(target: Target) -> None:
 
 
 def environment(target: Target) -> dict[str, str]:
-    """The environment of a process that compiles for a target; it initializes no accelerator of this machine."""
+    """The environment variables of a process that compiles for a target without initializing an attached accelerator."""
     variables = dict(os.environ) | {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
     if target.platform == "cpu":
         flags = [f for f in variables.get("XLA_FLAGS", "").split() if "host_platform_device_count" not in f]
@@ -132,32 +133,32 @@ def target_devices(target: Target) -> list[Any]:
     try:
         name = f"{target.kind}:{target.topology}"
         return list(topologies.get_topology_desc(platform="tpu", topology_name=name, **options).devices)
-    except Exception as error:  # the TPU library raises several types
+    except Exception as error:  # libtpu raises several types
         reason = (str(error).strip().splitlines() or [""])[0]
         raise ConfigError(
-            f"target {target.text}: the TPU library has no such topology ({reason}); give one of {target.kind}'s slices, "
-            "such as v5e:4x4, v5p:2x2x1 or v6e:2x4"
+            f"target {target.text}: libtpu has no such topology ({reason}); give a topology of {target.kind}, "
+            "in the form of v5e:4x4, v5p:2x2x1 or v6e:2x4"
         ) from None
 
 
 def target_mesh_devices(target: Target, sizes: dict[str, int]) -> list[Any]:
-    """The devices that a mesh of these sizes takes of a target.
+    """The first devices of a target, as many as a mesh of these axis sizes has.
 
     Raises:
-        ConfigError: the target has fewer.
+        ConfigError: the target has too few devices.
     """
     needed = math.prod(sizes.values())
     if needed > target.devices:
         axes = ", ".join(f"{axis}: {size}" for axis, size in sizes.items())
         raise ConfigError(
-            f"target {target.text} has {target.devices} devices, the mesh {{{axes}}} needs {needed}; give a larger target, "
-            "or another mesh with --set mesh={…}"
+            f"target {target.text}: has {target.devices} of the {needed} devices of the mesh {{{axes}}}; give a larger "
+            "target, or a smaller mesh with --set mesh={…}"
         )
     return list(np.asarray(target_devices(target), dtype=object)[:needed])
 
 
 def _card(kind: str, pattern: str) -> float:
-    """A number of a card's description."""
+    """A number from the description of a GPU."""
     match = re.search(pattern, (CARDS / f"{kind}.txtpb").read_text("utf-8"))
     assert match is not None, (kind, pattern)
     return float(match[1])

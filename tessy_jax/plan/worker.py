@@ -1,7 +1,7 @@
 """The process that compiles for one target: `python -m tessy_jax.plan.worker`.
 
-It reads a request as JSON from standard input, and prints one JSON object per line: a record for each program, then one with
-`notes`, or one with `error`.
+It reads a request as JSON from standard input and prints one JSON object per line: a record per program, then `notes`. If it
+fails, the last object has `error`.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ KINDS: dict[str, Any] = {kind.__name__: kind for kind in (Pipeline, Synthesize, 
 
 
 def compile_all(request: dict[str, Any]) -> None:
-    """Compiles the programs of a request: `kind` and `config` of a run, `target`, `programs`, `shapes` (a folder of
-    published shapes, or null) and `layers` (null: all)."""
+    """Compiles the programs of a request: `kind` and `config` of a run, `target`, `programs`, `shapes` (folder of published
+    shapes, or null) and `layers` (null: all)."""
     target = parse_target(request["target"])
     config = KINDS[request["kind"]].model_validate(request["config"])
     published = Published(None if request["shapes"] is None else Path(request["shapes"]), request["layers"])
@@ -41,7 +41,7 @@ def _print(record: dict[str, Any]) -> None:
 
 
 def main() -> int:
-    """Reads a request and answers it; returns the exit code."""
+    """Reads a request and compiles its programs. Returns the exit code."""
     try:
         compile_all(json.loads(sys.stdin.read()))
     except TessyError as error:

@@ -1,4 +1,4 @@
-"""The section of a run's page on its plan: what `tessy plan --save` compiled for other machines."""
+"""The section of a run's page on the plan that `tessy plan --save` has saved."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def plan_section(plan: Mapping[str, Any]) -> Section | None:
             rows.append([target["target"], *_cells(program)])
         if "error" in target:
             rows.append([target["target"], "–", target["error"], "", "", "", ""])
-    columns = ["target", "program", "compilation", "memory per device", "fits", "kernels of a step", "collectives"]
-    lead = "The programs of this configuration, compiled for machines that were not there."
+    columns = ["target", "program", "compilation", "memory per device", "fits", "kernel launches of a step", "collectives"]
+    lead = "The programs of this configuration, compiled by `tessy plan` for TPUs, GPUs or CPUs."
     return Section("Plan", lead, [Table("Programs", columns, rows)])
 
 
@@ -34,7 +34,7 @@ def _cells(program: Mapping[str, Any]) -> list[str]:
     return [
         program["program"],
         f"{sum(program['seconds'].values()):.0f} s",
-        size(program["device_bytes"]) + ("" if program.get("fits", True) else ", too much"),
+        size(program["device_bytes"]) + ("" if program.get("fits", True) else ", does not fit"),
         program.get("remedy") or ", ".join(fits),
         ", ".join(f"{SIDES[step['side']]} {count(step['kernels'])}" for step in steps),
         count(sum(move["count"] for move in program["collectives"])),

@@ -119,7 +119,7 @@ class Round:
 class RunView:
     """The data of a run. config, summary: of its folder; empty if missing. changes: by domain, the number of responses per
     kind of change from the first to the last evaluation. compared: a sample of them. predictors: metrics of the predictors
-    that the run has trained, by speaker. plan: what `tessy plan --save` left in the folder; empty if nothing."""
+    that the run has trained, by speaker. plan: the saved result of `tessy plan`; empty if missing."""
 
     config: Mapping[str, Any]
     summary: Mapping[str, Any]

@@ -36,7 +36,7 @@ class Stage:
 
 
 PLAN = "plan.json"
-"""What `tessy plan --save` leaves in a run folder."""
+"""The file of a run folder that `tessy plan --save` writes."""
 BEFORE_STAGE = Stage(EVALUATION)
 """The evaluation of the untouched student."""
 

@@ -163,7 +163,7 @@ class ModelSet:
         self.open_text, self.close_text = self._markers(date)
 
     def read_writer(self, name: Writer, section: settings.Model, date: datetime.date) -> WriterSpec:
-        """See `writer_spec`. This method and the four below are what a plan replaces where it lacks files or devices."""
+        """See `writer_spec`. `PlannedModels` overrides this method and the four below."""
         return writer_spec(name, section, date)
 
     def read_predictor(self, key: str, model: str, own: int) -> PredictorSpec:

@@ -140,12 +140,12 @@ class Scheduler:
 
     @property
     def compile_seconds(self) -> float:
-        """Seconds of compilation, without programs that were taken from the cache."""
+        """Seconds of compilation. Programs that came from the compilation cache count 0."""
         return sum(c.compile_seconds for c in self.engine.compilations)
 
     @property
     def start_seconds(self) -> float:
-        """Seconds until programs can run: tracing and compilation."""
+        """Seconds of tracing and compilation."""
         return self.compile_seconds + sum(c.trace_seconds for c in self.engine.compilations)
 
     def _fill(self) -> list[Failure]:

@@ -1,7 +1,6 @@
-"""The programs of the miniature, compiled for a TPU that is not there, launch, move and copy no more than they do today.
+"""Bounds on the kernel launches, collectives and copies of the miniature's programs, compiled for an absent TPU.
 
-The bounds are counts, which are the same on every machine. A change that raises one should say why; a change that lowers one
-should lower the bound.
+Counts do not depend on the machine that compiles. Give a reason for raising a bound. If a count falls, lower its bound.
 """
 
 import importlib.util
@@ -32,19 +31,19 @@ def programs():
     ("side", "part", "kernels", "host_reads", "collectives"),
     [(0, "step", 1000, 50, 38), (0, "hand-over", 1300, 72, 70), (1, "step", 1000, 50, 38), (1, "hand-over", 1360, 80, 70)],
 )
-def test_a_step_and_a_hand_over_launch_at_most_so_many_kernels(programs, side, part, kernels, host_reads, collectives):
+def test_launches_of_a_step_and_a_hand_over_stay_within_their_bounds(programs, side, part, kernels, host_reads, collectives):
     (found,) = (step for step in programs["loop"]["steps"] if (step["side"], step["part"]) == (side, part))
     assert 50 < found["kernels"] <= kernels
     assert found["host_reads"] <= host_reads
     assert 0 < sum(move["count"] for move in found["collectives"].values()) <= collectives
 
 
-def test_collectives_and_large_copies_of_the_loop_are_at_most_so_many(programs):
+def test_collectives_and_large_copies_of_the_loop_stay_within_their_bounds(programs):
     assert 0 < sum(move["count"] for move in programs["loop"]["collectives"]) <= 155
     assert sum(move["count"] for move in programs["loop"]["copies"]) <= 265
 
 
-def test_a_training_step_reduces_its_gradients_and_copies_nothing_large(programs):
+def test_a_training_step_has_only_all_reduces_and_no_large_copies(programs):
     kinds = {move["operation"] for move in programs["train"]["collectives"]}
     assert kinds == {"all-reduce"}
     assert programs["train"]["copies"] == []

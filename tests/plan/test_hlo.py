@@ -1,4 +1,4 @@
-"""What a program launches, moves and copies is read from the text of its optimized HLO."""
+"""Tests of parsing optimized HLO: kernel launches, collectives and copies."""
 
 import jax
 import jax.numpy as jnp
@@ -57,47 +57,47 @@ ENTRY %main () -> f32[8] {
 """
 
 
-def test_a_loop_counts_as_often_as_it_runs_and_a_branch_as_its_longest():
+def test_a_loop_counts_its_trip_count_and_a_conditional_its_largest_branch():
     module = Module.parse(TEXT)
     counted = launches(module, module.entry)
     body = 1 + 1 + 2  # a fusion, the collective, and the two fusions of the branch `many`
-    assert counted.total == (3 + 1) * body + 2 + 1, "and the open loop's condition twice, and the copy"
-    assert counted.host_reads == (3 + 1) * 1 + 2, "a branch per iteration, and the condition of the loop without a count"
+    assert counted.total == (3 + 1) * body + 2 + 1, "and the condition of the open loop twice, and the copy"
+    assert counted.host_reads == (3 + 1) * 1 + 2, "one branch per iteration, and the condition of the open loop"
 
 
-def test_a_loop_of_unknown_length_counts_as_often_as_its_scope_says():
+def test_a_loop_without_a_trip_count_counts_the_iterations_given_for_its_scope():
     text = TEXT.replace(
         "condition=%condition, body=%body\n", 'condition=%condition, body=%body, metadata={op_name="a/merges/while"}\n'
     )
     module = Module.parse(text)
     counted = launches(module, module.entry, iterations={"merges": 5})
-    assert counted.total == (3 + 5) * 4 + 6 + 1, "its condition is read once more than its body runs"
+    assert counted.total == (3 + 5) * 4 + 6 + 1, "its condition runs once more than its body"
     assert counted.host_reads == 3 + 5 + 6
 
 
-def test_a_scope_that_is_skipped_counts_nothing_and_leaves_the_other_branch():
+def test_skipped_scopes_are_not_counted_and_the_other_branch_is():
     module = Module.parse(TEXT)
     counted = launches(module, "body", skip=lambda scopes: "many" in scopes, group=lambda scopes: scopes[-2])
     assert counted.kernels == {"loop": 2, "few": 1}
 
 
-def test_collectives_are_counted_by_kind_and_bytes():
+def test_collectives_are_counted_by_operation_and_bytes():
     (move,) = collectives(Module.parse(TEXT))
     assert move == ("all-reduce", "f32[8]", 2, 64), "once in each loop"
 
 
-def test_a_copy_in_a_fusion_is_a_copy_and_a_small_one_is_none():
+def test_a_fusion_that_only_copies_is_a_copy_and_small_copies_are_ignored():
     module = Module.parse(TEXT)
     assert large_copies(module, 8192) == [("fusion", "bf16[1024,4]", 1, 8192)]
     assert large_copies(module, 8193) == []
 
 
-def test_a_text_without_an_entry_is_refused():
+def test_a_text_without_an_entry_computation_is_refused():
     with pytest.raises(ValueError, match="no ENTRY computation"):
         Module.parse("HloModule empty\n")
 
 
-def test_the_text_of_this_version_of_jax_is_read():
+def test_the_hlo_text_of_the_installed_jax_is_parsed():
     mesh = make_mesh({"tensor": 8})
     x = jax.ShapeDtypeStruct((64, 64), jnp.float32, sharding=NamedSharding(mesh, PartitionSpec(None, "tensor")))
 
@@ -112,5 +112,5 @@ def test_the_text_of_this_version_of_jax_is_read():
     module = Module.parse(jax.jit(f).lower(x).compile().as_text())
     (loop,) = (i for i in module.computations[module.entry] if i.operation == "while")
     counted = launches(module, loop.attribute("body"), group=lambda scopes: str("product" in scopes))
-    assert counted.kernels["True"] >= 2, "the product and the tanh are in their scope"
+    assert counted.kernels["True"] >= 2, "the dot and the tanh are in their scope"
     assert any(move.bytes >= 64 * 64 * 4 / 8 for move in collectives(module, loop.attribute("body")))

@@ -1,4 +1,4 @@
-"""A plan compiles the very programs that a job runs, and needs neither weights nor devices."""
+"""Tests of planned programs: they equal those of a job, and need no weights and no devices."""
 
 import json
 import shutil
@@ -40,7 +40,7 @@ def mesh():
     return make_mesh({"data": 2, "tensor": 2})
 
 
-def test_a_planned_loop_is_the_program_that_the_engine_runs(mesh, monkeypatch):
+def test_a_planned_loop_equals_the_program_of_the_engine(mesh, monkeypatch):
     monkeypatch.chdir(ROOT)
     config = mini("mesh={data: 2, tensor: 2}")
     synthesis = synthesis_config(config, 1, config.student.model, config.boundary)
@@ -50,7 +50,7 @@ def test_a_planned_loop_is_the_program_that_the_engine_runs(mesh, monkeypatch):
     assert set(programs) == {"loop", "fill student", "fill teacher"}
     for ours, theirs in ((engine.loop(), programs["loop"]), (engine.prefill(1), programs["fill teacher"])):
         arrays = [x for x in jax.tree.leaves(theirs.program.args) if isinstance(x, jax.Array)]
-        assert not arrays, "a plan holds shapes only"
+        assert not arrays, "a planned program has only shapes"
         assert avals(ours.args) == avals(theirs.program.args)
         texts = [p.jitted.lower(*p.args).as_text() for p in (ours, theirs.program)]
         assert texts[0] == texts[1]
@@ -60,7 +60,7 @@ def test_a_planned_loop_is_the_program_that_the_engine_runs(mesh, monkeypatch):
 
 
 @pytest.mark.parametrize("lora", [None, {"rank": 4}])
-def test_a_planned_step_has_the_shapes_of_the_training(mesh, lora, monkeypatch):
+def test_a_planned_training_step_has_the_shapes_of_the_training(mesh, lora, monkeypatch):
     monkeypatch.chdir(ROOT)
     config = mini("mesh={data: 2, tensor: 2}", f"lora={json.dumps(lora)}")
     training = training_config(config, 1, config.student.model)
@@ -76,7 +76,7 @@ def test_a_planned_step_has_the_shapes_of_the_training(mesh, lora, monkeypatch):
     program.program.jitted.lower(state, frozen, batch, weights_C)
 
 
-def test_a_model_that_cannot_be_reached_has_its_published_shape_and_the_note_says_so(monkeypatch):
+def test_an_unreachable_model_has_its_published_shape_and_a_note_names_it(monkeypatch):
     monkeypatch.setattr("tessy_jax.models.hf.resolve", unreachable)
     config = reconcile(read_any(CONFIGS / "gpt-oss-120b_qwen3-8b.yaml", []), None)
     published = Published(CONFIGS / "models", layers=1)
@@ -113,7 +113,7 @@ def test_a_dry_run_counts_the_bytes_of_the_compiled_program_within_3_percent(nam
 
 
 def host_tokenized(folder):
-    """A copy of the miniature's student whose tokenizer has a rule that no device follows."""
+    """A copy of the miniature's student with a normalizer that the device does not support."""
     shutil.copytree(ROOT / "tessy_jax" / "mini" / "checkpoints" / "student-0", folder)
     content = json.loads((folder / "tokenizer.json").read_text())
     content["normalizer"] = {"type": "Replace", "pattern": {"String": "qzq"}, "content": "zqz"}
@@ -122,16 +122,14 @@ def host_tokenized(folder):
 
 
 @pytest.mark.parametrize(("target", "refused"), [("h100:1", True), ("cpu", False)])
-def test_a_tokenizer_that_asks_the_host_is_refused_for_cards_before_anything_is_compiled(
-    target, refused, tmp_path, monkeypatch
-):
+def test_a_tokenizer_in_a_host_callback_is_refused_for_gpus_before_compilation(target, refused, tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr("tessy_jax.plan.measure._measured", lambda *_: {"fits": True})
     config = mini(f"student.model={host_tokenized(tmp_path / 'model')}")
     partitioner = Partitioner(make_mesh({"data": 1}), absent=True)
     loop, fill, _ = planned(config, ("loop", "fill"), partitioner, Published(None))
     error = measure(loop, parse_target(target), None).get("error", "")
-    assert error.startswith("the tokenizer of the student has rules that the device does not support") == refused
+    assert error.startswith("the tokenizer of the student runs in a host callback, because the device does not") == refused
     assert "error" not in measure(fill, parse_target(target), None)
 
 
@@ -157,13 +155,13 @@ def test_a_configuration_has_the_programs_of_its_kind(file, programs):
 
 
 @pytest.mark.parametrize("file", sorted(file.name for file in CONFIGS.glob("*.yaml")))
-def test_every_configuration_is_planned_from_a_clone_without_network(file, monkeypatch):
+def test_every_shipped_configuration_is_planned_without_network(file, monkeypatch):
     monkeypatch.setattr("tessy_jax.models.hf.resolve", unreachable)
     monkeypatch.chdir(ROOT)
     config = reconcile(read_any(CONFIGS / file, []), None)
     names = programs_of(config)
     if file == "small_predictors.yaml":
-        with pytest.raises(ConfigError, match="a configuration of Predictors has no program to plan; give one of"):
+        with pytest.raises(ConfigError, match="a Predictors configuration has no programs to plan; give a configuration of"):
             check_request(config, ["cpu"], [])
         return
     sizes = dict(config.mesh) or {"data": 1}
@@ -173,7 +171,7 @@ def test_every_configuration_is_planned_from_a_clone_without_network(file, monke
     assert {name.split()[0] for name in programs} == set(names)
 
 
-def test_a_program_that_a_configuration_lacks_is_refused_with_those_it_has():
+def test_a_program_that_a_configuration_lacks_is_refused_and_the_error_names_its_programs():
     config = read_any(CONFIGS / "small_pair.yaml", [])
     with pytest.raises(ConfigError, match="has no program 'train'; it has loop, fill"):
         check_request(config, ["cpu"], ["train"])
@@ -181,13 +179,13 @@ def test_a_program_that_a_configuration_lacks_is_refused_with_those_it_has():
         check_request(config, ["cpu"], ["lop"])
 
 
-def test_each_target_is_planned_in_a_process_of_its_own_and_an_error_of_one_leaves_the_others(monkeypatch, tmp_path):
+def test_each_target_has_its_own_process_and_an_error_of_one_does_not_affect_the_others(monkeypatch, tmp_path):
     monkeypatch.chdir(ROOT)
     config = mini("mesh={tensor: 2}")
     lines = []
     result = plan_job(config, ["cpu:1", "cpu:2"], ["fill"], layers=1, log=lines.append)
     small, right = result["targets"]
-    assert "target cpu:1 has 1 devices, the mesh {tensor: 2} needs 2" in small["error"]
+    assert "target cpu:1: has 1 of the 2 devices of the mesh {tensor: 2}" in small["error"]
     assert small["programs"] == []
     assert "error" not in right
     assert [p["program"] for p in right["programs"]] == ["fill student", "fill teacher"]
@@ -202,8 +200,8 @@ def test_each_target_is_planned_in_a_process_of_its_own_and_an_error_of_one_leav
     assert json.loads((tmp_path / "run" / "plan.json").read_text()) == json.loads(json.dumps(result))
 
 
-def test_a_target_that_takes_too_long_is_stopped_and_says_so(monkeypatch):
+def test_a_target_that_exceeds_its_time_limit_is_stopped_and_its_error_says_so(monkeypatch):
     monkeypatch.chdir(ROOT)
     (target,) = plan_job(mini(), ["cpu"], ["loop"], timeout=1)["targets"]
-    assert target["error"] == "stopped after 1 seconds; set --timeout to give it more"
+    assert target["error"] == "stopped after 1 seconds; increase --timeout"
     assert target["seconds"] < 20

@@ -1,4 +1,4 @@
-"""A program that does not fit is told what is too large, and what would fit."""
+"""Tests of remedies for programs that do not fit into memory."""
 
 import pytest
 
@@ -16,25 +16,25 @@ def measured(**changes):
     return record(device_bytes=100_000_000_000, bytes={}, rows_that_fit={8192: 24}, **changes)
 
 
-def test_the_parts_are_named_by_size_with_a_number_of_lanes_and_a_machine_that_fit():
+def test_a_remedy_names_the_parts_by_size_and_a_number_of_lanes_and_a_target_that_fit():
     assert remedy(measured(), parse_target("h100:8")) == (
         "needs 100.0 GB of 84.9 GB per device (caches 60.0 GB, temporaries 24.0 GB, student's weights 16.0 GB); "
-        "set synthesis.lanes to 24, or take h100:16 and a larger axis tensor of the mesh"
+        "set synthesis.lanes to 24, or use h100:16 with a larger mesh axis tensor"
     )
 
 
-def test_a_training_step_is_told_of_shards_and_shorter_rows():
+def test_the_remedy_of_a_training_step_is_more_shards_or_shorter_rows():
     text = remedy(measured(program="train") | {"device_bytes": 400_000_000_000}, parse_target("v5p:2x2x2"))
-    assert text.endswith("; take v5p:4x4x4 and a larger axis fsdp of the mesh, or set a smaller training.max_seq_len")
+    assert text.endswith("; use v5p:4x4x4 with a larger mesh axis fsdp, or lower training.max_seq_len")
     text = remedy(measured(program="train") | {"device_bytes": 800_000_000_000}, parse_target("v5p:2x2x2"))
-    assert "take v5p:4x4x8 " in text
+    assert "use v5p:4x4x8 " in text
 
 
-def test_what_the_compiler_says_of_memory_takes_the_place_of_its_measures():
+def test_an_out_of_memory_error_of_the_compiler_gives_the_bytes_of_temporaries():
     error = "RESOURCE_EXHAUSTED: Ran out of memory: the total memory required for HLO temporaries (100.00G) exceeds 95.74G"
     text = remedy(record(error=error), parse_target("v5p:2x2x2"))
     assert text.startswith("needs 183.4 GB of 102.0 GB per device (temporaries 107.4 GB, caches 60.0 GB")
-    assert text.endswith("; take v5p:2x2x4 and a larger axis tensor of the mesh")
+    assert text.endswith("; use v5p:2x2x4 with a larger mesh axis tensor")
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def test_what_the_compiler_says_of_memory_takes_the_place_of_its_measures():
         (record(error="INTERNAL: no tile sizes"), "h100:8"),
     ],
 )
-def test_a_program_that_fits_or_fails_otherwise_has_no_remedy(found, target):
+def test_a_program_that_fits_or_fails_for_another_reason_has_no_remedy(found, target):
     assert remedy(found, parse_target(target)) is None
 
 
@@ -60,6 +60,6 @@ def test_a_program_that_fits_or_fails_otherwise_has_no_remedy(found, target):
         ("tpu7x:2x2x1", 16, "tpu7x:2x2x2"),
     ],
 )
-def test_a_larger_target_is_of_the_same_kind_and_has_the_devices(target, devices, expected):
+def test_a_larger_target_has_the_same_kind_and_the_required_number_of_devices(target, devices, expected):
     assert larger(parse_target(target), devices) == expected
     assert parse_target(expected).devices == devices

@@ -1,4 +1,4 @@
-"""Targets name machines that need not be there."""
+"""Tests of targets: parsing, extras, environments and devices."""
 
 import pytest
 
@@ -22,18 +22,18 @@ GIB = 1 << 30
         ("tpu7x:2x2x1", "tpu", 8, 96 * GIB),
     ],
 )
-def test_a_target_has_its_devices_and_their_memory(text, platform, devices, memory):
+def test_a_target_has_a_platform_a_number_of_devices_and_their_memory(text, platform, devices, memory):
     target = parse_target(text)
     assert (target.platform, target.devices, target.memory) == (platform, devices, memory)
 
 
 @pytest.mark.parametrize("text", ["", "h100:0", "tpu", "v5e", "v5e:4", "v9:2x2", "0xv6e:2x4", "v6e:0x4", "cpu:", "H100:8"])
-def test_another_text_is_refused_with_the_targets_there_are(text):
-    with pytest.raises(ConfigError, match=r"is unknown; a target is cpu, a card \(a100, b200, h100, h200\)"):
+def test_an_unknown_target_is_refused_with_the_known_ones(text):
+    with pytest.raises(ConfigError, match=r"is unknown; a target is cpu, a GPU \(a100, b200, h100, h200\)"):
         parse_target(text)
 
 
-def test_a_missing_package_is_named_with_its_extra(monkeypatch):
+def test_the_error_names_a_missing_package_and_its_extra(monkeypatch):
     monkeypatch.setattr("tessy_jax.plan.targets._installed", lambda name: False)
     check_extras(parse_target("cpu:8"))
     with pytest.raises(ConfigError, match=r"target v5e:4x4: libtpu is not installed; .*tessy_jax\[plan-tpu\]"):
@@ -42,7 +42,7 @@ def test_a_missing_package_is_named_with_its_extra(monkeypatch):
         check_extras(parse_target("h100:8"))
 
 
-def test_a_process_that_compiles_sees_as_many_cpus_as_its_target_has_and_no_accelerator(monkeypatch):
+def test_a_compiling_process_has_the_cpu_devices_of_its_target_and_no_accelerator(monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "--xla_dump_to=x --xla_force_host_platform_device_count=2")
     variables = environment(parse_target("cpu:4"))
     assert variables["XLA_FLAGS"] == "--xla_dump_to=x --xla_force_host_platform_device_count=4"
@@ -51,6 +51,6 @@ def test_a_process_that_compiles_sees_as_many_cpus_as_its_target_has_and_no_acce
 
 def test_a_mesh_larger_than_the_target_is_refused_with_the_remedy():
     with pytest.raises(
-        ConfigError, match=r"target cpu:2 has 2 devices, the mesh {tensor: 4, data: 2} needs 8; give a larger"
+        ConfigError, match=r"target cpu:2: has 2 of the 8 devices of the mesh {tensor: 4, data: 2}; give a larger target"
     ):
         target_mesh_devices(parse_target("cpu:2"), {"tensor": 4, "data": 2})

@@ -141,7 +141,7 @@ def test_hostile_text_of_models_stays_text(tmp_path, page, text):
         assert {node.text for node in article.all(marked="thinking")} <= {visible(text * n) for n in range(1, 30)}
 
 
-def test_a_plan_that_was_saved_in_the_run_folder_is_a_section(tmp_path):
+def test_the_page_has_a_section_for_a_saved_plan(tmp_path):
     run = build(tmp_path / "run", prompts=6, problems=12)
     step = {"side": 1, "part": "step", "kernels": 1738}
     program = {
