@@ -89,7 +89,7 @@ def parser() -> argparse.ArgumentParser:
         help="cpu:8, h100:8, v5e:4x4, 2xv6e:2x4, …; repeatable (default: cpu with the devices of the mesh)",
     )
     sub.add_argument(
-        "--programs", metavar="NAMES", help="programs, e.g. loop,train (default: all of loop, fill, train, evaluate)"
+        "--programs", metavar="NAMES", help="of loop, fill, train, evaluate, e.g. loop,train (default: all of the job)"
     )
     sub.add_argument("--layers", type=_positive, metavar="N", help="plan each model with its first N layers (default: all)")
     sub.add_argument("--save", action="store_true", help="save plan.json in the run folder, for the report of `tessy run`")

@@ -291,7 +291,7 @@ class Engine:
         return self._program("loop", run_rounds, (self.graphs,), args, donate=3)
 
     def prefill(self, m: int, lane: int = 0) -> Program:
-        """The program that reads the known tokens of a lane, or of all lanes if the mesh shards them. Its result is side m."""
+        """The program that reads the known tokens of a lane, or of all lanes if they are sharded. Its result is side m."""
         graph, params, side = self.graphs.writers[m], self.weights.writers[m], self.lanes.sides[m]
         if self.partitioner.num_shards("lanes") == 1:
             return self._program(f"prefill {m}", prefill_lane, (graph,), (params, side, np.int32(lane)), donate=1)
@@ -307,8 +307,8 @@ class Engine:
         donate: int | None = None,
         like: int | None = None,
     ) -> Program:
-        """The program function(*static, *args). donate: index of the argument that the result overwrites. like: index of
-        the argument whose sharding the result has (default: donate). Without either the result is replicated."""
+        """The program function(*static, *args). donate: index of the argument that the result overwrites. like: index of the
+        argument whose sharding the result has (default: donate). Without either the result is replicated."""
         like = donate if like is None else like
         placed: Any = self.partitioner.sharding(())
         if like is not None and placed is not None:
