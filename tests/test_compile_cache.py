@@ -5,8 +5,10 @@ import os
 import subprocess
 import sys
 
+import jax
 import pytest
 
+from tessy_jax import compile_cache
 from tests.conftest import ROOT, compiling
 from tests.small_job import job
 
@@ -45,9 +47,69 @@ def test_a_given_folder_is_used_and_false_turns_the_cache_off(tmp_path):
     assert not (tmp_path / "unused").exists()
 
 
-def test_a_cache_that_is_already_configured_is_not_changed(tmp_path):
-    assert started(tmp_path / "ours", JAX_COMPILATION_CACHE_DIR=str(tmp_path / "theirs")) == ["0"]
+def test_a_folder_that_is_already_configured_is_named_and_keeps_every_program(tmp_path):
+    theirs = tmp_path / "theirs"
+    assert started(tmp_path / "ours", JAX_COMPILATION_CACHE_DIR=str(theirs)) == [f"compilation cache: {theirs}", "0"]
+    assert any(file.name.endswith("-cache") for file in theirs.iterdir())
     assert not (tmp_path / "ours").exists()
+
+
+@pytest.fixture
+def settings():
+    """Restores JAX's settings of the cache."""
+    names = [*compile_cache.KEEP_ALL, "jax_compilation_cache_dir", "jax_enable_compilation_cache"]
+    before = {name: getattr(jax.config, name) for name in names}
+    jax.config.update("jax_compilation_cache_dir", None)
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+
+
+def test_false_also_turns_off_a_cache_that_is_already_configured(settings):
+    lines = []
+    jax.config.update("jax_compilation_cache_dir", "somewhere")
+    compile_cache.keep_programs(False, lines.append)
+    assert not jax.config.jax_enable_compilation_cache
+    assert lines == []
+
+
+def test_settings_of_the_user_stay(settings):
+    jax.config.update("jax_compilation_cache_dir", "somewhere")
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 5.0)
+    compile_cache.keep_programs(True, lambda text: None)
+    assert jax.config.jax_compilation_cache_dir == "somewhere"
+    assert jax.config.jax_persistent_cache_min_compile_time_secs == 5.0
+
+
+def test_jax_receives_an_address_unchanged(settings):
+    lines = []
+    compile_cache.keep_programs("gs://bucket/programs", lines.append)
+    assert jax.config.jax_compilation_cache_dir == "gs://bucket/programs"
+    assert lines == ["compilation cache: gs://bucket/programs"]
+
+
+def test_a_folder_that_cannot_exist_turns_the_cache_off_and_the_job_continues(settings, monkeypatch):
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # no home directory
+    for where in ("~nobody/programs", "a\0b", True):
+        lines = []
+        compile_cache.keep_programs(where, lines.append)
+        assert [line.partition(", because ")[0] for line in lines] == ["compilation cache: off"]
+    assert jax.config.jax_compilation_cache_dir is None
+
+
+def test_the_programs_of_the_users_folder_that_were_not_used_for_the_longest_time_are_deleted(
+    settings, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(compile_cache, "MOST_BYTES", 25)
+    folder = compile_cache.user_folder()
+    folder.mkdir(parents=True)
+    for age, name in enumerate(("newest", "newer", "old")):
+        (folder / name).write_bytes(bytes(10))
+        os.utime(folder / name, (2e9 - age, 1e9))
+    compile_cache.keep_programs(True, lambda text: None)
+    assert {file.name for file in folder.iterdir()} == {"newest", "newer"}
 
 
 def test_the_message_names_a_folder_that_is_not_writable_and_the_job_continues(tmp_path):
