@@ -10,6 +10,7 @@ import tessy_jax
 ROOT = Path(tessy_jax.__file__).parent
 ROWS = (
     "errors",
+    "gpu_memory",
     "config",
     "backend",
     "sharding",

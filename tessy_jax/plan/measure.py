@@ -27,12 +27,12 @@ HOST_TEXT = (
 def measure(planned: Planned, target: Target, mesh: Any) -> dict[str, Any]:
     """Traces, lowers and compiles a program. Returns its record for JSON. If the program does not compile, the record has
     `error` instead of measurements; if it does not fit into memory, the record has a `remedy`."""
-    record: dict[str, Any] = {"program": planned.name, "rows": planned.rows, "tokens": planned.tokens}
+    record: dict[str, Any] = {"program": planned.name, "devices": mesh.size, "rows": planned.rows, "tokens": planned.tokens}
     record["parts"] = planned.parts
     if planned.host_text and target.platform == "cuda":
         return record | {"error": HOST_TEXT.format(" and the ".join(planned.host_text))}
     record |= _measured(planned, target, mesh)
-    advice = remedy(record, target)
+    advice = remedy(record, target, planned.lanes_key)
     return record if advice is None else record | {"remedy": advice}
 
 
@@ -149,19 +149,21 @@ def _group(scopes: Scopes) -> str:
 
 
 def _fit(planned: Planned, target: Target, used: dict[str, int]) -> dict[str, Any]:
-    """Bytes on one device, whether they fit into its memory, and by tokens the number of lanes or rows that fit."""
+    """Bytes on one device, whether they fit into its usable memory, and by tokens the number of lanes or rows that fit. It
+    assumes that temporaries are proportional to that number."""
     total = used["arguments"] + used["outputs"] - used["aliased"] + used["temporaries"] + used["code"]
     record: dict[str, Any] = {"device_bytes": total}
-    if target.memory is None:
+    memory = target.usable
+    if memory is None:
         return record
-    if planned.row_bytes:
-        fixed = total - planned.rows * planned.row_bytes[planned.tokens]
-        rows = {tokens: max(0, (target.memory - fixed) // size) for tokens, size in planned.row_bytes.items()}
-    else:  # assumes that temporaries are proportional to the rows
-        fixed, each = total - used["temporaries"], used["temporaries"] // planned.rows
-        rows = {planned.tokens: max(0, (target.memory - fixed) // each)} if each else {}
-    rows = {tokens: number // planned.multiple * planned.multiple for tokens, number in rows.items()}
-    return record | {"memory": target.memory, "fits": total <= target.memory, "rows_that_fit": rows}
+    record |= {"memory": memory, "fits": total <= memory}
+    temporaries = -(-used["temporaries"] // planned.rows)
+    rows = {}
+    for tokens, size in planned.row_bytes.items():
+        fixed = total - planned.rows * (planned.row_bytes[planned.tokens] + temporaries)
+        number = max(0, (memory - fixed) // max(1, size + temporaries))
+        rows[tokens] = number // planned.multiple * planned.multiple
+    return record | {"rows_that_fit": rows} if rows else record
 
 
 def _reason(error: Exception) -> str:

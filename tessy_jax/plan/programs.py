@@ -40,11 +40,12 @@ of an evaluation."""
 class Planned:
     """A program to compile, and facts for its report. All bytes are bytes on one device.
 
-    rows: number of lanes, or of rows of a batch; a multiple of `multiple`. tokens: of each lane or row. row_bytes: bytes of
-    one more lane, by its tokens; empty for a training step. cache_bytes: the smallest array of a layer's cache; 0 for a
-    training step. weight_bytes: the largest weight of a layer. The smaller of both is the smallest copy that a report shows.
-    parts: bytes of the arguments by part. excluded: scopes of the paths that the settings of the job exclude. host_text:
-    writers whose tokenizer runs in a host callback.
+    rows: number of lanes, or of rows of a batch; a multiple of `multiple`. tokens: of each lane or row. row_bytes: bytes
+    that one more lane or row adds to the arguments, by its tokens; empty for a prefill, because the loop limits the lanes.
+    cache_bytes: the smallest array of a layer's cache; 0 for a training step. weight_bytes: the largest weight of a layer.
+    The smaller of both is the smallest copy that a report shows. parts: bytes of the program's own arguments by part.
+    lanes_key: configuration key of the lanes; empty for a training step. excluded: scopes of the paths that the settings of
+    the job exclude. host_text: writers whose tokenizer runs in a host callback.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Planned:
     weight_bytes: int
     parts: dict[str, int]
     multiple: int
+    lanes_key: str = ""
     excluded: frozenset[str] = frozenset()
     host_text: tuple[str, ...] = ()
 
@@ -71,7 +73,8 @@ def planned(config: Any, names: tuple[str, ...], partitioner: Partitioner, publi
     if "train" in names and (training := _training(config)) is not None:
         yield _train(training, partitioner, published)
     if "evaluate" in names and (evaluation := _evaluation(config)) is not None:
-        yield from _decode(rollouts_config(evaluation), ["evaluate"], partitioner, published)
+        key = "evaluation.synthesis.lanes" if isinstance(config, Pipeline) else "synthesis.lanes"
+        yield from _decode(rollouts_config(evaluation), ["evaluate"], partitioner, published, key)
 
 
 def programs_of(config: Any) -> tuple[str, ...]:
@@ -82,36 +85,36 @@ def programs_of(config: Any) -> tuple[str, ...]:
     return of_kind.get(type(config), ())
 
 
-def _decode(config: Synthesize, names: list[str], partitioner: Partitioner, published: Published) -> Iterator[Planned]:
+def _decode(
+    config: Synthesize, names: list[str], partitioner: Partitioner, published: Published, lanes_key: str = "synthesis.lanes"
+) -> Iterator[Planned]:
     models = PlannedModels(config, partitioner, published)
     tokens = config.synthesis.max_prompt_tokens + config.synthesis.max_response_tokens
     engine = models.engine(capacity=tokens)
     facts: dict[str, Any] = {
         "rows": engine.size,
         "tokens": engine.capacity,
-        "row_bytes": {
-            size: _lane_bytes(models, engine, size) for size in sorted({min(8192, engine.capacity), engine.capacity})
-        },
         "cache_bytes": min(_device_bytes(x) for side in engine.lanes.sides for x in jax.tree.leaves(side.cache.layers)),
         "weight_bytes": min(_layer_weight(model) for model in engine.weights.writers),
-        "parts": _parts(models, engine),
         "multiple": partitioner.num_shards("lanes"),
+        "lanes_key": lanes_key,
         "excluded": frozenset(_excluded(models)),
     }
+    weights = [(f"{v.name}'s weights", _bytes_of(w)) for v, w in zip(models.writers, engine.weights.writers, strict=True)]
     for name in names:
         if name == "fill":
             for m, writer in enumerate(models.writers):
-                yield Planned(f"fill {writer.name}", engine.prefill(m), **facts)
+                parts = dict([weights[m], ("caches", _bytes_of(engine.lanes.sides[m]))])
+                yield Planned(f"fill {writer.name}", engine.prefill(m), row_bytes={}, parts=parts, **facts)
         else:
+            parts = dict(weights) | {
+                "predictors' weights": _bytes_of(engine.weights.predictors),
+                "caches": _bytes_of(engine.lanes),
+            }
+            capacities = sorted({min(8192, engine.capacity), engine.capacity})
+            row_bytes = {size: _lane_bytes(models, engine, size) for size in capacities}
             host = [v.name for v, b in zip(models.writers, models.bridges, strict=True) if isinstance(b, HostBridge)]
-            yield Planned(name, engine.loop(), **facts, host_text=tuple(host))
-
-
-def _parts(models: PlannedModels, engine: Engine) -> dict[str, int]:
-    """Bytes of the weights and of the lanes on one device."""
-    weights = engine.weights
-    parts = {f"{v.name}'s weights": _bytes_of(model) for v, model in zip(models.writers, weights.writers, strict=True)}
-    return parts | {"predictors' weights": _bytes_of(weights.predictors), "caches": _bytes_of(engine.lanes)}
+            yield Planned(name, engine.loop(), row_bytes=row_bytes, parts=parts, **facts, host_text=tuple(host))
 
 
 def _excluded(models: PlannedModels) -> Iterator[str]:
@@ -154,7 +157,7 @@ def _train(config: Train, partitioner: Partitioner, published: Published) -> Pla
         program=Program("train", step, (state, frozen, Batch(*part), weights_C)),
         rows=rows,
         tokens=training.max_seq_len,
-        row_bytes={},
+        row_bytes={training.max_seq_len: 0},  # the data of a batch are small
         cache_bytes=0,
         weight_bytes=_layer_weight(nnx.state(model)),
         parts={

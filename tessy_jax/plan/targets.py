@@ -11,16 +11,23 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from jax.experimental import topologies
 
 from tessy_jax.backend import Backend
 from tessy_jax.errors import ConfigError
+from tessy_jax.gpu_memory import GPU_MEMORY_SHARE
 
 GIB = 1 << 30
 CARDS = Path(__file__).with_name("cards")
-TPUS = {"v4": (32 * GIB, 1), "v5e": (16 * GIB, 1), "v5p": (95 * GIB, 1), "v6e": (32 * GIB, 1), "tpu7x": (96 * GIB, 2)}
-"""For each TPU: the bytes of one device's memory, and the number of devices per chip."""
+TPUS = {"v4": (16 * GIB, 2), "v5e": (16 * GIB, 1), "v5p": (95 * GIB, 1), "v6e": (32 * GIB, 1), "tpu7x": (96 * GIB, 2)}
+"""For each TPU: the bytes of one device's memory, and the number of devices per chip. libtpu describes a chip of an absent
+v4 as two devices with half of its memory each."""
+SLICES_2D = ((1, 1), (2, 2), (2, 4), (4, 4), (4, 8), (8, 8), (8, 16), (16, 16))
+SLICES_3D = ((2, 2, 1), (2, 2, 2), (2, 2, 4), (2, 4, 4), (4, 4, 4), (4, 4, 8), (4, 8, 8), (8, 8, 8), (8, 8, 16), (8, 16, 16))
+SLICES = {"v4": SLICES_3D, "v5e": SLICES_2D, "v5p": SLICES_3D, "v6e": SLICES_2D, "tpu7x": SLICES_3D}
+"""The topologies that `larger` suggests for each TPU, in ascending order."""
+MOST_DEVICES = 1 << 16
+"""The largest number of devices of a target."""
 HOST_CHIPS = 4
 """Chips per host by default in libtpu's topologies."""
 EXAMPLES = "cpu, cpu:8, h100:8, v5e:4x4, v5p:2x2x1, 2xv6e:2x4"
@@ -41,6 +48,11 @@ class Target:
     slices: int = 1
 
     @property
+    def usable(self) -> int | None:
+        """Bytes of one device's memory that a program may use; None for CPUs."""
+        return int(self.memory * GPU_MEMORY_SHARE) if self.memory is not None and self.platform == "cuda" else self.memory
+
+    @property
     def backend(self) -> Backend:
         """The backend, which determines the kernels that the models use."""
         return Backend(self.platform, _card(self.kind, r"major: (\d+)") if self.platform == "cuda" else 0.0)
@@ -50,39 +62,50 @@ def parse_target(text: str) -> Target:
     """Parses a target.
 
     Raises:
-        ConfigError: the target is unknown.
+        ConfigError: the target is unknown, or has more than `MOST_DEVICES` devices.
     """
     cards = sorted(file.stem for file in CARDS.glob("*.txtpb"))
-    match = re.fullmatch(rf"(cpu|{'|'.join(cards)})(?::([1-9]\d*))?", text)
+    match = re.fullmatch(rf"(cpu|{'|'.join(cards)})(?::([1-9][0-9]*))?", text)
     if match:
-        kind, devices = match[1], int(match[2] or 1)
+        kind = match[1]
+        devices = _checked(text, match[2] or "1")
         if kind == "cpu":
             return Target(text, "cpu", kind, devices)
         return Target(text, "cuda", kind, devices, int(_card(kind, r"device_memory_size: (\d+)")))
-    match = re.fullmatch(rf"(?:([1-9]\d*)x)?({'|'.join(TPUS)}):(\d+(?:x\d+)+)", text)
+    match = re.fullmatch(rf"(?:([1-9][0-9]*)x)?({'|'.join(TPUS)}):([1-9][0-9]*(?:x[1-9][0-9]*)+)", text)
     if match:
         memory, per_chip = TPUS[match[2]]
-        slices = int(match[1] or 1)
-        devices = math.prod(int(n) for n in match[3].split("x")) * per_chip * slices
-        if devices:
-            return Target(text, "tpu", match[2], devices, memory, match[3], slices)
+        slices = match[1] or "1"
+        devices = _checked(text, str(per_chip), slices, *match[3].split("x"))
+        return Target(text, "tpu", match[2], devices, memory, match[3], int(slices))
     raise ConfigError(
         f"target {text!r} is unknown; a target is cpu, a GPU ({', '.join(cards)}) with a number of devices, or a TPU "
         f"({', '.join(TPUS)}) with its topology; examples: {EXAMPLES}"
     )
 
 
+def _checked(text: str, *factors: str) -> int:
+    """The number of devices of a target: the product of these numbers.
+
+    Raises:
+        ConfigError: it is larger than `MOST_DEVICES`.
+    """
+    devices = math.prod(int(factor[: len(str(MOST_DEVICES)) + 1]) for factor in factors)  # int() refuses very long numbers
+    if devices > MOST_DEVICES:
+        raise ConfigError(f"target {text[:80]!r}: has more than {MOST_DEVICES:,} devices; give fewer")
+    return devices
+
+
 def larger(target: Target, devices: int) -> str:
-    """The text of a target of the same kind with at least this number of devices."""
+    """The text of a target of the same kind with at least this number of devices. A TPU target has as many slices as this
+    one, or more if no slice is large enough."""
     if target.platform != "tpu":
         return f"{target.kind}:{devices}"
-    chips = -(-devices // (TPUS[target.kind][1] * target.slices))
-    sides = [1] * len(target.topology.split("x"))
-    while math.prod(sides) < chips:
-        sides = sorted([sides[0] * 2, *sides[1:]])
-    sides.sort(reverse=sides[0] == 1)  # 2x2x1, but 2x2x4
-    slices = f"{target.slices}x" if target.slices > 1 else ""
-    return f"{slices}{target.kind}:{'x'.join(map(str, sides))}"
+    chips = -(-devices // TPUS[target.kind][1])
+    known = SLICES[target.kind]
+    topology = next((t for t in known if math.prod(t) * target.slices >= chips), known[-1])
+    slices = max(target.slices, -(-chips // math.prod(topology)))
+    return f"{f'{slices}x' if slices > 1 else ''}{target.kind}:{'x'.join(map(str, topology))}"
 
 
 def check_extras(target: Target) -> None:
@@ -100,8 +123,10 @@ def check_extras(target: Target) -> None:
 
 
 def environment(target: Target) -> dict[str, str]:
-    """The environment variables of a process that compiles for a target without initializing an attached accelerator."""
+    """The environment variables of a process that compiles for a target without initializing an attached accelerator. It has
+    no compilation cache, so that its seconds are those of the compiler."""
     variables = dict(os.environ) | {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
+    variables["JAX_ENABLE_COMPILATION_CACHE"] = "false"
     if target.platform == "cpu":
         flags = [f for f in variables.get("XLA_FLAGS", "").split() if "host_platform_device_count" not in f]
         variables["XLA_FLAGS"] = " ".join([*flags, f"--xla_force_host_platform_device_count={target.devices}"])
@@ -141,11 +166,11 @@ def target_devices(target: Target) -> list[Any]:
         ) from None
 
 
-def target_mesh_devices(target: Target, sizes: dict[str, int]) -> list[Any]:
-    """The first devices of a target, as many as a mesh of these axis sizes has.
+def check_mesh(target: Target, sizes: dict[str, int]) -> None:
+    """Checks that a target has the devices of a mesh with these axis sizes.
 
     Raises:
-        ConfigError: the target has too few devices.
+        ConfigError: it has too few devices.
     """
     needed = math.prod(sizes.values())
     if needed > target.devices:
@@ -154,7 +179,16 @@ def target_mesh_devices(target: Target, sizes: dict[str, int]) -> list[Any]:
             f"target {target.text}: has {target.devices} of the {needed} devices of the mesh {{{axes}}}; give a larger "
             "target, or a smaller mesh with --set mesh={…}"
         )
-    return list(np.asarray(target_devices(target), dtype=object)[:needed])
+
+
+def target_mesh_devices(target: Target, sizes: dict[str, int]) -> list[Any]:
+    """The first devices of a target, as many as a mesh of these axis sizes has.
+
+    Raises:
+        ConfigError: see `check_mesh` and `target_devices`.
+    """
+    check_mesh(target, sizes)
+    return target_devices(target)[: math.prod(sizes.values())]
 
 
 def _card(kind: str, pattern: str) -> float:
