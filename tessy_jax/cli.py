@@ -1,6 +1,6 @@
 """The `tessy` command: parses arguments, calls the job, and maps errors to exit codes.
 
-Exit codes: 0 done, 2 bad input or configuration, 1 any other error.
+Exit codes: 0 done, 2 bad input or configuration, 1 any other error, or a plan with a program that does not compile or fit.
 """
 
 from __future__ import annotations
@@ -12,11 +12,13 @@ import os
 import select
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
 from tessy_jax.arguments import parser
 from tessy_jax.errors import DataError, TessyError
+from tessy_jax.gpu_memory import claim_gpu_memory
 
 
 def inspect(args: argparse.Namespace) -> None:
@@ -33,26 +35,34 @@ def inspect(args: argparse.Namespace) -> None:
     print(json.dumps({"model": args.model, **result}) if args.json else describe(args.model, result))
 
 
-def plan(args: argparse.Namespace) -> None:
-    from tessy_jax.plan.job import plan_job, read_any, save_plan
+def plan(args: argparse.Namespace) -> int:
+    from tessy_jax.plan.job import check_request, complete, plan_job, read_any, save_plan
     from tessy_jax.plan.report import show
+    from tessy_jax.store import RunStore
 
     config = read_any(args.config, args.set)
-    result = plan_job(
-        config,
-        args.target or [f"cpu:{math.prod(config.mesh.values())}"],
-        args.programs.split(",") if args.programs else (),
-        shapes=args.config.parent / "models",
-        layers=args.layers,
-        timeout=args.timeout,
-        log=print_message,
-    )
-    if args.save:
-        save_plan(config, result)
-    if args.json:
-        print(json.dumps(result))
-    else:
-        show(str(args.config), result)
+    targets = args.target or [f"cpu:{math.prod(config.mesh.values())}"]
+    programs = args.programs.split(",") if args.programs is not None else ()
+    check_request(config, targets, programs)  # before a run folder is created
+    with RunStore(config.output) if args.save else nullcontext() as store:
+        result = plan_job(
+            config,
+            targets,
+            programs,
+            shapes=args.config.parent / "models",
+            layers=args.layers,
+            timeout=args.timeout,
+            log=print_message,
+        )
+        try:
+            if args.json:
+                print(json.dumps(result))
+            else:
+                show(str(args.config), result)
+        finally:
+            if store is not None:
+                save_plan(store, result)
+    return 0 if complete(result) else 1
 
 
 def generate(args: argparse.Namespace) -> None:
@@ -266,7 +276,7 @@ def rows(args: argparse.Namespace) -> None:
         print(json.dumps(legacy(row) if args.legacy_dialogs else row.to_json(), ensure_ascii=False))
 
 
-COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
+COMMANDS: dict[str, Callable[[argparse.Namespace], int | None]] = {
     "inspect": inspect,
     "plan": plan,
     "generate": generate,
@@ -299,8 +309,9 @@ def _reader_left() -> bool:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit code."""
     args = parser().parse_args(argv)
+    claim_gpu_memory()
     try:
-        COMMANDS[args.command](args)
+        code = COMMANDS[args.command](args)
         sys.stdout.flush()
     except Exception as error:
         if isinstance(error, BrokenPipeError) and _reader_left():
@@ -314,10 +325,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"tessy {args.command}: {text}", file=sys.stderr)
         return 2 if known else 1
     except KeyboardInterrupt:
-        resume = "; the same command resumes it" if "config" in args else ""
+        resume = "; the same command resumes it" if "config" in args and args.command != "plan" else ""
         print(f"tessy {args.command}: interrupted{resume}", file=sys.stderr)
         return 1
-    return 0
+    return code or 0
 
 
 if __name__ == "__main__":

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +20,13 @@ import yaml
 from tessy_jax.config import Analyze, Comparison, Evaluate, Pipeline, Predictors, Synthesize, Train, read, reconcile
 from tessy_jax.errors import ConfigError
 from tessy_jax.plan.programs import PROGRAMS, programs_of
-from tessy_jax.plan.targets import Target, check_extras, environment, parse_target
+from tessy_jax.plan.targets import Target, check_extras, check_mesh, environment, parse_target
 from tessy_jax.store import RunStore
 from tessy_jax.store.job_folder import PLAN
 
+WORKER = (sys.executable, "-m", "tessy_jax.plan.worker")
+START_UP = re.compile(r"WARNING: All log messages before absl|[A-Z]\d{4} .*\bcudart_stub")
+"""Lines that libraries print at every start."""
 KINDS: tuple[Any, ...] = (Synthesize, Train, Evaluate, Pipeline, Comparison, Predictors, Analyze)
 
 
@@ -45,12 +50,13 @@ def read_any(path: Path, overrides: Sequence[str]) -> Any:
 
 
 def check_request(config: Any, targets: Sequence[str], programs: Sequence[str]) -> tuple[list[Target], list[str]]:
-    """Parses and checks the targets and programs of a request.
+    """Parses and checks the targets and programs of a request. Each is returned once.
 
     Raises:
-        ConfigError: a target or program is unknown, a target's packages are missing, or the configuration lacks a program.
+        ConfigError: a target or program is unknown, a target's packages are missing, the configuration lacks a program, or
+            no target has the devices of the mesh.
     """
-    parsed = [parse_target(text) for text in targets]
+    parsed = [parse_target(text) for text in dict.fromkeys(text.strip() for text in targets)]
     for target in parsed:
         check_extras(target)
     has = programs_of(config)
@@ -59,12 +65,15 @@ def check_request(config: Any, targets: Sequence[str], programs: Sequence[str]) 
             f"a {type(config).__name__} configuration has no programs to plan; give a configuration of `tessy run`, "
             "`synthesize`, `train` or `evaluate`"
         )
-    for name in programs:
+    names = list(dict.fromkeys(name.strip() for name in programs))
+    for name in names:
         if name not in PROGRAMS:
             raise ConfigError(f"program {name!r} is unknown; the programs are {', '.join(PROGRAMS)}")
         if name not in has:
             raise ConfigError(f"this configuration has no program {name!r}; it has {', '.join(has)}")
-    return parsed, list(programs or has)
+    for target in sorted(parsed, key=lambda target: target.devices)[-1:]:
+        check_mesh(target, dict(config.mesh))
+    return parsed, names or list(has)
 
 
 def plan_job(
@@ -101,14 +110,20 @@ def plan_job(
     return {"mesh": dict(config.mesh), "targets": [_one(target, request, timeout, log) for target in parsed]}
 
 
-def save_plan(config: Any, result: dict[str, Any]) -> None:
-    """Writes a plan to the run folder of its configuration.
+def complete(result: dict[str, Any]) -> bool:
+    """Whether every program of a plan compiles and fits. result: of `plan_job`."""
+    targets = result["targets"]
+    programs = [program for target in targets for program in target["programs"]]
+    return not any("error" in part for part in (*targets, *programs)) and all(p.get("fits", True) for p in programs)
+
+
+def save_plan(store: RunStore, result: dict[str, Any]) -> None:
+    """Writes a plan to a run folder.
 
     Raises:
-        ConfigError, DataError: the folder is not writable, or a job is running in it.
+        DataError: the folder cannot be written.
     """
-    with RunStore(config.output) as store:
-        store.files.put(PLAN, (json.dumps(result, indent=1) + "\n").encode("utf-8"))
+    store.files.put(PLAN, (json.dumps(result, indent=1) + "\n").encode("utf-8"))
 
 
 def _one(target: Target, request: dict[str, Any], timeout: float, log: Callable[[str], None]) -> dict[str, Any]:
@@ -121,11 +136,12 @@ def _one(target: Target, request: dict[str, Any], timeout: float, log: Callable[
         "notes": [],
     }
     process = subprocess.Popen(
-        [sys.executable, "-m", "tessy_jax.plan.worker"],
+        WORKER,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        text=True,
+        encoding="utf-8",
+        errors="replace",
         env=environment(target),
         start_new_session=True,
     )
@@ -141,12 +157,15 @@ def _one(target: Target, request: dict[str, Any], timeout: float, log: Callable[
     timer = threading.Timer(timeout, end)
     timer.start()
     started = time.perf_counter()
+    assert process.stdin is not None
+    assert process.stdout is not None
     try:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        process.stdin.write(json.dumps({**request, "target": target.text}))
-        process.stdin.close()
+        with suppress(BrokenPipeError):  # the process has died, and its exit code says more
+            process.stdin.write(json.dumps({**request, "target": target.text}) + "\n")
+            process.stdin.flush()  # it stays open: its end would end the process
         for line in process.stdout:
+            if not line.endswith("\n"):  # cut off: the process was killed
+                break
             record = json.loads(line)
             if "program" in record:
                 result["programs"].append(record)
@@ -159,11 +178,13 @@ def _one(target: Target, request: dict[str, Any], timeout: float, log: Callable[
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+        with suppress(BrokenPipeError):
+            process.stdin.close()
     reader.join()
     result["seconds"] = round(time.perf_counter() - started, 1)
     if over.is_set():
         result["error"] = f"stopped after {timeout:.0f} seconds; increase --timeout"
     elif process.returncode:
-        last = [line.strip() for line in errors if line.strip()][-1:] or ["no message"]
+        last = [line.strip() for line in errors if line.strip() and not START_UP.match(line)][-1:] or ["no message"]
         result["error"] = f"the compiling process ended with exit code {process.returncode} ({last[0][:300]})"
     return result
