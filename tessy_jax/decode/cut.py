@@ -25,12 +25,6 @@ class Cut(NamedTuple):
     decided_B: jax.Array
 
 
-def text_window(text_BY: jax.Array, start_B: jax.Array, size: int) -> jax.Array:
-    """`size` bytes of each lane from start_B on [B, size]; beyond the buffer, its last byte again."""
-    index_BP = start_B[:, None] + jnp.arange(size)
-    return jnp.take_along_axis(text_BY, jnp.clip(index_BP, 0, text_BY.shape[1] - 1), axis=1)
-
-
 def starts_character(bytes_BP: jax.Array) -> jax.Array:
     """Whether a byte begins a UTF-8 character."""
     return (bytes_BP & 0xC0) != 0x80

@@ -96,8 +96,9 @@ class Engine:
         self.slack = CACHE_SLACK
         steps = max(int(step) for step in params.steps)
         self.margin = steps + 2
-        self.tokens = tokens + config.window_bytes + self.margin
-        self.room = int(params.max_response_bytes) + config.max_token_bytes + len(tables.close_X)
+        # a last window may be taken over a limit, and another one written behind it
+        self.tokens = tokens + 2 * config.window_bytes + self.margin
+        self.room = int(params.max_response_bytes) + 2 * config.window_bytes + len(tables.close_X)
         self._capacity = bucket(max(capacity, 2 * self.margin))
         self.lanes = self._empty(predictors)
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from tessy_jax.decode.context import LoopContext
-from tessy_jax.decode.cut import DISCARD, NONE, Cut, complete_chars, cut, text_window
+from tessy_jax.decode.cut import DISCARD, NONE, Cut, complete_chars, cut
 from tessy_jax.decode.predictor_window import predict
 from tessy_jax.decode.sampling import position_keys
 from tessy_jax.decode.state import (
@@ -32,6 +32,7 @@ from tessy_jax.decode.state import (
     Side,
     replace_at,
 )
+from tessy_jax.decode.windows import read_window, write_window
 
 MAX_STRIPPED_BYTES = 64  # bytes of white space that are taken off the end of the thinking at most
 
@@ -56,7 +57,7 @@ def find_close_marker(ctx: LoopContext, lanes: Lanes, moved_B: jax.Array) -> tup
     longest = markers.shape[1]
     size = ctx.config.max_token_bytes + longest
     start_B = lanes.written_B - size
-    tail_BW = text_window(lanes.text_BY, start_B, size)
+    tail_BW = read_window(lanes.text_BY, start_B, size)
     at_W = jnp.arange(size)
     window = jnp.pad(tail_BW, ((0, 0), (0, longest)))
     pieces_BWI = jnp.stack([window[:, i : i + size] for i in range(longest)], axis=-1)
@@ -98,7 +99,7 @@ def predictor_view(
         return lanes, ReadableTokens(side.response_B, jnp.where(over_B, side.response_B, stable_B), lanes.written_B)
     start_B = side.encoded_B
     counts_B = jnp.where(who_B, lanes.written_B - start_B, 0)
-    seen = ctx.tables.bridges[v].encode(text_window(lanes.text_BY, start_B, ctx.config.window_bytes), counts_B)
+    seen = ctx.tables.bridges[v].encode(read_window(lanes.text_BY, start_B, ctx.config.window_bytes), counts_B)
     at_P = jnp.arange(ctx.config.window_bytes, dtype=jnp.int32)
     closed_BP = seen.starts_BP & (at_P <= jnp.minimum(seen.final_B, certain_B - start_B)[:, None])
     readable_B = start_B + jnp.where(closed_BP, at_P, 0).max(axis=1)
@@ -106,23 +107,19 @@ def predictor_view(
     ends_BP = start_B[:, None] + seen.ends_BP
     valid_BP = at_P < seen.tokens_B[:, None]
     stable_B = side.response_B + (valid_BP & (ends_BP <= readable_B[:, None])).sum(axis=1, dtype=jnp.int32)
-    scratch = append_tokens(side, side.known_B, seen.ids_BP, ends_BP, seen.tokens_B)
+    scratch = append_tokens(side, seen.ids_BP, ends_BP)
     # the predictor reads a stopped proposal to its end, although its last word may continue in the next one
     final_B = start_B + jnp.where(seen.starts_BP & (at_P <= seen.final_B[:, None]), at_P, 0).max(axis=1)
     return lanes.with_side(v, scratch), ReadableTokens(side.response_B + seen.tokens_B, stable_B, final_B)
 
 
-def append_tokens(side: Side, known_B: jax.Array, ids_BQ: jax.Array, ends_BQ: jax.Array, counts_B: jax.Array) -> Side:
-    """Writes the first counts_B tokens after the first known_B ones; `side.known_B` stays."""
-    S = side.tokens_BS.shape[1]
-    at_Q = jnp.arange(ids_BQ.shape[1])
-    slots_BQ = jnp.where(at_Q < counts_B[:, None], known_B[:, None] + at_Q, S + at_Q)
-    lanes_B1 = jnp.arange(ids_BQ.shape[0])[:, None]
-
-    def put(old_BS: jax.Array, new_BQ: jax.Array) -> jax.Array:
-        return old_BS.at[lanes_B1, slots_BQ].set(new_BQ, mode="drop", unique_indices=True)
-
-    return replace(side, tokens_BS=put(side.tokens_BS, ids_BQ), ends_BS=put(side.ends_BS, ends_BQ))
+def append_tokens(side: Side, ids_BQ: jax.Array, ends_BQ: jax.Array) -> Side:
+    """Writes tokens and their byte ends after the known ones; `known_B` stays, and says how many of them count."""
+    return replace(
+        side,
+        tokens_BS=write_window(side.tokens_BS, ids_BQ, side.known_B),
+        ends_BS=write_window(side.ends_BS, ends_BQ, side.known_B),
+    )
 
 
 @jax.named_scope("run_predictor")
@@ -192,7 +189,7 @@ def resolve_proposal(ctx: LoopContext, m: int, lanes: Lanes, moved_B: jax.Array)
     side = lanes.sides[m]
     interleaves_B = lanes.interleaves_B
     n_B = lanes.written_B - lanes.committed_B
-    proposal_BP = text_window(lanes.text_BY, lanes.committed_B, config.window_bytes)
+    proposal_BP = read_window(lanes.text_BY, lanes.committed_B, config.window_bytes)
     full_B = (lanes.proposed_B >= params.steps[m]) | (n_B >= config.max_proposal_bytes)
     spent_B = (side.response_B >= params.max_response_tokens) | (lanes.written_B >= params.max_response_bytes)
     closed_B = lanes.stop_B > CONTINUES
@@ -218,11 +215,9 @@ def resolve_proposal(ctx: LoopContext, m: int, lanes: Lanes, moved_B: jax.Array)
             splits = tuple(bridge.split(proposal_BP, n_B) for bridge in bridges)
         ends_BP = None
         if config.word_rule == NONE and config.one_vocabulary:
-            at_BS = side.ends_BS - lanes.committed_B[:, None]
-            valid_BS = (jnp.arange(at_BS.shape[1]) < side.known_B[:, None]) & (at_BS > 0)
-            slots_BS = jnp.where(valid_BS, at_BS, config.window_bytes)
-            lanes_B1 = jnp.arange(at_BS.shape[0])[:, None]
-            ends_BP = jnp.zeros(proposal_BP.shape, bool).at[lanes_B1, slots_BS].set(True, mode="drop")
+            tokens = config.max_proposal_tokens
+            ends_BQ = read_window(side.ends_BS, side.known_B - tokens, tokens) - lanes.committed_B[:, None]
+            ends_BP = (ends_BQ[:, :, None] == jnp.arange(config.window_bytes)).any(axis=1)
         return cut(
             config.word_rule,
             proposal_BP,
@@ -258,12 +253,10 @@ def commit(
     dropped_B = jnp.where(commits_B & (over_B != CLOSED), side.known_B - known_B, 0)
     dropped_B += turned_B & (lanes.stop_B != CONTINUES)  # the token that would have ended the turn
 
-    sources = _fill_bytes(
-        lanes.source_BY, lanes.committed_B, jnp.where(commits_B, cut_B - lanes.committed_B, 0), m, config.window_bytes
-    )
+    writer_BP = jnp.full((cut_B.shape[0], config.window_bytes), m)
     lanes = replace(
         lanes,
-        source_BY=sources,
+        source_BY=write_window(lanes.source_BY, writer_BP, lanes.committed_B),
         committed_B=jnp.where(commits_B, cut_B, lanes.committed_B),
         written_B=jnp.where(commits_B & ~carries_B, cut_B, lanes.written_B),
         proposed_B=jnp.where(commits_B, known_B - kept_B, lanes.proposed_B),
@@ -304,7 +297,7 @@ def commit(
 def close_thinking(ctx: LoopContext, lanes: Lanes, closes_B: jax.Array) -> Lanes:
     """Ends the thinking of lanes closes_B at the committed text without trailing white space. The template's text follows,
     then the answer. The answering side appends its own tokens of that text at its turn (`start_answers`)."""
-    tail_BW = text_window(lanes.text_BY, lanes.committed_B - MAX_STRIPPED_BYTES, MAX_STRIPPED_BYTES)
+    tail_BW = read_window(lanes.text_BY, lanes.committed_B - MAX_STRIPPED_BYTES, MAX_STRIPPED_BYTES)
     at_W = jnp.arange(MAX_STRIPPED_BYTES)
     inside_BW = lanes.committed_B[:, None] - MAX_STRIPPED_BYTES + at_W >= 0
     blank_BW = (tail_BW == 0x20) | ((tail_BW >= 0x09) & (tail_BW <= 0x0D))
@@ -312,13 +305,15 @@ def close_thinking(ctx: LoopContext, lanes: Lanes, closes_B: jax.Array) -> Lanes
     thought_B = jnp.maximum(lanes.committed_B - MAX_STRIPPED_BYTES + last_B, 0)
     close_X, scalars = ctx.tables.close_X, lanes.scalars
     size = close_X.shape[0]
-    slots_BX = jnp.where(closes_B[:, None], thought_B[:, None], lanes.text_BY.shape[1]) + jnp.arange(size)
-    lanes_B1 = jnp.arange(thought_B.shape[0])[:, None]
+    close_BX = jnp.broadcast_to(close_X, (closes_B.shape[0], size))
     end_B = thought_B + size
     return replace(
         lanes,
-        text_BY=lanes.text_BY.at[lanes_B1, slots_BX].set(close_X, mode="drop"),
-        source_BY=_fill_bytes(lanes.source_BY, thought_B, jnp.where(closes_B, size, 0), TEMPLATE, size),
+        # in lanes that go on, the bytes behind the text are overwritten, which do not count
+        text_BY=write_window(lanes.text_BY, close_BX, jnp.where(closes_B, thought_B, lanes.written_B)),
+        source_BY=write_window(
+            lanes.source_BY, jnp.full_like(close_BX, TEMPLATE), jnp.where(closes_B, thought_B, lanes.committed_B)
+        ),
         committed_B=jnp.where(closes_B, end_B, lanes.committed_B),
         written_B=jnp.where(closes_B, end_B, lanes.written_B),
         sides=tuple(_truncate_tokens(side, closes_B, thought_B) for side in lanes.sides),
@@ -369,10 +364,3 @@ def _adopt_bridged(ctx: LoopContext, v: int, lanes: Lanes, commits_B: jax.Array,
 
 def _truncate_tokens(side: Side, where_B: jax.Array, bytes_B: jax.Array) -> Side:
     return replace(side, known_B=jnp.where(where_B, jnp.maximum(side.up_to(bytes_B), side.prompt_B), side.known_B))
-
-
-def _fill_bytes(old_BY: jax.Array, start_B: jax.Array, counts_B: jax.Array, value: int, size: int) -> jax.Array:
-    at_P = jnp.arange(size)
-    slots_BP = jnp.where(at_P < counts_B[:, None], start_B[:, None] + at_P, old_BY.shape[1] + at_P)
-    lanes_B1 = jnp.arange(old_BY.shape[0])[:, None]
-    return old_BY.at[lanes_B1, slots_BP].set(jnp.uint8(value), mode="drop", unique_indices=True)

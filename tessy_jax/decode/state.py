@@ -71,10 +71,10 @@ class Bridge(Protocol):
 class VocabTables:
     """The text of one vocabulary's tokens, and the tokens that are not text."""
 
-    data_X: jax.Array
-    """Bytes of all tokens: those of token v are data_X[offsets_V1[v]:offsets_V1[v + 1]]."""
-    offsets_V1: jax.Array
-    """Where the bytes of each token begin in data_X."""
+    bytes_VI: jax.Array
+    """Bytes of each token, uint8, filled up with 0."""
+    lengths_V: jax.Array
+    """Number of bytes of each token."""
     control_V: jax.Array
     """Whether a token is a control token."""
     closing_X: jax.Array
@@ -148,6 +148,8 @@ class LoopConfig(NamedTuple):
     """Bytes of the longest token."""
     window_bytes: int
     """Bytes of text that one operation reads."""
+    max_proposal_tokens: int
+    """Tokens at which a proposal ends, on either side."""
     max_proposal_bytes: int
     """Bytes at which a proposal ends."""
     max_pending_bytes: int

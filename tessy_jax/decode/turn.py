@@ -18,7 +18,7 @@ from flax import nnx
 
 from tessy_jax.decode.cache import KVCache
 from tessy_jax.decode.context import LoopContext
-from tessy_jax.decode.cut import complete_chars, text_window
+from tessy_jax.decode.cut import complete_chars
 from tessy_jax.decode.proposal import append_tokens, resolve_proposal, run_predictor, trim_caches
 from tessy_jax.decode.sampling import position_keys, sample
 from tessy_jax.decode.state import (
@@ -35,6 +35,7 @@ from tessy_jax.decode.state import (
     Side,
     replace_at,
 )
+from tessy_jax.decode.windows import read_window, write_window
 from tessy_jax.models.attention import Packing
 from tessy_jax.models.transformer import Decoder
 
@@ -76,7 +77,7 @@ def bridge_text(ctx: LoopContext, m: int, lanes: Lanes) -> Lanes:
     who_B = needs_bridge_B(lanes, m)
     start_B = side.encoded_B
     left_B = jnp.where(who_B, bridge_target_B(lanes) - start_B, 0)
-    bytes_BP = text_window(lanes.text_BY, start_B, size)
+    bytes_BP = read_window(lanes.text_BY, start_B, size)
     counts_B = jnp.where(left_B > size, complete_chars(bytes_BP, jnp.minimum(left_B, size)), left_B)
     seen = ctx.tables.bridges[m].encode(bytes_BP, counts_B)
     at_P = jnp.arange(size, dtype=jnp.int32)
@@ -84,7 +85,7 @@ def bridge_text(ctx: LoopContext, m: int, lanes: Lanes) -> Lanes:
     until_B = jnp.where(closed_BP, at_P, 0).max(axis=1)
     until_B = jnp.where((left_B <= size) | (until_B == 0), counts_B, until_B)
     taken_B = ((at_P < seen.tokens_B[:, None]) & (seen.ends_BP <= until_B[:, None])).sum(axis=1, dtype=jnp.int32)
-    side = append_tokens(side, side.known_B, seen.ids_BP, start_B[:, None] + seen.ends_BP, taken_B)
+    side = append_tokens(side, seen.ids_BP, start_B[:, None] + seen.ends_BP)
     side = replace(side, known_B=side.known_B + taken_B)
     unspelled_B = ((seen.ids_BP < 0) & (at_P < taken_B[:, None])).any(axis=1)
     status_B = jnp.where(who_B & (side.response_B > ctx.params.max_response_tokens), LENGTH, lanes.scalars.status)
@@ -103,9 +104,8 @@ def start_answers(ctx: LoopContext, m: int, lanes: Lanes) -> Lanes:
     starts_B = lanes.speaks_B(m) & (lanes.scalars.phase == ANSWER) & (side.encoded_B == lanes.scalars.thinking_bytes)
     ids_BX = jnp.broadcast_to(ids_X, (starts_B.shape[0], ids_X.shape[0]))
     ends_BX = jnp.broadcast_to((lanes.scalars.thinking_bytes + ctx.tables.close_X.shape[0])[:, None], ids_BX.shape)
-    counts_B = jnp.where(starts_B, ids_X.shape[0], 0)
-    side = append_tokens(side, side.known_B, ids_BX, ends_BX, counts_B)
-    return lanes.with_side(m, replace(side, known_B=side.known_B + counts_B))
+    side = append_tokens(side, ids_BX, ends_BX)
+    return lanes.with_side(m, replace(side, known_B=side.known_B + jnp.where(starts_B, ids_X.shape[0], 0)))
 
 
 @jax.named_scope("step")
@@ -187,27 +187,20 @@ def mixed_step(config: LoopConfig, model: Decoder, side: Side, cache: KVCache, l
 @jax.named_scope("append_sampled")
 def append_sampled(ctx: LoopContext, m: int, lanes: Lanes, token_B: jax.Array, ready_B: jax.Array) -> Lanes:
     """Appends a sampled token to the proposal; a token that is not text ends the proposal."""
-    vocab, size = ctx.tables.vocabs[m], ctx.config.max_token_bytes
+    vocab = ctx.tables.vocabs[m]
     ends_B = (token_B[:, None] == vocab.ends_X).any(axis=1)
     closes_B = (token_B[:, None] == vocab.closing_X).any(axis=1) & (lanes.scalars.phase == THINK)
     broken_B = vocab.control_V[token_B]
     over_B = jnp.where(ends_B, ENDED, jnp.where(closes_B, CLOSED, jnp.where(broken_B, CONTROL_TOKEN, CONTINUES)))
     text_B = ready_B & (over_B == CONTINUES)
 
-    first_B = vocab.offsets_V1[token_B]
-    length_B = jnp.where(text_B, vocab.offsets_V1[token_B + 1] - first_B, 0)
-    at_I = jnp.arange(size)
-    bytes_BI = vocab.data_X[jnp.minimum(first_B[:, None] + at_I, vocab.data_X.shape[0] - 1)]
-    Y = lanes.text_BY.shape[1]
-    slots_BI = jnp.where(at_I < length_B[:, None], lanes.written_B[:, None] + at_I, Y + at_I)
-    lanes_B1 = jnp.arange(token_B.shape[0])[:, None]
-    written_B = lanes.written_B + length_B
+    written_B = lanes.written_B + jnp.where(text_B, vocab.lengths_V[token_B], 0)
     one_B = text_B.astype(jnp.int32)
-    side = append_tokens(lanes.sides[m], lanes.sides[m].known_B, token_B[:, None], written_B[:, None], one_B)
+    side = append_tokens(lanes.sides[m], token_B[:, None], written_B[:, None])
     generated = lanes.scalars.generated
     lanes = replace(
         lanes,
-        text_BY=lanes.text_BY.at[lanes_B1, slots_BI].set(bytes_BI, mode="drop", unique_indices=True),
+        text_BY=write_window(lanes.text_BY, vocab.bytes_VI[token_B], lanes.written_B),
         written_B=written_B,
         proposed_B=lanes.proposed_B + one_B,
         stop_B=jnp.where(ready_B, over_B, lanes.stop_B),

@@ -227,6 +227,7 @@ class ModelSet:
             half_window=boundary.window // 2,
             max_token_bytes=longest,
             window_bytes=window_bytes,
+            max_proposal_tokens=max(self.steps),
             max_proposal_bytes=max_proposal_bytes,
             max_pending_bytes=MAX_PENDING_BYTES,
             repetition_period=synthesis.repetition.period,
@@ -260,7 +261,7 @@ class ModelSet:
         longest = max(len(marker) for marker in markers)
         rows = np.array([list(marker.ljust(longest, b"\0")) for marker in markers], np.uint8)
         return TextTables(
-            vocabs=tuple(_vocab_tables(v) for v in self.writers),
+            vocabs=tuple(_vocab_tables(v, self.loop_config.max_token_bytes) for v in self.writers),
             bridges=tuple(self.bridges),
             markers_MI=jnp.asarray(rows),
             marker_lengths_M=jnp.asarray([len(marker) for marker in markers], jnp.int32),
@@ -322,15 +323,15 @@ def response_seed(prompt_id: str, rollout: int) -> int:
     return int.from_bytes(hashlib.sha256(f"{rollout}\0{prompt_id}".encode()).digest()[:4], "little")
 
 
-def _vocab_tables(v: WriterSpec) -> VocabTables:
+def _vocab_tables(v: WriterSpec, size: int) -> VocabTables:
     def ids(numbers: Sequence[int]) -> Any:
         return jnp.asarray(sorted(numbers) or [-1], jnp.int32)
 
     if not v.chat.close_ids:
         raise TokenizerError(f"{v.folder}: {v.chat.close_text!r} has no tokens; configure {v.name}.thinking.close")
     return VocabTables(
-        data_X=jnp.asarray(v.vocabulary.data),
-        offsets_V1=jnp.asarray(v.vocabulary.offsets),
+        bytes_VI=jnp.asarray(v.vocabulary.rows(size)),
+        lengths_V=jnp.asarray(np.diff(v.vocabulary.offsets)),
         control_V=jnp.asarray(v.vocabulary.control),
         closing_X=ids(list(v.chat.closing_ids)),
         ends_X=ids(list(v.chat.end_ids)),

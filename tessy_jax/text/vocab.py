@@ -58,6 +58,12 @@ class Vocabulary:
         """Bytes of the longest token."""
         return int(np.diff(self.offsets).max())
 
+    def rows(self, size: int) -> NDArray[np.uint8]:
+        """The bytes of each token, filled up with 0 [size of the vocabulary, size]."""
+        index = self.offsets[:-1, None] + np.arange(size)
+        inside = index < self.offsets[1:, None]
+        return np.where(inside, self.data[np.minimum(index, len(self.data) - 1)], np.uint8(0))
+
     def bytes_of(self, token_ids: Iterable[int]) -> bytes:
         """The concatenated bytes of the tokens."""
         return b"".join(self.data[self.offsets[i] : self.offsets[i + 1]].tobytes() for i in token_ids)

@@ -191,13 +191,17 @@ def special(kind: str, name: str) -> list:
     return [built.token_to_id(token) for token in SPECIAL if token.startswith(f"<{name}")]
 
 
+def longest_token(world: World) -> int:
+    return max(len(text or b"") for kind in world.kinds for text in spelled(kind))
+
+
 def spelling(world: World, kind: str) -> VocabTables:
     table = spelled(kind)
-    data = b"".join(text or b"" for text in table)
-    offsets = np.cumsum([0] + [len(text or b"") for text in table]).astype(np.int32)
+    size = longest_token(world)
+    rows = [list((text or b"").ljust(size, b"\0")) for text in table]
     return VocabTables(
-        data_X=jnp.asarray(np.frombuffer(data, np.uint8)),
-        offsets_V1=jnp.asarray(offsets),
+        bytes_VI=jnp.asarray(rows, jnp.uint8),
+        lengths_V=jnp.asarray([len(text or b"") for text in table], jnp.int32),
         control_V=jnp.asarray([text is None for text in table]),
         closing_X=jnp.asarray(special(kind, "close"), jnp.int32),
         ends_X=jnp.asarray(special(kind, "end")[: world.ends], jnp.int32),
@@ -214,8 +218,9 @@ def engine(world: World, lanes: int, partitioner: Partitioner | None = None, wri
         one_vocabulary=world.one_vocabulary,
         predictor_reads=world.predictor_reads,
         half_window=world.half_window,
-        max_token_bytes=max(len(text or b"") for kind in world.kinds for text in spelled(kind)),
+        max_token_bytes=longest_token(world),
         window_bytes=world.window_bytes,
+        max_proposal_tokens=max(world.steps),
         max_proposal_bytes=world.max_proposal_bytes,
         max_pending_bytes=world.max_pending_bytes,
         repetition_period=world.repetition_period,
