@@ -29,9 +29,15 @@ class LayerKV:
     values: jax.Array | None  # [B, K, S, H]
 
     def append(
-        self, keys_BKTH: jax.Array, values_BKTH: jax.Array | None, lengths_B: jax.Array, counts_B: jax.Array
+        self,
+        keys_BKTH: jax.Array,
+        values_BKTH: jax.Array | None,
+        lengths_B: jax.Array,
+        counts_B: jax.Array,
+        rows_B: jax.Array | None = None,
     ) -> LayerKV:
-        """Writes the first counts_B tokens of each lane behind its lengths_B cached ones; the rest is dropped."""
+        """Writes the first counts_B tokens of each lane behind its lengths_B cached ones; the rest is dropped. rows_B: the
+        cache's row of each lane, none twice (default: its number); lanes whose row does not exist are dropped."""
         size, T = self.keys.shape[2], keys_BKTH.shape[2]
         time_T = jnp.arange(T, dtype=jnp.int32)
         # what is dropped goes to slots beyond the end, to distinct slots, because the scatter requires unique indices
@@ -39,8 +45,8 @@ class LayerKV:
 
         def write(old_BKSH: jax.Array, new_BKTH: jax.Array) -> jax.Array:
             new_BKTH = new_BKTH.astype(old_BKSH.dtype)
-            if T > 1 or old_BKSH.dtype.itemsize > 2:
-                return _scatter(old_BKSH, new_BKTH, slots_BT)
+            if T > 1 or old_BKSH.dtype.itemsize > 2 or rows_B is not None:
+                return _scatter(old_BKSH, new_BKTH, slots_BT, rows_B)
             return jax.lax.platform_dependent(old_BKSH, new_BKTH, slots_BT, cpu=_select, default=_scatter)
 
         values = None
@@ -48,8 +54,12 @@ class LayerKV:
             values = write(self.values, values_BKTH)
         return LayerKV(write(self.keys, keys_BKTH), values)
 
-    def read(self) -> tuple[jax.Array, jax.Array | None]:
-        return self.keys, self.values
+    def read(self, rows_B: jax.Array | None = None) -> tuple[jax.Array, jax.Array | None]:
+        """Keys and values. rows_B: as of `append`; a row that does not exist reads as another one."""
+        if rows_B is None:
+            return self.keys, self.values
+        keys, values = jax.tree.map(lambda x: x.at[rows_B].get(mode="clip"), (self.keys, self.values))
+        return keys, values
 
     def positions(self, lengths_B: jax.Array) -> jax.Array:
         """The position in each slot [B, S] when lengths_B tokens are cached: the largest one below the length that
@@ -59,10 +69,10 @@ class LayerKV:
         return slots_S + size * ((lengths_B[:, None] - 1 - slots_S) // size)
 
 
-def _scatter(old_BKSH: jax.Array, new_BKTH: jax.Array, slots_BT: jax.Array) -> jax.Array:
-    """Writes new tokens to their slots; slots from S on are dropped."""
-    lanes_B1 = jnp.arange(old_BKSH.shape[0], dtype=jnp.int32)[:, None]
-    return old_BKSH.at[lanes_B1, :, slots_BT].set(new_BKTH.swapaxes(1, 2), mode="drop", unique_indices=True)
+def _scatter(old_BKSH: jax.Array, new_BKTH: jax.Array, slots_BT: jax.Array, rows_B: jax.Array | None = None) -> jax.Array:
+    """Writes new tokens to their slots; slots from S on are dropped, and rows that do not exist."""
+    rows_B = jnp.arange(old_BKSH.shape[0], dtype=jnp.int32) if rows_B is None else rows_B
+    return old_BKSH.at[rows_B[:, None], :, slots_BT].set(new_BKTH.swapaxes(1, 2), mode="drop", unique_indices=True)
 
 
 def _select(old_BKSH: jax.Array, new_BK1H: jax.Array, slots_B1: jax.Array) -> jax.Array:

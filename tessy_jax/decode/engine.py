@@ -40,10 +40,14 @@ from tessy_jax.models.transformer import Decoder
 from tessy_jax.program import Program
 from tessy_jax.sharding import put
 
-MAX_ROLLBACK = 256  # tokens that a lane is rolled back at most; sliding windows and predictors keep that many more
+MAX_ROLLBACK = 256  # tokens that a lane is rolled back at most; sliding windows keep that many more
 
 CACHE_SLACK = max(PREFILL_CHUNK, MAX_ROLLBACK)
 """Tokens that sliding-window layers keep in addition to their window; see `cache`."""
+
+PREDICTOR_SLACK = 64  # tokens that predictors keep beyond their window; a deeper rollback reads the window again
+
+MIN_PREDICTOR_LANES = 4  # lanes of one pass of a predictor at a hand-over at least
 
 MIN_PACKED_TOKENS = 32  # tokens of all lanes that catch up at once at least; so few cost hardly more than one
 
@@ -132,11 +136,16 @@ class Engine:
                 None
                 if predictor is None
                 else new_predictor_state(
-                    predictor.config, B, 2 * half, MAX_ROLLBACK, predictor.embed.dtype, self.partitioner
+                    predictor.config, B, 2 * half, PREDICTOR_SLACK, predictor.embed.dtype, self.partitioner
                 )
             )
-        packed = 0 if self.partitioner.num_shards("lanes") > 1 else max(MIN_PACKED_TOKENS, 4 * B)
-        self.graphs = self.graphs._replace(config=self.graphs.config._replace(capacity=self._capacity, packed_tokens=packed))
+        sharded = self.partitioner.num_shards("lanes") > 1
+        config = self.graphs.config._replace(
+            capacity=self._capacity,
+            packed_tokens=0 if sharded else max(MIN_PACKED_TOKENS, 4 * B),
+            predictor_lanes=0 if sharded else max(MIN_PREDICTOR_LANES, B // 4),
+        )
+        self.graphs = self.graphs._replace(config=config)
         return Lanes(
             text_BY=numbers(0, (B, Y), np.uint8),
             source_BY=numbers(0, (B, Y), np.uint8),

@@ -37,7 +37,11 @@ def insert(lanes: Lanes, lane: jax.Array, rows: dict[str, Any]) -> Lanes:
         for m, side in enumerate(lanes.sides)
     )
     predictors = tuple(
-        None if predictor is None else replace(predictor, read_B=row(predictor.read_B, rows["read"][m]))
+        None
+        if predictor is None
+        else replace(
+            predictor, read_B=row(predictor.read_B, rows["read"][m]), first_B=row(predictor.first_B, rows["read"][m])
+        )
         for m, predictor in enumerate(lanes.predictors)
     )
     return replace(

@@ -6,8 +6,10 @@ at token (j − 1) h, decides for tokens of block j (those with t // h = j) and 
 in both rows of one forward pass: in the window that decides, and in the one that will decide from the next multiple of h
 on. Moving the window needs no prefill.
 
-A row stores token t in slot t mod R, so a lane is rolled back by lowering its count of read tokens. R = window + slack,
-where slack covers the largest rollback.
+A row stores token t in slot t mod R with R = window + slack, so a lane is rolled back by up to `slack` tokens by lowering
+its count of read tokens. After a deeper rollback, the window is read again.
+
+A pass reads either all lanes, or those of a group. At a hand-over few lanes have anything to read, but many tokens each.
 """
 
 from __future__ import annotations
@@ -33,18 +35,20 @@ ROWS = 2
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class WindowLayerKV:
-    """One layer's slots, seen from anchors_B [2 B]: lengths and positions count from there."""
+    """One layer's slots, seen from anchors_B [2 B]: lengths and positions count from there. rows_B: see `LayerKV.append`."""
 
     kv: LayerKV
     anchors_B: jax.Array
+    rows_B: jax.Array | None
 
     def append(
         self, keys_BKTH: jax.Array, values_BKTH: jax.Array | None, lengths_B: jax.Array, counts_B: jax.Array
     ) -> WindowLayerKV:
-        return replace(self, kv=self.kv.append(keys_BKTH, values_BKTH, self.anchors_B + lengths_B, counts_B))
+        starts_B = self.anchors_B + lengths_B
+        return replace(self, kv=self.kv.append(keys_BKTH, values_BKTH, starts_B, counts_B, self.rows_B))
 
     def read(self) -> tuple[jax.Array, jax.Array | None]:
-        return self.kv.read()
+        return self.kv.read(self.rows_B)
 
     def positions(self, lengths_B: jax.Array) -> jax.Array:
         return self.kv.positions(self.anchors_B + lengths_B) - self.anchors_B[:, None]
@@ -65,7 +69,8 @@ class WindowCache:
 def new_predictor_state(
     config: ModelConfig, lanes: int, window: int, slack: int, dtype: Any, partitioner: Partitioner
 ) -> PredictorState:
-    """An empty cache of 2 rows per lane for a predictor; slack: the most tokens read at once or rolled back."""
+    """An empty cache of 2 rows per lane for a predictor. slack: tokens kept beyond the window; at least as many as are read
+    at once."""
     heads, dim = (1, config.latent.kv_rank + config.latent.rope_dim) if config.latent else (config.kv_heads, config.head_dim)
     axes = ("lanes", None if config.latent else "kv_heads", None, None)
 
@@ -73,12 +78,58 @@ def new_predictor_state(
         return zeros((ROWS * lanes, heads, window + slack, dim), dtype, partitioner, axes)
 
     layers = tuple(LayerKV(empty(), None if config.latent else empty()) for _ in range(config.layers))
-    return PredictorState(layers, zeros((lanes,), jnp.int32, partitioner, ("lanes",)))
+    numbers = (zeros((lanes,), jnp.int32, partitioner, ("lanes",)) for _ in range(2))
+    return PredictorState(layers, *numbers)
 
 
-def first_token_needed(tokens: int, half: int) -> int:
-    """The first token that has to be read again when the next decision is the one after token number `tokens`."""
-    return max(0, (tokens // half - 1) * half)
+def first_token_needed(tokens: Any, half: int) -> Any:
+    """The first token that has to be read again when the next decision is the one after token number `tokens`; for integers
+    and arrays."""
+    before = (tokens // half - 1) * half
+    return before * (before > 0)
+
+
+def rolled_back(predictor: PredictorState, tokens_B: jax.Array, half: int) -> PredictorState:
+    """The state after a rollback to at most tokens_B tokens of the response. Where the slots no longer hold all that the
+    next decision needs, the window will be read again."""
+    read_B = jnp.minimum(predictor.read_B, tokens_B)
+    needed_B = first_token_needed(read_B, half)
+    again_B = needed_B < predictor.first_B
+    return replace(
+        predictor,
+        read_B=jnp.where(again_B, needed_B, read_B),
+        first_B=jnp.where(again_B, needed_B, predictor.first_B),
+    )
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Group:
+    """The lanes of a pass: their numbers, or None for all. Numbers from B on stand for no lane."""
+
+    lanes_G: jax.Array | None
+
+    @classmethod
+    def first(cls, where_B: jax.Array, size: int) -> Group:
+        """The first `size` lanes of where_B."""
+        B = where_B.shape[0]
+        number_B = jnp.cumsum(where_B, dtype=jnp.int32) - 1
+        at_G = jnp.arange(size, dtype=jnp.int32)
+        is_lane_GB = where_B & (number_B == at_G[:, None])
+        lane_G = jnp.where(is_lane_GB, jnp.arange(B, dtype=jnp.int32), 0).sum(axis=1)
+        return cls(jnp.where(is_lane_GB.any(axis=1), lane_G, B + at_G))
+
+    def take(self, x_B: jax.Array) -> jax.Array:
+        """[B, …] as [G, …]; the values of another lane where there is none."""
+        return x_B if self.lanes_G is None else x_B.at[self.lanes_G].get(mode="clip")
+
+    def put(self, old_B: jax.Array, new_G: jax.Array) -> jax.Array:
+        """old_B with other values in the lanes of the group."""
+        return new_G if self.lanes_G is None else old_B.at[self.lanes_G].set(new_G, mode="drop", unique_indices=True)
+
+    def rows(self) -> jax.Array | None:
+        """The rows of the predictor's cache [2 G]."""
+        return None if self.lanes_G is None else (ROWS * self.lanes_G[:, None] + jnp.arange(ROWS)).reshape(-1)
 
 
 @jax.named_scope("predict")
@@ -86,33 +137,36 @@ def predict(
     graph: Any,
     params: Any,
     predictor: PredictorState,
-    tokens_BT: jax.Array,
-    counts_B: jax.Array,
+    tokens_GT: jax.Array,
+    counts_G: jax.Array,
     half: int,
     logit: jax.Array,
+    group: Group = Group(None),
 ) -> tuple[PredictorState, jax.Array]:
-    """Reads the first counts_B tokens of each lane, which must not cross a multiple of `half`.
+    """Reads the first counts_G tokens of each lane of a group (default: all), which must not cross a multiple of `half`.
 
-    Returns the predictor's state and [B, T]: whether the token *after* each is style, i.e. its style score minus its
+    Returns the predictor's state and [G, T]: whether the token *after* each is style, i.e. its style score minus its
     capability score exceeds `logit`.
     """
     model: Decoder = nnx.merge(graph, params)
-    B, T = tokens_BT.shape
-    block_B = predictor.read_B // half
+    G, T = tokens_GT.shape
+    read_G = group.take(predictor.read_B)
+    block_G = read_G // half
     row_2 = jnp.arange(ROWS)
-    window_B2 = block_B[:, None] + (block_B[:, None] % ROWS != row_2)
-    anchors = jnp.maximum(0, (window_B2 - 1) * half).reshape(-1)
-    lengths = jnp.repeat(predictor.read_B, ROWS) - anchors
-    cache = WindowCache(tuple(WindowLayerKV(layer, anchors) for layer in predictor.layers), lengths)
+    window_G2 = block_G[:, None] + (block_G[:, None] % ROWS != row_2)
+    anchors = jnp.maximum(0, (window_G2 - 1) * half).reshape(-1)
+    lengths = jnp.repeat(read_G, ROWS) - anchors
+    rows = group.rows()
+    cache = WindowCache(tuple(WindowLayerKV(layer, anchors, rows) for layer in predictor.layers), lengths)
     hidden, filled = model(
-        jnp.repeat(jnp.maximum(tokens_BT, 0), ROWS, axis=0), cache=cache, counts_B=jnp.repeat(counts_B, ROWS)
+        jnp.repeat(jnp.maximum(tokens_GT, 0), ROWS, axis=0), cache=cache, counts_B=jnp.repeat(counts_G, ROWS)
     )
     assert filled is not None
-    hidden_B2TD = hidden.reshape(B, ROWS, T, -1)
-    deciding_BTD = jnp.take_along_axis(hidden_B2TD, (block_B % ROWS)[:, None, None, None], axis=1)[:, 0]
-    scores_BTC = model.logits(deciding_BTD)
-    style_BT = scores_BTC[..., 1] - scores_BTC[..., 0] > logit
-    return PredictorState(
-        tuple(layer.kv for layer in filled.layers),  # type: ignore[attr-defined]
-        predictor.read_B + counts_B,
-    ), style_BT
+    hidden_G2TD = hidden.reshape(G, ROWS, T, -1)
+    deciding_GTD = jnp.take_along_axis(hidden_G2TD, (block_G % ROWS)[:, None, None, None], axis=1)[:, 0]
+    scores_GTC = model.logits(deciding_GTD)
+    style_GT = scores_GTC[..., 1] - scores_GTC[..., 0] > logit
+    layers = tuple(layer.kv for layer in filled.layers)  # type: ignore[attr-defined]
+    read_B = group.put(predictor.read_B, read_G + counts_G)
+    slots = layers[0].keys.shape[2]
+    return PredictorState(layers, read_B, jnp.maximum(predictor.first_B, read_B - slots)), style_GT

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from tessy_jax.decode.context import LoopContext
 from tessy_jax.decode.cut import DISCARD, NONE, Cut, complete_chars, cut
-from tessy_jax.decode.predictor_window import predict
+from tessy_jax.decode.predictor_window import Group, predict, rolled_back
 from tessy_jax.decode.sampling import position_keys
 from tessy_jax.decode.state import (
     ANSWER,
@@ -141,21 +141,27 @@ def run_predictor(ctx: LoopContext, m: int, lanes: Lanes, target_B: jax.Array, k
     def left(read_B: jax.Array, flip_B: jax.Array) -> jax.Array:
         return jnp.where(flip_B < 0, jnp.maximum(target_B - read_B, 0), 0)
 
+    lanes_each = ctx.config.predictor_lanes if size == ctx.config.predictor_chunk else 0
+
     def body(carry: tuple[PredictorState, jax.Array, jax.Array]) -> tuple[PredictorState, jax.Array, jax.Array]:
         predictor, flip_B, passes = carry
-        start_B = predictor.read_B
-        counts_B = jnp.minimum(left(start_B, flip_B), jnp.minimum(size, half - start_B % half))
-        index_BT = jnp.minimum((side.prompt_B + start_B)[:, None] + at_T, side.tokens_BS.shape[1] - 1)
-        tokens_BT = jnp.take_along_axis(side.tokens_BS, index_BT, axis=1)
-        ends_BT = jnp.take_along_axis(side.ends_BS, index_BT, axis=1)
-        predictor, style_BT = predict(graph, params, predictor, tokens_BT, counts_B, half, ctx.params.logit_threshold)
-        style_BT ^= label_flips_BT(ctx, m, lanes, start_B[:, None] + at_T)
-        number_BT = (start_B - before_B)[:, None] + at_T + 1  # of the token in the proposal, from 1 on
-        turns_BT = (style_BT if m == TEACHER else ~style_BT) & (number_BT >= ctx.params.min_span_tokens) & (number_BT > 0)
-        turns_BT &= at_T < counts_B[:, None]
+        left_B = left(predictor.read_B, flip_B)
+        group = Group.first(left_B > 0, lanes_each) if 0 < lanes_each < left_B.shape[0] else Group(None)
+        start_G, flip_G = group.take(predictor.read_B), group.take(flip_B)
+        counts_G = jnp.minimum(group.take(left_B), jnp.minimum(size, half - start_G % half))
+        first_G = group.take(side.prompt_B) + start_G
+        tokens_GT = read_window(group.take(side.tokens_BS), first_G, size)
+        ends_GT = read_window(group.take(side.ends_BS), first_G, size)
+        predictor, style_GT = predict(graph, params, predictor, tokens_GT, counts_G, half, ctx.params.logit_threshold, group)
+        sample_G, attempt_G = group.take(lanes.scalars.sample), group.take(lanes.scalars.attempt)
+        style_GT ^= label_flips(ctx, m, sample_G, attempt_G, start_G[:, None] + at_T)
+        number_GT = (start_G - group.take(before_B))[:, None] + at_T + 1  # of the token in the proposal, from 1 on
+        turns_GT = (style_GT if m == TEACHER else ~style_GT) & (number_GT >= ctx.params.min_span_tokens) & (number_GT > 0)
+        turns_GT &= at_T < counts_G[:, None]
         big = jnp.iinfo(jnp.int32).max
-        first_B = jnp.where(turns_BT, ends_BT, big).min(axis=1)
-        return predictor, jnp.where((flip_B < 0) & (first_B < big), first_B, flip_B), passes + 1
+        turn_G = jnp.where(turns_GT, ends_GT, big).min(axis=1)
+        flip_G = jnp.where((flip_G < 0) & (turn_G < big), turn_G, flip_G)
+        return predictor, group.put(flip_B, flip_G), passes + 1
 
     predictor, flip_B, passes = jax.lax.while_loop(
         lambda carry: (left(carry[0].read_B, carry[1]) > 0).any(),
@@ -167,18 +173,18 @@ def run_predictor(ctx: LoopContext, m: int, lanes: Lanes, target_B: jax.Array, k
 
 
 @jax.named_scope("label_flips")
-def label_flips_BT(ctx: LoopContext, m: int, lanes: Lanes, tokens_BT: jax.Array) -> jax.Array:
-    """Whether the labels of side m's predictor for tokens of the response [B, T], numbered from 0, are inverted. The draw
+def label_flips(ctx: LoopContext, m: int, sample_G: jax.Array, attempt_G: jax.Array, tokens_GT: jax.Array) -> jax.Array:
+    """Whether the labels of side m's predictor for tokens of the responses [G, T], numbered from 0, are inverted. The draw
     depends on the position, as sampling does; negative positions are reserved for these draws."""
 
     def drawn() -> jax.Array:
-        def one(places_B: jax.Array) -> jax.Array:
-            keys_B = position_keys(ctx.params.seed, lanes.scalars.sample, lanes.scalars.attempt, -1 - (2 * places_B + m))
-            return jax.vmap(jax.random.uniform)(keys_B) < ctx.params.label_flip_prob
+        def one(places_G: jax.Array) -> jax.Array:
+            keys_G = position_keys(ctx.params.seed, sample_G, attempt_G, -1 - (2 * places_G + m))
+            return jax.vmap(jax.random.uniform)(keys_G) < ctx.params.label_flip_prob
 
-        return jax.vmap(one, in_axes=1, out_axes=1)(tokens_BT)
+        return jax.vmap(one, in_axes=1, out_axes=1)(tokens_GT)
 
-    return jax.lax.cond(ctx.params.label_flip_prob > 0, drawn, lambda: jnp.zeros(tokens_BT.shape, bool))
+    return jax.lax.cond(ctx.params.label_flip_prob > 0, drawn, lambda: jnp.zeros(tokens_GT.shape, bool))
 
 
 @jax.named_scope("resolve_proposal")
@@ -276,8 +282,8 @@ def commit(
     if v is not None:
         predictor = lanes.predictors[m]
         assert predictor is not None
-        read_B = jnp.where(commits_B, jnp.minimum(predictor.read_B, lanes.sides[v].response_B), predictor.read_B)
-        lanes = lanes.with_predictor(m, replace(predictor, read_B=read_B))
+        kept_tokens_B = jnp.where(commits_B, lanes.sides[v].response_B, predictor.read_B)
+        lanes = lanes.with_predictor(m, rolled_back(predictor, kept_tokens_B, config.half_window))
 
     repeats_B = commits_B & is_repetitive(lanes.sides[m], kept_B, config.repetition_period, config.repetition_window)
     lanes = close_thinking(ctx, lanes, over_B == CLOSED)

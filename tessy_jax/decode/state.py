@@ -165,7 +165,9 @@ class LoopConfig(NamedTuple):
     packed_tokens: int = 0
     """Tokens of all lanes in one catch-up pass, see `mixed_step`; 0 if lanes are sharded."""
     predictor_chunk: int = 16
-    """Tokens that a predictor reads per pass."""
+    """Tokens of a lane that a predictor reads per pass at a hand-over."""
+    predictor_lanes: int = 0
+    """Lanes that a predictor reads per pass at a hand-over; 0 for all, also if lanes are sharded."""
 
 
 @jax.tree_util.register_dataclass
@@ -211,6 +213,8 @@ class PredictorState:
     """Keys and values [2 B, K, R, H]."""
     read_B: jax.Array
     """Tokens of the response that the predictor has read."""
+    first_B: jax.Array
+    """The first of them that the slots still hold."""
 
 
 @jax.tree_util.register_dataclass

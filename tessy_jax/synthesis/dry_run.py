@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tessy_jax.config import Synthesize, reconcile
-from tessy_jax.decode.engine import CACHE_SLACK, MAX_ROLLBACK
+from tessy_jax.decode.engine import CACHE_SLACK, PREDICTOR_SLACK
 from tessy_jax.decode.generate import bucket, buckets
 from tessy_jax.models.plan import cached_numbers, plan
 from tessy_jax.sharding import Partitioner, plan_mesh
@@ -76,7 +76,7 @@ def memory(models: ModelSet) -> tuple[int, list[str]]:
         dtype, window = models.config.boundary.dtype, models.config.boundary.window
         result = plan(predictor.config, dtype=dtype, mesh=models.config.mesh, lanes=lanes, context=window, slack=CACHE_SLACK)
         weights = result["weights"]["bytes_per_device"]
-        numbers = cached_numbers(predictor.config) * predictor.config.layers * 2 * lanes * (window + MAX_ROLLBACK)
+        numbers = cached_numbers(predictor.config) * predictor.config.layers * 2 * lanes * (window + PREDICTOR_SLACK)
         shards = models.partitioner.num_shards("lanes") * (
             1 if predictor.config.latent else models.partitioner.num_shards("kv_heads")
         )
