@@ -10,13 +10,13 @@ LONGEST = ("test_loop.py", "test_parity.py")
 QUICK = " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "xla"))  # of child processes, too
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
 from tests import tiers  # noqa: E402
 
-jax.config.update("jax_compilation_cache_dir", str(ROOT / ".cache" / "xla"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
 

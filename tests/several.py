@@ -18,7 +18,6 @@ def start(*command, devices=4, processes=2, each=()):
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}{compiling()}",
         "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}",
         "JAX_NUM_PROCESSES": str(processes),
-        "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".cache" / "xla"),
         "PYTHONPATH": str(ROOT),
     }
     return [

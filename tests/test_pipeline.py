@@ -202,7 +202,7 @@ def test_a_job_trains_on_right_answers_to_prompts_that_its_evaluation_does_not_c
 def test_a_job_killed_in_every_stage_gives_the_results_of_an_uninterrupted_one(whole, tmp_path):
     file = job(tmp_path)
     command = [sys.executable, "-m", "tessy_jax.cli", "run", str(file), "--json", "--set", "synthesis.snapshot_seconds=0"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".cache" / "xla")}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     environment["XLA_FLAGS"] = compiling()
     rng, folder = random.Random(0), tmp_path / "job"
     marks = ["before/config.yaml", "round-1/synthesis/config.yaml", "round-1/training/config.yaml"]
@@ -245,7 +245,7 @@ def test_a_full_disk_is_reported_and_the_run_continues_afterwards(whole, tmp_pat
     file, limit = job(tmp_path), 1_100_000
     code = f"import resource, sys\nresource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))\n"
     code += "from tessy_jax.cli import main\nsys.exit(main(sys.argv[1:]))"
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".cache" / "xla")}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "1e9"  # read, not written: entries exceed the limit
     command = [sys.executable, "-c", code, "run", str(file)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
@@ -270,7 +270,7 @@ def test_ctrl_c_is_reported_and_the_run_continues_afterwards(tmp_path):
     code = "import signal, sys\nfrom tessy_jax.cli import main\n"
     code += "signal.signal(signal.SIGINT, signal.default_int_handler)\nsys.exit(main(sys.argv[1:]))"
     command = [sys.executable, "-c", code, "run", str(job(tmp_path))]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".cache" / "xla")}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     while process.poll() is None and not (tmp_path / "job" / "before" / "config.yaml").exists():
         time.sleep(0.02)

@@ -242,7 +242,7 @@ def test_a_killed_resampling_continues_to_the_same_responses(folder, tmp_path):
     quick = {"synthesis": {"snapshot_seconds": 0, "rounds_per_dispatch": 8}}
     file = written(tmp_path, "run", {"verifier": "mini"}, **quick)
     command = [sys.executable, "-m", "tessy_jax.cli", "synthesize", str(file), "--json"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".cache" / "xla")}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     for snapshots in (1, 4):
         process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         while process.poll() is None and len(list((tmp_path / "run").glob("snapshots/*.bin"))) < 1:
