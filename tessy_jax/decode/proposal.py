@@ -153,8 +153,9 @@ def run_predictor(ctx: LoopContext, m: int, lanes: Lanes, target_B: jax.Array, k
         tokens_GT = read_window(group.take(side.tokens_BS), first_G, size)
         ends_GT = read_window(group.take(side.ends_BS), first_G, size)
         predictor, style_GT = predict(graph, params, predictor, tokens_GT, counts_G, half, ctx.params.logit_threshold, group)
-        sample_G, attempt_G = group.take(lanes.scalars.sample), group.take(lanes.scalars.attempt)
-        style_GT ^= label_flips(ctx, m, sample_G, attempt_G, start_G[:, None] + at_T)
+        if ctx.params.label_flip_prob is not None:
+            sample_G, attempt_G = group.take(lanes.scalars.sample), group.take(lanes.scalars.attempt)
+            style_GT ^= label_flips(ctx, m, sample_G, attempt_G, start_G[:, None] + at_T, ctx.params.label_flip_prob)
         number_GT = (start_G - group.take(before_B))[:, None] + at_T + 1  # of the token in the proposal, from 1 on
         turns_GT = (style_GT if m == TEACHER else ~style_GT) & (number_GT >= ctx.params.min_span_tokens) & (number_GT > 0)
         turns_GT &= at_T < counts_G[:, None]
@@ -173,18 +174,17 @@ def run_predictor(ctx: LoopContext, m: int, lanes: Lanes, target_B: jax.Array, k
 
 
 @jax.named_scope("label_flips")
-def label_flips(ctx: LoopContext, m: int, sample_G: jax.Array, attempt_G: jax.Array, tokens_GT: jax.Array) -> jax.Array:
+def label_flips(
+    ctx: LoopContext, m: int, sample_G: jax.Array, attempt_G: jax.Array, tokens_GT: jax.Array, probability: jax.Array
+) -> jax.Array:
     """Whether the labels of side m's predictor for tokens of the responses [G, T], numbered from 0, are inverted. The draw
     depends on the position, as sampling does; negative positions are reserved for these draws."""
 
-    def drawn() -> jax.Array:
-        def one(places_G: jax.Array) -> jax.Array:
-            keys_G = position_keys(ctx.params.seed, sample_G, attempt_G, -1 - (2 * places_G + m))
-            return jax.vmap(jax.random.uniform)(keys_G) < ctx.params.label_flip_prob
+    def one(places_G: jax.Array) -> jax.Array:
+        keys_G = position_keys(ctx.params.seed, sample_G, attempt_G, -1 - (2 * places_G + m))
+        return jax.vmap(jax.random.uniform)(keys_G) < probability
 
-        return jax.vmap(one, in_axes=1, out_axes=1)(tokens_GT)
-
-    return jax.lax.cond(ctx.params.label_flip_prob > 0, drawn, lambda: jnp.zeros(tokens_GT.shape, bool))
+    return jax.vmap(one, in_axes=1, out_axes=1)(tokens_GT)
 
 
 @jax.named_scope("resolve_proposal")

@@ -7,33 +7,45 @@ cumulative distribution, so that nothing as large as the vocabulary has to be ra
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import jax
 import jax.numpy as jnp
 
+from tessy_jax.backend import backend
+
 FEW = 64  # a top-k up to this many is drawn from that many sorted candidates
 GROUP = 128  # tokens per group in the search for candidates
+WEIGHT_BITS = 30  # of a float32 from 0 to 1
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Sampling:
-    """How a model samples; scalars, the same for all lanes.
+    """How a model samples, the same for all lanes. Which filters there are is static, their numbers are traced scalars.
 
-    temperature: 0 is greedy. top_k: 0 keeps all tokens. top_p: 1 keeps all. min_p: 0 keeps all; tokens stay whose
-    probability is at least min_p times the largest. Applied in this order (Hugging Face's), ties at an edge all kept
-    by top_p and cut by token id by top_k.
+    The filters apply in Hugging Face's order: top_k, top_p, min_p. All tokens at an edge stay, except that a top_k up to
+    `FEW` cuts equal ones by id.
     """
 
-    temperature: jax.Array
-    top_p: jax.Array
-    top_k: jax.Array
+    temperature: jax.Array | None
+    """None is greedy, whatever the filters."""
+    top_p: jax.Array | None
+    """The most probable tokens stay up to this cumulative probability; None keeps all."""
+    top_k: int = field(metadata={"static": True})
+    """So many of the most probable tokens stay; 0 keeps all."""
     min_p: jax.Array
+    """Tokens stay whose probability is at least min_p times the largest."""
 
     @classmethod
     def of(cls, temperature: float, top_p: float = 1.0, top_k: int = 0, min_p: float = 0.0) -> Sampling:
-        return cls(jnp.float32(temperature), jnp.float32(top_p), jnp.int32(top_k), jnp.float32(min_p))
+        """temperature: 0 is greedy. top_p 1, top_k 0 and min_p 0 keep all tokens."""
+        return cls(
+            temperature=jnp.float32(temperature) if temperature > 0 else None,
+            top_p=jnp.float32(top_p) if top_p < 1 else None,
+            top_k=top_k,
+            min_p=jnp.float32(min_p),
+        )
 
 
 @jax.named_scope("sample")
@@ -51,47 +63,74 @@ def position_keys(seed: jax.Array, samples_B: jax.Array, attempts_B: jax.Array, 
 
 @jax.named_scope("sample")
 def sample(logits_BV: jax.Array, keys_B: jax.Array, sampling: Sampling) -> jax.Array:
-    """Token ids [B] drawn from the filtered softmax of logits / temperature; the largest logit where temperature is 0."""
+    """Token ids [B] drawn from the filtered softmax of logits / temperature; the largest logit if greedy."""
     logits_BV = logits_BV.astype(jnp.float32)
-    V = logits_BV.shape[-1]
+    if sampling.temperature is None:
+        return _greedy(logits_BV)
+    uniform_B1 = jax.vmap(lambda key: jax.random.uniform(key, (1,)))(keys_B)
+    draw = _draw_few if 0 < sampling.top_k <= FEW else _draw_many
+    return draw(logits_BV, uniform_B1, sampling, sampling.temperature)
 
-    def uniform_B1() -> jax.Array:
-        return jax.vmap(lambda key: jax.random.uniform(key, (1,)))(keys_B)
 
-    @jax.named_scope("greedy")
-    def greedy() -> jax.Array:
-        # the first of the largest, as argmax, whose reduction of pairs XLA's CPU backend runs three times slower
-        largest = logits_BV == logits_BV.max(axis=-1, keepdims=True)
-        return jnp.where(largest, jnp.arange(V), V - 1).min(axis=-1)
+@jax.named_scope("greedy")
+def _greedy(logits_BV: jax.Array) -> jax.Array:
+    """The largest token [B], of equal ones the first: the first such group, and the first such token in it."""
+    logits_BGX = _groups(logits_BV, GROUP, -jnp.inf)
+    largest_BG = logits_BGX.max(axis=-1)
+    largest_B1 = largest_BG.max(axis=-1, keepdims=True)
+    group_B1 = _first(largest_BG == largest_B1)
+    logits_BX = jnp.take_along_axis(logits_BGX, group_B1[:, :, None], axis=1)[:, 0]
+    return (group_B1 * GROUP + _first(logits_BX == largest_B1))[:, 0]
 
-    @jax.named_scope("few")
-    def few() -> jax.Array:
-        values_BZ, ids_BZ = _largest(logits_BV, min(FEW, V))
-        rank_Z = jnp.arange(values_BZ.shape[-1])
-        kept_BZ = jnp.where(rank_Z < sampling.top_k, values_BZ / sampling.temperature, -jnp.inf)
-        weights_BZ = jnp.exp(kept_BZ - kept_BZ[:, :1])
-        before_BZ = jnp.cumsum(weights_BZ, axis=-1) - weights_BZ
+
+@jax.named_scope("few")
+def _draw_few(logits_BV: jax.Array, uniform_B1: jax.Array, sampling: Sampling, temperature: jax.Array) -> jax.Array:
+    """A draw [B] from the top_k largest tokens, in the order of their rank."""
+    values_BZ, ids_BZ = _largest(logits_BV, min(sampling.top_k, logits_BV.shape[-1]))
+    scaled_BZ = values_BZ / temperature
+    weights_BZ = jnp.exp(scaled_BZ - scaled_BZ[:, :1])
+    if sampling.top_p is not None:
+        before_BZ = _cumulative(weights_BZ) - weights_BZ
         weights_BZ = jnp.where(before_BZ < sampling.top_p * weights_BZ.sum(axis=-1, keepdims=True), weights_BZ, 0.0)
-        weights_BZ = jnp.where(weights_BZ >= sampling.min_p, weights_BZ, 0.0)
-        return jnp.take_along_axis(ids_BZ, _invert(weights_BZ, uniform_B1()), axis=-1)[:, 0]
+    weights_BZ = jnp.where(weights_BZ >= sampling.min_p, weights_BZ, 0.0)
+    rank_B1, _ = _invert(weights_BZ, uniform_B1 * weights_BZ.sum(axis=-1, keepdims=True))
+    return jnp.take_along_axis(ids_BZ, rank_B1, axis=-1)[:, 0]
 
-    @jax.named_scope("many")
-    def many() -> jax.Array:
-        scaled_BV = logits_BV / sampling.temperature
-        weights_BV = jnp.exp(scaled_BV - scaled_BV.max(axis=-1, keepdims=True))
-        ones = jnp.ones_like(weights_BV)
-        top_k = jnp.where(sampling.top_k > 0, sampling.top_k, V).astype(jnp.float32)
-        weights_BV = jnp.where(weights_BV >= _edge(weights_BV, ones, top_k), weights_BV, 0.0)
-        mass_B1 = sampling.top_p * weights_BV.sum(axis=-1, keepdims=True)
-        weights_BV = jnp.where(weights_BV >= _edge(weights_BV, weights_BV, mass_B1), weights_BV, 0.0)
-        weights_BV = jnp.where(weights_BV >= sampling.min_p, weights_BV, 0.0)
-        return _invert(weights_BV, uniform_B1())[:, 0]
 
-    def draw() -> jax.Array:
-        is_few = (sampling.top_k > 0) & (sampling.top_k <= FEW)
-        return jax.lax.cond(is_few, few, many)
+@jax.named_scope("many")
+def _draw_many(logits_BV: jax.Array, uniform_B1: jax.Array, sampling: Sampling, temperature: jax.Array) -> jax.Array:
+    """A draw [B] from all tokens that the filters keep, in the order of their ids. The tokens lie in rows of about the
+    square root of their number: the draw finds its row among the rows' sums, then its token in the row."""
+    V = logits_BV.shape[-1]
+    W = 1 << (V.bit_length() + 1) // 2
+    largest_B1 = _groups(logits_BV, W, -jnp.inf).max(axis=-1).max(axis=-1, keepdims=True)
+    weights_BV = jnp.exp(logits_BV / temperature - largest_B1 / temperature)
+    if 0 < sampling.top_k < V:
+        edge_B1 = _edge(weights_BV, jnp.ones_like(weights_BV), jnp.float32(sampling.top_k))
+        weights_BV = jnp.where(weights_BV >= edge_B1, weights_BV, 0.0)
+    if sampling.top_p is not None:
+        edge_B1 = _edge(weights_BV, weights_BV, sampling.top_p * weights_BV.sum(axis=-1, keepdims=True))
+        weights_BV = jnp.where(weights_BV >= edge_B1, weights_BV, 0.0)
+    weights_BV = jnp.where(weights_BV >= sampling.min_p, weights_BV, 0.0)
+    weights_BGW = _groups(weights_BV, W, 0.0)
+    rows_BG = weights_BGW.sum(axis=-1)
+    target_B1 = uniform_B1 * rows_BG.sum(axis=-1, keepdims=True)
+    row_B1, before_B1 = _invert(rows_BG, target_B1)
+    weights_BW = jnp.take_along_axis(weights_BGW, row_B1[:, :, None], axis=1)[:, 0]
+    column_B1, _ = _invert(weights_BW, target_B1 - before_B1)
+    return (row_B1 * W + column_B1)[:, 0]
 
-    return jax.lax.cond(sampling.temperature > 0, draw, greedy).astype(jnp.int32)
+
+def _groups(values_BV: jax.Array, size: int, filler: float) -> jax.Array:
+    """The values in groups of `size` tokens [B, G, size]."""
+    B, V = values_BV.shape
+    return jnp.pad(values_BV, ((0, 0), (0, -V % size)), constant_values=filler).reshape(B, -1, size)
+
+
+def _first(where_BX: jax.Array) -> jax.Array:
+    """The first index [B, 1] that holds; the last one where none does."""
+    X = where_BX.shape[-1]
+    return jnp.where(where_BX, jnp.arange(X, dtype=jnp.int32), X - 1).min(axis=-1, keepdims=True)
 
 
 def _largest(logits_BV: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
@@ -101,7 +140,7 @@ def _largest(logits_BV: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
     groups = -(-V // GROUP)
     if groups <= count:
         return jax.lax.top_k(logits_BV, count)
-    padded = jnp.pad(logits_BV, ((0, 0), (0, groups * GROUP - V)), constant_values=-jnp.inf).reshape(B, groups, GROUP)
+    padded = _groups(logits_BV, GROUP, -jnp.inf)
     _, best_BZ = jax.lax.top_k(padded.max(axis=-1), count)
     best_BZ = jnp.sort(best_BZ, axis=-1)  # candidates in the order of their ids, so that ties resolve by id
     candidates = jnp.take_along_axis(padded, best_BZ[:, :, None], axis=1).reshape(B, count * GROUP)
@@ -109,30 +148,35 @@ def _largest(logits_BV: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
     return values_BZ, jnp.take_along_axis(best_BZ, index_BZ // GROUP, axis=1) * GROUP + index_BZ % GROUP
 
 
-def _edge(weights_BV: jax.Array, mass_BV: jax.Array, target_mass: jax.Array) -> jax.Array:
-    """The largest weight [B, 1] such that the tokens of at least that weight hold the target mass; bisection over the bits
-    of the float, whose order is that of non-negative numbers, needs no sort."""
+def _edge(weights_BV: jax.Array, mass_BV: jax.Array, target: jax.Array) -> jax.Array:
+    """The largest weight [B, 1] such that the tokens of at least that weight hold the target mass. Bits of floats from 0 on
+    have the order of their numbers, so a search from the highest bit on needs no sort."""
     bits_BV = jax.lax.bitcast_convert_type(weights_BV, jnp.int32)
+    # a pass finds so many bits: on accelerators passes cost, on CPUs the seven sums of a pass of three bits
+    size = 1 if backend().platform == "cpu" else 3
 
-    def halve(_: int, bounds: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        low, high = bounds
-        middle = low + (high - low) // 2
-        kept_mass = jnp.where(bits_BV >= middle, mass_BV, 0.0).sum(axis=-1, keepdims=True)
-        enough = kept_mass >= target_mass
-        return jnp.where(enough, middle, low), jnp.where(enough, high, middle)
+    def refine(i: jax.Array, found_B1: jax.Array) -> jax.Array:
+        shift = WEIGHT_BITS - size * (i + 1)
+        tried_BX = found_B1 + (jnp.arange(1, 1 << size) << shift)
+        mass_BX = jnp.where(bits_BV[:, None] >= tried_BX[:, :, None], mass_BV[:, None], 0.0).sum(axis=-1)
+        return found_B1 + ((mass_BX >= target).sum(axis=-1, dtype=jnp.int32, keepdims=True) << shift)
 
-    low = jnp.zeros((weights_BV.shape[0], 1), jnp.int32)
-    high = bits_BV.max(axis=-1, keepdims=True) + 1
-    low, _ = jax.lax.fori_loop(0, 31, halve, (low, high))
-    return jax.lax.bitcast_convert_type(low, jnp.float32)
+    found_B1 = jnp.zeros((weights_BV.shape[0], 1), jnp.int32)
+    found_B1 = jax.lax.fori_loop(0, WEIGHT_BITS // size, refine, found_B1)
+    return jax.lax.bitcast_convert_type(found_B1, jnp.float32)
 
 
-def _invert(weights_BX: jax.Array, uniform_B1: jax.Array) -> jax.Array:
-    """The first index [B, 1] of non-zero weight at which the cumulative weight exceeds the uniform share of the total; the
-    last such index where rounding leaves none. (A parallel cumulative sum need not be monotonous.)"""
-    total_BX = jnp.cumsum(weights_BX, axis=-1)
-    kept_BX = weights_BX > 0
+def _cumulative(weights_BX: jax.Array) -> jax.Array:
+    """The cumulative sum [B, X]. It never falls: every entry is a sum of the same terms in the same order, of which those
+    behind it are 0."""
     at_X = jnp.arange(weights_BX.shape[-1])
-    last_B1 = jnp.where(kept_BX, at_X, 0).max(axis=-1, keepdims=True)
-    passed_BX = kept_BX & (total_BX > uniform_B1 * total_BX[:, -1:])
-    return jnp.where(passed_BX, at_X, last_B1).min(axis=-1, keepdims=True)
+    return jnp.where(at_X[:, None] <= at_X, weights_BX[:, :, None], 0.0).sum(axis=1)
+
+
+def _invert(weights_BX: jax.Array, target_B1: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The first index [B, 1] at which the cumulative weight exceeds the target, or is complete where rounding leaves none,
+    and the cumulative weight [B, 1] before it. The weight at the index is not 0."""
+    total_BX = _cumulative(weights_BX)
+    before_BX = (total_BX <= target_B1) & (total_BX < total_BX[:, -1:])
+    index_B1 = before_BX.sum(axis=-1, dtype=jnp.int32, keepdims=True)
+    return index_B1, jnp.where(before_BX, total_BX, 0.0).max(axis=-1, keepdims=True)

@@ -105,7 +105,8 @@ class TextTables:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class DecodeParams:
-    """The numbers of a run. They are traced, so a change does not recompile."""
+    """The numbers of a run. They are traced, so a change does not recompile. Which filters sampling has, and whether labels
+    are inverted, is static."""
 
     samplings: tuple[Sampling, ...]
     """Sampling of each side."""
@@ -115,8 +116,8 @@ class DecodeParams:
     """Tokens of a proposal, in the predictor's vocabulary, that a cut cannot precede."""
     logit_threshold: jax.Array
     """A token counts as style if its style score exceeds its capability score by more than this."""
-    label_flip_prob: jax.Array
-    """Probability of inverting a predictor's label."""
+    label_flip_prob: jax.Array | None
+    """Probability of inverting a predictor's label; None never draws."""
     max_response_tokens: jax.Array
     """Tokens per response, in either vocabulary."""
     max_response_bytes: jax.Array

@@ -63,7 +63,7 @@ def _measured(planned: Planned, target: Target, mesh: Any) -> dict[str, Any]:
     record["collectives"] = [move._asdict() for move in collectives(module)]
     record["copies"] = [move._asdict() for move in _faults(module, planned)]
     if planned.program.name == "loop":
-        record["steps"] = list(_steps(module, planned.excluded))
+        record["steps"] = list(_steps(module))
     if target.platform == "tpu":
         cost = compiled.cost_analysis() or {}
         seconds = cost.get("optimal_seconds", -1.0)
@@ -83,8 +83,9 @@ def _faults(module: Module, planned: Planned) -> Any:
     return list(largest.values())
 
 
-def _steps(module: Module, excluded: frozenset[str]) -> Iterator[dict[str, Any]]:
-    """The launches of each side in a round of the loop: one record for a `step`, and one for the `hand-over` before it."""
+def _steps(module: Module) -> Iterator[dict[str, Any]]:
+    """The launches of each side in a round of the loop: one record for a `step` in which no lane catches up, and one for the
+    `hand-over` before it."""
     rounds = [i for i in module.computations[module.entry] if i.operation == "while"]
     if len(rounds) != 1:
         return
@@ -94,7 +95,7 @@ def _steps(module: Module, excluded: frozenset[str]) -> Iterator[dict[str, Any]]
     for side in sorted({part for i in module.walk(body) for part in i.scopes if re.fullmatch(r"side\d", part)}):
 
         def skip(scopes: Scopes, side: str = side) -> bool:
-            return side not in scopes or not excluded.isdisjoint(scopes)
+            return side not in scopes or "mixed_step" in scopes
 
         count = partial(launches, module, skip=skip, group=_group, iterations=ITERATIONS)
         for turn in turns.values():

@@ -44,8 +44,8 @@ class Planned:
     that one more lane or row adds to the arguments, by its tokens; empty for a prefill, because the loop limits the lanes.
     cache_bytes: the smallest array of a layer's cache; 0 for a training step. weight_bytes: the largest weight of a layer.
     The smaller of both is the smallest copy that a report shows. parts: bytes of the program's own arguments by part.
-    lanes_key: configuration key of the lanes; empty for a training step. excluded: scopes of the paths that the settings of
-    the job exclude. host_text: writers whose tokenizer runs in a host callback.
+    lanes_key: configuration key of the lanes; empty for a training step. host_text: writers whose tokenizer runs in a host
+    callback.
     """
 
     name: str
@@ -58,7 +58,6 @@ class Planned:
     parts: dict[str, int]
     multiple: int
     lanes_key: str = ""
-    excluded: frozenset[str] = frozenset()
     host_text: tuple[str, ...] = ()
 
 
@@ -98,7 +97,6 @@ def _decode(
         "weight_bytes": min(_layer_weight(model) for model in engine.weights.writers),
         "multiple": partitioner.num_shards("lanes"),
         "lanes_key": lanes_key,
-        "excluded": frozenset(_excluded(models)),
     }
     weights = [(f"{v.name}'s weights", _bytes_of(w)) for v, w in zip(models.writers, engine.weights.writers, strict=True)]
     for name in names:
@@ -115,17 +113,6 @@ def _decode(
             row_bytes = {size: _lane_bytes(models, engine, size) for size in capacities}
             host = [v.name for v, b in zip(models.writers, models.bridges, strict=True) if isinstance(b, HostBridge)]
             yield Planned(name, engine.loop(), row_bytes=row_bytes, parts=parts, **facts, host_text=tuple(host))
-
-
-def _excluded(models: PlannedModels) -> Iterator[str]:
-    """Scopes that a step does not run with these settings: the forward pass that catches up, label flips with probability 0,
-    and the sampling methods that the settings do not select."""
-    yield "mixed_step"
-    if not models.config.boundary.label_flip_prob:
-        yield "label_flips"
-    greedy = all(v.sampling.temperature == 0 for v in models.writers)
-    few = all(0 < v.sampling.top_k <= 64 for v in models.writers)
-    yield from ("few", "many") if greedy else ("greedy", "many") if few else ("greedy", "few")
 
 
 def _lane_bytes(models: PlannedModels, engine: Engine, capacity: int) -> int:

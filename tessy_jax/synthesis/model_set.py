@@ -236,7 +236,7 @@ class ModelSet:
         )
 
     def decode_params(self) -> DecodeParams:
-        """The traced parameters of the decode loop."""
+        """The numbers of the decode loop."""
         synthesis, boundary = self.config.synthesis, self.config.boundary
         threshold = boundary.threshold
         samplings = [v.sampling for v in self.writers]
@@ -245,7 +245,7 @@ class ModelSet:
             steps=tuple(jnp.int32(step) for step in self.steps),
             min_span_tokens=jnp.int32(boundary.min_span_tokens),
             logit_threshold=jnp.float32(math.log(threshold / (1 - threshold))),
-            label_flip_prob=jnp.float32(boundary.label_flip_prob),
+            label_flip_prob=jnp.float32(boundary.label_flip_prob) if boundary.label_flip_prob else None,
             max_response_tokens=jnp.int32(synthesis.max_response_tokens),
             max_response_bytes=jnp.int32(BYTES_PER_TOKEN * synthesis.max_response_tokens),
             handover=jnp.float32(synthesis.handover),

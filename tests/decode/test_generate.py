@@ -19,11 +19,11 @@ SEED = 11
 
 
 @partial(jax.jit, static_argnums=0)
-def next_token(graph, params, tokens_1T, length, sample_id, temperature):
+def next_token(graph, params, tokens_1T, length, sample_id, sampling):
     model = nnx.merge(graph, params)
     logits = model.logits(model(tokens_1T)[0])[:, length - 1]
     key = position_keys(jnp.uint32(SEED), sample_id[None], jnp.array([0]), length[None])
-    return sample(logits, key, Sampling(temperature, jnp.float32(1), jnp.int32(0), jnp.float32(0)))[0]
+    return sample(logits, key, sampling)[0]
 
 
 def oracle(model, prompt, new, eos, temperature, sample_id):
@@ -33,8 +33,8 @@ def oracle(model, prompt, new, eos, temperature, sample_id):
     while len(ids) < len(prompt) + new:
         padded = np.zeros((1, 128), np.int32)
         padded[0, : len(ids)] = ids
-        numbers = np.int32(len(ids)), np.int32(sample_id), np.float32(temperature)
-        ids.append(int(next_token(graph, params, padded, *numbers)))
+        numbers = np.int32(len(ids)), np.int32(sample_id)
+        ids.append(int(next_token(graph, params, padded, *numbers, Sampling.of(temperature))))
         if ids[-1] in eos:
             return ids[len(prompt) :], "stop"
     return ids[len(prompt) :], "length"
@@ -112,9 +112,9 @@ def test_one_program_is_compiled_per_bucket_and_reused():
     module.decode.clear_cache()
     for seed in range(3):
         generate(model, prompts_of([50]), max_new_tokens=30, eos_ids=[1], temperature=0.5 * seed, seed=seed)
-    assert module.decode._cache_size() == 1  # 96 tokens
+    assert module.decode._cache_size() == 2  # 96 tokens, greedy and drawn
     generate(model, prompts_of([50]), max_new_tokens=150, eos_ids=[])
-    assert module.decode._cache_size() == 4  # and 128, 192, 256
+    assert module.decode._cache_size() == 5  # and 128, 192, 256
 
 
 def test_the_cache_is_updated_in_place():

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tessy_jax.backend import Backend, tracing_for
 from tessy_jax.decode.sampling import FEW, GROUP, Sampling, position_keys, sample
 
 
@@ -65,3 +66,56 @@ def test_filters_keep_the_tokens_and_shares_that_transformers_keeps(filters):
     assert not frequencies[clearly_out].any()
     likely = expected > 0.002
     np.testing.assert_allclose(frequencies[likely], expected[likely], atol=4 * np.sqrt(expected[likely].max() / count))
+
+
+def drawn_by_sorting(logits_V, uniform, temperature, top_p, top_k, min_p):
+    """The draw in float64, of logits of which no two are equal."""
+    weights_V = np.exp((logits_V.astype(np.float64) - logits_V.max()) / temperature)
+    by_rank = np.argsort(-weights_V)
+    weights_V[by_rank[top_k or len(by_rank) :]] = 0
+    before_V = np.cumsum(weights_V[by_rank]) - weights_V[by_rank]
+    weights_V[by_rank[before_V >= top_p * weights_V.sum()]] = 0
+    weights_V[weights_V < min_p] = 0
+    order = by_rank if 0 < top_k <= FEW else np.arange(len(logits_V))
+    total_V = np.cumsum(weights_V[order])
+    return order[np.searchsorted(total_V, uniform * total_V[-1], side="right")]
+
+
+@pytest.mark.parametrize(
+    ("filters", "platform"),
+    [
+        ((0.7, 0.8, 20, 0.0), "cpu"),
+        ((0.6, 1.0, 0, 0.01), "cpu"),
+        ((1.0, 0.95, 0, 0.0), "cpu"),
+        ((1.2, 0.9, FEW + 9, 0.0), "cpu"),
+        ((1.2, 0.9, FEW + 9, 0.0), "tpu"),
+    ],
+)
+def test_a_draw_inverts_the_distribution_that_sorting_gives(filters, platform):
+    logits = np.random.default_rng(1).normal(size=(400, 5000)).astype(np.float32) * 3
+    uniforms = np.asarray(jax.vmap(jax.random.uniform)(keys(400)), np.float64)
+    with tracing_for(Backend(platform)):
+        drawn = jax.jit(lambda x, k: sample(x, k, Sampling.of(*filters)))(logits, keys(400))
+    np.testing.assert_array_equal(drawn, [drawn_by_sorting(*row, *filters) for row in zip(logits, uniforms, strict=True)])
+
+
+@pytest.mark.parametrize(("top_p", "top_k", "ids"), [(1.0, 5, 5), (0.3, 0, 200), (1.0, FEW + 1, 200)])
+def test_equal_tokens_at_an_edge_stay_unless_few_are_kept(top_p, top_k, ids):
+    drawn = jax.jit(sample)(jnp.zeros((3000, 200)), keys(3000), Sampling.of(1.0, top_p, top_k))
+    np.testing.assert_array_equal(np.unique(drawn), np.arange(ids))
+
+
+@pytest.mark.parametrize("filters", [(0.7, 0.8, 20), (1.0, 0.95)])
+def test_a_draw_does_not_depend_on_other_lanes_or_their_number(filters):
+    logits = 3 * jax.random.normal(jax.random.key(5), (64, 3000))
+    draw, sampling = jax.jit(sample), Sampling.of(*filters)
+    drawn = draw(logits, keys(64), sampling)
+    np.testing.assert_array_equal(draw(logits[::-1], keys(64)[::-1], sampling), drawn[::-1])
+    np.testing.assert_array_equal(draw(logits[:3], keys(3), sampling), drawn[:3])
+
+
+def test_a_new_number_compiles_nothing_and_a_new_filter_does():
+    draw = jax.jit(sample)
+    for filters, programs in (((0.7, 0.8, 20), 1), ((1.1, 0.9, 20, 0.1), 1), ((0.7, 1.0, 20), 2), ((0.0,), 3)):
+        draw(jnp.zeros((2, 30)), keys(2), Sampling.of(*filters))
+        assert draw._cache_size() == programs
