@@ -71,18 +71,27 @@ class Library:
             starts = [0, *(match.start() for match in WORD.finditer(text))]
         else:
             starts = [span[0] for _, span in self.tokenizer.pre_tokenizer.pre_tokenize_str(text)] or [0]
-        solid = max((i for i, c in enumerate(text) if not c.isspace()), default=0)
-        final = max(starts[-1], solid) if self.words else starts[-2] if len(starts) > 1 else 0
-        at = np.cumsum([0, *(len(c.encode()) for c in text)]).tolist()
-        return [at[i] for i in starts], at[final]
+        at, byte = [], 0
+        for character in data.decode("utf-8", "surrogateescape"):  # a byte that is not text is a character of its own here
+            if not "\udc80" <= character <= "\udcff":
+                at.append(byte)
+            byte += len(character.encode("utf-8", "surrogateescape"))
+        begins = [at[i] if i else 0 for i in starts]
+        solid = max((at[i] for i, c in enumerate(text) if not c.isspace()), default=0)
+        return begins, max(begins[-1], solid) if self.words else begins[-2] if len(begins) > 1 else 0
+
+
+def plain_content(content: dict[str, Any]) -> dict[str, Any]:
+    """A tokenizer.json without control tokens, and without steps that change the text (normalizers, prepended spaces).
+    Replace and ByteLevel remain, because they only change how characters are written."""
+    kept = [part for part in parts(content.get("normalizer"), "normalizers") if part["type"] in ("Replace", "ByteLevel")]
+    normalizer = {"type": "Sequence", "normalizers": kept} if kept else None
+    return unprefixed({**content, "normalizer": normalizer, "added_tokens": []})
 
 
 def plain_tokenizer(content: dict[str, Any]) -> Any:
-    """The `tokenizers.Tokenizer` of a tokenizer.json without control tokens, and without steps that change the text
-    (normalizers, prepended spaces). Replace and ByteLevel remain, because they only change how characters are written."""
-    kept = [part for part in parts(content.get("normalizer"), "normalizers") if part["type"] in ("Replace", "ByteLevel")]
-    normalizer = {"type": "Sequence", "normalizers": kept} if kept else None
-    return library_of(unprefixed({**content, "normalizer": normalizer, "added_tokens": []}))
+    """The `tokenizers.Tokenizer` of `plain_content`."""
+    return library_of(plain_content(content))
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=[], meta_fields=["library"])

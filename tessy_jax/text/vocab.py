@@ -222,7 +222,11 @@ def spellings(content: dict[str, Any]) -> dict[int, bytes | None]:
     spell = _byte_level if is_byte_level(content) else _sentencepiece(content)
     texts: dict[int, bytes | None] = {i: spell(name) for i, name in names.items()}
     for token in added:
-        texts[int(token["id"])] = None if token["special"] else token["content"].encode()
+        i, name = int(token["id"]), token["content"]
+        if token["special"]:
+            texts[i] = None
+        elif is_byte_level(content) or names.get(i) != name:  # else it is a token of the model that is added, too
+            texts[i] = name.encode()
     unknown = model.get("unk_token") if isinstance(entries, dict) else model.get("unk_id")
     if unknown is not None:
         number = entries.get(unknown) if isinstance(entries, dict) else int(unknown)
