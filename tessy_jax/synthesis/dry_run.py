@@ -13,7 +13,7 @@ from tessy_jax.synthesis.model_set import ModelSet
 from tessy_jax.synthesis.passes import chooser, first_pass
 from tessy_jax.synthesis.prompts import jobs
 from tessy_jax.synthesis.verification import VerifierFactory, open_verification
-from tessy_jax.text.bridge import DeviceBridge
+from tessy_jax.text.host_bridge import HostBridge
 
 GIB = 1 << 30
 
@@ -94,7 +94,7 @@ def _programs(models: ModelSet) -> list[str]:
     names = ", ".join(["insert", *(f"{kind} {i}" for kind in kinds for i in range(len(models.writers))), "loop"])
     bridges = []
     for writer, bridge in zip(models.writers, models.bridges, strict=True):
-        location = f"on the device ({bridge.rule})" if isinstance(bridge, DeviceBridge) else "on the host"
+        location = "on the host" if isinstance(bridge, HostBridge) else f"on the device ({bridge.rule})"
         bridges.append(f"  the {writer.name}'s vocabulary: text is tokenized {location}")
     shared = "one vocabulary: tokens are shared" if models.one_vocabulary and len(bridges) > 1 else None
     reads = [

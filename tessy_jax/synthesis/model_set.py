@@ -31,9 +31,8 @@ from tessy_jax.models.labels import CLASSES, check_labels
 from tessy_jax.models.restack import restack
 from tessy_jax.models.transformer import Decoder
 from tessy_jax.sharding import Partitioner
-from tessy_jax.text.bridge import DeviceBridge, make_bridge
+from tessy_jax.text.bridges import AnyBridge, make_bridge
 from tessy_jax.text.chat import Chat
-from tessy_jax.text.host_bridge import HostBridge
 from tessy_jax.text.tokenizer import Tokenizer
 from tessy_jax.text.vocab import Vocabulary, read_vocabulary, same_vocabulary
 
@@ -170,7 +169,7 @@ class ModelSet:
         """See `predictor_spec`."""
         return predictor_spec(key, model, own, self.writers)
 
-    def make_bridge(self, v: WriterSpec) -> DeviceBridge | HostBridge:
+    def make_bridge(self, v: WriterSpec) -> AnyBridge:
         """The bridge into a writer's vocabulary."""
         return make_bridge(v.content, v.vocabulary, v.folder)
 
@@ -198,7 +197,7 @@ class ModelSet:
         return all(same_vocabulary(self.writers[0].vocabulary, v.vocabulary) for v in self.writers)
 
     @cached_property
-    def bridges(self) -> list[DeviceBridge | HostBridge]:
+    def bridges(self) -> list[AnyBridge]:
         """The bridge of each writer; the same bridge if the writers share a vocabulary."""
         first = self.make_bridge(self.writers[0])
         if self.one_vocabulary:

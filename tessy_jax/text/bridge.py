@@ -8,10 +8,8 @@ a text are kept unchanged.
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -19,12 +17,10 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from tessy_jax.text.host_bridge import HostBridge, plain_tokenizer
+from tessy_jax.text.host_bridge import plain_tokenizer
 from tessy_jax.text.scan import running_min, running_sum
 from tessy_jax.text.split import code_point_classes, rule_of, split
-from tessy_jax.text.vocab import Vocabulary, byte_alphabet, parts
-
-logger = logging.getLogger(__name__)
+from tessy_jax.text.vocab import byte_alphabet, parts
 
 Carry = tuple[jax.Array, jax.Array, jax.Array, jax.Array]
 
@@ -73,64 +69,73 @@ class DeviceBridge:
     def encode(self, bytes_BP: jax.Array, counts_B: jax.Array) -> Encoding:
         """The tokens of the first counts_B bytes, as if the text ended there."""
         starts_BP, final_B = self.split(bytes_BP, counts_B)
-        B, P = bytes_BP.shape
-        at_P = jnp.arange(P, dtype=jnp.int32)
-        lanes_B1 = jnp.arange(B)[:, None]
-        valid_BP = at_P < counts_B[:, None]
-        word_BP = running_sum(starts_BP)
-
-        def neighbours(alive_BP: jax.Array) -> jax.Array:
-            """The index of the next symbol, P if there is none."""
-            next_BP = running_min(jnp.where(alive_BP, at_P, P), fill=P)
-            return jnp.pad(next_BP[:, 1:], ((0, 0), (0, 1)), constant_values=P)
-
-        def ranked(symbols_BP: jax.Array, alive_BP: jax.Array) -> tuple[jax.Array, jax.Array]:
-            """For each symbol, the rank of its merge with the next one (NONE if they have none), and the merged symbol."""
-            next_BP = neighbours(alive_BP)
-            inside_BP = jnp.minimum(next_BP, P - 1)
-            right_BP = jnp.take_along_axis(symbols_BP, inside_BP, axis=1)
-            same_word_BP = alive_BP & (next_BP < P) & (jnp.take_along_axis(word_BP, inside_BP, axis=1) == word_BP)
-            rank_BP, merged_BP = self._look_up(symbols_BP, right_BP)
-            return jnp.where(same_word_BP, rank_BP, NONE), merged_BP
-
-        def body(carry: Carry) -> Carry:
-            symbols_BP, alive_BP, rank_BP, merged_BP = carry
-            best_BP = jnp.full((B, P + 1), NONE, jnp.int32).at[lanes_B1, word_BP].min(rank_BP)
-            lowest_BP = (rank_BP != NONE) & (rank_BP == jnp.take_along_axis(best_BP, word_BP, axis=1))
-            index_BP = jnp.where(lowest_BP, at_P, P)
-            first_BP = jnp.full((B, P + 1), P, jnp.int32).at[lanes_B1, word_BP].min(index_BP)
-            wins_BP = lowest_BP & (at_P == jnp.take_along_axis(first_BP, word_BP, axis=1))
-            symbols_BP = jnp.where(wins_BP, merged_BP, symbols_BP)
-            absorbed_BP = jnp.where(wins_BP, neighbours(alive_BP), P)
-            alive_BP = alive_BP.at[lanes_B1, absorbed_BP].set(False, mode="drop")
-            return (symbols_BP, alive_BP, *ranked(symbols_BP, alive_BP))
-
+        valid_BP = jnp.arange(bytes_BP.shape[1]) < counts_B[:, None]
         symbols_BP = self.bytes_256[bytes_BP.astype(jnp.int32)]
-        carry = (symbols_BP, valid_BP, *ranked(symbols_BP, valid_BP))
-        with jax.named_scope("merges"):
-            symbols_BP, alive_BP, _, _ = jax.lax.while_loop(lambda carry: (carry[2] != NONE).any(), body, carry)
+        tokens = merge(self.merges_X16, symbols_BP, valid_BP, running_sum(starts_BP), counts_B)
+        return Encoding(*tokens, starts_BP=starts_BP, final_B=final_B)
 
-        place_BP = jnp.where(alive_BP, running_sum(alive_BP) - 1, P)
-        end_BP = jnp.minimum(neighbours(alive_BP), counts_B[:, None])
-        zeros_BP = jnp.zeros((B, P), jnp.int32)
-        return Encoding(
-            ids_BP=zeros_BP.at[lanes_B1, place_BP].set(symbols_BP, mode="drop"),
-            ends_BP=zeros_BP.at[lanes_B1, place_BP].set(end_BP, mode="drop"),
-            tokens_B=alive_BP.sum(axis=1, dtype=jnp.int32),
-            starts_BP=starts_BP,
-            final_B=final_B,
-        )
 
-    def _look_up(self, left_BP: jax.Array, right_BP: jax.Array) -> tuple[jax.Array, jax.Array]:
-        buckets = self.merges_X16.shape[0]
-        rank, merged = jnp.full(left_BP.shape, NONE, jnp.int32), jnp.zeros(left_BP.shape, jnp.int32)
-        for place in _places(left_BP.astype(jnp.uint32), right_BP.astype(jnp.uint32), buckets):
-            row = self.merges_X16[place.astype(jnp.int32)]
-            for way in range(WAYS):
-                hit = (row[..., 4 * way] == left_BP) & (row[..., 4 * way + 1] == right_BP)
-                rank = jnp.where(hit, row[..., 4 * way + 2], rank)
-                merged = jnp.where(hit, row[..., 4 * way + 3], merged)
-        return rank, merged
+def merge(
+    merges_X16: jax.Array, symbols_BP: jax.Array, alive_BP: jax.Array, word_BP: jax.Array, counts_B: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Merges the symbols of every word. Returns ids_BP, ends_BP and tokens_B of an `Encoding`.
+
+    merges_X16: see `merge_table`. symbols_BP: the ids at which symbols begin. alive_BP: whether a symbol begins at a byte.
+    word_BP: the number of the word of each byte, at most P. counts_B: bytes.
+    """
+    B, P = symbols_BP.shape
+    at_P = jnp.arange(P, dtype=jnp.int32)
+    lanes_B1 = jnp.arange(B)[:, None]
+
+    def neighbours(alive_BP: jax.Array) -> jax.Array:
+        """The index of the next symbol, P if there is none."""
+        next_BP = running_min(jnp.where(alive_BP, at_P, P), fill=P)
+        return jnp.pad(next_BP[:, 1:], ((0, 0), (0, 1)), constant_values=P)
+
+    def ranked(symbols_BP: jax.Array, alive_BP: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """For each symbol, the rank of its merge with the next one (NONE if they have none), and the merged symbol."""
+        next_BP = neighbours(alive_BP)
+        inside_BP = jnp.minimum(next_BP, P - 1)
+        right_BP = jnp.take_along_axis(symbols_BP, inside_BP, axis=1)
+        same_word_BP = alive_BP & (next_BP < P) & (jnp.take_along_axis(word_BP, inside_BP, axis=1) == word_BP)
+        rank_BP, merged_BP = look_up(merges_X16, symbols_BP, right_BP)
+        return jnp.where(same_word_BP, rank_BP, NONE), merged_BP
+
+    def body(carry: Carry) -> Carry:
+        symbols_BP, alive_BP, rank_BP, merged_BP = carry
+        best_BP = jnp.full((B, P + 1), NONE, jnp.int32).at[lanes_B1, word_BP].min(rank_BP)
+        lowest_BP = (rank_BP != NONE) & (rank_BP == jnp.take_along_axis(best_BP, word_BP, axis=1))
+        index_BP = jnp.where(lowest_BP, at_P, P)
+        first_BP = jnp.full((B, P + 1), P, jnp.int32).at[lanes_B1, word_BP].min(index_BP)
+        wins_BP = lowest_BP & (at_P == jnp.take_along_axis(first_BP, word_BP, axis=1))
+        symbols_BP = jnp.where(wins_BP, merged_BP, symbols_BP)
+        absorbed_BP = jnp.where(wins_BP, neighbours(alive_BP), P)
+        alive_BP = alive_BP.at[lanes_B1, absorbed_BP].set(False, mode="drop")
+        return (symbols_BP, alive_BP, *ranked(symbols_BP, alive_BP))
+
+    carry = (symbols_BP, alive_BP, *ranked(symbols_BP, alive_BP))
+    with jax.named_scope("merges"):
+        symbols_BP, alive_BP, _, _ = jax.lax.while_loop(lambda carry: (carry[2] != NONE).any(), body, carry)
+
+    place_BP = jnp.where(alive_BP, running_sum(alive_BP) - 1, P)
+    end_BP = jnp.minimum(neighbours(alive_BP), counts_B[:, None])
+    zeros_BP = jnp.zeros((B, P), jnp.int32)
+    ids_BP = zeros_BP.at[lanes_B1, place_BP].set(symbols_BP, mode="drop")
+    ends_BP = zeros_BP.at[lanes_B1, place_BP].set(end_BP, mode="drop")
+    return ids_BP, ends_BP, alive_BP.sum(axis=1, dtype=jnp.int32)
+
+
+def look_up(merges_X16: jax.Array, left_BP: jax.Array, right_BP: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The rank of the merge of each pair, NONE if the table (see `merge_table`) lacks the pair, and the merged id."""
+    buckets = merges_X16.shape[0]
+    rank, merged = jnp.full(left_BP.shape, NONE, jnp.int32), jnp.zeros(left_BP.shape, jnp.int32)
+    for place in _places(left_BP.astype(jnp.uint32), right_BP.astype(jnp.uint32), buckets):
+        row = merges_X16[place.astype(jnp.int32)]
+        for way in range(WAYS):
+            hit = (row[..., 4 * way] == left_BP) & (row[..., 4 * way + 1] == right_BP)
+            rank = jnp.where(hit, row[..., 4 * way + 2], rank)
+            merged = jnp.where(hit, row[..., 4 * way + 3], merged)
+    return rank, merged
 
 
 def _places(left: Any, right: Any, buckets: int) -> tuple[Any, Any]:
@@ -166,6 +171,15 @@ def merge_table(merges: NDArray[np.int32]) -> NDArray[np.int32]:
         buckets *= 2
 
 
+def merge_rows(model: dict[str, Any]) -> NDArray[np.int32]:
+    """The merges of the model of a tokenizer.json, [count, 4] as `merge_table` takes them."""
+    ids: dict[str, int] = model["vocab"]
+    pairs = [tuple(merge.split(" ", 1)) if isinstance(merge, str) else tuple(merge) for merge in model["merges"]]
+    ranks = {pair: rank for rank, pair in enumerate(pairs)}  # the library uses the last rank of a repeated pair
+    rows = [(ids[a], ids[b], rank, ids[a + b]) for (a, b), rank in ranks.items()]
+    return np.array(rows, np.int32).reshape(-1, 4)
+
+
 def device_bridge(content: dict[str, Any]) -> DeviceBridge | None:
     """The device bridge of a tokenizer.json; None if its split rule, its model or one of its settings is not supported."""
     rule, model = rule_of(content), content["model"]
@@ -175,9 +189,6 @@ def device_bridge(content: dict[str, Any]) -> DeviceBridge | None:
     spelled = {byte: ids.get(character, UNSPELLED) for character, byte in byte_alphabet().items()}
     if model.get("byte_fallback") and UNSPELLED in spelled.values():
         return None
-    pairs = [tuple(merge.split(" ", 1)) if isinstance(merge, str) else tuple(merge) for merge in model["merges"]]
-    ranks = {pair: rank for rank, pair in enumerate(pairs)}  # the library uses the last rank of a repeated pair
-    rows = [(ids[a], ids[b], rank, ids[a + b]) for (a, b), rank in ranks.items()]
     if model.get("ignore_merges") and not _merges_make_all_words(content):
         return None
     pages, classes = code_point_classes()
@@ -186,7 +197,7 @@ def device_bridge(content: dict[str, Any]) -> DeviceBridge | None:
         pages_X=jnp.asarray(pages),
         classes_X256=jnp.asarray(classes),
         bytes_256=jnp.asarray([spelled[byte] for byte in range(256)], jnp.int32),
-        merges_X16=jnp.asarray(merge_table(np.array(rows, np.int32).reshape(-1, 4))),
+        merges_X16=jnp.asarray(merge_table(merge_rows(model))),
     )
 
 
@@ -213,12 +224,3 @@ def _merges_make_all_words(content: dict[str, Any]) -> bool:
     encodings = merging.encode_batch_fast(words, add_special_tokens=False)
     broken = (word for word, encoding in zip(words, encodings, strict=True) if len(encoding.ids) != 1)
     return all(len(merging.pre_tokenizer.pre_tokenize_str(word)) != 1 for word in broken)
-
-
-def make_bridge(content: dict[str, Any], vocabulary: Vocabulary, folder: Path) -> DeviceBridge | HostBridge:
-    """The bridge of a tokenizer.json: on the device if its rule and settings are supported there, else on the host."""
-    bridge = device_bridge(content)
-    if bridge is not None:
-        return bridge
-    logger.info("%s: the tokenizer's rules or settings are not supported on the device; the host tokenizes text", folder)
-    return HostBridge.of(content, vocabulary)

@@ -18,7 +18,8 @@ from tessy_jax.mini.styles import STYLES, render
 from tessy_jax.mini.tasks import FAMILIES, item, items, split_of, stream
 from tessy_jax.mini.tokenizers import FORMS, build, save
 from tessy_jax.records import CLOSE, OPEN
-from tessy_jax.text.bridge import DeviceBridge, make_bridge
+from tessy_jax.text.bridge import DeviceBridge
+from tessy_jax.text.bridges import make_bridge
 from tessy_jax.text.chat import HARMONY_CLOSE, HARMONY_OPEN, Chat
 from tessy_jax.text.split import GPT2, O200K
 from tessy_jax.text.tokenizer import Tokenizer

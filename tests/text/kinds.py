@@ -4,7 +4,7 @@ import json
 import random
 from functools import cache
 
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from tests.text.chunks import WORDS, chunk
@@ -65,6 +65,43 @@ def legacy():
     content = bpe("always", False)
     steps = [{"type": "Prepend", "prepend": "▁"}, {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}]
     return {**content, "pre_tokenizer": None, "normalizer": {"type": "Sequence", "normalizers": steps}}
+
+
+def gemma():
+    """BPE in the form of Gemma: a normalizer replaces spaces, the pre-tokenizer finds none, and runs of white space are
+    tokens of the model that are added, too."""
+    content = bpe("never", True)
+    model, runs = content["model"], [name * n for name in ("\n", "▁") for n in (2, 3, 4)]
+    vocab = {**model["vocab"], **{name: len(model["vocab"]) + i for i, name in enumerate([*runs, "<b>"])}}
+    merges = [[name[0] * a, name[0] * (len(name) - a)] for name in runs for a in range(1, len(name))]
+    split = {"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious", "invert": False}
+    decoder = [{"type": "Replace", "pattern": {"String": "▁"}, "content": " "}, {"type": "ByteFallback"}, {"type": "Fuse"}]
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": False}
+    added = [{"id": vocab[name], "content": name} | flags for name in (*runs, "<b>")]
+    return {
+        **content,
+        "model": {**model, "vocab": vocab, "merges": [*merges, *model["merges"]]},
+        "normalizer": {"type": "Replace", "pattern": {"String": " "}, "content": "▁"},
+        "pre_tokenizer": split,
+        "decoder": {"type": "Sequence", "decoders": decoder},
+        "added_tokens": [*content["added_tokens"], *added],
+    }
+
+
+@cache
+def _across_words():
+    built = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>", fuse_unk=True))
+    built.normalizer = normalizers.Replace(" ", "▁")
+    trainer = trainers.BpeTrainer(vocab_size=900, special_tokens=["<unk>", "<s>", "</s>", *BYTES], show_progress=False)
+    texts = ["so it is the end of the line, and the end is near"] * 20
+    built.train_from_iterator([*texts, *_samples()[1::2]], trainer)
+    return built.model
+
+
+def across_words():
+    """BPE whose tokens reach across spaces."""
+    content = _content(Tokenizer(_across_words()), "never", False)
+    return {**content, "normalizer": {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}, "pre_tokenizer": None}
 
 
 def save(content, folder, **settings):

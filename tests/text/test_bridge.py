@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 
-from tessy_jax.text.bridge import UNSPELLED, DeviceBridge, _places, device_bridge, make_bridge, merge_table
+from tessy_jax.text.bridge import UNSPELLED, _places, device_bridge, look_up, merge_table
 from tessy_jax.text.host_bridge import HostBridge
 from tessy_jax.text.split import DEEPSEEK3, DIGITS_GPT2, GPT2, LLAMA3, O200K, QWEN2, SPLITS
 from tessy_jax.text.vocab import read_vocabulary, same_vocabulary
-from tests.text.chunks import WORDS, chunk
+from tests.text.chunks import chunk
 
 B, P = 256, 128
 RULES = (GPT2, DIGITS_GPT2, LLAMA3, QWEN2, O200K, DEEPSEEK3)
@@ -140,15 +140,14 @@ def test_the_merge_table_has_all_merges_and_no_other_pair(shared):
     pairs = [m.split(" ", 1) if isinstance(m, str) else m for m in content["model"]["merges"]]
     rows = np.array([(ids[a], ids[b], rank, ids[a + b]) for rank, (a, b) in enumerate(pairs)], np.int32)
     table = merge_table(rows)
-    bridge = DeviceBridge(QWEN2, jnp.zeros(1), jnp.zeros(1), jnp.zeros(1), jnp.asarray(table))
-    rank, merged = bridge._look_up(jnp.asarray(rows[:, 0]), jnp.asarray(rows[:, 1]))
+    rank, merged = look_up(jnp.asarray(table), jnp.asarray(rows[:, 0]), jnp.asarray(rows[:, 1]))
     np.testing.assert_array_equal(rank, rows[:, 2])
     np.testing.assert_array_equal(merged, rows[:, 3])
     known = {(a, b) for a, b, *_ in rows.tolist()}
     others = np.array(
         [p for p in np.random.default_rng(0).integers(0, len(ids), (5000, 2)).tolist() if tuple(p) not in known]
     )
-    rank, _ = bridge._look_up(jnp.asarray(others[:, 0], jnp.int32), jnp.asarray(others[:, 1], jnp.int32))
+    rank, _ = look_up(jnp.asarray(table), jnp.asarray(others[:, 0], jnp.int32), jnp.asarray(others[:, 1], jnp.int32))
     assert (np.asarray(rank) == np.iinfo(np.int32).max).all()
     pair = np.array([7], np.uint32), np.array([9], np.uint32)
     assert [int(p[0]) for p in _places(*pair, 64)] == [int(p[0]) for p in _places(*map(jnp.asarray, pair), 64)]
@@ -189,27 +188,6 @@ def test_the_host_bridge_equals_the_device_bridge_inside_a_compiled_loop():
         np.testing.assert_array_equal(ours.ids_BP[i, :count], theirs.ids_BP[i, :count])
         np.testing.assert_array_equal(ours.ends_BP[i, :count], theirs.ends_BP[i, :count])
     np.testing.assert_array_equal(ours.starts_BP, theirs.starts_BP)
-
-
-def test_a_sentencepiece_tokenizer_runs_on_the_host_and_keeps_every_byte():
-    built = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>"))
-    built.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
-    trainer = trainers.BpeTrainer(vocab_size=300, special_tokens=["<unk>"], show_progress=False)
-    built.train_from_iterator(["the quick brown fox", "and the answer is 42 then"] * 5, trainer)
-    content = json.loads(built.to_str())
-    vocab = content["model"]["vocab"]
-    for byte in range(256):
-        vocab[f"<0x{byte:02X}>"] = len(vocab)
-    vocabulary = read_vocabulary(content, len(vocab) + 5)
-    bridge = make_bridge(content, vocabulary, "folder")
-    assert isinstance(bridge, HostBridge)
-    for text in (" the fox", "the  quick", "fox\n\n and", "é👍 x", " ", "\tend ", *WORDS[:40]):
-        data = text.encode()
-        encoding = bridge.encode(*(jnp.asarray(x) for x in batch([data])))
-        ids = np.asarray(encoding.ids_BP[0, : int(encoding.tokens_B[0])]).tolist()
-        assert vocabulary.bytes_of(ids) == data, text
-        assert np.asarray(encoding.ends_BP[0, : len(ids)])[-1] == len(data)
-    assert vocabulary.bytes_of([vocab["\u2581the"]]) == b" the"
 
 
 def test_a_character_without_tokens_is_marked():

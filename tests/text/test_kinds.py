@@ -17,7 +17,8 @@ from tokenizers import Tokenizer as Library
 
 from tessy_jax.errors import TokenizerError
 from tessy_jax.records import Row
-from tessy_jax.text.bridge import DeviceBridge, device_bridge, make_bridge
+from tessy_jax.text.bridge import DeviceBridge, device_bridge
+from tessy_jax.text.bridges import make_bridge
 from tessy_jax.text.chat import Chat
 from tessy_jax.text.host_bridge import HostBridge
 from tessy_jax.text.tokenizer import Tokenizer
