@@ -64,21 +64,20 @@ class Library:
 
     def split(self, data: bytes) -> tuple[list[int], int]:
         """Byte positions at which pre-tokens begin, and the last position up to which no following text can change them."""
-        text = data.decode("utf-8", "ignore")
-        if not text:
+        text = data.decode("utf-8", "surrogateescape")  # a byte that is not text is a character by itself
+        known = [i for i, c in enumerate(text) if not "\udc80" <= c <= "\udcff"]
+        if not known:
             return [], 0
+        solid = max((i for i in known if not text[i].isspace()), default=0)
         if self.words:
             starts = [0, *(match.start() for match in WORD.finditer(text))]
+            final = max(starts[-1], solid)
         else:
-            starts = [span[0] for _, span in self.tokenizer.pre_tokenizer.pre_tokenize_str(text)] or [0]
-        at, byte = [], 0
-        for character in data.decode("utf-8", "surrogateescape"):  # a byte that is not text is a character of its own here
-            if not "\udc80" <= character <= "\udcff":
-                at.append(byte)
-            byte += len(character.encode("utf-8", "surrogateescape"))
-        begins = [at[i] if i else 0 for i in starts]
-        solid = max((at[i] for i, c in enumerate(text) if not c.isspace()), default=0)
-        return begins, max(begins[-1], solid) if self.words else begins[-2] if len(begins) > 1 else 0
+            spans = self.tokenizer.pre_tokenizer.pre_tokenize_str("".join(text[i] for i in known))
+            starts = [0, *(known[span[0]] for _, span in spans[1:])]
+            final = starts[-2] if len(starts) > 1 else 0
+        at = np.cumsum([0, *(len(c.encode("utf-8", "surrogateescape")) for c in text)]).tolist()
+        return [at[i] for i in starts], at[final]
 
 
 def plain_content(content: dict[str, Any]) -> dict[str, Any]:

@@ -133,8 +133,8 @@ def _words(codes_BP: jax.Array, lengths_BP: jax.Array) -> tuple[jax.Array, jax.A
     begins_BP, white_BP = lengths_BP > 0, _white(codes_BP)
     solid_BP = begins_BP & ~white_BP
     white_BP &= begins_BP
-    starts_BP = white_BP & _before(_last(solid_BP) > _last(white_BP), 1, False)
-    starts_BP |= (at_P == 0) & begins_BP.any(axis=1, keepdims=True)
+    behind_white_BP = _before(_covered(jnp.where(white_BP, lengths_BP, 0)), 1, True)
+    starts_BP = white_BP & ~behind_white_BP | (at_P == 0) & begins_BP.any(axis=1, keepdims=True)
     return starts_BP, jnp.where(starts_BP | solid_BP, at_P, 0).max(axis=1)
 
 
