@@ -197,10 +197,13 @@ def _splits_spaces(content: dict[str, Any]) -> bool | None:
 
 def _code_points(ids: dict[int, int]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     """A value per code point in two levels: [4352] page numbers, and [pages, 256] values, ABSENT where `ids` lacks one."""
-    values = np.full(0x110000, ABSENT, np.int32)
-    values[list(ids)] = list(ids.values())
-    pages, numbers = np.unique(values.reshape(-1, 256), axis=0, return_inverse=True)
-    return numbers.astype(np.int32).reshape(-1), pages
+    codes = np.array(list(ids))
+    used = np.unique(codes >> 8)
+    pages = np.zeros(0x110000 >> 8, np.int32)
+    pages[used] = np.arange(1, len(used) + 1)
+    values = np.full((len(used) + 1, 256), ABSENT, np.int32)
+    values[pages[codes >> 8], codes & 0xFF] = list(ids.values())
+    return pages, values
 
 
 def sentencepiece_bridge(content: dict[str, Any]) -> SentencePieceBridge | None:

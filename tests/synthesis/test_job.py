@@ -13,6 +13,7 @@ import yaml
 
 from tessy_jax.cli import main
 from tessy_jax.records import Row, validate
+from tessy_jax.text import bridges
 from tests.synthesis.tiny_pair import CLOSE, build, sentencepiece_tokenizer, settings, write_prompts
 
 
@@ -167,18 +168,28 @@ def test_traces_cut_inside_thinking_or_answer_record_their_finish_reason(pair, t
 
 
 @pytest.mark.slow
-def test_a_teacher_with_a_sentencepiece_vocabulary_writes_through_the_host(tmp_path, capsys, caplog):
-    pair = build(tmp_path, teacher=sentencepiece_tokenizer(tmp_path))
-    file = tmp_path / "config.yaml"
-    file.write_text(yaml.safe_dump(settings(pair, write_prompts(tmp_path / "prompts.jsonl", 3), tmp_path / "run")))
-    code, out = printed(capsys, "synthesize", file, "--json")
-    assert code == 0, out.err
-    assert "on the host only" in out.err + caplog.text
-    summary = json.loads(out.out)
-    assert summary["host_syncs"] > summary["rounds"]
-    rows = [Row.from_json(row) for row in rows_of(capsys, tmp_path / "run")]
-    assert len(rows) + len(rows_of(capsys, tmp_path / "run", "--failures")) == 12
-    assert {(span.source, span.phase) for row in rows for span in row.spans} >= {("student", "think"), ("teacher", "think")}
+def test_a_sentencepiece_vocabulary_gives_the_same_responses_on_the_device_and_on_the_host(
+    tmp_path, capsys, caplog, monkeypatch
+):
+    pair = build(tmp_path, teacher=sentencepiece_tokenizer(tmp_path, byte_fallback=True))
+    responses, summaries = {}, {}
+    for place in ("device", "host"):
+        if place == "host":
+            monkeypatch.setattr(bridges, "sentencepiece_bridge", lambda content: None)
+        file, run = tmp_path / f"{place}.yaml", tmp_path / place
+        file.write_text(yaml.safe_dump(settings(pair, write_prompts(tmp_path / "prompts.jsonl", 3), run)))
+        code, out = printed(capsys, "synthesize", file, "--json")
+        assert code == 0, out.err
+        assert ("on the host only" in out.err + caplog.text) == (place == "host")
+        summaries[place] = json.loads(out.out)
+        rows = [without_time(row) for row in rows_of(capsys, run)]
+        responses[place] = rows, [without_time(row) for row in rows_of(capsys, run, "--failures")]
+    rows, failures = responses["device"]
+    assert responses["host"] == (rows, failures)
+    assert summaries["host"]["host_syncs"] > max(summaries["host"]["rounds"], summaries["device"]["host_syncs"])
+    assert len(rows) + len(failures) == 12
+    written = [(span.source, span.phase) for row in rows for span in Row.from_json(row).spans]
+    assert set(written) >= {("student", "think"), ("teacher", "think")}
 
 
 def test_a_prompt_that_is_too_long_is_a_recorded_failure(config, tmp_path, capsys):

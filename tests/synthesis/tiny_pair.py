@@ -38,25 +38,40 @@ def tokenizer(kind: str) -> PreTrainedTokenizerFast:
     return fast
 
 
-def sentencepiece_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
-    """A SentencePiece model, trained here, as transformers reads its file."""
+def sentencepiece_tokenizer(folder: Path, byte_fallback: bool = False) -> PreTrainedTokenizerFast:
+    """A SentencePiece model, trained here, as transformers reads its file. The form with byte fallback is Llama 2's."""
     import sentencepiece
 
     (folder / "text").write_text("\n".join([TEXT.replace("\n", "")] * 20 + [string.printable.strip()] * 3))
     sentencepiece.SentencePieceTrainer.train(
         input=str(folder / "text"),
         model_prefix=str(folder / "tokenizer"),
-        vocab_size=140,
+        vocab_size=140 + 256 * byte_fallback,
         model_type="bpe",
-        user_defined_symbols=["\n", *SPECIAL],
+        byte_fallback=byte_fallback,
+        user_defined_symbols=[] if byte_fallback else ["\n", *SPECIAL],
         normalization_rule_name="identity",
         remove_extra_whitespaces=False,
         minloglevel=2,
     )
     (folder / "config.json").write_text(json.dumps({"model_type": "llama"}))
     built = AutoTokenizer.from_pretrained(folder)
+    if byte_fallback:
+        built.add_special_tokens({"additional_special_tokens": SPECIAL})
     built.chat_template = TEMPLATE
     return built
+
+
+def silence(model: LlamaForCausalLM, token_ids: list[int]) -> None:
+    """Changes the weights so that the model does not write these tokens: the first hidden dimension is constant, and only
+    they read it."""
+    with torch.no_grad():
+        model.model.embed_tokens.weight[:, 0] = 3.0
+        for layer in model.model.layers:
+            layer.self_attn.o_proj.weight[0] = 0.0
+            layer.mlp.down_proj.weight[0] = 0.0
+        model.lm_head.weight[:, 0] = 0.0
+        model.lm_head.weight[token_ids, 0] = -50.0
 
 
 def shape(vocab: int, **options) -> LlamaConfig:
@@ -81,6 +96,9 @@ def build(folder: Path, **tokenizers: PreTrainedTokenizerFast) -> dict[str, str]
         fast = tokenizers.get(name) or tokenizer(name)
         torch.manual_seed(seed)
         model = LlamaForCausalLM(shape(len(fast)))
+        byte_ids = [i for name, i in fast.get_vocab().items() if name.startswith("<0x") and name != "<0x0A>"]
+        if byte_ids:
+            silence(model, byte_ids)
         model.save_pretrained(folder / name)
         fast.save_pretrained(folder / name)
         ends = [fast.convert_tokens_to_ids(t) for t in ("<|end|>", "Q", "Z", "k", "~", "|")]

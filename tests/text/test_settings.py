@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer as Library
 
 from tessy_jax.errors import TokenizerError
-from tessy_jax.text.bridge import device_bridge
+from tessy_jax.text.bridges import make_bridge
 from tessy_jax.text.host_bridge import HostBridge
 from tessy_jax.text.tokenizer import Tokenizer
 from tessy_jax.text.vocab import read_description, read_vocabulary
@@ -200,14 +200,14 @@ def accepts(content, text, folder, on_device):
     assert all(0 <= begin < len(text) for begin in begins)
     theirs = inside(content, text)
     assert theirs is None or ids == theirs
-    host = HostBridge.of(tokenizer.content, read_vocabulary(tokenizer.content, SIZE)).library
-    tokens, ends = zip(*host.encode(text.encode()), strict=True)
+    vocabulary = read_vocabulary(tokenizer.content, SIZE)
+    tokens, ends = zip(*HostBridge.of(tokenizer.content, vocabulary).library.encode(text.encode()), strict=True)
     assert ends[-1] == len(text.encode())
-    device = device_bridge(tokenizer.content)
+    bridge = make_bridge(tokenizer.content, vocabulary, folder)
     if spelled == text:
         assert list(tokens) == ids
-        if device and on_device and len(text.encode()) <= P:
-            encoding = jax.device_get(encode(device, *batch([text.encode()])))
+        if not isinstance(bridge, HostBridge) and on_device and len(text.encode()) <= P:
+            encoding = jax.device_get(encode(bridge, *batch([text.encode()])))
             assert encoding.ids_BP[0, : encoding.tokens_B[0]].tolist() == ids
     return True
 
