@@ -78,7 +78,10 @@ def agree(content, count):
             assert ours.final_B[i] == theirs.final_B[i], data
 
 
-@pytest.mark.parametrize("count", [256, pytest.param(100_000, marks=[pytest.mark.slow, pytest.mark.heavy])])
+SLOW, BY_HAND = [pytest.mark.slow, pytest.mark.heavy], [pytest.mark.slow, pytest.mark.by_hand]
+
+
+@pytest.mark.parametrize("count", [256, pytest.param(2_000, marks=SLOW), pytest.param(100_000, marks=BY_HAND)])
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_device_gives_the_tokens_and_boundaries_of_the_host(kind, count):
     agree(KINDS[kind](), count)
