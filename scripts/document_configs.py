@@ -241,9 +241,9 @@ COMPILED = """\
 below shows the results. *Loop* is the decode loop of the configuration with the name of the pair. *Training step* is a
 step of SFT of the student with all weights: one row per device, 40,960 tokens per row (`small_pair`: 8,192), weights
 sharded over all devices by `fsdp`, and `remat: full`. GB are the bytes on one device: arguments, outputs, temporaries
-and code. *Lanes that fit* assumes constant temporaries; a pair with at most 8,192 tokens per lane has one number.
-*Kernels* are the kernel launches of a step without catch-up. The memory of a device is 84.9 GB for an H100, 102.0 GB for
-a v5p and 17.2 GB for a v5e."""
+and code. *Lanes that fit* assumes temporaries in proportion to the lanes; a pair with at most 8,192 tokens per lane has
+one number. *Kernels* are the kernel launches of a step without catch-up. A job can use 80.7 GB of an H100, 102.0 GB of a
+v5p, 34.4 GB of a v6e and 17.2 GB of a v5e."""
 """The introduction of the table of compiled pairs."""
 
 
@@ -269,7 +269,7 @@ def compiled() -> str:
             train.get("error") or memory_text(train),
         )
         rows.append("| " + " | ".join(cells) + " |")
-    versions = sorted({f"{record['date']}, JAX {record['versions']['jax']}" for record in records})
+    versions = sorted({f"{r['date']}, JAX {r['versions']['jax']}, commit {r['commit']}" for r in records})
     return f"\n{COMPILED}\n\nCompiled on {'; '.join(versions)}.\n\n" + "\n".join(rows) + "\n\n"
 
 
@@ -278,7 +278,8 @@ def result_of(target: dict[str, Any]) -> dict[str, Any]:
     programs = target["programs"]
     result: dict[str, Any] = dict(programs[0]) if programs else {"error": target.get("error", "no result")}
     if "error" in result:
-        result["error"] = f"does not compile: {escaped(result['error'])[:160]}"
+        needs = result.get("remedy", "").split(" per device (")[0]
+        result["error"] = f"{needs}, so does not compile" if needs else f"does not compile: {escaped(result['error'])[:70]}"
     return result
 
 

@@ -11,6 +11,7 @@ configs/README.md from this file. Needs the extras plan-tpu and plan-gpu, but no
 import argparse
 import datetime
 import json
+import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -71,6 +72,9 @@ def planned(name: str, target: str, mesh: dict, layers: int | None, timeout: int
         "target": target,
         "mesh": mesh,
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "commit": subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--exclude=*"], cwd=ROOT, check=True, capture_output=True, text=True
+        ).stdout.strip(),
         "versions": {package: version(package) for package in ("jax", "jaxlib", "flax")},
         "loop": results[0],
         "train": results[1],

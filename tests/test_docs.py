@@ -16,7 +16,7 @@ OTHERS = ("python scripts/", "srun ", "xpk ")
 """How lines of a document begin whose options belong to other programs."""
 
 
-@pytest.mark.parametrize("name", ["keys", "pairs"])
+@pytest.mark.parametrize("name", ["keys", "pairs", "compiled"])
 def test_the_generated_parts_of_configs_are_the_output_of_their_generator(name):
     spec = importlib.util.spec_from_file_location("document_configs", ROOT / "scripts" / "document_configs.py")
     module = importlib.util.module_from_spec(spec)
