@@ -172,8 +172,6 @@ BY_HAND = (
     "tests/synthesis/test_recipes.py::test_an_isolation_message_is_saved_and_no_writer_reads_it[teacher_score",
     "tests/synthesis/test_recipes.py::test_both_passes_continue_after_an_interruption[teacher_reference",
     "tests/plan/test_programs.py::test_a_dry_run_counts_the_bytes_of_the_compiled_program_within_3_percent[gpt-oss-120b_qwen3-8b",
-    "tests/synthesis/test_processes.py::test_two_processes_do_both_passes_of_a_recipe_as_one_does[teacher_score",
-    "tests/synthesis/test_recipes.py::test_a_recipe_says_who_thinks_and_who_answers[teacher_mix",
     "tests/synthesis/test_small_pair.py::test_the_writers_are_those_of_every_other_recipe",
     "tests/synthesis/test_small_pair.py::test_the_real_small_pair_writes_responses_to_shared_prompts[5",
     "tests/synthesis/test_verification.py::test_two_processes_resample_as_one_does",
