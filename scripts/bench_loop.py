@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Benchmark of the decode loop on the miniature: compile seconds, and tokens kept per second.
+"""Benchmark of the decode loop on the miniature: compile time and kept tokens per second.
 
     python scripts/bench_loop.py [--lanes 128] [--responses 256] [--preset paper] [--mode online]
 
-One line of JSON. `compile` has the wall-clock and processor seconds of tracing and compiling all loops, without the compile
-cache. `seconds` are those of a second run of the same responses, in which nothing is compiled; `kept` counts the tokens that
-the responses keep, each in the vocabulary of its writer. `digest` is a hash of the texts; a change of the loop must not
-change it. Counts and digest are the same on every machine.
+Prints one line of JSON. `compile` has the wall-clock and processor seconds of tracing and compiling, without the compilation
+cache: the difference between the first and the second run. `seconds` and `processor` are those of the second run, which
+compiles nothing. `kept` counts the tokens that the responses keep, each in the vocabulary of its writer. `digest` is a hash
+of the responses; a change of the loop must not change it.
 """
 
 import argparse

@@ -241,8 +241,8 @@ COMPILED = """\
 below shows the results. *Loop* is the decode loop of the configuration with the name of the pair. *Training step* is a
 step of SFT of the student with all weights: one row per device, 40,960 tokens per row (`small_pair`: 8,192), weights
 sharded over all devices by `fsdp`, and `remat: full`. GB are the bytes on one device: arguments, outputs, temporaries
-and code. *Lanes that fit* assumes temporaries in proportion to the lanes; a pair with at most 8,192 tokens per lane has
-one number. *Kernels* are the kernel launches of a step without catch-up. A job can use 80.7 GB of an H100, 102.0 GB of a
+and code. *Lanes that fit* assumes temporaries in proportion to the lanes; it has one number if a lane has at most 8,192
+tokens. *Kernels* are the kernel launches of a step without catch-up. A job can use 80.7 GB of an H100, 102.0 GB of a
 v5p, 34.4 GB of a v6e and 17.2 GB of a v5e."""
 """The introduction of the table of compiled pairs."""
 
@@ -279,7 +279,7 @@ def result_of(target: dict[str, Any]) -> dict[str, Any]:
     result: dict[str, Any] = dict(programs[0]) if programs else {"error": target.get("error", "no result")}
     if "error" in result:
         needs = result.get("remedy", "").split(" per device (")[0]
-        result["error"] = f"{needs}, so does not compile" if needs else f"does not compile: {escaped(result['error'])[:70]}"
+        result["error"] = f"does not compile: {needs}" if needs else f"does not compile: {escaped(result['error'])[:70]}"
     return result
 
 

@@ -1,6 +1,6 @@
 """The `tessy` command: parses arguments, calls the job, and maps errors to exit codes.
 
-Exit codes: 0 done, 2 bad input or configuration, 1 any other error, or a plan with a program that does not compile or fit.
+Exit codes: 0 done, 2 bad input or configuration, 1 any other error, or a plan whose programs do not all compile and fit.
 """
 
 from __future__ import annotations

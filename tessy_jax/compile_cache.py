@@ -15,10 +15,10 @@ KEEP_ALL = {
     "jax_persistent_cache_min_compile_time_secs": (1.0, 0.0),
     "jax_persistent_cache_min_entry_size_bytes": (0, -1),
 }
-"""Settings with JAX's default and the value that keeps every program. Other values are the user's and stay."""
+"""For each setting: JAX's default, and the value that keeps every program. Any other value is the user's and is kept."""
 MOST_BYTES = 16 << 30
-"""The most bytes of the user's folder at the start of a job. JAX's own limit locks the folder for every read, and before JAX
-0.12 a killed process can end all writes to it."""
+"""The largest size of the user's folder in bytes; each start of a job enforces it. JAX's own limit is not used: it locks the
+folder for every read, and before JAX 0.12 a killed process can block all later writes."""
 HITS = "/jax/compilation_cache/cache_hits"
 _hits = 0
 
@@ -49,11 +49,11 @@ def user_folder() -> Path:
 
 
 def keep_programs(where: bool | str, log: Callable[[str], None]) -> None:
-    """Turns the cache on or off. A problem with the folder turns it off and never ends the job.
+    """Turns the cache on or off. If the folder cannot be used, the job runs without a cache.
 
     where: True for `user_folder`, a local folder, an address that JAX opens, or False for no cache. A folder that is already
-    configured, for example by JAX_COMPILATION_CACHE_DIR, takes precedence over the first three. log: receives one line: the
-    folder, or why there is no cache.
+    configured, for example by JAX_COMPILATION_CACHE_DIR, takes precedence over the first three. log: receives one line, the
+    folder or the reason why it cannot be used; no line if the cache is disabled.
     """
     if where is False:
         jax.config.update("jax_enable_compilation_cache", False)
@@ -72,7 +72,7 @@ def keep_programs(where: bool | str, log: Callable[[str], None]) -> None:
 
 
 def _local_folder(where: bool | str, log: Callable[[str], None]) -> str | None:
-    """A writable folder; None, after a line to `log`, if there is none. The user's folder is trimmed."""
+    """A writable folder, or None with a line to `log`. The user's folder is trimmed to `MOST_BYTES`."""
     shown = "the user's cache directory" if where is True else where
     try:
         folder = user_folder() if where is True else Path(str(where)).expanduser()
@@ -82,7 +82,7 @@ def _local_folder(where: bool | str, log: Callable[[str], None]) -> str | None:
             raise PermissionError
         if where is True:
             _trim(folder, MOST_BYTES)
-    except (OSError, RuntimeError, ValueError):  # also no home directory, and characters that no path has
+    except (OSError, RuntimeError, ValueError):  # includes a missing home directory and invalid characters
         log(
             f"compilation cache: off, because {shown} is not writable; set compile_cache to a writable folder to save the "
             "compilation at later starts"
@@ -92,10 +92,10 @@ def _local_folder(where: bool | str, log: Callable[[str], None]) -> str | None:
 
 
 def _trim(folder: Path, most: int) -> None:
-    """Deletes the programs whose last use is the longest ago, until the rest has at most this many bytes."""
+    """Deletes the least recently used programs until the rest has at most this many bytes."""
     entries = []
     for file in folder.iterdir():
-        with suppress(OSError):  # another process has deleted it
+        with suppress(OSError):  # another process may have deleted the file
             status = file.stat()
             entries.append((max(status.st_atime, status.st_mtime), status.st_size, file))
     kept = 0

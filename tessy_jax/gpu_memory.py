@@ -1,13 +1,13 @@
-"""The share of a GPU's memory that jobs use and plans count on. This module does not import JAX."""
+"""The share of a GPU's memory that jobs allocate and plans assume. This module does not import JAX."""
 
 from __future__ import annotations
 
 import os
 
 GPU_MEMORY_SHARE = 0.95
-"""JAX's own default is 0.75. The rest is for CUDA, its libraries, and collectives."""
+"""JAX's default is 0.75. The rest is for CUDA, its libraries and collectives."""
 VARIABLES = ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION")
-"""The variables that set the share. The second is deprecated; JAX refuses both together."""
+"""The environment variables that set the share. The second is deprecated; JAX refuses both together."""
 
 
 def claim_gpu_memory() -> None:

@@ -73,7 +73,7 @@ def test_false_also_turns_off_a_cache_that_is_already_configured(settings):
     assert lines == []
 
 
-def test_settings_of_the_user_stay(settings):
+def test_settings_of_the_user_are_kept(settings):
     jax.config.update("jax_compilation_cache_dir", "somewhere")
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 5.0)
     compile_cache.keep_programs(True, lambda text: None)
@@ -98,9 +98,7 @@ def test_a_folder_that_cannot_exist_turns_the_cache_off_and_the_job_continues(se
     assert jax.config.jax_compilation_cache_dir is None
 
 
-def test_the_programs_of_the_users_folder_that_were_not_used_for_the_longest_time_are_deleted(
-    settings, tmp_path, monkeypatch
-):
+def test_the_least_recently_used_programs_of_the_users_folder_are_deleted(settings, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(compile_cache, "MOST_BYTES", 25)
     folder = compile_cache.user_folder()

@@ -36,11 +36,11 @@ class LayerKV:
         counts_B: jax.Array,
         rows_B: jax.Array | None = None,
     ) -> LayerKV:
-        """Writes the first counts_B tokens of each lane behind its lengths_B cached ones; the rest is dropped. rows_B: the
-        cache's row of each lane, none twice (default: its number); lanes whose row does not exist are dropped."""
+        """Writes the first counts_B tokens of each lane after its lengths_B cached ones; the rest is dropped. rows_B: the
+        cache row of each lane, without duplicates (default: the lane's index). Lanes with a row out of range are dropped."""
         size, T = self.keys.shape[2], keys_BKTH.shape[2]
         time_T = jnp.arange(T, dtype=jnp.int32)
-        # what is dropped goes to slots beyond the end, to distinct slots, because the scatter requires unique indices
+        # dropped tokens go to distinct slots beyond the end, because the scatter requires unique indices
         slots_BT = jnp.where(time_T < counts_B[:, None], (lengths_B[:, None] + time_T) % size, size + time_T)
 
         def write(old_BKSH: jax.Array, new_BKTH: jax.Array) -> jax.Array:
@@ -55,7 +55,7 @@ class LayerKV:
         return LayerKV(write(self.keys, keys_BKTH), values)
 
     def read(self, rows_B: jax.Array | None = None) -> tuple[jax.Array, jax.Array | None]:
-        """Keys and values. rows_B: as of `append`; a row that does not exist reads as another one."""
+        """Keys and values. rows_B: see `append`; a row out of range is clipped, so it gives the values of another row."""
         if rows_B is None:
             return self.keys, self.values
         keys, values = jax.tree.map(lambda x: x.at[rows_B].get(mode="clip"), (self.keys, self.values))
@@ -70,7 +70,7 @@ class LayerKV:
 
 
 def _scatter(old_BKSH: jax.Array, new_BKTH: jax.Array, slots_BT: jax.Array, rows_B: jax.Array | None = None) -> jax.Array:
-    """Writes new tokens to their slots; slots from S on are dropped, and rows that do not exist."""
+    """Writes new tokens to their slots; slots and rows out of range are dropped."""
     rows_B = jnp.arange(old_BKSH.shape[0], dtype=jnp.int32) if rows_B is None else rows_B
     return old_BKSH.at[rows_B[:, None], :, slots_BT].set(new_BKTH.swapaxes(1, 2), mode="drop", unique_indices=True)
 

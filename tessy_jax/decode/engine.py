@@ -40,16 +40,16 @@ from tessy_jax.models.transformer import Decoder
 from tessy_jax.program import Program
 from tessy_jax.sharding import put
 
-MAX_ROLLBACK = 256  # tokens that a lane is rolled back at most; sliding windows keep that many more
+MAX_ROLLBACK = 256  # largest rollback of a lane in tokens; sliding-window layers keep this many more
 
 CACHE_SLACK = max(PREFILL_CHUNK, MAX_ROLLBACK)
 """Tokens that sliding-window layers keep in addition to their window; see `cache`."""
 
-PREDICTOR_SLACK = 64  # tokens that predictors keep beyond their window; a deeper rollback reads the window again
+PREDICTOR_SLACK = 64  # tokens that predictors keep beyond their window; after a deeper rollback, they read the window again
 
-MIN_PREDICTOR_LANES = 4  # lanes of one pass of a predictor at a hand-over at least
+MIN_PREDICTOR_LANES = 4  # smallest number of lanes in a predictor pass at a hand-over
 
-MIN_PACKED_TOKENS = 32  # tokens of all lanes that catch up at once at least; so few cost hardly more than one
+MIN_PACKED_TOKENS = 32  # smallest capacity, in tokens, of a catch-up pass of all lanes; so few cost hardly more than one
 
 
 _COMPILED: dict[Any, Any] = {}
@@ -100,7 +100,7 @@ class Engine:
         self.slack = CACHE_SLACK
         steps = max(int(step) for step in params.steps)
         self.margin = steps + 2
-        # a last window may be taken over a limit, and another one written behind it
+        # the last window may exceed a limit, and one more window may be written after it
         self.tokens = tokens + 2 * config.window_bytes + self.margin
         self.room = int(params.max_response_bytes) + 2 * config.window_bytes + len(tables.close_X)
         self._capacity = bucket(max(capacity, 2 * self.margin))

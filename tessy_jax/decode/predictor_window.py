@@ -9,7 +9,7 @@ on. Moving the window needs no prefill.
 A row stores token t in slot t mod R with R = window + slack, so a lane is rolled back by up to `slack` tokens by lowering
 its count of read tokens. After a deeper rollback, the window is read again.
 
-A pass reads either all lanes, or those of a group. At a hand-over few lanes have anything to read, but many tokens each.
+A pass reads all lanes or a group of lanes. At a hand-over, only a few lanes have tokens to read, but each has many.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ ROWS = 2
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class WindowLayerKV:
-    """One layer's slots, seen from anchors_B [2 B]: lengths and positions count from there. rows_B: see `LayerKV.append`."""
+    """One layer's slots; lengths and positions count from anchors_B [2 B]. rows_B: see `LayerKV.append`."""
 
     kv: LayerKV
     anchors_B: jax.Array
@@ -69,8 +69,8 @@ class WindowCache:
 def new_predictor_state(
     config: ModelConfig, lanes: int, window: int, slack: int, dtype: Any, partitioner: Partitioner
 ) -> PredictorState:
-    """An empty cache of 2 rows per lane for a predictor. slack: tokens kept beyond the window; at least as many as are read
-    at once."""
+    """An empty cache of 2 rows per lane for a predictor. slack: number of tokens kept beyond the window; at least the
+    number of tokens that a lane reads per pass."""
     heads, dim = (1, config.latent.kv_rank + config.latent.rope_dim) if config.latent else (config.kv_heads, config.head_dim)
     axes = ("lanes", None if config.latent else "kv_heads", None, None)
 
@@ -83,15 +83,14 @@ def new_predictor_state(
 
 
 def first_token_needed(tokens: Any, half: int) -> Any:
-    """The first token that has to be read again when the next decision is the one after token number `tokens`; for integers
-    and arrays."""
+    """The first token that the decision after `tokens` tokens needs in the cache. Accepts integers and arrays."""
     before = (tokens // half - 1) * half
     return before * (before > 0)
 
 
 def rolled_back(predictor: PredictorState, tokens_B: jax.Array, half: int) -> PredictorState:
-    """The state after a rollback to at most tokens_B tokens of the response. Where the slots no longer hold all that the
-    next decision needs, the window will be read again."""
+    """The state after a rollback to at most tokens_B tokens of the response. If a lane's slots no longer hold all tokens
+    that the next decision needs, the lane reads its window again."""
     read_B = jnp.minimum(predictor.read_B, tokens_B)
     needed_B = first_token_needed(read_B, half)
     again_B = needed_B < predictor.first_B
@@ -105,13 +104,13 @@ def rolled_back(predictor: PredictorState, tokens_B: jax.Array, half: int) -> Pr
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Group:
-    """The lanes of a pass: their numbers, or None for all. Numbers from B on stand for no lane."""
+    """The lanes of a pass: their indices, or None for all lanes. Indices of B or more are padding."""
 
     lanes_G: jax.Array | None
 
     @classmethod
     def first(cls, where_B: jax.Array, size: int) -> Group:
-        """The first `size` lanes of where_B."""
+        """The first `size` lanes for which where_B holds."""
         B = where_B.shape[0]
         number_B = jnp.cumsum(where_B, dtype=jnp.int32) - 1
         at_G = jnp.arange(size, dtype=jnp.int32)
@@ -120,11 +119,11 @@ class Group:
         return cls(jnp.where(is_lane_GB.any(axis=1), lane_G, B + at_G))
 
     def take(self, x_B: jax.Array) -> jax.Array:
-        """[B, …] as [G, …]; the values of another lane where there is none."""
+        """The values of the group [G, …] from [B, …]; padding gets the values of another lane."""
         return x_B if self.lanes_G is None else x_B.at[self.lanes_G].get(mode="clip")
 
     def put(self, old_B: jax.Array, new_G: jax.Array) -> jax.Array:
-        """old_B with other values in the lanes of the group."""
+        """old_B with new_G in the lanes of the group."""
         return new_G if self.lanes_G is None else old_B.at[self.lanes_G].set(new_G, mode="drop", unique_indices=True)
 
     def rows(self) -> jax.Array | None:

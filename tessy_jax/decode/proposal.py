@@ -114,7 +114,7 @@ def predictor_view(
 
 
 def append_tokens(side: Side, ids_BQ: jax.Array, ends_BQ: jax.Array) -> Side:
-    """Writes tokens and their byte ends after the known ones; `known_B` stays, and says how many of them count."""
+    """Writes tokens and their byte ends after the known ones. `known_B` does not change; tokens beyond it do not count."""
     return replace(
         side,
         tokens_BS=write_window(side.tokens_BS, ids_BQ, side.known_B),
@@ -315,7 +315,7 @@ def close_thinking(ctx: LoopContext, lanes: Lanes, closes_B: jax.Array) -> Lanes
     end_B = thought_B + size
     return replace(
         lanes,
-        # in lanes that go on, the bytes behind the text are overwritten, which do not count
+        # in other lanes, this overwrites bytes after the text, which do not count
         text_BY=write_window(lanes.text_BY, close_BX, jnp.where(closes_B, thought_B, lanes.written_B)),
         source_BY=write_window(
             lanes.source_BY, jnp.full_like(close_BX, TEMPLATE), jnp.where(closes_B, thought_B, lanes.committed_B)

@@ -2,7 +2,7 @@
 
 A token's noise depends on the seed, the sample, the attempt and the position, and on nothing else: a response is the same
 in every lane, with any neighbours, on any number of devices. Each draw uses one uniform number per lane and inverts the
-cumulative distribution, so that nothing as large as the vocabulary has to be random.
+cumulative distribution, so no random array has the size of the vocabulary.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from tessy_jax.backend import backend
 
-FEW = 64  # a top-k up to this many is drawn from that many sorted candidates
+FEW = 64  # the largest top_k that is drawn from sorted candidates
 GROUP = 128  # tokens per group in the search for candidates
 WEIGHT_BITS = 30  # of a float32 from 0 to 1
 
@@ -22,18 +22,19 @@ WEIGHT_BITS = 30  # of a float32 from 0 to 1
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Sampling:
-    """How a model samples, the same for all lanes. Which filters there are is static, their numbers are traced scalars.
+    """How a model samples, the same for all lanes. top_k is static, as is whether temperature and top_p are None. All
+    other values are traced scalars.
 
-    The filters apply in Hugging Face's order: top_k, top_p, min_p. All tokens at an edge stay, except that a top_k up to
-    `FEW` cuts equal ones by id.
+    The filters apply in Hugging Face's order: top_k, top_p, min_p. Tokens that tie at a threshold all stay. With a top_k of
+    at most `FEW`, ties at top_k and top_p are broken by id instead: lower ids stay.
     """
 
     temperature: jax.Array | None
-    """None is greedy, whatever the filters."""
+    """None selects greedy decoding, which ignores the filters."""
     top_p: jax.Array | None
-    """The most probable tokens stay up to this cumulative probability; None keeps all."""
+    """The most probable tokens stay, up to this cumulative probability; None keeps all."""
     top_k: int = field(metadata={"static": True})
-    """So many of the most probable tokens stay; 0 keeps all."""
+    """Number of the most probable tokens that stay; 0 keeps all."""
     min_p: jax.Array
     """Tokens stay whose probability is at least min_p times the largest."""
 
@@ -74,7 +75,7 @@ def sample(logits_BV: jax.Array, keys_B: jax.Array, sampling: Sampling) -> jax.A
 
 @jax.named_scope("greedy")
 def _greedy(logits_BV: jax.Array) -> jax.Array:
-    """The largest token [B], of equal ones the first: the first such group, and the first such token in it."""
+    """The token [B] with the largest logit; of equal ones, the first: the first one in the first group with the maximum."""
     logits_BGX = _groups(logits_BV, GROUP, -jnp.inf)
     largest_BG = logits_BGX.max(axis=-1)
     largest_B1 = largest_BG.max(axis=-1, keepdims=True)
@@ -99,8 +100,8 @@ def _draw_few(logits_BV: jax.Array, uniform_B1: jax.Array, sampling: Sampling, t
 
 @jax.named_scope("many")
 def _draw_many(logits_BV: jax.Array, uniform_B1: jax.Array, sampling: Sampling, temperature: jax.Array) -> jax.Array:
-    """A draw [B] from all tokens that the filters keep, in the order of their ids. The tokens lie in rows of about the
-    square root of their number: the draw finds its row among the rows' sums, then its token in the row."""
+    """A draw [B] from all tokens that the filters keep, in the order of their ids. The tokens form rows of a length
+    near the square root of V. The draw finds a row by the sums of the rows, then a token in this row."""
     V = logits_BV.shape[-1]
     W = 1 << (V.bit_length() + 1) // 2
     largest_B1 = _groups(logits_BV, W, -jnp.inf).max(axis=-1).max(axis=-1, keepdims=True)
@@ -128,14 +129,14 @@ def _groups(values_BV: jax.Array, size: int, filler: float) -> jax.Array:
 
 
 def _first(where_BX: jax.Array) -> jax.Array:
-    """The first index [B, 1] that holds; the last one where none does."""
+    """The first index [B, 1] that is True; the last index if none is."""
     X = where_BX.shape[-1]
     return jnp.where(where_BX, jnp.arange(X, dtype=jnp.int32), X - 1).min(axis=-1, keepdims=True)
 
 
 def _largest(logits_BV: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
-    """The largest logits and their ids [B, count], largest first, equal ones by id. The winners lie in the groups with the
-    largest maxima, so that only those are sorted."""
+    """The largest logits and their ids [B, count], largest first, equal ones by id. They lie in the groups with the largest
+    maxima, so only these groups are sorted."""
     B, V = logits_BV.shape
     groups = -(-V // GROUP)
     if groups <= count:
@@ -149,10 +150,10 @@ def _largest(logits_BV: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
 
 
 def _edge(weights_BV: jax.Array, mass_BV: jax.Array, target: jax.Array) -> jax.Array:
-    """The largest weight [B, 1] such that the tokens of at least that weight hold the target mass. Bits of floats from 0 on
-    have the order of their numbers, so a search from the highest bit on needs no sort."""
+    """The largest threshold [B, 1] such that the tokens with at least this weight have at least the target mass. The bit
+    patterns of non-negative floats have the order of their values, so a search from the highest bit needs no sort."""
     bits_BV = jax.lax.bitcast_convert_type(weights_BV, jnp.int32)
-    # a pass finds so many bits: on accelerators passes cost, on CPUs the seven sums of a pass of three bits
+    # bits per pass: the number of passes dominates on accelerators, and the seven sums of a three-bit pass on CPUs
     size = 1 if backend().platform == "cpu" else 3
 
     def refine(i: jax.Array, found_B1: jax.Array) -> jax.Array:
@@ -167,15 +168,16 @@ def _edge(weights_BV: jax.Array, mass_BV: jax.Array, target: jax.Array) -> jax.A
 
 
 def _cumulative(weights_BX: jax.Array) -> jax.Array:
-    """The cumulative sum [B, X]. It never falls: every entry is a sum of the same terms in the same order, of which those
-    behind it are 0."""
+    """The cumulative sum [B, X]. It never decreases: every entry sums all positions in the same order, with 0 in place of
+    later weights."""
     at_X = jnp.arange(weights_BX.shape[-1])
     return jnp.where(at_X[:, None] <= at_X, weights_BX[:, :, None], 0.0).sum(axis=1)
 
 
 def _invert(weights_BX: jax.Array, target_B1: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The first index [B, 1] at which the cumulative weight exceeds the target, or is complete where rounding leaves none,
-    and the cumulative weight [B, 1] before it. The weight at the index is not 0."""
+    """The first index [B, 1] at which the cumulative weight exceeds the target, and the cumulative weight [B, 1] before it.
+    If rounding leaves no such index, it is the first at which the cumulative weight is complete. The weight at the index is
+    not 0."""
     total_BX = _cumulative(weights_BX)
     before_BX = (total_BX <= target_B1) & (total_BX < total_BX[:, -1:])
     index_B1 = before_BX.sum(axis=-1, dtype=jnp.int32, keepdims=True)

@@ -72,7 +72,7 @@ class VocabTables:
     """The text of one vocabulary's tokens, and the tokens that are not text."""
 
     bytes_VI: jax.Array
-    """Bytes of each token, uint8, filled up with 0."""
+    """Bytes of each token, uint8, padded with 0."""
     lengths_V: jax.Array
     """Number of bytes of each token."""
     control_V: jax.Array
@@ -105,8 +105,8 @@ class TextTables:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class DecodeParams:
-    """The numbers of a run. They are traced, so a change does not recompile. Which filters sampling has, and whether labels
-    are inverted, is static."""
+    """The numbers of a run. They are traced, so a new value does not recompile. Exceptions are static: `Sampling.top_k`, and
+    which values are None."""
 
     samplings: tuple[Sampling, ...]
     """Sampling of each side."""
@@ -117,7 +117,7 @@ class DecodeParams:
     logit_threshold: jax.Array
     """A token counts as style if its style score exceeds its capability score by more than this."""
     label_flip_prob: jax.Array | None
-    """Probability of inverting a predictor's label; None never draws."""
+    """Probability of inverting a predictor's label; None inverts none and draws no random numbers."""
     max_response_tokens: jax.Array
     """Tokens per response, in either vocabulary."""
     max_response_bytes: jax.Array
@@ -150,7 +150,7 @@ class LoopConfig(NamedTuple):
     window_bytes: int
     """Bytes of text that one operation reads."""
     max_proposal_tokens: int
-    """Tokens at which a proposal ends, on either side."""
+    """The most tokens of a proposal on any side."""
     max_proposal_bytes: int
     """Bytes at which a proposal ends."""
     max_pending_bytes: int
@@ -166,9 +166,9 @@ class LoopConfig(NamedTuple):
     packed_tokens: int = 0
     """Tokens of all lanes in one catch-up pass, see `mixed_step`; 0 if lanes are sharded."""
     predictor_chunk: int = 16
-    """Tokens of a lane that a predictor reads per pass at a hand-over."""
+    """Tokens per lane that a predictor reads in one pass at a hand-over."""
     predictor_lanes: int = 0
-    """Lanes that a predictor reads per pass at a hand-over; 0 for all, also if lanes are sharded."""
+    """Lanes that a predictor reads in one pass at a hand-over; 0 for all. It is 0 if lanes are sharded."""
 
 
 @jax.tree_util.register_dataclass
@@ -215,7 +215,7 @@ class PredictorState:
     read_B: jax.Array
     """Tokens of the response that the predictor has read."""
     first_B: jax.Array
-    """The first of them that the slots still hold."""
+    """The first token of the response that the slots still hold."""
 
 
 @jax.tree_util.register_dataclass

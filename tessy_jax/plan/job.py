@@ -26,7 +26,7 @@ from tessy_jax.store.job_folder import PLAN
 
 WORKER = (sys.executable, "-m", "tessy_jax.plan.worker")
 START_UP = re.compile(r"WARNING: All log messages before absl|[A-Z]\d{4} .*\bcudart_stub")
-"""Lines that libraries print at every start."""
+"""Lines that libraries print at every start. They are not errors."""
 KINDS: tuple[Any, ...] = (Synthesize, Train, Evaluate, Pipeline, Comparison, Predictors, Analyze)
 
 
@@ -50,11 +50,11 @@ def read_any(path: Path, overrides: Sequence[str]) -> Any:
 
 
 def check_request(config: Any, targets: Sequence[str], programs: Sequence[str]) -> tuple[list[Target], list[str]]:
-    """Parses and checks the targets and programs of a request. Each is returned once.
+    """Parses and checks the targets and programs of a request, and removes duplicates.
 
     Raises:
         ConfigError: a target or program is unknown, a target's packages are missing, the configuration lacks a program, or
-            no target has the devices of the mesh.
+            no target has enough devices for the mesh.
     """
     parsed = [parse_target(text) for text in dict.fromkeys(text.strip() for text in targets)]
     for target in parsed:
@@ -111,7 +111,7 @@ def plan_job(
 
 
 def complete(result: dict[str, Any]) -> bool:
-    """Whether every program of a plan compiles and fits. result: of `plan_job`."""
+    """Whether every program of a plan compiles and fits. result: the result of `plan_job`."""
     targets = result["targets"]
     programs = [program for target in targets for program in target["programs"]]
     return not any("error" in part for part in (*targets, *programs)) and all(p.get("fits", True) for p in programs)
@@ -160,11 +160,11 @@ def _one(target: Target, request: dict[str, Any], timeout: float, log: Callable[
     assert process.stdin is not None
     assert process.stdout is not None
     try:
-        with suppress(BrokenPipeError):  # the process has died, and its exit code says more
+        with suppress(BrokenPipeError):  # the process has ended; its exit code is reported below
             process.stdin.write(json.dumps({**request, "target": target.text}) + "\n")
-            process.stdin.flush()  # it stays open: its end would end the process
+            process.stdin.flush()  # stdin stays open, because the process ends when stdin ends
         for line in process.stdout:
-            if not line.endswith("\n"):  # cut off: the process was killed
+            if not line.endswith("\n"):  # incomplete: the process was killed
                 break
             record = json.loads(line)
             if "program" in record:

@@ -150,8 +150,8 @@ def _group(scopes: Scopes) -> str:
 
 
 def _fit(planned: Planned, target: Target, used: dict[str, int]) -> dict[str, Any]:
-    """Bytes on one device, whether they fit into its usable memory, and by tokens the number of lanes or rows that fit. It
-    assumes that temporaries are proportional to that number."""
+    """Bytes on one device, whether they fit into its usable memory, and the number of lanes or rows that fit, for each
+    number of tokens. It assumes temporaries in proportion to the lanes or rows."""
     total = used["arguments"] + used["outputs"] - used["aliased"] + used["temporaries"] + used["code"]
     record: dict[str, Any] = {"device_bytes": total}
     memory = target.usable

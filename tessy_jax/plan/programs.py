@@ -41,11 +41,12 @@ class Planned:
     """A program to compile, and facts for its report. All bytes are bytes on one device.
 
     rows: number of lanes, or of rows of a batch; a multiple of `multiple`. tokens: of each lane or row. row_bytes: bytes
-    that one more lane or row adds to the arguments, by its tokens; empty for a prefill, because the loop limits the lanes.
+    that one more lane or row adds to the arguments, by its tokens; empty for a prefill, because the decode loop limits the
+    lanes.
     cache_bytes: the smallest array of a layer's cache; 0 for a training step. weight_bytes: the largest weight of a layer.
-    The smaller of both is the smallest copy that a report shows. parts: bytes of the program's own arguments by part.
-    lanes_key: configuration key of the lanes; empty for a training step. host_text: writers whose tokenizer runs in a host
-    callback.
+    Reports show copies of at least the smaller of these two sizes. parts: bytes of the program's arguments by part.
+    lanes_key: configuration key of the number of lanes; empty for a training step. host_text: writers whose tokenizer runs
+    in a host callback.
     """
 
     name: str
@@ -144,7 +145,7 @@ def _train(config: Train, partitioner: Partitioner, published: Published) -> Pla
         program=Program("train", step, (state, frozen, Batch(*part), weights_C)),
         rows=rows,
         tokens=training.max_seq_len,
-        row_bytes={training.max_seq_len: 0},  # the data of a batch are small
+        row_bytes={training.max_seq_len: 0},  # a batch is small
         cache_bytes=0,
         weight_bytes=_layer_weight(nnx.state(model)),
         parts={

@@ -17,7 +17,7 @@ def remedy(record: Mapping[str, Any], target: Target, lanes_key: str) -> str | N
     """The parts of a program by size, and changes that should make it fit. The estimate assumes that a larger mesh shards
     all bytes evenly.
 
-    record: a record of `measure`. lanes_key: configuration key of the program's lanes; empty for a training step.
+    record: a record of `measure`. lanes_key: configuration key of the number of lanes; empty for a training step.
 
     Returns:
         None if the program fits, if the memory of the target is unknown, or if the compiler failed for another reason.
@@ -42,8 +42,8 @@ def remedy(record: Mapping[str, Any], target: Target, lanes_key: str) -> str | N
 
 
 def _change(record: Mapping[str, Any], target: Target, share: float, lanes_key: str) -> str:
-    """Settings; a larger mesh on the same target if it has enough devices, else a larger target. share: the bytes of the
-    program, divided by the usable memory."""
+    """The changes: settings, and a larger mesh on the same target if it has enough devices, else a larger target. share: the
+    program's bytes divided by the usable memory."""
     ways = []
     rows = record.get("rows_that_fit", {}).get(record["tokens"], 0)
     if rows and lanes_key:

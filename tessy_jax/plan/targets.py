@@ -20,8 +20,8 @@ from tessy_jax.gpu_memory import GPU_MEMORY_SHARE
 GIB = 1 << 30
 CARDS = Path(__file__).with_name("cards")
 TPUS = {"v4": (16 * GIB, 2), "v5e": (16 * GIB, 1), "v5p": (95 * GIB, 1), "v6e": (32 * GIB, 1), "tpu7x": (96 * GIB, 2)}
-"""For each TPU: the bytes of one device's memory, and the number of devices per chip. libtpu describes a chip of an absent
-v4 as two devices with half of its memory each."""
+"""For each TPU: the bytes of one device's memory, and the number of devices per chip. libtpu describes each chip of
+an absent v4 as two devices, each with half of the memory."""
 SLICES_2D = ((1, 1), (2, 2), (2, 4), (4, 4), (4, 8), (8, 8), (8, 16), (16, 16))
 SLICES_3D = ((2, 2, 1), (2, 2, 2), (2, 2, 4), (2, 4, 4), (4, 4, 4), (4, 4, 8), (4, 8, 8), (8, 8, 8), (8, 8, 16), (8, 16, 16))
 SLICES = {"v4": SLICES_3D, "v5e": SLICES_2D, "v5p": SLICES_3D, "v6e": SLICES_2D, "tpu7x": SLICES_3D}
@@ -85,20 +85,20 @@ def parse_target(text: str) -> Target:
 
 
 def _checked(text: str, *factors: str) -> int:
-    """The number of devices of a target: the product of these numbers.
+    """The number of devices of a target: the product of the factors.
 
     Raises:
-        ConfigError: it is larger than `MOST_DEVICES`.
+        ConfigError: the product is larger than `MOST_DEVICES`.
     """
-    devices = math.prod(int(factor[: len(str(MOST_DEVICES)) + 1]) for factor in factors)  # int() refuses very long numbers
+    devices = math.prod(int(factor[: len(str(MOST_DEVICES)) + 1]) for factor in factors)  # int() refuses very long strings
     if devices > MOST_DEVICES:
         raise ConfigError(f"target {text[:80]!r}: has more than {MOST_DEVICES:,} devices; give fewer")
     return devices
 
 
 def larger(target: Target, devices: int) -> str:
-    """The text of a target of the same kind with at least this number of devices. A TPU target has as many slices as this
-    one, or more if no slice is large enough."""
+    """The text of a target of the same kind with at least this number of devices. A TPU target keeps its number of slices
+    unless the largest slice of `SLICES` is too small."""
     if target.platform != "tpu":
         return f"{target.kind}:{devices}"
     chips = -(-devices // TPUS[target.kind][1])
@@ -123,8 +123,8 @@ def check_extras(target: Target) -> None:
 
 
 def environment(target: Target) -> dict[str, str]:
-    """The environment variables of a process that compiles for a target without initializing an attached accelerator. It has
-    no compilation cache, so that its seconds are those of the compiler."""
+    """The environment variables of a process that compiles for a target without initializing an attached accelerator. The
+    process uses no compilation cache, so its seconds always include compilation."""
     variables = dict(os.environ) | {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
     variables["JAX_ENABLE_COMPILATION_CACHE"] = "false"
     if target.platform == "cpu":
@@ -167,10 +167,10 @@ def target_devices(target: Target) -> list[Any]:
 
 
 def check_mesh(target: Target, sizes: dict[str, int]) -> None:
-    """Checks that a target has the devices of a mesh with these axis sizes.
+    """Checks that a target has enough devices for a mesh with these axis sizes.
 
     Raises:
-        ConfigError: it has too few devices.
+        ConfigError: the target has too few devices.
     """
     needed = math.prod(sizes.values())
     if needed > target.devices:

@@ -26,7 +26,7 @@ def compile_all(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
     Raises:
         TessyError: the target or a model is refused.
     """
-    # imported here, because libraries may print while they are imported
+    # imported after `main` has redirected stdout, because libraries may print on import
     from tessy_jax.config import Evaluate, Pipeline, Synthesize, Train
     from tessy_jax.plan.measure import measure
     from tessy_jax.plan.models import Published
@@ -46,8 +46,8 @@ def compile_all(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _end_with_parent() -> None:
-    """Waits for the end of standard input and then ends the process group."""
-    while os.read(0, 1):  # sys.stdin would hold a lock at exit
+    """Waits for the end of standard input, then kills the process group."""
+    while os.read(0, 1):  # a read of sys.stdin would hold a lock at exit
         pass
     os.killpg(0, signal.SIGKILL)
 

@@ -80,8 +80,8 @@ def merge(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Merges the symbols of every word. Returns ids_BP, ends_BP and tokens_B of an `Encoding`.
 
-    merges_X16: see `merge_table`. symbols_BP: the ids at which symbols begin. alive_BP: whether a symbol begins at a byte.
-    word_BP: the number of the word of each byte, at most P. counts_B: bytes.
+    merges_X16: see `merge_table`. symbols_BP: the id of the symbol that begins at each byte. alive_BP: whether a symbol
+    begins at a byte. word_BP: the number of the word of each byte, at most P. counts_B: number of bytes.
     """
     B, P = symbols_BP.shape
     at_P = jnp.arange(P, dtype=jnp.int32)
@@ -93,7 +93,7 @@ def merge(
         return jnp.pad(next_BP[:, 1:], ((0, 0), (0, 1)), constant_values=P)
 
     def ranked(symbols_BP: jax.Array, alive_BP: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """For each symbol, the rank of its merge with the next one (NONE if they have none), and the merged symbol."""
+        """For each symbol, the rank of its merge with the next one (NONE if they do not merge), and the merged symbol."""
         next_BP = neighbours(alive_BP)
         inside_BP = jnp.minimum(next_BP, P - 1)
         right_BP = jnp.take_along_axis(symbols_BP, inside_BP, axis=1)
@@ -172,7 +172,7 @@ def merge_table(merges: NDArray[np.int32]) -> NDArray[np.int32]:
 
 
 def merge_rows(model: dict[str, Any]) -> NDArray[np.int32]:
-    """The merges of the model of a tokenizer.json, [count, 4] as `merge_table` takes them."""
+    """The merges of the model of a tokenizer.json, [count, 4], as input of `merge_table`."""
     ids: dict[str, int] = model["vocab"]
     pairs = [tuple(merge.split(" ", 1)) if isinstance(merge, str) else tuple(merge) for merge in model["merges"]]
     ranks = {pair: rank for rank, pair in enumerate(pairs)}  # the library uses the last rank of a repeated pair

@@ -17,7 +17,7 @@ AnyBridge = DeviceBridge | SentencePieceBridge | HostBridge
 
 
 def make_bridge(content: dict[str, Any], vocabulary: Vocabulary, folder: Path) -> AnyBridge:
-    """The bridge of a tokenizer.json: on the device if its rule and settings are supported there, else on the host."""
+    """The bridge of a tokenizer.json: on the device if it supports the rule and settings, else on the host."""
     bridge = device_bridge(content) or sentencepiece_bridge(content)
     if bridge is not None:
         return bridge

@@ -64,7 +64,7 @@ class Library:
 
     def split(self, data: bytes) -> tuple[list[int], int]:
         """Byte positions at which pre-tokens begin, and the last position up to which no following text can change them."""
-        text = data.decode("utf-8", "surrogateescape")  # a byte that is not text is a character by itself
+        text = data.decode("utf-8", "surrogateescape")  # each byte that is not UTF-8 becomes one character
         known = [i for i, c in enumerate(text) if not "\udc80" <= c <= "\udcff"]
         if not known:
             return [], 0
@@ -82,7 +82,7 @@ class Library:
 
 def plain_content(content: dict[str, Any]) -> dict[str, Any]:
     """A tokenizer.json without control tokens, and without steps that change the text (normalizers, prepended spaces).
-    Replace and ByteLevel remain, because they only change how characters are written."""
+    Replace and ByteLevel stay, because they only change how characters are represented."""
     kept = [part for part in parts(content.get("normalizer"), "normalizers") if part["type"] in ("Replace", "ByteLevel")]
     normalizer = {"type": "Sequence", "normalizers": kept} if kept else None
     return unprefixed({**content, "normalizer": normalizer, "added_tokens": []})

@@ -1,12 +1,12 @@
 """Tokenizes text on the device with SentencePiece BPE: the vocabularies of Llama 2, Mistral and Gemma.
 
-Each character that has a token is a symbol; each byte of another character is a symbol, too. A space is the token U+2581.
-These tokenizers have no pre-tokens, or one per space, so merges may cross white space. The text is therefore cut between two
-neighbouring characters if no token that merges make contains these two side by side: no merge crosses such a cut, and each
-part merges by itself.
+A character with a token is one symbol. Of any other character, each byte is one symbol. A space is the token U+2581. These
+tokenizers have no pre-tokens, or one per space, so merges may cross white space. Instead, the text is cut between two
+neighbouring characters if no token made by a merge contains this pair. No merge crosses such a cut, so each part merges
+independently.
 
-Bytes that are not UTF-8 and the character U+2581 have no tokens that spell them. A text with one of them is tokenized word
-by word, and each word that contains one becomes single bytes, as in `host_bridge`.
+These tokenizers do not reproduce bytes that are not UTF-8, nor the character U+2581. A text that contains one of these is
+tokenized word by word, and each word that contains one becomes single-byte tokens, as in `host_bridge`.
 """
 
 from __future__ import annotations
@@ -40,9 +40,10 @@ ABSENT = -1
 class SentencePieceBridge:
     """The tables of one tokenizer.
 
-    pages_X, ids_X256: the token of each code point in two levels, ABSENT without one. bytes_256: the token of each byte of a
-    character without a token. spelled_256: the token of each byte of a word that becomes single bytes. merges_X16: the
-    merges. pairs_X16: the pairs of character tokens that stand side by side in a token. See `merge_table`.
+    pages_X, ids_X256: a two-level table of the token of each code point; ABSENT if it has none. bytes_256: the token of each
+    byte of a character without a token. spelled_256: the token of each byte of a word that becomes single bytes. merges_X16:
+    the merges. pairs_X16: the pairs of character tokens that are adjacent in a token made by a merge. Both have the layout
+    of `merge_table`.
     """
 
     rule: ClassVar[str] = "SentencePiece"
@@ -55,7 +56,7 @@ class SentencePieceBridge:
 
     def split(self, bytes_BP: jax.Array, counts_B: jax.Array) -> tuple[jax.Array, jax.Array]:
         """The bytes at which words of the first counts_B bytes begin [B, P], and the byte [B] up to which no following text
-        can change them. A word begins with the white space behind another word."""
+        can change them. A word begins with the white space after the previous word."""
         return _words(*_characters(bytes_BP, counts_B))
 
     def encode(self, bytes_BP: jax.Array, counts_B: jax.Array) -> Encoding:
@@ -89,18 +90,18 @@ class SentencePieceBridge:
 
 
 def _after(x_BP: jax.Array, by: int, fill: int | bool) -> jax.Array:
-    """x of the byte `by` places ahead."""
+    """The value of x `by` bytes later."""
     return jnp.pad(x_BP[:, by:], ((0, 0), (0, by)), constant_values=fill)
 
 
 def _before(x_BP: jax.Array, by: int, fill: int | bool) -> jax.Array:
-    """x of the byte `by` places back."""
+    """The value of x `by` bytes earlier."""
     return jnp.pad(x_BP, ((0, 0), (by, 0)), constant_values=fill)[:, : x_BP.shape[1]]
 
 
 def _characters(bytes_BP: jax.Array, counts_B: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The code points [B, P] that begin at each byte, and their lengths [B, P] in bytes. The length is 0 where no character
-    begins: inside characters, at bytes that are not UTF-8, and from the first byte of an unfinished character on."""
+    begins: inside characters, at bytes that are not UTF-8, and in an incomplete character at the end."""
     first = bytes_BP.astype(jnp.int32)
     second, third, fourth = (_after(first, by, 0) ^ 0x80 for by in (1, 2, 3))  # below 0x40 in a character
     length = jnp.where(first < 0x80, 1, jnp.where(first < 0xE0, 2, jnp.where(first < 0xF0, 3, 4)))
@@ -139,7 +140,7 @@ def _words(codes_BP: jax.Array, lengths_BP: jax.Array) -> tuple[jax.Array, jax.A
 
 
 def _white(codes_BP: jax.Array) -> jax.Array:
-    """Whether a code point is white space, as `str.isspace` says."""
+    """Whether a code point is white space according to `str.isspace`."""
     white_BP = jnp.zeros(codes_BP.shape, bool)
     for first, last in WHITE:
         white_BP |= (codes_BP >= first) & (codes_BP <= last)
@@ -147,30 +148,30 @@ def _white(codes_BP: jax.Array) -> jax.Array:
 
 
 def _breaks(bytes_BP: jax.Array) -> jax.Array:
-    """Whether a byte begins a run of ASCII white space behind other text."""
+    """Whether a byte begins a run of ASCII white space after other text."""
     white_BP = (bytes_BP == 0x20) | (bytes_BP == 0x09) | (bytes_BP == 0x0A) | (bytes_BP == 0x0D)
     return white_BP & ~_before(white_BP, 1, True)
 
 
 def _words_with(wrong_BP: jax.Array, breaks_BP: jax.Array) -> jax.Array:
-    """Whether a byte lies in a word that contains a wrong byte; words begin at breaks."""
+    """Whether a byte lies in a word that contains a byte of wrong_BP; words begin at breaks_BP."""
     back_BP = (_last(wrong_BP) >= 0) & (_last(wrong_BP) >= _last(breaks_BP))
     return back_BP | _after(_next(wrong_BP) < _next(breaks_BP), 1, False)
 
 
 def _last(marks_BP: jax.Array) -> jax.Array:
-    """The last marked byte up to each byte, -1 if there is none."""
+    """The position of the last marked byte at or before each byte; -1 if there is none."""
     return running_max(jnp.where(marks_BP, jnp.arange(marks_BP.shape[1], dtype=jnp.int32), -1))
 
 
 def _next(marks_BP: jax.Array) -> jax.Array:
-    """The first marked byte from each byte on, P if there is none."""
+    """The position of the first marked byte at or after each byte; P if there is none."""
     P = marks_BP.shape[1]
     return running_min(jnp.where(marks_BP, jnp.arange(P, dtype=jnp.int32), P), fill=P)
 
 
 def _ranges(points: list[int]) -> tuple[tuple[int, int], ...]:
-    """Sorted numbers as ranges (first, last)."""
+    """Sorted integers as ranges (first, last)."""
     firsts = [a for a in points if a - 1 not in points]
     return tuple(zip(firsts, [a for a in points if a + 1 not in points], strict=True))
 
@@ -186,7 +187,7 @@ def _splits_spaces(content: dict[str, Any]) -> bool | None:
     normalizers = parts(plain["normalizer"], "normalizers")
     steps = parts(plain["pre_tokenizer"], "pretokenizers")
     spaces = [step for step in steps if step["type"] == "Metaspace" and step["replacement"] == SPACE]
-    # the Split of Gemma: it finds no space, because each is U+2581 already
+    # Gemma's Split finds no space, because the normalizer has replaced each with U+2581
     idle = [step for step in steps if step["type"] == "Split" and step["pattern"] == {"String": " "} and not step["invert"]]
     if is_byte_level(content) or normalizers not in ([], [REPLACED]) or len(spaces) + len(idle) < len(steps):
         return None
@@ -196,7 +197,7 @@ def _splits_spaces(content: dict[str, Any]) -> bool | None:
 
 
 def _code_points(ids: dict[int, int]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """A value per code point in two levels: [4352] page numbers, and [pages, 256] values, ABSENT where `ids` lacks one."""
+    """A two-level table of `ids` by code point: [4352] page numbers and [pages, 256] ids; ABSENT for other code points."""
     codes = np.array(list(ids))
     used = np.unique(codes >> 8)
     pages = np.zeros(0x110000 >> 8, np.int32)
@@ -207,7 +208,7 @@ def _code_points(ids: dict[int, int]) -> tuple[NDArray[np.int32], NDArray[np.int
 
 
 def sentencepiece_bridge(content: dict[str, Any]) -> SentencePieceBridge | None:
-    """The device bridge of a tokenizer.json with SentencePiece BPE; None if it is of another kind, or one of its settings is
+    """The device bridge of a tokenizer.json with SentencePiece BPE; None for other tokenizers and for settings that are
     not supported."""
     model, splits = content["model"], _splits_spaces(content)
     used = {key for key, value in model.items() if value} - {"type", "vocab", "merges", "unk_token", "fuse_unk"}

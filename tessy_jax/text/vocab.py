@@ -59,7 +59,7 @@ class Vocabulary:
         return int(np.diff(self.offsets).max())
 
     def rows(self, size: int) -> NDArray[np.uint8]:
-        """The bytes of each token, filled up with 0 [size of the vocabulary, size]."""
+        """The bytes of each token, padded with 0 [size of the vocabulary, size]."""
         index = self.offsets[:-1, None] + np.arange(size)
         inside = index < self.offsets[1:, None]
         return np.where(inside, self.data[np.minimum(index, len(self.data) - 1)], np.uint8(0))
@@ -225,7 +225,7 @@ def spellings(content: dict[str, Any]) -> dict[int, bytes | None]:
         i, name = int(token["id"]), token["content"]
         if token["special"]:
             texts[i] = None
-        elif is_byte_level(content) or names.get(i) != name:  # else it is a token of the model that is added, too
+        elif is_byte_level(content) or names.get(i) != name:  # a model token that is also an added token keeps its spelling
             texts[i] = name.encode()
     unknown = model.get("unk_token") if isinstance(entries, dict) else model.get("unk_id")
     if unknown is not None:

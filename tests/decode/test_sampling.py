@@ -71,7 +71,7 @@ def test_filters_keep_the_tokens_and_shares_that_transformers_keeps(filters):
 
 
 def drawn_by_sorting(logits_V, uniform, temperature, top_p, top_k, min_p):
-    """The draw in float64, of logits of which no two are equal."""
+    """The draw in float64 by sorting; all logits differ."""
     weights_V = np.exp((logits_V.astype(np.float64) - logits_V.max()) / temperature)
     by_rank = np.argsort(-weights_V)
     weights_V[by_rank[top_k or len(by_rank) :]] = 0
@@ -102,7 +102,7 @@ def test_a_draw_inverts_the_distribution_that_sorting_gives(filters, platform):
 
 
 @pytest.mark.parametrize(("top_p", "top_k", "ids"), [(1.0, 5, 5), (0.3, 0, 200), (1.0, FEW + 1, 200)])
-def test_equal_tokens_at_an_edge_stay_unless_few_are_kept(top_p, top_k, ids):
+def test_ties_at_a_threshold_stay_unless_top_k_is_small(top_p, top_k, ids):
     drawn = jax.jit(sample)(jnp.zeros((3000, 200)), keys(3000), Sampling.of(1.0, top_p, top_k))
     np.testing.assert_array_equal(np.unique(drawn), np.arange(ids))
 
@@ -116,8 +116,8 @@ def test_a_draw_does_not_depend_on_other_lanes_or_their_number(filters):
     np.testing.assert_array_equal(draw(logits[:3], keys(3), sampling), drawn[:3])
 
 
-def test_a_new_number_compiles_nothing_and_a_new_filter_does():
-    draw = jax.jit(partial(sample))  # `partial`, for a cache of its own
+def test_a_new_value_does_not_recompile_and_a_new_filter_does():
+    draw = jax.jit(partial(sample))  # `partial` gives it a cache of its own
     for filters, programs in (((0.7, 0.8, 20), 1), ((1.1, 0.9, 20, 0.1), 1), ((0.7, 1.0, 20), 2), ((0.0,), 3)):
         draw(jnp.zeros((2, 30)), keys(2), Sampling.of(*filters))
         assert draw._cache_size() == programs

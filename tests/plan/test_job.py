@@ -1,4 +1,4 @@
-"""Tests of `tessy plan` around its compiling processes: their protocol and their end, run folders, and exit codes."""
+"""Tests of `tessy plan`: the protocol and lifetime of its compiling processes, run folders and exit codes."""
 
 import json
 import os
@@ -77,7 +77,7 @@ def test_the_input_of_a_compiling_process_stays_open_while_it_works(monkeypatch)
     assert planned_by(f"{code}; print(json.dumps({{'notes': ended}}))", monkeypatch)["notes"] == []
 
 
-def test_what_libraries_print_in_any_encoding_does_not_disturb_the_records(monkeypatch):
+def test_output_of_libraries_in_any_encoding_does_not_disturb_the_records(monkeypatch):
     work = r"print('hello'); os.write(1, b'\xff\n'); os.write(2, b'\xff\n'); yield {'program': 'loop', 'fits': True}"
     target = planned_by(WORK.format(work), monkeypatch)
     assert target["programs"] == [FIT]
@@ -95,7 +95,7 @@ def test_what_libraries_print_in_any_encoding_does_not_disturb_the_records(monke
         ('import os; os.write(1, b\'{"program": "lo\'); os.kill(os.getpid(), 9)', "ended with exit code -9 (no message)"),
     ],
 )
-def test_the_error_of_a_process_that_died_is_the_last_line_that_is_not_of_a_start(code, reason, monkeypatch):
+def test_the_error_of_a_failed_process_is_its_last_line_that_is_not_a_startup_message(code, reason, monkeypatch):
     target = planned_by(code, monkeypatch)
     assert target["error"] == f"the compiling process {reason}"
     assert target["programs"] == []
@@ -179,7 +179,7 @@ def test_programs_and_targets_are_planned_once_and_spaces_around_names_are_ignor
     assert programs == ["fill", "loop"]
 
 
-def test_a_mesh_that_no_target_holds_is_refused_and_one_that_some_targets_hold_is_planned():
+def test_a_mesh_too_large_for_every_target_is_refused_and_one_that_fits_some_targets_is_planned():
     config = read_any(PAIR, ["mesh={tensor: 4}"])
     assert len(check_request(config, ["cpu:2", "cpu:4"], [])[0]) == 2
     with pytest.raises(ConfigError, match=r"target cpu:2: has 2 of the 4 devices of the mesh {tensor: 4}"):

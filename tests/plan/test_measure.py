@@ -26,7 +26,7 @@ def used(rows, *, row_bytes, temporaries, weights=4_000_000_000):
 
 @pytest.mark.parametrize("row_bytes", [0, 100_000_000])
 @pytest.mark.parametrize("rows", [16, 64, 512])
-def test_as_many_rows_fit_as_their_arguments_and_temporaries_leave_room_for(rows, row_bytes):
+def test_the_number_of_rows_that_fit_includes_arguments_and_temporaries(rows, row_bytes):
     sizes = {"row_bytes": row_bytes, "temporaries": 50_000_000}
     number = _fit(program(rows, {4096: row_bytes}), V5E, used(rows, **sizes))["rows_that_fit"][4096]
     assert number % 8 == 0

@@ -42,7 +42,7 @@ def test_an_unknown_target_is_refused_with_the_known_ones(text):
 @pytest.mark.parametrize(
     "text", ["cpu:65537", "h100:" + "9" * 5000, "v5e:256x257", f"{'9' * 5000}xv5e:2x2", "4xv4:128x128x1"]
 )
-def test_a_target_of_too_many_devices_is_refused_with_the_limit(text):
+def test_a_target_with_too_many_devices_is_refused_with_the_limit(text):
     with pytest.raises(ConfigError, match="has more than 65,536 devices; give fewer"):
         parse_target(text)
 
@@ -58,7 +58,7 @@ def test_programs_may_use_all_memory_of_a_tpu_and_the_share_of_a_gpu_that_jobs_a
 
 
 @pytest.mark.parametrize("name", VARIABLES)
-def test_a_share_of_the_memory_that_the_user_has_set_stays(name, monkeypatch):
+def test_a_memory_share_set_by_the_user_is_kept(name, monkeypatch):
     for variable in VARIABLES:
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv(name, "0.5")

@@ -69,7 +69,7 @@ def legacy():
 
 def gemma():
     """BPE in the form of Gemma: a normalizer replaces spaces, the pre-tokenizer finds none, and runs of white space are
-    tokens of the model that are added, too."""
+    model tokens that are also added tokens."""
     content = bpe("never", True)
     model, runs = content["model"], [name * n for name in ("\n", "▁") for n in (2, 3, 4)]
     vocab = {**model["vocab"], **{name: len(model["vocab"]) + i for i, name in enumerate([*runs, "<b>"])}}
@@ -99,7 +99,7 @@ def _across_words():
 
 
 def across_words():
-    """BPE whose tokens reach across spaces."""
+    """BPE with tokens that contain spaces between words."""
     content = _content(Tokenizer(_across_words()), "never", False)
     return {**content, "normalizer": {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}, "pre_tokenizer": None}
 

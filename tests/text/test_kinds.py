@@ -152,7 +152,7 @@ def without_byte(content, name):
         (padded, DeviceBridge),
     ],
 )
-def test_a_setting_that_the_device_cannot_follow_sends_text_to_the_host(changed, kind):
+def test_settings_that_the_device_does_not_support_select_the_host_bridge(changed, kind):
     content = changed(trained(RULES[0]))
     bridge = make_bridge(content, read_vocabulary(content, 1000), Path("folder"))
     assert isinstance(bridge, kind)

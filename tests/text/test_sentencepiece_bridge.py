@@ -40,7 +40,7 @@ ODD = [
 
 
 def text(rng):
-    """Random bytes, most of them text: pieces of text and of what is not, cut anywhere."""
+    """Random bytes: mostly text, with insertions of odd text and of bytes that are not UTF-8, sometimes cut."""
     data = chunk(rng).encode()
     for _ in range(rng.choice((0, 0, 1, 2))):
         at, odd = rng.randrange(len(data) + 1), rng.choice(ODD).encode()
@@ -115,7 +115,7 @@ def test_no_following_text_changes_final_boundaries():
         assert now.starts_BP[i, inside].tolist() == later.starts_BP[i, inside].tolist(), (data, cuts[i])
 
 
-def test_boundaries_behind_bytes_that_are_not_text_are_those_of_the_text():
+def test_boundaries_after_bytes_that_are_not_utf8_are_those_of_the_text():
     _, host = bridges(legacy())
     assert host.library.split(b"a\xff b\xe4\xb8\xad \xf0") == ([0, 2, 7], 7)
     pre_tokens = HostBridge.of(trained(GPT2), read_vocabulary(trained(GPT2), 1 << 10)).library
@@ -131,7 +131,7 @@ def test_tokens_across_spaces_are_merged():
     assert any("▁" in token.strip("▁") for token in tokens)
 
 
-def test_a_token_of_the_model_that_is_added_too_is_spelled_as_the_library_decodes_it():
+def test_a_model_token_that_is_also_an_added_token_is_spelled_as_the_library_decodes_it():
     content = gemma()
     vocabulary = read_vocabulary(content, 1 << 11)
     assert vocabulary.bytes_of([content["model"]["vocab"]["▁▁"]]) == b"  "
@@ -176,7 +176,7 @@ SPLIT = {"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPre
         (lambda c: unigram("first", False), HostBridge),
     ],
 )
-def test_a_setting_that_the_device_cannot_follow_sends_text_to_the_host(changed, kind):
+def test_settings_that_the_device_does_not_support_select_the_host_bridge(changed, kind):
     content = changed(legacy())
     assert isinstance(make_bridge(content, read_vocabulary(content, 1 << 11), Path("folder")), kind)
 
