@@ -13,6 +13,7 @@ from tessy_jax.decode.cache import KVCache
 from tessy_jax.decode.context import LoopContext, LoopGraphs, LoopWeights
 from tessy_jax.decode.state import Counts, DecodeParams, Lanes, Side, TextTables
 from tessy_jax.decode.turn import turn
+from tessy_jax.decode.windows import read_window
 
 PREFILL_CHUNK = 128  # tokens per chunk when a prompt enters the cache
 
@@ -77,14 +78,12 @@ def copy_prefix(side: Side, source: jax.Array, lane: jax.Array, count: jax.Array
 def prefill_lanes(graph: Any, params: Any, side: Side) -> Side:
     """Fills the caches of all lanes with their known tokens except the last."""
     model = nnx.merge(graph, params)
-    last = side.tokens_BS.shape[1] - 1
 
     def left_B(cache: KVCache) -> jax.Array:
         return jnp.maximum(side.known_B - 1 - cache.lengths_B, 0)
 
     def chunk(cache: KVCache) -> KVCache:
-        index_BT = jnp.minimum(cache.lengths_B[:, None] + jnp.arange(PREFILL_CHUNK), last)
-        tokens_BT = jnp.take_along_axis(side.tokens_BS, index_BT, axis=1)
+        tokens_BT = read_window(side.tokens_BS, cache.lengths_B, PREFILL_CHUNK)
         _, cache = model(tokens_BT, cache=cache, counts_B=jnp.minimum(left_B(cache), PREFILL_CHUNK))
         return cache
 

@@ -335,8 +335,7 @@ def is_repetitive(side: Side, known_B: jax.Array, period: int, repeats_in: int) 
     """Whether the last `repeats_in` tokens of the response repeat with a period of at most `period`."""
     if repeats_in == 0:
         return jnp.zeros(known_B.shape, bool)
-    index_BW = jnp.maximum(known_B[:, None] - repeats_in + jnp.arange(repeats_in), 0)
-    tail_BW = jnp.take_along_axis(side.tokens_BS, index_BW, axis=1)
+    tail_BW = read_window(side.tokens_BS, known_B - repeats_in, repeats_in)
     before_JW = jnp.arange(repeats_in) - jnp.arange(1, period + 1)[:, None]
     same_BJW = (tail_BW[:, None, :] == tail_BW[:, jnp.maximum(before_JW, 0)]) | (before_JW < 0)
     return same_BJW.all(axis=2).any(axis=1) & (known_B - side.prompt_B >= repeats_in)

@@ -168,8 +168,7 @@ def mixed_step(config: LoopConfig, model: Decoder, side: Side, cache: KVCache, l
     """The forward pass when a lane lacks more than its last token. If packed, it is one row of at most `packed_tokens`
     tokens of all lanes."""
     T, U = config.chunk, config.packed_tokens
-    index_BT = jnp.minimum(cache.lengths_B[:, None] + jnp.arange(T), side.tokens_BS.shape[1] - 1)
-    tokens_BT = jnp.take_along_axis(side.tokens_BS, index_BT, axis=1)
+    tokens_BT = read_window(side.tokens_BS, cache.lengths_B, T)
     counts_B = jnp.minimum(left_B, T)
     if not U:
         hidden_BTD, new = model(tokens_BT, cache=cache, counts_B=counts_B)
