@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -63,7 +63,7 @@ def _measured(planned: Planned, target: Target, mesh: Any) -> dict[str, Any]:
     record["collectives"] = [move._asdict() for move in collectives(module)]
     record["copies"] = [move._asdict() for move in _faults(module, planned)]
     if planned.program.name == "loop":
-        record["steps"] = list(_steps(module))
+        record["steps"] = list(_steps(module, planned.writers))
     if target.platform == "tpu":
         cost = compiled.cost_analysis() or {}
         seconds = cost.get("optimal_seconds", -1.0)
@@ -83,7 +83,7 @@ def _faults(module: Module, planned: Planned) -> Any:
     return list(largest.values())
 
 
-def _steps(module: Module) -> Iterator[dict[str, Any]]:
+def _steps(module: Module, writers: Sequence[str]) -> Iterator[dict[str, Any]]:
     """The launches of each side in a round of the loop: one record for a `step` in which no lane catches up, and one for the
     `hand-over` before it."""
     rounds = [i for i in module.computations[module.entry] if i.operation == "while"]
@@ -102,8 +102,8 @@ def _steps(module: Module) -> Iterator[dict[str, Any]]:
             if side in turn.scopes:
                 steps = turn.attribute("body")
                 assert steps is not None
-                yield _record(side, "step", count(steps, within=turn.scopes))
-        yield _record(side, "hand-over", count(body, leave_out=turns))
+                yield _record(writers, side, "step", count(steps, within=turn.scopes))
+        yield _record(writers, side, "hand-over", count(body, leave_out=turns))
 
 
 def _holds_step(module: Module, instruction: Instruction) -> bool:
@@ -113,10 +113,12 @@ def _holds_step(module: Module, instruction: Instruction) -> bool:
     return any("step" in i.scopes for i in module.computations.get(instruction.attribute("body") or "", []))
 
 
-def _record(side: str, part: str, found: Launches) -> dict[str, Any]:
+def _record(writers: Sequence[str], side: str, part: str, found: Launches) -> dict[str, Any]:
     models = found.kernels["model"] + found.kernels["predictor"]
+    number = int(side.removeprefix("side"))
     return {
-        "side": int(side.removeprefix("side")),
+        "side": number,
+        "writer": writers[number],
         "part": part,
         "kernels": found.total,
         "models": models,

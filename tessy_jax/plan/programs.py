@@ -45,8 +45,8 @@ class Planned:
     lanes.
     cache_bytes: the smallest array of a layer's cache; 0 for a training step. weight_bytes: the largest weight of a layer.
     Reports show copies of at least the smaller of these two sizes. parts: bytes of the program's arguments by part.
-    lanes_key: configuration key of the number of lanes; empty for a training step. host_text: writers whose tokenizer runs
-    in a host callback.
+    lanes_key: configuration key of the number of lanes; empty for a training step. writers: the name of each side; empty for
+    a training step. host_text: writers whose tokenizer runs in a host callback.
     """
 
     name: str
@@ -59,6 +59,7 @@ class Planned:
     parts: dict[str, int]
     multiple: int
     lanes_key: str = ""
+    writers: tuple[str, ...] = ()
     host_text: tuple[str, ...] = ()
 
 
@@ -98,6 +99,7 @@ def _decode(
         "weight_bytes": min(_layer_weight(model) for model in engine.weights.writers),
         "multiple": partitioner.num_shards("lanes"),
         "lanes_key": lanes_key,
+        "writers": models.names,
     }
     weights = [(f"{v.name}'s weights", _bytes_of(w)) for v, w in zip(models.writers, engine.weights.writers, strict=True)]
     for name in names:

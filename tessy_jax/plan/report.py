@@ -8,7 +8,6 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-SIDES = ("student", "teacher")
 COLUMNS = ("program", "rows × tokens", "compile s", "per device", "temporaries", "rows that fit", "collectives", "copies")
 
 
@@ -63,7 +62,7 @@ def details(program: Mapping[str, Any]) -> Iterator[str]:
     for step in program.get("steps", []):
         groups = ", ".join(f"{name} {count}" for name, count in step["groups"].items() if name not in ("model", "predictor"))
         yield (
-            f"{SIDES[step['side']]} {step['part']}: {step['kernels']} kernel launches, {step['models']} of them in models; "
+            f"{step['writer']} {step['part']}: {step['kernels']} kernel launches, {step['models']} of them in models; "
             f"{step['host_reads']} predicates of loops and branches{_collectives(step['collectives'])}; {groups}"
         )
     for move in program.get("copies", []):

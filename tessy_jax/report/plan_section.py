@@ -7,8 +7,6 @@ from typing import Any
 
 from tessy_jax.report.page import Section, Table, count, size
 
-SIDES = ("student", "teacher")
-
 
 def plan_section(plan: Mapping[str, Any]) -> Section | None:
     """Returns the section, or None if the run has no plan. plan: the result of `plan.job.plan_job`."""
@@ -36,6 +34,6 @@ def _cells(program: Mapping[str, Any]) -> list[str]:
         f"{sum(program['seconds'].values()):.0f} s",
         size(program["device_bytes"]) + ("" if program.get("fits", True) else ", does not fit"),
         program.get("remedy") or ", ".join(fits),
-        ", ".join(f"{SIDES[step['side']]} {count(step['kernels'])}" for step in steps),
+        ", ".join(f"{step['writer']} {count(step['kernels'])}" for step in steps),
         count(sum(move["count"] for move in program["collectives"])),
     ]

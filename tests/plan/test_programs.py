@@ -128,6 +128,17 @@ def host_tokenized(folder):
     return folder
 
 
+@pytest.mark.parametrize(
+    ("recipe", "writers"),
+    [("tessy", ("student", "teacher")), ("teacher_only", ("teacher",)), ("student_only", ("student",))],
+)
+def test_a_planned_loop_names_the_writer_of_each_side(recipe, writers, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    partitioner = Partitioner(make_mesh({"data": 1}), absent=True)
+    (loop,) = planned(mini(f"synthesis.recipe={recipe}"), ("loop",), partitioner, Published(None))
+    assert loop.writers == writers
+
+
 @pytest.mark.parametrize(("target", "refused"), [("h100:1", True), ("cpu", False)])
 def test_a_tokenizer_in_a_host_callback_is_refused_for_gpus_before_compilation(target, refused, tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)

@@ -143,7 +143,7 @@ def test_hostile_text_of_models_stays_text(tmp_path, page, text):
 
 def test_the_page_has_a_section_for_a_saved_plan(tmp_path):
     run = build(tmp_path / "run", prompts=6, problems=12)
-    step = {"side": 1, "part": "step", "kernels": 1738}
+    step = {"side": 1, "writer": "teacher", "part": "step", "kernels": 1738}
     program = {
         "program": "loop",
         "seconds": {"trace": 3.0, "lower": 2.0, "compile": 95.0},
