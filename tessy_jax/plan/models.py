@@ -28,9 +28,10 @@ from tessy_jax.models.transformer import Decoder
 from tessy_jax.sharding import Partitioner
 from tessy_jax.synthesis.model_set import ModelSet, PredictorSpec, WriterSpec, side_read, vocabulary_of
 from tessy_jax.text.bridge import DeviceBridge
+from tessy_jax.text.characters import code_point_classes
 from tessy_jax.text.chat import Chat
-from tessy_jax.text.split import code_point_classes
 from tessy_jax.text.vocab import Vocabulary, same_vocabulary
+from tessy_jax.text.words import WIDTH, Words
 
 SHAPES = "plan.json"
 PREDICTOR = "qwen3-0.6b-base"
@@ -186,5 +187,9 @@ def _bridge(sizes: dict[str, Any]) -> DeviceBridge:
         pages_X=jnp.asarray(pages),
         classes_X256=jnp.asarray(classes),
         bytes_256=jnp.zeros(256, jnp.int32),
-        merges_X16=jnp.zeros((sizes["merge_buckets"], 16), jnp.int32),
+        merges_X128=jnp.zeros((sizes["merge_buckets"], 128), jnp.int32),
+        words=Words(
+            buckets_X128=jnp.zeros((sizes["word_buckets"], 128), jnp.int32),
+            spelled_VL=jnp.zeros((sizes["words"], WIDTH), jnp.uint8),
+        ),
     )

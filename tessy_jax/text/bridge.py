@@ -1,9 +1,9 @@
 """Tokenizes text on the device: byte-level BPE inside a compiled program.
 
-Bytes are split into pre-tokens by the tokenizer's rule (see `split`), and each byte is a symbol. Then every pre-token merges
-the pair of neighbouring symbols with the lowest rank (the leftmost among equal ranks), in parallel, until no pair of any
-pre-token has a merge. A hash table holds the merges. A normalizer of the tokenizer (Qwen's NFC) is not applied: the bytes of
-a text are kept unchanged.
+Bytes are split into pre-tokens, or words, by the tokenizer's rule (see `split`). A word that is a token by itself is found
+in a hash table (see `words`). The bytes of the other words are symbols. Every word merges the pair of neighbouring symbols
+with the lowest rank (the leftmost among equal ranks), in parallel, until no pair of any word has a merge. A normalizer of
+the tokenizer (Qwen's NFC) is not applied: the bytes of a text are kept unchanged.
 """
 
 from __future__ import annotations
@@ -17,18 +17,19 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
+from tessy_jax.text.characters import code_point_classes, lengths, shifted
 from tessy_jax.text.host_bridge import plain_tokenizer
-from tessy_jax.text.scan import running_min, running_sum
-from tessy_jax.text.split import code_point_classes, rule_of, split
+from tessy_jax.text.scan import Marks, lowest_in_run, pick
+from tessy_jax.text.split import matches, rule_of, split
 from tessy_jax.text.vocab import byte_alphabet, parts
+from tessy_jax.text.words import NONE, WIDTH, Words, find_merges, merge_table, word_table
 
-Carry = tuple[jax.Array, jax.Array, jax.Array, jax.Array]
-
-WAYS = 4  # merges per bucket of the hash table; a pair has two buckets
-NONE = np.iinfo(np.int32).max
+WORDS = 8
+"""The most words that `DeviceBridge.closed` returns."""
+GROUP = 32
+"""Words that `DeviceBridge.encode` looks up at a time."""
 UNSPELLED = -1
 """The token of a byte that the vocabulary lacks (SmolLM2 lacks some control characters)."""
-EMPTY = -2
 
 
 class Encoding(NamedTuple):
@@ -46,20 +47,59 @@ class Encoding(NamedTuple):
     final_B: jax.Array
 
 
+class ClosedWords(NamedTuple):
+    """Words that no following text can change, in order, and their tokens.
+
+    ids_BP, ends_BP: ids and byte ends of their tokens, valid for the first tokens_B tokens; see `Encoding`. ends_BW: byte
+    ends of the words, valid for the first words_B words. end_B: the end of the last word; 0 if there is none. more_B:
+    whether a further call from end_B on may find more words. long_B: whether the text goes on behind the window, but no
+    word in the window is closed; a wider window may contain one.
+    """
+
+    ids_BP: jax.Array
+    ends_BP: jax.Array
+    tokens_B: jax.Array
+    ends_BW: jax.Array
+    words_B: jax.Array
+    end_B: jax.Array
+    more_B: jax.Array
+    long_B: jax.Array
+
+
+class Symbols(NamedTuple):
+    """Text as symbols. ids_BP, alive_BP: the symbol that begins at each byte, and whether one begins there."""
+
+    ids_BP: jax.Array
+    alive_BP: jax.Array
+
+    def listed(self, counts_B: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Ids and byte ends [B, P] of the symbols in order, 0 after the last one, and their number [B], for counts_B bytes
+        of text."""
+        P = self.ids_BP.shape[1]
+        alive = Marks.of(self.alive_BP)
+        at_BP = alive.nth(jnp.arange(P + 1, dtype=jnp.int32))
+        begin_BP, end_BP = at_BP[:, :-1], jnp.minimum(at_BP[:, 1:], counts_B[:, None])
+        ids_BP = pick(self.ids_BP, jnp.minimum(begin_BP, P - 1))
+        used_BP = begin_BP < P
+        return jnp.where(used_BP, ids_BP, 0), jnp.where(used_BP, end_BP, 0), alive.total_B
+
+
 @partial(
     jax.tree_util.register_dataclass,
-    data_fields=["pages_X", "classes_X256", "bytes_256", "merges_X16"],
+    data_fields=["pages_X", "classes_X256", "bytes_256", "merges_X128", "words"],
     meta_fields=["rule"],
 )
 @dataclass(frozen=True)
 class DeviceBridge:
-    """The tables of one tokenizer. merges_X16: buckets of 4 entries (left, right, rank, merged id)."""
+    """The tables of one tokenizer. merges_X128: see `merge_table`. words: the tokens that are words by themselves; if a word
+    is a token that merges do not make (`ignore_merges`), it is among them."""
 
     rule: str
     pages_X: jax.Array
     classes_X256: jax.Array
     bytes_256: jax.Array
-    merges_X16: jax.Array
+    merges_X128: jax.Array
+    words: Words
 
     def split(self, bytes_BP: jax.Array, counts_B: jax.Array) -> tuple[jax.Array, jax.Array]:
         """The bytes at which pre-tokens of the first counts_B bytes begin [B, P], and the byte [B] up to which no following
@@ -69,106 +109,98 @@ class DeviceBridge:
     def encode(self, bytes_BP: jax.Array, counts_B: jax.Array) -> Encoding:
         """The tokens of the first counts_B bytes, as if the text ended there."""
         starts_BP, final_B = self.split(bytes_BP, counts_B)
-        valid_BP = jnp.arange(bytes_BP.shape[1]) < counts_B[:, None]
-        symbols_BP = self.bytes_256[bytes_BP.astype(jnp.int32)]
-        tokens = merge(self.merges_X16, symbols_BP, valid_BP, running_sum(starts_BP), counts_B)
-        return Encoding(*tokens, starts_BP=starts_BP, final_B=final_B)
+        at_P = jnp.arange(bytes_BP.shape[1], dtype=jnp.int32)
+        words = Marks.of((starts_BP | (at_P == 0)) & (at_P < counts_B[:, None]))
+        symbols = self._bytes(bytes_BP, counts_B)
+
+        def look_up(carry: tuple[jax.Array, jax.Array, Symbols]) -> tuple[jax.Array, jax.Array, Symbols]:
+            first, missed, symbols = carry
+            at_BW = jnp.minimum(words.nth(first + jnp.arange(GROUP + 1, dtype=jnp.int32)), counts_B[:, None])
+            symbols, missed_B = self._found(bytes_BP, symbols, words, first, at_BW)
+            return first + GROUP, missed | missed_B.any(), symbols
+
+        start = jnp.int32(0), jnp.bool_(False), symbols
+        most = words.total_B.max()
+        with jax.named_scope("words"):
+            _, missed, symbols = jax.lax.while_loop(lambda carry: carry[0] < most, look_up, start)
+        ids_BP, ends_BP, tokens_B = merge(self.merges_X128, symbols, words, missed).listed(counts_B)
+        return Encoding(ids_BP, ends_BP, tokens_B, starts_BP, final_B)
+
+    def closed(self, bytes_BP: jax.Array, counts_B: jax.Array) -> ClosedWords:
+        """The first words, at most WORDS, of a text that no following text can change. The text begins at the start of a
+        word and has counts_B bytes; bytes_BP are the first P of them."""
+        P = bytes_BP.shape[1]
+        at_P = jnp.arange(P, dtype=jnp.int32)
+        unfinished_BP = at_P + lengths(bytes_BP) > jnp.minimum(counts_B, P)[:, None]
+        shown_B = jnp.where(unfinished_BP, at_P, jnp.minimum(counts_B, P)[:, None]).min(axis=1)
+        found = matches(self.rule, bytes_BP, shown_B, self.pages_X, self.classes_X256)
+        # bytes that belong to no character are a word by themselves
+        ends_BP = jnp.where((at_P == 0) & (found.first_B > 0)[:, None], found.first_B[:, None], found.ends_BP)
+        starts = [jnp.zeros_like(counts_B)]
+        for _ in range(WORDS + 1):
+            end_B = pick(ends_BP, jnp.minimum(starts[-1], P - 1)[:, None])[:, 0]
+            starts.append(jnp.where((starts[-1] < P) & (end_B < shown_B), end_B, P))
+        starts_BW = jnp.stack(starts, axis=1)
+        last_B = jnp.where(starts_BW < P, starts_BW, 0).max(axis=1)
+        closed_BW = (starts_BW[:, 1:-1] < P) & (starts_BW[:, 1:-1] <= found.final(last_B)[:, None])
+        words_B = closed_BW.sum(axis=1, dtype=jnp.int32)
+        ends_BW = jnp.where(closed_BW, starts_BW[:, 1:-1], 0)
+        end_B = ends_BW.max(axis=1)
+        at_BW = jnp.minimum(starts_BW[:, :-1], end_B[:, None])
+        words = Marks.of((at_BW[:, None, :-1] == at_P[:, None]).any(axis=-1) & (at_P < end_B[:, None]))
+        symbols, missed_B = self._found(bytes_BP, self._bytes(bytes_BP, end_B), words, jnp.int32(0), at_BW)
+        ids_BP, ends_BP, tokens_B = merge(self.merges_X128, symbols, words, missed_B.any()).listed(end_B)
+        hidden_B = counts_B > P
+        more_B = (starts_BW[:, -1] < P) | (hidden_B & (words_B > 0))
+        return ClosedWords(ids_BP, ends_BP, tokens_B, ends_BW, words_B, end_B, more_B, hidden_B & (words_B == 0))
+
+    def _bytes(self, bytes_BP: jax.Array, counts_B: jax.Array) -> Symbols:
+        """Every byte is a symbol."""
+        at_P = jnp.arange(bytes_BP.shape[1], dtype=jnp.int32)
+        return Symbols(self.bytes_256[bytes_BP.astype(jnp.int32)], at_P < counts_B[:, None])
+
+    def _found(
+        self, bytes_BP: jax.Array, symbols: Symbols, words: Marks, first: jax.Array, at_BW: jax.Array
+    ) -> tuple[Symbols, jax.Array]:
+        """Makes words that are tokens one symbol each. words: the starts of all words. first: the number of the first word
+        to look up. at_BW: where these words start, and where the last one ends. Returns the symbols, and whether a word is
+        no token [B]."""
+        ids_BW = self.words.find(bytes_BP, at_BW[:, :-1], at_BW[:, 1:])
+        number_BP = words.count() - 1 - first
+        inside_BP = (number_BP >= 0) & (number_BP < ids_BW.shape[1])
+        ids_BP = pick(ids_BW, jnp.clip(number_BP, 0, ids_BW.shape[1] - 1))
+        hit_BP = inside_BP & (ids_BP >= 0) & symbols.alive_BP
+        missed_B = ((ids_BW < 0) & (at_BW[:, :-1] < at_BW[:, 1:])).any(axis=1)
+        alive_BP = symbols.alive_BP & (words.to_bool() | ~hit_BP)
+        return Symbols(jnp.where(hit_BP, ids_BP, symbols.ids_BP), alive_BP), missed_B
 
 
-def merge(
-    merges_X16: jax.Array, symbols_BP: jax.Array, alive_BP: jax.Array, word_BP: jax.Array, counts_B: jax.Array
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Merges the symbols of every word. Returns ids_BP, ends_BP and tokens_B of an `Encoding`.
+def merge(merges_X128: jax.Array, symbols: Symbols, words: Marks, missed: jax.Array) -> Symbols:
+    """Merges symbols within words as often as possible, if a word was missed. merges_X128: see `merge_table`. words: the
+    starts of words."""
+    P = words.size
+    word_BP, start_BP, end_BP = words.count(), words.last(), shifted(words.next(), 1, P)
 
-    merges_X16: see `merge_table`. symbols_BP: the id of the symbol that begins at each byte. alive_BP: whether a symbol
-    begins at a byte. word_BP: the number of the word of each byte, at most P. counts_B: number of bytes.
-    """
-    B, P = symbols_BP.shape
-    at_P = jnp.arange(P, dtype=jnp.int32)
-    lanes_B1 = jnp.arange(B)[:, None]
+    def previous(marks: Marks) -> jax.Array:
+        """The last marked byte before each byte."""
+        return jnp.pad(marks.last(), ((0, 0), (1, 0)), constant_values=-1)[:, :-1]
 
-    def neighbours(alive_BP: jax.Array) -> jax.Array:
-        """The index of the next symbol, P if there is none."""
-        next_BP = running_min(jnp.where(alive_BP, at_P, P), fill=P)
-        return jnp.pad(next_BP[:, 1:], ((0, 0), (0, 1)), constant_values=P)
+    def body(carry: tuple[jax.Array, Symbols]) -> tuple[jax.Array, Symbols]:
+        ids_BP, alive_BP = carry[1]
+        alive = Marks.of(alive_BP)
+        next_BP = shifted(alive.next(), 1, P)
+        right_BP = pick(ids_BP, jnp.minimum(next_BP, P - 1))
+        rank_BP, merged_BP = find_merges(merges_X128, ids_BP, right_BP)
+        rank_BP = jnp.where(alive_BP & (next_BP < end_BP), rank_BP, NONE)
+        lowest_BP = (rank_BP != NONE) & (rank_BP == lowest_in_run(rank_BP, word_BP, NONE))
+        wins_BP = lowest_BP & (previous(Marks.of(lowest_BP)) < start_BP)
+        winner_BP = previous(Marks.of(wins_BP))
+        absorbed_BP = (winner_BP >= 0) & (winner_BP == previous(alive))
+        symbols = Symbols(jnp.where(wins_BP, merged_BP, ids_BP), alive_BP & ~absorbed_BP)
+        return wins_BP.any(), symbols
 
-    def ranked(symbols_BP: jax.Array, alive_BP: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """For each symbol, the rank of its merge with the next one (NONE if they do not merge), and the merged symbol."""
-        next_BP = neighbours(alive_BP)
-        inside_BP = jnp.minimum(next_BP, P - 1)
-        right_BP = jnp.take_along_axis(symbols_BP, inside_BP, axis=1)
-        same_word_BP = alive_BP & (next_BP < P) & (jnp.take_along_axis(word_BP, inside_BP, axis=1) == word_BP)
-        rank_BP, merged_BP = look_up(merges_X16, symbols_BP, right_BP)
-        return jnp.where(same_word_BP, rank_BP, NONE), merged_BP
-
-    def body(carry: Carry) -> Carry:
-        symbols_BP, alive_BP, rank_BP, merged_BP = carry
-        best_BP = jnp.full((B, P + 1), NONE, jnp.int32).at[lanes_B1, word_BP].min(rank_BP)
-        lowest_BP = (rank_BP != NONE) & (rank_BP == jnp.take_along_axis(best_BP, word_BP, axis=1))
-        index_BP = jnp.where(lowest_BP, at_P, P)
-        first_BP = jnp.full((B, P + 1), P, jnp.int32).at[lanes_B1, word_BP].min(index_BP)
-        wins_BP = lowest_BP & (at_P == jnp.take_along_axis(first_BP, word_BP, axis=1))
-        symbols_BP = jnp.where(wins_BP, merged_BP, symbols_BP)
-        absorbed_BP = jnp.where(wins_BP, neighbours(alive_BP), P)
-        alive_BP = alive_BP.at[lanes_B1, absorbed_BP].set(False, mode="drop")
-        return (symbols_BP, alive_BP, *ranked(symbols_BP, alive_BP))
-
-    carry = (symbols_BP, alive_BP, *ranked(symbols_BP, alive_BP))
     with jax.named_scope("merges"):
-        symbols_BP, alive_BP, _, _ = jax.lax.while_loop(lambda carry: (carry[2] != NONE).any(), body, carry)
-
-    place_BP = jnp.where(alive_BP, running_sum(alive_BP) - 1, P)
-    end_BP = jnp.minimum(neighbours(alive_BP), counts_B[:, None])
-    zeros_BP = jnp.zeros((B, P), jnp.int32)
-    ids_BP = zeros_BP.at[lanes_B1, place_BP].set(symbols_BP, mode="drop")
-    ends_BP = zeros_BP.at[lanes_B1, place_BP].set(end_BP, mode="drop")
-    return ids_BP, ends_BP, alive_BP.sum(axis=1, dtype=jnp.int32)
-
-
-def look_up(merges_X16: jax.Array, left_BP: jax.Array, right_BP: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The rank of the merge of each pair, NONE if the table (see `merge_table`) lacks the pair, and the merged id."""
-    buckets = merges_X16.shape[0]
-    rank, merged = jnp.full(left_BP.shape, NONE, jnp.int32), jnp.zeros(left_BP.shape, jnp.int32)
-    for place in _places(left_BP.astype(jnp.uint32), right_BP.astype(jnp.uint32), buckets):
-        row = merges_X16[place.astype(jnp.int32)]
-        for way in range(WAYS):
-            hit = (row[..., 4 * way] == left_BP) & (row[..., 4 * way + 1] == right_BP)
-            rank = jnp.where(hit, row[..., 4 * way + 2], rank)
-            merged = jnp.where(hit, row[..., 4 * way + 3], merged)
-    return rank, merged
-
-
-def _places(left: Any, right: Any, buckets: int) -> tuple[Any, Any]:
-    """The two buckets of each pair, for NumPy or JAX arrays of uint32; `buckets` is a power of two."""
-    uint = np.uint32
-    first = (left * uint(0x9E3779B1)) ^ (right * uint(0x85EBCA77))
-    first = (first ^ (first >> uint(15))) * uint(0xC2B2AE3D)
-    second = (left * uint(0x27D4EB2F)) ^ (right * uint(0x165667B1))
-    second = (second ^ (second >> uint(13))) * uint(0x9E3779B1)
-    mask = uint(buckets - 1)
-    return (first >> uint(8)) & mask, (second >> uint(8)) & mask
-
-
-def merge_table(merges: NDArray[np.int32]) -> NDArray[np.int32]:
-    """A hash table [buckets, 16] of all merges [count, 4] (left, right, rank, merged id); empty entries are EMPTY."""
-    buckets = 1 << max(4, (len(merges) // 2).bit_length())
-    while True:
-        table = np.full((buckets, WAYS, 4), EMPTY, np.int32)
-        filled = np.zeros(buckets, np.int64)
-        left = merges
-        for choice in range(2):
-            place = _places(left[:, 0].astype(np.uint32), left[:, 1].astype(np.uint32), buckets)[choice].astype(np.int64)
-            order = np.argsort(place, kind="stable")
-            left, place = left[order], place[order]
-            number = np.arange(len(place)) - np.searchsorted(place, place)  # within its bucket
-            way = filled[place] + number
-            fits = way < WAYS
-            table[place[fits], way[fits]] = left[fits]
-            filled += np.bincount(place[fits], minlength=buckets)
-            left = left[~fits]
-        if not len(left):
-            return table.reshape(buckets, 4 * WAYS)
-        buckets *= 2
+        return jax.lax.while_loop(lambda carry: carry[0], body, (missed, symbols))[1]
 
 
 def merge_rows(model: dict[str, Any]) -> NDArray[np.int32]:
@@ -189,15 +221,14 @@ def device_bridge(content: dict[str, Any]) -> DeviceBridge | None:
     spelled = {byte: ids.get(character, UNSPELLED) for character, byte in byte_alphabet().items()}
     if model.get("byte_fallback") and UNSPELLED in spelled.values():
         return None
-    if model.get("ignore_merges") and not _merges_make_all_words(content):
-        return None
     pages, classes = code_point_classes()
     return DeviceBridge(
         rule=rule,
         pages_X=jnp.asarray(pages),
         classes_X256=jnp.asarray(classes),
         bytes_256=jnp.asarray([spelled[byte] for byte in range(256)], jnp.int32),
-        merges_X16=jnp.asarray(merge_table(merge_rows(model))),
+        merges_X128=jnp.asarray(merge_table(merge_rows(model))),
+        words=_words(content),
     )
 
 
@@ -211,16 +242,17 @@ def _is_plain_bpe(content: dict[str, Any]) -> bool:
     )
 
 
-def _merges_make_all_words(content: dict[str, Any]) -> bool:
-    """Whether the merges turn every pre-token in the vocabulary into one token. If so, `ignore_merges`, which makes such a
-    pre-token one token without merging, has no effect."""
-    merging = plain_tokenizer({**content, "model": {**content["model"], "ignore_merges": False}})
-    words = []
-    for name in content["model"]["vocab"]:
-        try:
-            words.append(bytes(byte_alphabet()[character] for character in name).decode())
-        except (KeyError, UnicodeDecodeError):  # not a pre-token, which consists of complete characters
-            continue
-    encodings = merging.encode_batch_fast(words, add_special_tokens=False)
-    broken = (word for word, encoding in zip(words, encodings, strict=True) if len(encoding.ids) != 1)
-    return all(len(merging.pre_tokenizer.pre_tokenize_str(word)) != 1 for word in broken)
+def _words(content: dict[str, Any]) -> Words:
+    """The tokens that are words by themselves: all tokens if the tokenizer ignores merges for such words, else the tokens
+    that the merges make of their own bytes. Longer ones than WIDTH are left out if merges make them anyway."""
+    alphabet, ids = byte_alphabet(), content["model"]["vocab"]
+    names = [name for name in ids if name and alphabet.keys() >= set(name)]
+    spelled = {ids[name]: bytes(alphabet[character] for character in name) for name in names}
+    unmerged = {**content["model"], "ignore_merges": False}
+    merging = plain_tokenizer({**content, "model": unmerged, "pre_tokenizer": None, "normalizer": None})
+    encodings = merging.encode_batch_fast(names, add_special_tokens=False)
+    made = {ids[name] for name, encoding in zip(names, encodings, strict=True) if encoding.ids == [ids[name]]}
+    if not content["model"].get("ignore_merges"):
+        return word_table({i: spelled[i] for i in made})
+    longest = max((len(word) for i, word in spelled.items() if i not in made), default=0)
+    return word_table(spelled, max(WIDTH, -(-longest // WIDTH) * WIDTH))

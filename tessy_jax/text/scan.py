@@ -1,38 +1,159 @@
-"""Running minima, maxima and sums along the bytes of a text, in few operations. JAX unrolls its cumulative functions on
-CPUs, which makes programs with many of them slow to compile."""
+"""Searches among the bytes of a text: the next, last or n-th byte with a property, the number of such bytes, and sums.
+
+A property of P bytes is packed into X = P / 32 numbers of 32 bits. Each search then takes a few operations on a block of 32
+bytes and on the X blocks. There are no scatters, and no operation takes P² steps or log P passes over the text.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+BLOCK = 32
 
 
-def running_min(x: jax.Array, fill: int) -> jax.Array:
-    """The minimum of x [..., P] from each index to the end; fill: at least the maximum of x."""
-    return _doubled(x, fill, back=True, combine=jnp.minimum)
+@dataclass(frozen=True)
+class Marks:
+    """The bytes of each text that have a property. bits_BX: 32 bytes per number, the first in its lowest bit. size: P."""
+
+    bits_BX: jax.Array
+    size: int
+
+    @classmethod
+    def of(cls, marked_BP: jax.Array) -> Marks:
+        """Packs a property [B, P]."""
+        bits_BX32 = _blocks(marked_BP, False).astype(jnp.uint32) << _bit()
+        return cls(bits_BX32.sum(axis=-1, dtype=jnp.uint32), marked_BP.shape[1])
+
+    def to_bool(self) -> jax.Array:
+        """The property [B, P]."""
+        return self._per_byte((self.bits_BX[..., None] >> _bit()) & 1).astype(bool)
+
+    def next(self) -> jax.Array:
+        """The first marked byte from each byte on [B, P], P if there is none."""
+        rest_BX32 = self.bits_BX[..., None] >> _bit()
+        first_BX = jnp.where(self.bits_BX != 0, _starts(self.bits_BX) + _lowest(self.bits_BX), self.size)
+        later_BX = _carried(first_BX, self.size, jnp.minimum, back=True)
+        own_BX32 = _at(self.bits_BX) + _lowest(rest_BX32)
+        return self._per_byte(jnp.where(rest_BX32 != 0, own_BX32, later_BX[..., None]))
+
+    def last(self) -> jax.Array:
+        """The last marked byte up to each byte [B, P], -1 if there is none."""
+        rest_BX32 = self.bits_BX[..., None] << (np.uint32(BLOCK - 1) - _bit())
+        highest_BX = jnp.where(self.bits_BX != 0, _starts(self.bits_BX) + _highest(self.bits_BX), -1)
+        earlier_BX = _carried(highest_BX, -1, jnp.maximum, back=False)
+        own_BX32 = _at(self.bits_BX) + _highest(rest_BX32) - (BLOCK - 1)
+        return self._per_byte(jnp.where(rest_BX32 != 0, own_BX32, earlier_BX[..., None]))
+
+    def count(self) -> jax.Array:
+        """The number of marked bytes up to each byte, itself included [B, P]."""
+        rest_BX32 = self.bits_BX[..., None] << (np.uint32(BLOCK - 1) - _bit())
+        earlier_BX = _carried(self._counts_BX, 0, jnp.add, back=False)
+        return self._per_byte(_ones(rest_BX32) + earlier_BX[..., None])
+
+    @cached_property
+    def total_B(self) -> jax.Array:
+        """The number of marked bytes [B]."""
+        return self._counts_BX.sum(axis=-1, dtype=jnp.int32)
+
+    def nth(self, n_BN: jax.Array) -> jax.Array:
+        """The marked byte with n marked bytes before it [B, N], P if there is none. n_BN: [B, N] or [N]."""
+        earlier_BX = _carried(self._counts_BX, 0, jnp.add, back=False)
+        rank_BNX = n_BN[..., None] - earlier_BX[:, None, :]
+        inside_BNX = (rank_BNX >= 0) & (rank_BNX < self._counts_BX[:, None, :])
+        first_X = jnp.arange(earlier_BX.shape[1]) * BLOCK
+        rank_BN = jnp.where(inside_BNX, rank_BNX, 0).sum(axis=-1, dtype=jnp.int32)
+        bits_BN = jnp.where(inside_BNX, self.bits_BX[:, None, :], 0).sum(axis=-1, dtype=jnp.uint32)
+        at_BN = jnp.where(inside_BNX, first_X, 0).sum(axis=-1, dtype=jnp.int32)
+        for width in (16, 8, 4, 2, 1):
+            below_BN = _ones(bits_BN & np.uint32((1 << width) - 1))
+            above_BN = rank_BN >= below_BN
+            rank_BN -= jnp.where(above_BN, below_BN, 0)
+            bits_BN = jnp.where(above_BN, bits_BN >> np.uint32(width), bits_BN)
+            at_BN += jnp.where(above_BN, width, 0)
+        return jnp.where(inside_BNX.any(axis=-1), at_BN, self.size)
+
+    @property
+    def _counts_BX(self) -> jax.Array:
+        return _ones(self.bits_BX)
+
+    def _per_byte(self, x_BX32: jax.Array) -> jax.Array:
+        return x_BX32.reshape(x_BX32.shape[0], -1)[:, : self.size]
 
 
-def running_max(x: jax.Array, fill: int = -1) -> jax.Array:
-    """The maximum of x [..., P] up to each index; fill: at most the minimum of x."""
-    return _doubled(x, fill, back=False, combine=jnp.maximum)
+def pick(x_BP: jax.Array, index_BN: jax.Array) -> jax.Array:
+    """x[b, index[b, n]]; every index is in 0 … P−1."""
+    return jax.vmap(lambda x_P, index_N: x_P.at[index_N].get(mode="promise_in_bounds", wrap_negative_indices=False))(
+        x_BP, index_BN
+    )
 
 
-def running_sum(x: jax.Array) -> jax.Array:
-    """The sum of x [..., P] up to each index, in int32."""
-    return _doubled(x.astype(jnp.int32), 0, back=False, combine=jnp.add)
+def lowest_in_run(values_BP: jax.Array, run_BP: jax.Array, fill: int) -> jax.Array:
+    """The minimum of values over all bytes of the same run, at each byte [B, P]. run_BP: ascending numbers of runs. fill:
+    at least the maximum of values."""
+    values_BX32, run_BX32 = _blocks(values_BP, fill), _blocks(run_BP, -1)
+    same_BX3232 = run_BX32[..., :, None] == run_BX32[..., None, :]
+    inside_BX32 = jnp.where(same_BX3232, values_BX32[..., None, :], fill).min(axis=-1)
+    lowest_BX32 = inside_BX32
+    for end in (0, BLOCK - 1):  # a run that leaves a block touches one of its ends
+        other_B11X, run_B11X = inside_BX32[:, None, None, :, end], run_BX32[:, None, None, :, end]
+        reached_BX32 = jnp.where(run_BX32[..., None] == run_B11X, other_B11X, fill).min(axis=-1)
+        lowest_BX32 = jnp.minimum(lowest_BX32, reached_BX32)
+    return lowest_BX32.reshape(values_BP.shape[0], -1)[:, : values_BP.shape[1]]
 
 
-def _doubled(x: jax.Array, fill: int, *, back: bool, combine: Callable[[jax.Array, jax.Array], jax.Array]) -> jax.Array:
-    """Combines each index with the ones at distances 1, 2, 4, …, which covers all of one side after log P rounds."""
-    P, axis = x.shape[-1], x.ndim - 1
-    border = jnp.full(x.shape, fill, x.dtype)
+def _blocks(x_BP: jax.Array, fill: int | bool) -> jax.Array:
+    """[B, X, 32]."""
+    B, P = x_BP.shape
+    padded = jnp.pad(x_BP, ((0, 0), (0, -P % BLOCK)), constant_values=fill) if P % BLOCK else x_BP
+    return padded.reshape(B, -1, BLOCK)
 
-    def body(i: jax.Array, x: jax.Array) -> jax.Array:
-        distance = jnp.left_shift(1, i)
-        padded = jnp.concatenate([x, border] if back else [border, x], axis=axis)
-        start = distance if back else P - distance
-        return combine(x, jax.lax.dynamic_slice_in_dim(padded, start, P, axis))
 
-    return jax.lax.fori_loop(0, (P - 1).bit_length(), body, x)
+def _bit() -> jax.Array:
+    return jnp.arange(BLOCK, dtype=jnp.uint32)
+
+
+def _starts(bits_BX: jax.Array) -> jax.Array:
+    """The first byte of each block [X]."""
+    return jnp.arange(bits_BX.shape[1], dtype=jnp.int32) * BLOCK
+
+
+def _at(bits_BX: jax.Array) -> jax.Array:
+    """The byte of each bit [X, 32]."""
+    return _starts(bits_BX)[:, None] + jnp.arange(BLOCK, dtype=jnp.int32)
+
+
+def _ones(bits: jax.Array) -> jax.Array:
+    return jax.lax.population_count(bits).astype(jnp.int32)
+
+
+def _lowest(bits: jax.Array) -> jax.Array:
+    """The lowest bit that is set; 32 if there is none."""
+    return _ones((bits & -bits) - np.uint32(1))
+
+
+def _highest(bits: jax.Array) -> jax.Array:
+    """The highest bit that is set; -1 if there is none."""
+    return BLOCK - 1 - jax.lax.clz(bits).astype(jnp.int32)
+
+
+def _carried(x_BX: jax.Array, fill: int, combine: Callable[[jax.Array, jax.Array], jax.Array], *, back: bool) -> jax.Array:
+    """Combines all blocks before each block, or, if `back`, all blocks behind it."""
+    X = x_BX.shape[1]
+
+    def shifted(x_BX: jax.Array, by: int) -> jax.Array:
+        if back:
+            return jnp.pad(x_BX[:, by:], ((0, 0), (0, by)), constant_values=fill)
+        return jnp.pad(x_BX[:, : X - by], ((0, 0), (by, 0)), constant_values=fill)
+
+    x_BX = shifted(x_BX, 1)
+    by = 1
+    while by < X - 1:
+        x_BX = combine(x_BX, shifted(x_BX, by))
+        by *= 2
+    return x_BX

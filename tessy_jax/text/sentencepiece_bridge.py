@@ -21,10 +21,12 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from tessy_jax.text.bridge import NONE, Encoding, look_up, merge, merge_rows, merge_table
+from tessy_jax.text.bridge import Encoding, Symbols, merge, merge_rows
+from tessy_jax.text.characters import shifted
 from tessy_jax.text.host_bridge import plain_content
-from tessy_jax.text.scan import running_max, running_min, running_sum
+from tessy_jax.text.scan import Marks
 from tessy_jax.text.vocab import is_byte_level, parts, spellings
+from tessy_jax.text.words import NONE, find_merges, merge_table
 
 SPACE = "\u2581"
 REPLACED = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
@@ -33,7 +35,7 @@ ABSENT = -1
 
 @partial(
     jax.tree_util.register_dataclass,
-    data_fields=["pages_X", "ids_X256", "bytes_256", "spelled_256", "merges_X16", "pairs_X16"],
+    data_fields=["pages_X", "ids_X256", "bytes_256", "spelled_256", "merges_X128", "pairs_X128"],
     meta_fields=[],
 )
 @dataclass(frozen=True)
@@ -41,9 +43,9 @@ class SentencePieceBridge:
     """The tables of one tokenizer.
 
     pages_X, ids_X256: a two-level table of the token of each code point; ABSENT if it has none. bytes_256: the token of each
-    byte of a character without a token. spelled_256: the token of each byte of a word that becomes single bytes. merges_X16:
-    the merges. pairs_X16: the pairs of character tokens that are adjacent in a token made by a merge. Both have the layout
-    of `merge_table`.
+    byte of a character without a token. spelled_256: the token of each byte of a word that becomes single bytes.
+    merges_X128: the merges. pairs_X128: the pairs of character tokens that are adjacent in a token made by a merge. Both
+    have the layout of `merge_table`.
     """
 
     rule: ClassVar[str] = "SentencePiece"
@@ -51,8 +53,8 @@ class SentencePieceBridge:
     ids_X256: jax.Array
     bytes_256: jax.Array
     spelled_256: jax.Array
-    merges_X16: jax.Array
-    pairs_X16: jax.Array
+    merges_X128: jax.Array
+    pairs_X128: jax.Array
 
     def split(self, bytes_BP: jax.Array, counts_B: jax.Array) -> tuple[jax.Array, jax.Array]:
         """The bytes at which words of the first counts_B bytes begin [B, P], and the byte [B] up to which no following text
@@ -78,20 +80,15 @@ class SentencePieceBridge:
 
         right_BP = jnp.full_like(symbols_BP, ABSENT)
         for length in range(1, 5):
-            next_BP = _after(jnp.where(whole_BP, symbols_BP, ABSENT), length, ABSENT)
+            next_BP = shifted(jnp.where(whole_BP, symbols_BP, ABSENT), length, ABSENT)
             right_BP = jnp.where(lengths_BP == length, next_BP, right_BP)
-        joined_BP = look_up(self.pairs_X16, symbols_BP, right_BP)[0] != NONE
+        joined_BP = find_merges(self.pairs_X128, symbols_BP, right_BP)[0] != NONE
         continues_BP = jnp.zeros_like(alive_BP)
         for length in range(1, 5):
             continues_BP |= _before(joined_BP & (lengths_BP == length), length, False)
-        parts_BP = running_sum(alive_BP & ~(continues_BP & ~breaks_BP))
-        tokens = merge(self.merges_X16, symbols_BP, alive_BP, parts_BP, counts_B)
+        separate = Marks.of(alive_BP & ~(continues_BP & ~breaks_BP))
+        tokens = merge(self.merges_X128, Symbols(symbols_BP, alive_BP), separate, jnp.bool_(True)).listed(counts_B)
         return Encoding(*tokens, starts_BP=starts_BP, final_B=final_B)
-
-
-def _after(x_BP: jax.Array, by: int, fill: int | bool) -> jax.Array:
-    """The value of x `by` bytes later."""
-    return jnp.pad(x_BP[:, by:], ((0, 0), (0, by)), constant_values=fill)
 
 
 def _before(x_BP: jax.Array, by: int, fill: int | bool) -> jax.Array:
@@ -103,7 +100,7 @@ def _characters(bytes_BP: jax.Array, counts_B: jax.Array) -> tuple[jax.Array, ja
     """The code points [B, P] that begin at each byte, and their lengths [B, P] in bytes. The length is 0 where no character
     begins: inside characters, at bytes that are not UTF-8, and in an incomplete character at the end."""
     first = bytes_BP.astype(jnp.int32)
-    second, third, fourth = (_after(first, by, 0) ^ 0x80 for by in (1, 2, 3))  # below 0x40 in a character
+    second, third, fourth = (shifted(first, by, 0) ^ 0x80 for by in (1, 2, 3))  # below 0x40 in a character
     length = jnp.where(first < 0x80, 1, jnp.where(first < 0xE0, 2, jnp.where(first < 0xF0, 3, 4)))
     two = ((first & 0x1F) << 6) | second
     three = ((first & 0x0F) << 12) | (second << 6) | third
@@ -155,19 +152,10 @@ def _breaks(bytes_BP: jax.Array) -> jax.Array:
 
 def _words_with(wrong_BP: jax.Array, breaks_BP: jax.Array) -> jax.Array:
     """Whether a byte lies in a word that contains a byte of wrong_BP; words begin at breaks_BP."""
-    back_BP = (_last(wrong_BP) >= 0) & (_last(wrong_BP) >= _last(breaks_BP))
-    return back_BP | _after(_next(wrong_BP) < _next(breaks_BP), 1, False)
-
-
-def _last(marks_BP: jax.Array) -> jax.Array:
-    """The position of the last marked byte at or before each byte; -1 if there is none."""
-    return running_max(jnp.where(marks_BP, jnp.arange(marks_BP.shape[1], dtype=jnp.int32), -1))
-
-
-def _next(marks_BP: jax.Array) -> jax.Array:
-    """The position of the first marked byte at or after each byte; P if there is none."""
-    P = marks_BP.shape[1]
-    return running_min(jnp.where(marks_BP, jnp.arange(P, dtype=jnp.int32), P), fill=P)
+    wrong, breaks = Marks.of(wrong_BP), Marks.of(breaks_BP)
+    last_BP = wrong.last()
+    ahead_BP = shifted(wrong.next() < breaks.next(), 1, False)
+    return (last_BP >= 0) & (last_BP >= breaks.last()) | ahead_BP
 
 
 def _ranges(points: list[int]) -> tuple[tuple[int, int], ...]:
@@ -233,6 +221,6 @@ def sentencepiece_bridge(content: dict[str, Any]) -> SentencePieceBridge | None:
         ids_X256=jnp.asarray(tokens),
         bytes_256=jnp.asarray(byte_ids, jnp.int32),
         spelled_256=jnp.asarray([single[bytes([byte])] for byte in range(256)], jnp.int32),
-        merges_X16=jnp.asarray(merge_table(rows)),
-        pairs_X16=jnp.asarray(merge_table(np.array(joined, np.int32).reshape(-1, 4))),
+        merges_X128=jnp.asarray(merge_table(rows)),
+        pairs_X128=jnp.asarray(merge_table(np.array(joined, np.int32).reshape(-1, 4))),
     )

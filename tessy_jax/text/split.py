@@ -1,34 +1,48 @@
 """Split rules on the device: the bytes at which pre-tokens of byte-level BPE tokenizers begin.
 
-A tokenizer.json states its rule as a regular expression. Each of the six supported rules has a few alternatives over runs of
-character classes. For every character, the end of a match that begins there is computed from the ends of runs (reverse
-cumulative minima). Pointer doubling from the first character then gives the characters at which matches begin.
+A tokenizer.json states its rule as a regular expression. Each of the supported rules has a few alternatives over runs of
+character classes. For every character, the end of a match that begins there is computed from the ends of runs. A walk from
+the first character then gives the characters at which matches begin. Characters are numbered by their first byte.
 """
 
 from __future__ import annotations
 
-import unicodedata
 from dataclasses import dataclass
-from functools import cache
+from functools import cached_property, reduce
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from tessy_jax.text.scan import running_max, running_min, running_sum
+from tessy_jax.text.characters import (
+    KANA,
+    LETTER,
+    LOWER,
+    MARK,
+    NEWLINE,
+    NUMBER,
+    SPACE,
+    SYMBOL,
+    UPPER,
+    Text,
+    characters,
+    shifted,
+)
+from tessy_jax.text.scan import BLOCK, Marks, pick
 from tessy_jax.text.vocab import parts
 
-GPT2, DIGITS_GPT2, LLAMA3, QWEN2, O200K, DEEPSEEK3 = "gpt2", "digits+gpt2", "llama3", "qwen2", "o200k", "deepseek3"
+GPT2, DIGITS_GPT2, LLAMA3, QWEN2, QWEN3_5 = "gpt2", "digits+gpt2", "llama3", "qwen2", "qwen3.5"
+O200K, DEEPSEEK3 = "o200k", "deepseek3"
 
 _CONTRACTION = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _SPACES = r"\s*[\r\n]+|\s+(?!\S)|\s+"
-_WORDS = r"[^\r\n\p{L}\p{N}]?\p{L}+"
 _UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
 _PREFIX = r"[^\r\n\p{L}\p{N}]?"
+_WORDS = rf"{_PREFIX}\p{{L}}+"
 _REST = r" ?[^\s\p{L}\p{N}]+"
 SPLITS = {
     (rf"{_CONTRACTION}|{_WORDS}|\p{{N}}|{_REST}[\r\n]*|{_SPACES}",): QWEN2,
+    (rf"{_CONTRACTION}|{_PREFIX}[\p{{L}}\p{{M}}]+|\p{{N}}| ?[^\s\p{{L}}\p{{M}}\p{{N}}]+[\r\n]*|{_SPACES}",): QWEN3_5,
     (rf"{_CONTRACTION}|{_WORDS}|\p{{N}}{{1,3}}|{_REST}[\r\n]*|{_SPACES}",): LLAMA3,
     (
         rf"{_PREFIX}{_UPPER}*{_LOWER}+{_CONTRACTION}?|{_PREFIX}{_UPPER}+{_LOWER}*{_CONTRACTION}?|\p{{N}}{{1,3}}"
@@ -43,10 +57,8 @@ SPLITS = {
     ): DEEPSEEK3,
 }
 """The regular expressions of a tokenizer's Split steps → its rule."""
-
-LETTER, NUMBER, SPACE, NEWLINE, UPPER, LOWER, MARK, SYMBOL, KANA = (1 << i for i in range(9))
-"""Classes of a code point, in this order: \\p{L}, \\p{N}, \\s, [\\r\\n], the two letter classes of o200k, \\p{M}, \\p{P} or
-\\p{S}, and DeepSeek's ranges of Chinese and Japanese."""
+STEPS = 4
+"""Matches that a walk follows between two checks for its end."""
 
 
 def rule_of(content: dict[str, Any]) -> str | None:
@@ -65,183 +77,157 @@ def rule_of(content: dict[str, Any]) -> str | None:
     return SPLITS.get(tuple(expressions))
 
 
-@cache
-def code_point_classes() -> tuple[np.ndarray, np.ndarray]:
-    """Classes of all code points in two levels: [4352] page numbers, and [pages, 256] int32 classes."""
-    white = {*range(9, 14), 0x20, 0x85, 0xA0, 0x1680, *range(0x2000, 0x200B), 0x2028, 0x2029, 0x202F, 0x205F, 0x3000}
-    by_category = {
-        "Lu": LETTER | UPPER,
-        "Lt": LETTER | UPPER,
-        "Ll": LETTER | LOWER,
-        "Lm": LETTER | UPPER | LOWER,
-        "Lo": LETTER | UPPER | LOWER,
-        **dict.fromkeys(("Mn", "Mc", "Me"), MARK | UPPER | LOWER),
-        **dict.fromkeys(("Nd", "Nl", "No"), NUMBER),
-        **dict.fromkeys(("Pc", "Pd", "Ps", "Pe", "Pi", "Pf", "Po", "Sm", "Sc", "Sk", "So"), SYMBOL),
-    }
-    classes = np.array([by_category.get(unicodedata.category(chr(c)), 0) for c in range(0x110000)], np.int32)
-    classes[sorted(white)] |= SPACE
-    classes[[0x0A, 0x0D]] |= NEWLINE
-    classes[0x4E00:0x9FA6] |= KANA
-    classes[0x3040:0x3100] |= KANA
-    pages, numbers = np.unique(classes.reshape(-1, 256), axis=0, return_inverse=True)
-    return numbers.astype(np.int32).reshape(-1), pages
+class Matches(NamedTuple):
+    """The matches of a rule. ends_BP: where the match that begins at each character ends; P if none begins there.
+    matched_BP: whether an alternative of the rule matches; else the match is text up to the next one. first_B: the first
+    character, P if there is none."""
+
+    text: Text
+    ends_BP: jax.Array
+    matched_BP: jax.Array
+    first_B: jax.Array
+
+    def final(self, last_B: jax.Array) -> jax.Array:
+        """The last byte [B] up to which no following text can change boundaries, for a last pre-token at last_B.
+
+        Following text can remove a boundary only if it begins the last pre-token and lies inside white space that may
+        continue, next to an apostrophe that may become a contraction, or between letters. Otherwise the boundary is final,
+        and no further boundary can appear up to the last character that is not white space.
+        """
+        text, last_B = self.text, jnp.minimum(last_B, self.ends_BP.shape[1] - 1)
+        at_P = jnp.arange(self.ends_BP.shape[1], dtype=jnp.int32)
+        solid_B = jnp.where(text.lacks(SPACE), at_P, -1).max(axis=1)
+        remaining_B = (text.begins & (at_P >= last_B[:, None])).sum(axis=1, dtype=jnp.int32)
+        before_B = jnp.where(text.begins & (at_P < last_B[:, None]), at_P, -1).max(axis=1)
+        previous_B = jnp.maximum(before_B, 0)
+        quote, space, letter = text.codes == ord("'"), text.has(SPACE), text.has(LETTER | MARK)
+        unsafe_B = _at(space, previous_B) & (solid_B < last_B)
+        unsafe_B |= (_at(quote, last_B) & (remaining_B < 3)) | (_at(quote, previous_B) & (remaining_B < 2))
+        unsafe_B |= _at(letter, previous_B) & _at(letter, last_B)
+        unmatched_B = ~_at(self.matched_BP, last_B)  # a later match may begin inside
+        final_B = jnp.where(unmatched_B, last_B, jnp.maximum(last_B, solid_B))
+        final_B = jnp.where(unsafe_B & (before_B >= 0), before_B, final_B)
+        return jnp.where(self.first_B < self.ends_BP.shape[1], final_B, 0)
 
 
-class Text(NamedTuple):
-    """Text as characters. Arrays are [B, P]: code points, classes, first bytes, and whether a character is valid. counts_B:
-    number of characters."""
-
-    codes: jax.Array
-    classes: jax.Array
-    bytes_at: jax.Array
-    valid: jax.Array
-    counts_B: jax.Array
-
-    def has(self, mask: int) -> jax.Array:
-        """Whether each character is valid and in one of the classes, bool [B, P]."""
-        return ((self.classes & mask) != 0) & self.valid
-
-    def lacks(self, mask: int) -> jax.Array:
-        """Whether each character is valid and in none of the classes, bool [B, P]."""
-        return ((self.classes & mask) == 0) & self.valid
-
-    def between(self, first: str, last: str) -> jax.Array:
-        """Whether each character is valid and in a range of code points, bool [B, P]."""
-        return (self.codes >= ord(first)) & (self.codes <= ord(last)) & self.valid
-
-
-def characters(bytes_BP: jax.Array, counts_B: jax.Array, pages_X: jax.Array, classes_X256: jax.Array) -> Text:
-    """The characters of UTF-8 text, without an unfinished one at the end. Bytes that are not UTF-8 give arbitrary
-    characters."""
-    B, P = bytes_BP.shape
-    at_P = jnp.arange(P, dtype=jnp.int32)
-    first = bytes_BP.astype(jnp.int32)
-    second, third, fourth = (_next(first, i, 0) & 0x3F for i in (1, 2, 3))
-    length = jnp.where(first < 0xC0, 1, jnp.where(first < 0xE0, 2, jnp.where(first < 0xF0, 3, 4)))
-    two = ((first & 0x1F) << 6) | second
-    three = ((first & 0x0F) << 12) | (second << 6) | third
-    four = ((first & 0x07) << 18) | (second << 12) | (third << 6) | fourth
-    code = jnp.where(length == 1, first, jnp.where(length == 2, two, jnp.where(length == 3, three, four)))
-    code = jnp.minimum(code, 0x10FFFF)
-    begins = ((first & 0xC0) != 0x80) & (at_P + length <= counts_B[:, None])
-    place = jnp.where(begins, running_sum(begins) - 1, P)
-    lanes_B1 = jnp.arange(B)[:, None]
-    codes = jnp.zeros((B, P), jnp.int32).at[lanes_B1, place].set(code, mode="drop")
-    bytes_at = jnp.zeros((B, P), jnp.int32).at[lanes_B1, place].set(jnp.broadcast_to(at_P, (B, P)), mode="drop")
-    total_B = begins.sum(axis=1, dtype=jnp.int32)
-    valid = at_P < total_B[:, None]
-    classes = jnp.where(valid, classes_X256[pages_X[codes >> 8], codes & 0xFF], 0)
-    return Text(codes, classes, bytes_at, valid, total_B)
+def matches(rule: str, bytes_BP: jax.Array, counts_B: jax.Array, pages_X: jax.Array, classes_X256: jax.Array) -> Matches:
+    """The matches of a rule in the first counts_B bytes of each lane."""
+    P = bytes_BP.shape[1]
+    text = characters(bytes_BP, counts_B, pages_X, classes_X256)
+    begins = Marks.of(text.begins)
+    stop = jnp.broadcast_to(counts_B[:, None], bytes_BP.shape)
+    if rule in (DIGITS_GPT2, DEEPSEEK3):
+        stop = jnp.minimum(shifted(Marks.of(_breaks(rule, text, begins)).next(), 1, P), stop)
+    scan = Scan(text, begins, stop)
+    ends = RULES[rule](scan, rule)
+    matched = (ends > 0) & text.begins
+    # text that no alternative matches is one piece up to the next match
+    ends = jnp.where(matched, ends, jnp.minimum(shifted(Marks.of(matched).next(), 1, P), stop))
+    first_B = jnp.where(text.begins, scan.at, P).min(axis=1)
+    return Matches(text, jnp.where(text.begins, ends, P), matched, first_B)
 
 
 def split(
     rule: str, bytes_BP: jax.Array, counts_B: jax.Array, pages_X: jax.Array, classes_X256: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """Splits the first counts_B bytes of each lane. Returns the bytes at which pre-tokens begin [B, P], and the last byte
-    [B] up to which no following text can change them.
-
-    Following text can remove a boundary only if it begins the last pre-token and lies inside white space that may continue,
-    next to an apostrophe that may become a contraction, or between letters. Otherwise the boundary is final, and no further
-    boundary can appear up to the last character that is not white space.
-    """
-    B, P = bytes_BP.shape
-    text = characters(bytes_BP, counts_B, pages_X, classes_X256)
-    at_P = jnp.arange(P, dtype=jnp.int32)
-    breaks = _breaks(rule, text)
-    stop = _next(_first_at_or_after(breaks), 1, P)
-    stop = jnp.minimum(stop, text.counts_B[:, None])
-    scan = Scan(text, stop)
-    ends = {GPT2: gpt2, DIGITS_GPT2: gpt2, LLAMA3: words, QWEN2: words, O200K: o200k, DEEPSEEK3: deepseek3}[rule](scan, rule)
-    matched = (ends > 0) & text.valid
-    # text that no alternative matches is one piece up to the next match
-    ends = jnp.where(matched, ends, jnp.minimum(_next(_first_at_or_after(matched), 1, P), stop))
-    ends = jnp.where(text.valid, ends, P)
-
-    lanes_B1 = jnp.arange(B)[:, None]
-
-    def follow(_: int, carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        starts, jump = carry
-        starts |= jnp.zeros_like(starts).at[lanes_B1, jump].max(starts)
-        return starts, jnp.take_along_axis(jump, jump, axis=1)
-
-    jump = jnp.concatenate([ends, jnp.full((B, 1), P)], axis=1)
-    starts = jnp.broadcast_to(jnp.arange(P + 1) == 0, (B, P + 1))
-    starts, _ = jax.lax.fori_loop(0, max(1, (P - 1).bit_length()), follow, (starts, jump))
-    starts = starts[:, :P] & text.valid
-
-    last_B = jnp.where(starts, at_P, 0).max(axis=1)
-    solid_B = jnp.where(text.lacks(SPACE), at_P, -1).max(axis=1)
-    remaining_B = text.counts_B - last_B
-    previous_B = jnp.maximum(last_B - 1, 0)
-
-    def at(x: jax.Array, index_B: jax.Array) -> jax.Array:
-        return jnp.take_along_axis(x, index_B[:, None], axis=1)[:, 0]
-
-    quote, space, letter = text.codes == ord("'"), text.has(SPACE), text.has(LETTER | MARK)
-    unsafe_B = at(space, previous_B) & (solid_B < last_B)
-    unsafe_B |= (at(quote, last_B) & (remaining_B < 3)) | (at(quote, previous_B) & (remaining_B < 2))
-    unsafe_B |= at(letter, previous_B) & at(letter, last_B)
-    unmatched_B = ~at(matched, last_B)  # a later match may begin inside
-    final_B = jnp.where(unmatched_B, last_B, jnp.maximum(last_B, solid_B))
-    final_B = jnp.where(unsafe_B & (last_B > 0), last_B - 1, final_B)
-    final_B = at(text.bytes_at, jnp.maximum(final_B, 0))
-    slots = jnp.where(starts, text.bytes_at, P)
-    starts_BP = jnp.zeros((B, P), bool).at[lanes_B1, slots].set(True, mode="drop")
-    return starts_BP, final_B
+    [B] up to which no following text can change them, see `Matches.final`."""
+    found = matches(rule, bytes_BP, counts_B, pages_X, classes_X256)
+    starts = walk(found.ends_BP, found.first_B)
+    at_P = jnp.arange(bytes_BP.shape[1], dtype=jnp.int32)
+    starts_BP = starts.to_bool() & found.text.begins
+    return starts_BP, found.final(jnp.where(starts_BP, at_P, 0).max(axis=1))
 
 
-def _next(x: jax.Array, by: int, fill: int) -> jax.Array:
-    """x[:, i + by] at i."""
-    return jnp.pad(x[:, by:], ((0, 0), (0, by)), constant_values=fill)
+def walk(ends_BP: jax.Array, first_B: jax.Array) -> Marks:
+    """The bytes that a walk from first_B visits; it goes on from each byte to its end."""
+    B, P = ends_BP.shape
+    block_X = jnp.arange(-(-P // BLOCK), dtype=jnp.int32)
+
+    def visit(carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        bits_BX, at_B = carry
+        for _ in range(STEPS):
+            bit_B = jnp.left_shift(jnp.uint32(1), (at_B % BLOCK).astype(jnp.uint32))
+            here_BX = (at_B[:, None] // BLOCK == block_X) & (at_B < P)[:, None]
+            bits_BX = bits_BX | jnp.where(here_BX, bit_B[:, None], 0)
+            at_B = jnp.where(at_B < P, _at(ends_BP, jnp.minimum(at_B, P - 1)), P)
+        return bits_BX, at_B
+
+    start = jnp.zeros((B, len(block_X)), jnp.uint32), first_B
+    bits_BX, _ = jax.lax.while_loop(lambda carry: (carry[1] < P).any(), visit, start)
+    return Marks(bits_BX, P)
 
 
-def _first_at_or_after(where: jax.Array) -> jax.Array:
-    P = where.shape[1]
-    return running_min(jnp.where(where, jnp.arange(P, dtype=jnp.int32), P), fill=P)
+def _at(x: jax.Array, index_B: jax.Array) -> jax.Array:
+    return pick(x, index_B[:, None])[:, 0]
 
 
-def _breaks(rule: str, text: Text) -> jax.Array:
+def _breaks(rule: str, text: Text, begins: Marks) -> jax.Array:
     """Characters at which an earlier Split step of the tokenizer begins a new piece."""
+    previous = jnp.pad(begins.last(), ((0, 0), (1, 0)), constant_values=-1)[:, :-1]
+
+    def before(x: jax.Array) -> jax.Array:
+        return pick(x, jnp.maximum(previous, 0)) & (previous >= 0)
+
     number = text.has(NUMBER)
-    before = jnp.pad(number, ((0, 0), (1, 0)))[:, :-1]
     if rule == DIGITS_GPT2:
-        return number | before
-    if rule == DEEPSEEK3:
-        at_P = jnp.arange(number.shape[1], dtype=jnp.int32)
-        run = running_max(jnp.where(number & ~before, at_P, 0))
-        kana = text.has(KANA)
-        return (number & ((at_P - run) % 3 == 0)) | (number != before) | (kana != jnp.pad(kana, ((0, 0), (1, 0)))[:, :-1])
-    return jnp.zeros_like(number)
+        return number | (before(number) & text.begins)
+    count, kana = begins.count(), text.has(KANA)
+    first = Marks.of(number & ~before(number)).last()
+    place = count - pick(count, jnp.maximum(first, 0))
+    return ((number & (place % 3 == 0)) | (number != before(number)) | (kana != before(kana))) & text.begins
 
 
 @dataclass(frozen=True)
 class Scan:
-    """Ends of runs within the piece that ends at stop [B, P]. All values are character indices; 0 means no match."""
+    """Ends of runs within the piece that ends at stop [B, P]. All values are first bytes of characters; 0 means no match."""
 
     text: Text
+    begins: Marks
     stop: jax.Array
 
     @property
     def at(self) -> jax.Array:
-        """Character indices [P]."""
+        """Bytes [P]."""
         return jnp.arange(self.stop.shape[1], dtype=jnp.int32)
+
+    @cached_property
+    def after(self) -> jax.Array:
+        """The next character; stop if it is outside the piece."""
+        return jnp.minimum(shifted(self.begins.next(), 1, self.begins.size), self.stop)
+
+    @cached_property
+    def second(self) -> jax.Array:
+        """The second next character; stop if it is outside the piece."""
+        return self.looked_up(self.after, self.after)
+
+    @cached_property
+    def third(self) -> jax.Array:
+        """The third next character; stop if it is outside the piece."""
+        return self.looked_up(self.after, self.second)
 
     def run_end(self, inside: jax.Array) -> jax.Array:
         """The end of the run of `inside` that contains a character; the character itself if it is not inside."""
-        return jnp.minimum(_first_at_or_after(~inside), self.stop)
+        return jnp.minimum(self.outside(inside), self.stop)
 
-    def ahead(self, x: jax.Array, by: int = 1) -> jax.Array:
-        """x of the character `by` positions ahead; False or 0 outside the piece."""
-        return jnp.where(self.at + by < self.stop, _next(x, by, 0), 0).astype(x.dtype)
+    def outside(self, inside: jax.Array) -> jax.Array:
+        """The first character that is not inside, from each byte on."""
+        return Marks.of(self.text.begins & ~inside).next()
+
+    def value(self, x: jax.Array, index: jax.Array) -> jax.Array:
+        """x of the character at `index`; False or 0 outside the piece."""
+        inside = jnp.minimum(index, x.shape[1] - 1)
+        return jnp.where(index < self.stop, pick(x, inside), 0).astype(x.dtype)
 
     def some(self, inside: jax.Array, prefix: jax.Array | None = None) -> jax.Array:
-        """`prefix?inside+`."""
-        ends = self.run_end(inside)
-        match = jnp.where(inside, ends, 0)
-        if prefix is None:
-            return match
-        return jnp.where(prefix & self.ahead(inside), _next(ends, 1, 0), match)
+        """`inside+`, or `prefix?inside+`."""
+        match = jnp.where(inside, self.run_end(inside), 0)
+        return match if prefix is None else _first_of(self.behind(prefix, inside), match)
+
+    def behind(self, prefix: jax.Array, inside: jax.Array) -> jax.Array:
+        """`prefix inside+`."""
+        end = jnp.minimum(shifted(self.outside(inside), 1, self.begins.size), self.stop)
+        return jnp.where(prefix & (end > self.after), end, 0)
 
     def further(self, ends: jax.Array, inside: jax.Array) -> jax.Array:
         """`…inside*` after matches that end at `ends`."""
@@ -249,34 +235,48 @@ class Scan:
 
     def looked_up(self, values: jax.Array, index: jax.Array) -> jax.Array:
         """values at `index` if it lies in the piece, else the index itself."""
-        at_index = jnp.take_along_axis(values, jnp.minimum(index, values.shape[1] - 1), axis=1)
+        at_index = pick(values, jnp.minimum(index, values.shape[1] - 1))
         return jnp.where(index < self.stop, at_index, index)
 
+    def digits(self, most: int) -> jax.Array:
+        """`\\p{N}{1,most}`, for 1 and 3."""
+        match = self.some(self.text.has(NUMBER))
+        return jnp.where(match > 0, jnp.minimum(match, self.after if most == 1 else self.third), 0)
+
     def contraction(self, any_case: bool) -> jax.Array:
-        """The length of 's, 't, 'm, 'd, 're, 've or 'll at a character, else 0."""
-        codes = jnp.where(self.text.valid, self.text.codes, 0)
-        if any_case:
-            codes = jnp.where(codes == 0x17F, ord("s"), codes)  # the long s is an s to case-insensitive expressions
+        """The end of 's, 't, 'm, 'd, 're, 've or 'll at a character, else 0."""
+        codes = jnp.where(self.text.begins, self.text.codes, 0)
+        long_s = (codes == 0x17F) if any_case else jnp.zeros_like(self.text.begins)
+        if any_case:  # the long s is an s to case-insensitive expressions
+            codes = jnp.where(long_s, ord("s"), codes)
             codes = jnp.where((codes >= ord("A")) & (codes <= ord("Z")), codes + 32, codes)
-        next_code, second_code = self.ahead(codes, 1), self.ahead(codes, 2)
+        next_code, second_code = shifted(codes, 1, 0), shifted(codes, 2, 0)
 
         def is_any(x: jax.Array, letters: str) -> jax.Array:
-            return jnp.isin(x, jnp.array([ord(c) for c in letters]))
+            return reduce(jnp.logical_or, (x == ord(letter) for letter in letters))
 
-        double_l = (next_code == ord("l")) & (second_code == ord("l"))
-        is_long = double_l | (is_any(next_code, "rv") & (second_code == ord("e")))
-        length = jnp.where(is_any(next_code, "stmd"), 2, jnp.where(is_long, 3, 0))
-        return jnp.where(codes == ord("'"), length, 0)
+        is_long = (next_code == ord("l")) & (second_code == ord("l"))
+        is_long |= is_any(next_code, "rv") & (second_code == ord("e"))
+        is_long |= shifted(long_s, 1, False)  # of two bytes
+        bytes_ = jnp.where(is_long, 3, jnp.where(is_any(next_code, "stmd"), 2, 0))
+        behind = self.begins.next()
+        end = jnp.where(bytes_ == 2, shifted(behind, 2, self.begins.size), shifted(behind, 3, self.begins.size))
+        matched = (codes == ord("'")) & (bytes_ > 0) & (self.at + bytes_ <= self.stop)
+        return jnp.where(matched, jnp.minimum(end, self.stop), 0)
 
     def spaces(self, newlines: bool) -> jax.Array:
         """`\\s*[\\r\\n]+` (with `newlines`), `\\s+(?!\\S)`, `\\s+`."""
         space = self.text.has(SPACE)
         end = self.run_end(space)
-        match = jnp.where((end == self.stop) | (end == self.at + 1), end, end - 1)
+        last = Marks.of(
+            space & (jnp.minimum(shifted(self.outside(space), 1, self.begins.size), self.stop) == self.after)
+        ).next()
+        match = jnp.where((end == self.stop) | (end == self.after), end, last)
         if newlines:
-            last = running_max(jnp.where(self.text.has(NEWLINE), self.at, -1))
-            last = jnp.take_along_axis(last, jnp.maximum(end - 1, 0), axis=1)
-            match = jnp.where(last >= self.at, last + 1, match)
+            last = Marks.of(self.text.has(NEWLINE)).last()
+            last = pick(last, jnp.maximum(end - 1, 0))
+            behind = pick(self.after, jnp.maximum(last, 0))
+            match = jnp.where(last >= self.at, behind, match)
         return jnp.where(space, match, 0)
 
 
@@ -292,21 +292,20 @@ def gpt2(scan: Scan, rule: str) -> jax.Array:
     """GPT-2, also after a split at digits. Returns the end of the match at each character [B, P], 0 for none."""
     text = scan.text
     blank = text.codes == 0x20
-    short = scan.contraction(any_case=False)
     kinds = (text.has(LETTER), text.has(NUMBER), text.lacks(SPACE | LETTER | NUMBER))
     runs = [scan.some(kind, blank) for kind in kinds]
-    return _first_of(jnp.where(short > 0, scan.at + short, 0), *runs, scan.spaces(newlines=False))
+    return _first_of(scan.contraction(any_case=False), *runs, scan.spaces(newlines=False))
 
 
 def words(scan: Scan, rule: str) -> jax.Array:
-    """Llama-3 (up to three digits per pre-token) and Qwen (one digit). Returns ends as `gpt2` does."""
+    """Llama 3 (up to three digits per pre-token), Qwen 2 (one digit) and Qwen 3.5 (marks are letters). Returns ends as
+    `gpt2` does."""
     text = scan.text
-    short = scan.contraction(any_case=True)
-    letters = scan.some(text.has(LETTER), text.lacks(NEWLINE | LETTER | NUMBER))
-    digits = scan.some(text.has(NUMBER))
-    digits = jnp.where(digits > 0, jnp.minimum(digits, scan.at + (1 if rule == QWEN2 else 3)), 0)
-    others = scan.further(scan.some(text.lacks(SPACE | LETTER | NUMBER), text.codes == 0x20), text.has(NEWLINE))
-    return _first_of(jnp.where(short > 0, scan.at + short, 0), letters, digits, others, scan.spaces(newlines=True))
+    letter = LETTER | MARK if rule == QWEN3_5 else LETTER
+    letters = scan.some(text.has(letter), text.lacks(NEWLINE | LETTER | NUMBER))
+    others = scan.further(scan.some(text.lacks(SPACE | letter | NUMBER), text.codes == 0x20), text.has(NEWLINE))
+    digits = scan.digits(3 if rule == LLAMA3 else 1)
+    return _first_of(scan.contraction(any_case=True), letters, digits, others, scan.spaces(newlines=True))
 
 
 def o200k(scan: Scan, rule: str) -> jax.Array:
@@ -315,29 +314,21 @@ def o200k(scan: Scan, rule: str) -> jax.Array:
     upper, lower = text.has(UPPER), text.has(LOWER)
     upper_end = scan.run_end(upper)
     # `upper*lower+`: the longest run of upper that leaves at least one lower; a character may be both
-    lower_run = scan.run_end(lower)
-    continued = scan.looked_up(jnp.where(lower, lower_run, 0), upper_end)
-    continued = jnp.where(upper_end < scan.stop, continued, 0)
-    last_lower = running_max(jnp.where(lower, at, -1))
-    last_lower = jnp.take_along_axis(last_lower, jnp.maximum(upper_end - 1, 0), axis=1)
-    shorter = jnp.where((last_lower >= at) & upper, last_lower + 1, 0)
+    continued = scan.value(jnp.where(lower, scan.run_end(lower), 0), upper_end)
+    last_lower = pick(Marks.of(lower).last(), jnp.maximum(upper_end - 1, 0))
+    shorter = jnp.where((last_lower >= at) & upper, pick(scan.after, jnp.maximum(last_lower, 0)), 0)
     mixed = jnp.where(continued > 0, continued, shorter)
     capitals = jnp.where(upper, upper_end, 0)
 
     prefix = text.lacks(NEWLINE | LETTER | NUMBER)
 
-    def prefixed(match: jax.Array) -> jax.Array:
-        return jnp.where(prefix, scan.ahead(match), 0)
-
-    word = _first_of(prefixed(mixed), mixed, prefixed(capitals), capitals)
-    short = scan.contraction(any_case=True)
-    short = jnp.where(word < scan.stop, jnp.take_along_axis(short, jnp.minimum(word, short.shape[1] - 1), axis=1), 0)
-    word = jnp.where(word > 0, word + short, 0)
-    digits = scan.some(text.has(NUMBER))
-    digits = jnp.where(digits > 0, jnp.minimum(digits, at + 3), 0)
-    tail = text.has(NEWLINE) | ((text.codes == ord("/")) & text.valid)
+    prefixed = jnp.where(prefix, scan.value(mixed, scan.after), 0)
+    word = _first_of(prefixed, mixed, scan.behind(prefix, upper), capitals)
+    short = jnp.where(word > 0, scan.value(scan.contraction(any_case=True), word), 0)
+    word = _first_of(short, word)
+    tail = text.has(NEWLINE) | (text.codes == ord("/"))
     others = scan.further(scan.some(text.lacks(SPACE | LETTER | NUMBER), text.codes == 0x20), tail)
-    return _first_of(word, digits, others, scan.spaces(newlines=True))
+    return _first_of(word, scan.digits(3), others, scan.spaces(newlines=True))
 
 
 def deepseek3(scan: Scan, rule: str) -> jax.Array:
@@ -345,8 +336,10 @@ def deepseek3(scan: Scan, rule: str) -> jax.Array:
     text = scan.text
     latin = text.between("A", "Z") | text.between("a", "z")
     mark = text.has(SYMBOL) & text.between("!", "~")
-    letter = text.has(LETTER | MARK)
-    tagged = jnp.where(mark & scan.ahead(latin), _next(scan.run_end(latin), 1, 0), 0)
-    letters = scan.some(letter, text.lacks(NEWLINE | LETTER | SYMBOL))
+    tagged = scan.behind(mark, latin)
+    letters = scan.some(text.has(LETTER | MARK), text.lacks(NEWLINE | LETTER | SYMBOL))
     others = scan.further(scan.some(text.has(SYMBOL), text.codes == 0x20), text.has(NEWLINE))
     return _first_of(tagged, letters, others, scan.spaces(newlines=True))
+
+
+RULES = {GPT2: gpt2, DIGITS_GPT2: gpt2, LLAMA3: words, QWEN2: words, QWEN3_5: words, O200K: o200k, DEEPSEEK3: deepseek3}

@@ -29,3 +29,47 @@ def chunk(rng: random.Random) -> str:
     if rng.random() < 0.2:
         return "".join(chr(rng.randrange(*rng.choice(BLOCKS))) for _ in range(rng.randrange(1, 20)))
     return "".join(rng.choice(WORDS) + rng.choice(SPACES) for _ in range(rng.randrange(1, 8)))
+
+
+# fmt: off
+SENTENCES = [
+    "The answer isn't obvious, so we'll check it.", "Das Ergebnis müßte größer als 1.024 sein.",
+    "L'été s'achève où l'on l'attend.", "¿Cuántos años tenía el niño?", "È così che l'uomo capì.",
+    "Não há solução trivial aqui.", "Zażółć gęślą jaźń szybko.", "Příliš žluťoučký kůň úpěl.",
+    "Árvíztűrő tükörfúrógép.", "İstanbul'da ığdır ağacı.", "Đây là một câu tiếng Việt.",
+    "Съешь ещё этих мягких булок.", "Η γρήγορη αλεπού πηδάει.", "זהו משפט קצר בעברית.", "هذه جملة قصيرة، أليس كذلك؟",
+    "یہ اردو کا ایک جملہ ہے۔", "यह हिन्दी में एक वाक्य है।", "এটি একটি বাংলা বাক্য।", "இது ஒரு தமிழ் வாக்கியம்.",
+    "นี่คือประโยคภาษาไทยสั้นๆ", "这是一个没有空格的长句子，用来测试分词。",
+    "これは日本語の文章で、カタカナーも含みます。", "이것은 한국어 문장입니다.", "ეს ქართული წინადადებაა.",
+    "for (int i = 0; i < n; ++i) {\n    a[i] += b[i]*2.5e-3;\n}\n",
+    "def f(x):\n\treturn {'k': [x, \"y\"], **x}  # don't\n", "SELECT * FROM t WHERE a_b>='2024-01-31';",
+    "https://example.org/a/b?c=1234567&d=%20#e", "</s><|im_end|>\r\n<p class=\"x\">\\(x^2\\)</p>",
+    "👩\u200d👩\u200d👧\u200d👦👍🏽🇩🇪❤\ufe0f🏳\ufe0f\u200d🌈", "camelCaseHTTPServerX日本Aʰb'LLs",
+    "e\u0301a\u0308\u0301 \u0301\u0301क्ष",
+]
+# fmt: on
+
+
+def passage(rng: random.Random, long: bool = False) -> bytes:
+    """A random text of at most 440 bytes: chunks, sentences in many languages and code, and, if `long`, long words and long
+    white space. One in eight has bytes that are not UTF-8."""
+    parts = []
+    for _ in range(rng.randrange(1, 6)):
+        kind = rng.random() * (1 if long else 0.85)
+        if kind < 0.5:
+            parts.append(chunk(rng))
+        elif kind < 0.85:
+            sentence = rng.choice(SENTENCES)
+            start = rng.randrange(len(sentence))
+            parts.append(sentence[start:] if rng.random() < 0.5 else sentence[: start + 1])
+        elif kind < 0.92:
+            parts.append(rng.choice([" ", "\n", "\t", " \n", "\u3000", "\r\n", "\u00a0 "]) * rng.randrange(1, 60))
+        else:
+            parts.append(rng.choice(["a", "xyz", "漢", "7", "=", "-+", "é", "Aa", "'"]) * rng.randrange(1, 120))
+    data = bytearray("".join(parts).encode()[:440])
+    if rng.random() < 0.125:
+        for _ in range(rng.randrange(1, 5)):
+            at = rng.randrange(len(data) + 1)
+            data[at:at] = bytes(rng.choice([0x80, 0xBF, 0xC3, 0xE0, 0xF0, 0xFF]) for _ in range(rng.randrange(1, 3)))
+        return bytes(data[:440])
+    return data.decode("utf-8", "ignore").encode() or b" "

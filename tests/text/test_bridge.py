@@ -11,14 +11,15 @@ import numpy as np
 import pytest
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 
-from tessy_jax.text.bridge import UNSPELLED, _places, device_bridge, look_up, merge_table
+from tessy_jax.text.bridge import UNSPELLED, device_bridge
 from tessy_jax.text.host_bridge import HostBridge
-from tessy_jax.text.split import DEEPSEEK3, DIGITS_GPT2, GPT2, LLAMA3, O200K, QWEN2, SPLITS
+from tessy_jax.text.split import DEEPSEEK3, DIGITS_GPT2, GPT2, LLAMA3, O200K, QWEN2, QWEN3_5, SPLITS
 from tessy_jax.text.vocab import read_vocabulary, same_vocabulary
+from tessy_jax.text.words import bucket_of, find_merges, merge_table
 from tests.text.chunks import chunk
 
 B, P = 256, 128
-RULES = (GPT2, DIGITS_GPT2, LLAMA3, QWEN2, O200K, DEEPSEEK3)
+RULES = (GPT2, DIGITS_GPT2, LLAMA3, QWEN2, O200K, DEEPSEEK3, QWEN3_5)
 encode = jax.jit(lambda bridge, data, counts: bridge.encode(data, counts))
 
 
@@ -140,17 +141,17 @@ def test_the_merge_table_has_all_merges_and_no_other_pair(shared):
     pairs = [m.split(" ", 1) if isinstance(m, str) else m for m in content["model"]["merges"]]
     rows = np.array([(ids[a], ids[b], rank, ids[a + b]) for rank, (a, b) in enumerate(pairs)], np.int32)
     table = merge_table(rows)
-    rank, merged = look_up(jnp.asarray(table), jnp.asarray(rows[:, 0]), jnp.asarray(rows[:, 1]))
+    rank, merged = find_merges(jnp.asarray(table), jnp.asarray(rows[:, 0]), jnp.asarray(rows[:, 1]))
     np.testing.assert_array_equal(rank, rows[:, 2])
     np.testing.assert_array_equal(merged, rows[:, 3])
     known = {(a, b) for a, b, *_ in rows.tolist()}
     others = np.array(
         [p for p in np.random.default_rng(0).integers(0, len(ids), (5000, 2)).tolist() if tuple(p) not in known]
     )
-    rank, _ = look_up(jnp.asarray(table), jnp.asarray(others[:, 0], jnp.int32), jnp.asarray(others[:, 1], jnp.int32))
+    rank, _ = find_merges(jnp.asarray(table), jnp.asarray(others[:, 0], jnp.int32), jnp.asarray(others[:, 1], jnp.int32))
     assert (np.asarray(rank) == np.iinfo(np.int32).max).all()
     pair = np.array([7], np.uint32), np.array([9], np.uint32)
-    assert [int(p[0]) for p in _places(*pair, 64)] == [int(p[0]) for p in _places(*map(jnp.asarray, pair), 64)]
+    assert int(bucket_of(*pair, 64)[0]) == int(bucket_of(*map(jnp.asarray, pair), 64)[0])
 
 
 def test_tokens_tile_bytes_that_are_not_text():

@@ -1,0 +1,133 @@
+"""Hash tables on the device: the tokens that are pre-tokens by themselves, found by their bytes, and the merges of pairs.
+
+A table has rows of 128 numbers, one row per bucket, so that a look-up reads one row. Each field of the bucket's entries lies
+in its own part of the row. The number of buckets grows until no bucket overflows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpy.typing import NDArray
+
+ROW = 128
+WIDTH = 64
+"""Bytes of the longest token that a table of words holds, unless longer ones are asked for."""
+PAIRS = 1 << 13
+"""Pairs that are looked up at a time; their rows fit into a cache of 4 MB."""
+NONE = np.iinfo(np.int32).max
+ABSENT = -1
+EMPTY = -2
+FACTORS = (0x9E3779B1, 0x85EBCA6B)
+"""Bases of the two polynomials that hash a word."""
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Words:
+    """The tokens that are pre-tokens by themselves. buckets_X128: 64 entries (hash, id). spelled_VL: the bytes of each
+    token, zeros after its end."""
+
+    buckets_X128: jax.Array
+    spelled_VL: jax.Array
+
+    def find(self, bytes_BP: jax.Array, starts_BW: jax.Array, ends_BW: jax.Array) -> jax.Array:
+        """The token of each word [B, W], ABSENT if it has none. A word is the bytes from its start to its end; an empty word
+        has no token."""
+        B, P = bytes_BP.shape
+        L = self.spelled_VL.shape[1]
+        at_BWL = starts_BW[..., None] + jnp.arange(L, dtype=jnp.int32)
+        lanes_B11 = jnp.arange(B)[:, None, None]
+        inside_BWL = at_BWL < ends_BW[..., None]
+        word_BWL = jnp.where(inside_BWL, bytes_BP[lanes_B11, jnp.minimum(at_BWL, P - 1)], 0)
+        key_BW, tag_BW = _hashes(jnp.where(inside_BWL, word_BWL.astype(jnp.uint32) + 1, 0), jnp)
+        rows_BW264 = _rows(self.buckets_X128, key_BW, tag_BW, fields=2)
+        found_BW64 = rows_BW264[..., 0, :] == tag_BW.astype(jnp.int32)[..., None]
+        ids_BW = jnp.where(found_BW64, rows_BW264[..., 1, :], ABSENT).max(axis=-1)
+        same_BW = (self.spelled_VL[jnp.maximum(ids_BW, 0)] == word_BWL).all(axis=-1)  # other words may have equal hashes
+        fits_BW = (starts_BW < ends_BW) & (ends_BW - starts_BW <= L)
+        return jnp.where(same_BW & fits_BW, ids_BW, ABSENT)
+
+
+def word_table(tokens: Mapping[int, bytes], width: int = WIDTH) -> Words:
+    """The table of these tokens, without those of more than `width` bytes."""
+    kept = {i: word for i, word in tokens.items() if 0 < len(word) <= width}
+    ids = np.array(list(kept), np.int32).reshape(-1)
+    lengths = np.array([len(word) for word in kept.values()], np.int64).reshape(-1, 1)
+    spelled_NL = np.zeros((len(kept), width), np.uint8)
+    spelled_NL[np.arange(width) < lengths] = np.frombuffer(b"".join(kept.values()), np.uint8)
+    keys, tags = _hashes(np.where(np.arange(width) < lengths, spelled_NL.astype(np.uint32) + 1, 0).astype(np.uint32), np)
+    buckets_X128 = hash_table(keys, tags, np.stack([tags.view(np.int32), ids], axis=1), compared=1)
+    spelled_VL = np.zeros((int(ids.max(initial=0)) + 1, width), np.uint8)
+    spelled_VL[ids] = spelled_NL
+    return Words(jnp.asarray(buckets_X128), jnp.asarray(spelled_VL))
+
+
+def find_merges(merges_X128: jax.Array, left: jax.Array, right: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The rank of the merge of each pair, NONE if it has none, and the merged token."""
+
+    def find(pair: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        left, right = pair
+        rows = _rows(merges_X128, left.astype(jnp.uint32), right.astype(jnp.uint32), fields=4)
+        hit = (rows[..., 0, :] == left[..., None]) & (rows[..., 1, :] == right[..., None])
+        return jnp.where(hit, rows[..., 2, :], NONE).min(axis=-1), jnp.where(hit, rows[..., 3, :], 0).max(axis=-1)
+
+    if left.size <= PAIRS:
+        return find((left, right))
+    found = jax.lax.map(find, (left.reshape(-1), right.reshape(-1)), batch_size=PAIRS)
+    return found[0].reshape(left.shape), found[1].reshape(left.shape)
+
+
+def merge_table(merges: NDArray[np.int32]) -> NDArray[np.int32]:
+    """The table [buckets, 128] of all merges [count, 4] (left, right, rank, merged id), 32 per bucket."""
+    return hash_table(merges[:, 0].astype(np.uint32), merges[:, 1].astype(np.uint32), merges, compared=2)
+
+
+def hash_table(
+    left: NDArray[np.uint32], right: NDArray[np.uint32], entries: NDArray[np.int32], compared: int
+) -> NDArray[np.int32]:
+    """A table [buckets, 128] of entries [count, fields] by their keys (left, right); empty entries are EMPTY. A look-up
+    compares the first `compared` fields, which differ among the entries of a bucket."""
+    fields = entries.shape[1]
+    ways = ROW // fields
+    buckets = 1 << (2 * len(entries) // ways).bit_length()
+    while True:
+        place = bucket_of(left, right, buckets).astype(np.int64)
+        order = np.argsort(place, kind="stable")
+        place = place[order]
+        way = np.arange(len(place)) - np.searchsorted(place, place)
+        shown = np.concatenate([place[:, None], entries[order, :compared]], axis=1)
+        if way.max(initial=0) < ways and len(np.unique(shown, axis=0)) == len(shown):
+            break
+        buckets *= 2
+    table = np.full((buckets, fields, ways), EMPTY, np.int32)
+    table[place, :, way] = entries[order]
+    return table.reshape(buckets, ROW)
+
+
+def bucket_of(left: Any, right: Any, buckets: int) -> Any:
+    """The bucket of each key, for NumPy or JAX arrays of uint32; `buckets` is a power of two."""
+    uint = np.uint32
+    mixed = (left * uint(0x9E3779B1)) ^ (right * uint(0x85EBCA77))
+    mixed = (mixed ^ (mixed >> uint(15))) * uint(0xC2B2AE3D)
+    return (mixed >> uint(8)) & uint(buckets - 1)
+
+
+def _rows(table_X128: jax.Array, left: jax.Array, right: jax.Array, fields: int) -> jax.Array:
+    """The bucket of each key [..., fields, entries]."""
+    rows = table_X128[bucket_of(left, right, table_X128.shape[0]).astype(jnp.int32)]
+    return rows.reshape(*left.shape, fields, ROW // fields)
+
+
+def _hashes(values: Any, module: Any) -> tuple[Any, Any]:
+    """Two hashes of words [..., L], for arrays of uint32 of NumPy or JAX (`module`)."""
+    powers_2L = np.ones((2, values.shape[-1]), np.uint32)
+    for powers, factor in zip(powers_2L, FACTORS, strict=True):
+        powers[1:] = factor
+        np.multiply.accumulate(powers, out=powers)
+    return tuple((values * module.asarray(powers)).sum(axis=-1, dtype=np.uint32) for powers in powers_2L)
