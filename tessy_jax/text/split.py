@@ -113,7 +113,7 @@ class Matches(NamedTuple):
 def matches(rule: str, bytes_BP: jax.Array, counts_B: jax.Array, pages_X: jax.Array, classes_X256: jax.Array) -> Matches:
     """The matches of a rule in the first counts_B bytes of each lane."""
     P = bytes_BP.shape[1]
-    text = characters(bytes_BP, counts_B, pages_X, classes_X256)
+    text = jax.lax.optimization_barrier(characters(bytes_BP, counts_B, pages_X, classes_X256))
     begins = Marks.of(text.begins)
     stop = jnp.broadcast_to(counts_B[:, None], bytes_BP.shape)
     if rule in (DIGITS_GPT2, DEEPSEEK3):
@@ -123,7 +123,7 @@ def matches(rule: str, bytes_BP: jax.Array, counts_B: jax.Array, pages_X: jax.Ar
     matched = (ends > 0) & text.begins
     # text that no alternative matches is one piece up to the next match
     ends = jnp.where(matched, ends, jnp.minimum(shifted(Marks.of(matched).next(), 1, P), stop))
-    first_B = jnp.where(text.begins, scan.at, P).min(axis=1)
+    first_B = begins.next()[:, 0]
     return Matches(text, jnp.where(text.begins, ends, P), matched, first_B)
 
 
@@ -133,6 +133,7 @@ def split(
     """Splits the first counts_B bytes of each lane. Returns the bytes at which pre-tokens begin [B, P], and the last byte
     [B] up to which no following text can change them, see `Matches.final`."""
     found = matches(rule, bytes_BP, counts_B, pages_X, classes_X256)
+    found = jax.lax.optimization_barrier(found)
     starts = walk(found.ends_BP, found.first_B)
     at_P = jnp.arange(bytes_BP.shape[1], dtype=jnp.int32)
     starts_BP = starts.to_bool() & found.text.begins
@@ -322,8 +323,10 @@ def o200k(scan: Scan, rule: str) -> jax.Array:
 
     prefix = text.lacks(NEWLINE | LETTER | NUMBER)
 
+    mixed, capitals = jax.lax.optimization_barrier((mixed, capitals))
     prefixed = jnp.where(prefix, scan.value(mixed, scan.after), 0)
     word = _first_of(prefixed, mixed, scan.behind(prefix, upper), capitals)
+    word = jax.lax.optimization_barrier(word)
     short = jnp.where(word > 0, scan.value(scan.contraction(any_case=True), word), 0)
     word = _first_of(short, word)
     tail = text.has(NEWLINE) | (text.codes == ord("/"))
