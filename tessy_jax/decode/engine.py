@@ -15,12 +15,13 @@ import numpy as np
 from flax import nnx
 
 from tessy_jax import compile_cache
-from tessy_jax.decode.cache import grow, new_cache
+from tessy_jax.decode.cache import KVCache, grow, new_cache
 from tessy_jax.decode.context import LoopGraphs, LoopWeights
 from tessy_jax.decode.generate import MIN_LANES, bucket
 from tessy_jax.decode.lane_ops import extract, free, insert, report, without_caches
-from tessy_jax.decode.loop import PREFILL_CHUNK, copy_prefix, prefill_lane, prefill_lanes, run_rounds, zero_counts
+from tessy_jax.decode.loop import run_rounds, zero_counts
 from tessy_jax.decode.predictor_window import first_token_needed, new_predictor_state
+from tessy_jax.decode.prefill import PREFILL_CHUNK, copy_prefix, prefill_lane, prefill_lanes
 from tessy_jax.decode.response_state import ResponseState, TokenizedView
 from tessy_jax.decode.state import (
     CONTINUES,
@@ -31,8 +32,8 @@ from tessy_jax.decode.state import (
     LaneScalars,
     LoopConfig,
     PredictorState,
-    Side,
     TextTables,
+    Tokens,
     replace_at,
 )
 from tessy_jax.decode.totals import Compilation, Totals
@@ -123,12 +124,15 @@ class Engine:
         def numbers(value: int = 0, shape: tuple[int, ...] = (B,), dtype: Any = np.int32) -> jax.Array:
             return self._put(np.full(shape, value, dtype))
 
-        sides = []
-        for model in self.writers:
-            cache = new_cache(
-                model.config, B, self._capacity, slack=self.slack, dtype=model.embed.dtype, partitioner=self.partitioner
-            )
-            sides.append(Side(numbers(0, (B, S)), numbers(0, (B, S)), numbers(1), numbers(1), cache))
+        def of_sides(value: int, *shape: int) -> jax.Array:
+            x = np.full((len(self.writers), B, *shape), value, np.int32)
+            return put(x, self.partitioner, (None, "lanes", *(None,) * len(shape)))
+
+        def empty(model: Decoder) -> KVCache:
+            config, dtype = model.config, model.embed.dtype
+            return new_cache(config, B, self._capacity, slack=self.slack, dtype=dtype, partitioner=self.partitioner)
+
+        caches = tuple(empty(model) for model in self.writers)
         windows: list[PredictorState | None] = []
         for predictor in predictors:
             half = self.graphs.config.half_window
@@ -155,9 +159,11 @@ class Engine:
             stop_B=numbers(CONTINUES),
             flip_B=numbers(-1),
             scalars=jax.tree.map(lambda value: numbers(int(value), dtype=value.dtype), LaneScalars().arrays()),
-            sides=tuple(sides),
+            pending_B=numbers(),
+            tokens=Tokens(of_sides(0, S), of_sides(0, S), of_sides(1), of_sides(1)),
+            caches=caches,
             predictors=tuple(windows),
-            counts=jax.tree.map(self._replicated, zero_counts(len(sides))),
+            counts=jax.tree.map(self._replicated, zero_counts(len(caches))),
         )
 
     def insert(self, lane: int, state: ResponseState) -> None:
@@ -212,16 +218,15 @@ class Engine:
         # of an unfinished response, only the prompt stays in the cache unchanged
         read_tokens[lane] = new_tokens[: view.prompt - 1]
         if best:
-            side = self.lanes.sides[m]
-            args = (side, np.int32(source), np.int32(lane), np.int32(best))
-            self._set_side(m, self._run(self._program(f"share {m}", copy_prefix, (), args, donate=0)))
+            args = (self.lanes.caches[m], np.int32(source), np.int32(lane), np.int32(best))
+            self._set_cache(m, self._run(self._program(f"share {m}", copy_prefix, (), args, donate=0)))
         return best
 
     def _fill(self, m: int, lane: int) -> None:
-        self._set_side(m, self._run(self.prefill(m, lane)))
+        self._set_cache(m, self._run(self.prefill(m, lane)))
 
-    def _set_side(self, m: int, side: Side) -> None:
-        self.lanes = self.lanes.with_side(m, side)
+    def _set_cache(self, m: int, cache: KVCache) -> None:
+        self.lanes = replace(self.lanes, caches=replace_at(self.lanes.caches, m, cache))
 
     def free(self, lane: int) -> None:
         """Leaves a lane empty."""
@@ -245,8 +250,8 @@ class Engine:
     def _add(self, counts: Any) -> None:
         self.totals.host_syncs += 1
         for name in ("passes", "sampled", "chunked_passes", "caught_up", "predictor_passes", "bridged"):
-            values = getattr(counts, name)
-            getattr(self.totals, name)[: len(values)] += np.array(values, np.float64)
+            values = np.asarray(getattr(counts, f"{name}_M"), np.float64)
+            getattr(self.totals, name)[: len(values)] += values
         self.totals.rounds += float(counts.rounds)
 
     def extract(self, lanes: Sequence[int]) -> list[ResponseState]:
@@ -256,20 +261,21 @@ class Engine:
         size = 1 << (len(lanes) - 1).bit_length()  # so that few sizes are compiled for
         index = np.pad(np.array(lanes, np.int32), (0, size - len(lanes)), mode="edge")
         extracted = self._run(self._program(f"extract {size}", extract, (), (without_caches(self.lanes), index)))
-        scalars_X, committed_X, text, sources, sides = jax.device_get(extracted)
+        scalars_X, committed_X, text, sources, tokens = jax.device_get(extracted)
         self.totals.host_syncs += 1
         states = []
         for row in range(len(lanes)):
             committed = int(committed_X[row])
             scalars = _scalars_of(scalars_X, row)
             views = []
-            for m, (tokens, ends, prompt, known) in enumerate(sides):
-                kept = int((ends[row, : known[row]] <= committed).sum())
+            for m in range(len(self.writers)):
+                ids, ends = tokens.ids_MBS[m, row], tokens.ends_MBS[m, row]
+                first, known = int(tokens.prompt_MB[m, row]), int(tokens.known_MB[m, row])
+                kept = int((ends[:known] <= committed).sum())
                 if m == scalars.speaker and scalars.status == RUNNING:  # the proposal will be sampled again
-                    again = int(known[row]) - kept
+                    again = known - kept
                     scalars = replace(scalars, generated=replace_at(scalars.generated, m, scalars.generated[m] - again))
-                first = int(prompt[row])
-                views.append(TokenizedView(tokens[row, :kept].tolist(), first, ends[row, first:kept].tolist()))
+                views.append(TokenizedView(ids[:kept].tolist(), first, ends[first:kept].tolist()))
             written = text[row, :committed].tobytes(), sources[row, :committed].tobytes()
             states.append(ResponseState(tuple(views), scalars, *written))
         return states
@@ -289,9 +295,8 @@ class Engine:
             return
         self._capacity = bucket(tokens)
         for m, model in enumerate(self.writers):
-            side, static = self.lanes.sides[m], (model.config, self._capacity, self.slack)
-            grown = self._run(self._program(f"grow {m}", grow, static, (side.cache,), like=0))
-            self._set_side(m, replace(side, cache=grown))
+            cache, static = self.lanes.caches[m], (model.config, self._capacity, self.slack)
+            self._set_cache(m, self._run(self._program(f"grow {m}", grow, static, (cache,), like=0)))
         self.graphs = self.graphs._replace(config=self.graphs.config._replace(capacity=self._capacity))
 
     def loop(self, harvest: int = 1) -> Program:
@@ -301,11 +306,13 @@ class Engine:
         return self._program("loop", run_rounds, (self.graphs,), args, donate=3)
 
     def prefill(self, m: int, lane: int = 0) -> Program:
-        """The program that reads the known tokens of a lane, or of all lanes if they are sharded. Its result is side m."""
-        graph, params, side = self.graphs.writers[m], self.weights.writers[m], self.lanes.sides[m]
+        """The program that reads the known tokens of a lane, or of all lanes if they are sharded. Its result is the cache of
+        side m."""
+        static, tokens = (self.graphs.writers[m], m), self.lanes.tokens
+        args = self.weights.writers[m], tokens.ids_MBS, tokens.known_MB, self.lanes.caches[m]
         if self.partitioner.num_shards("lanes") == 1:
-            return self._program(f"prefill {m}", prefill_lane, (graph,), (params, side, np.int32(lane)), donate=1)
-        return self._program(f"prefill {m}", prefill_lanes, (graph,), (params, side), donate=1)
+            return self._program(f"prefill {m}", prefill_lane, static, (*args, np.int32(lane)), donate=3)
+        return self._program(f"prefill {m}", prefill_lanes, static, args, donate=3)
 
     def _program(
         self,

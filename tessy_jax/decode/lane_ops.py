@@ -3,6 +3,7 @@ sharded over several processes."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,13 +11,13 @@ import jax
 import jax.numpy as jnp
 
 from tessy_jax.decode.cache import KVCache
-from tessy_jax.decode.state import CONTINUES, EMPTY, RUNNING, Counts, Lanes, LaneScalars
+from tessy_jax.decode.state import CONTINUES, EMPTY, RUNNING, Counts, Lanes, LaneScalars, Tokens
 
 
 def without_caches(lanes: Lanes) -> Lanes:
     """The lanes without cache contents: a few arrays instead of several per layer."""
-    sides = tuple(replace(side, cache=KVCache((), side.cache.lengths_B)) for side in lanes.sides)
-    return replace(lanes, sides=sides, predictors=(None,) * len(lanes.predictors))
+    caches = tuple(KVCache((), cache.lengths_B) for cache in lanes.caches)
+    return replace(lanes, caches=caches, predictors=(None,) * len(lanes.predictors))
 
 
 def insert(lanes: Lanes, lane: jax.Array, rows: dict[str, Any]) -> Lanes:
@@ -25,17 +26,16 @@ def insert(lanes: Lanes, lane: jax.Array, rows: dict[str, Any]) -> Lanes:
     def row(old: jax.Array, new: jax.Array) -> jax.Array:
         return old.at[lane].set(new)
 
-    sides = tuple(
-        replace(
-            side,
-            tokens_BS=row(side.tokens_BS, rows["tokens"][m]),
-            ends_BS=row(side.ends_BS, rows["ends"][m]),
-            prompt_B=row(side.prompt_B, rows["prompt"][m]),
-            known_B=row(side.known_B, rows["known"][m]),
-            cache=side.cache.rollback(row(side.cache.lengths_B, jnp.int32(0))),
-        )
-        for m, side in enumerate(lanes.sides)
+    def of_sides(old: jax.Array, new: Sequence[jax.Array]) -> jax.Array:
+        return old.at[:, lane].set(jnp.stack(new))
+
+    tokens = Tokens(
+        ids_MBS=of_sides(lanes.tokens.ids_MBS, rows["tokens"]),
+        ends_MBS=of_sides(lanes.tokens.ends_MBS, rows["ends"]),
+        prompt_MB=of_sides(lanes.tokens.prompt_MB, rows["prompt"]),
+        known_MB=of_sides(lanes.tokens.known_MB, rows["known"]),
     )
+    caches = tuple(cache.rollback(row(cache.lengths_B, jnp.int32(0))) for cache in lanes.caches)
     predictors = tuple(
         None
         if predictor is None
@@ -54,7 +54,9 @@ def insert(lanes: Lanes, lane: jax.Array, rows: dict[str, Any]) -> Lanes:
         stop_B=row(lanes.stop_B, jnp.int32(CONTINUES)),
         flip_B=row(lanes.flip_B, jnp.int32(-1)),
         scalars=jax.tree.map(row, lanes.scalars, replace(rows["scalars"], status=jnp.int32(RUNNING))),
-        sides=sides,
+        pending_B=row(lanes.pending_B, jnp.int32(0)),
+        tokens=tokens,
+        caches=caches,
         predictors=predictors,
     )
 
@@ -67,12 +69,11 @@ def free(status_B: jax.Array, lane: jax.Array) -> jax.Array:
 def report(lanes: Lanes) -> tuple[jax.Array, Counts, jax.Array]:
     """The report to the host after a dispatch: the lanes' status [B], the counts, and the tokens of the longest lane that
     continues."""
-    longest = jnp.stack([lanes.longest(m) for m in range(len(lanes.sides))]).max()
+    longest = jnp.stack([lanes.longest(m) for m in range(len(lanes.caches))]).max()
     return lanes.scalars.status, lanes.counts, longest
 
 
-def extract(lanes: Lanes, index_X: jax.Array) -> tuple[LaneScalars, jax.Array, jax.Array, jax.Array, list[Any]]:
-    """Extracts lanes: their scalars, committed bytes, text, its sources, and per side the tokens, their byte ends, and the
-    numbers of prompt and known tokens."""
-    sides = [(side.tokens_BS, side.ends_BS, side.prompt_B, side.known_B) for side in lanes.sides]
-    return jax.tree.map(lambda x: x[index_X], (lanes.scalars, lanes.committed_B, lanes.text_BY, lanes.source_BY, sides))
+def extract(lanes: Lanes, index_X: jax.Array) -> tuple[LaneScalars, jax.Array, jax.Array, jax.Array, Tokens]:
+    """Extracts lanes: their scalars, committed bytes, text, its sources, and tokens."""
+    parts = lanes.scalars, lanes.committed_B, lanes.text_BY, lanes.source_BY
+    return *jax.tree.map(lambda x: x[index_X], parts), jax.tree.map(lambda x: x[:, index_X], lanes.tokens)

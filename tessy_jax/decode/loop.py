@@ -1,91 +1,101 @@
-"""The alternating loop: rounds of student turn and teacher turn inside one `lax.while_loop`, and what prepares its lanes."""
+"""The alternating loop: student and teacher take turns inside one `lax.while_loop`.
+
+An iteration checks the proposals of lanes that have sampled a token, decides whose turn it is, and runs one forward pass of
+that side. Everything but the forward passes and the tokenizers serves the side whose turn it is, so it stands once in the
+compiled program.
+
+A turn ends when no lane of the side can continue, when most of them have handed over, or after as many passes as a proposal
+has tokens. The remaining lanes continue in the side's next turn. A round is a turn of each side.
+"""
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 
-from tessy_jax.decode.cache import KVCache
 from tessy_jax.decode.context import LoopContext, LoopGraphs, LoopWeights
-from tessy_jax.decode.state import Counts, DecodeParams, Lanes, Side, TextTables
-from tessy_jax.decode.turn import turn
-from tessy_jax.decode.windows import read_window
+from tessy_jax.decode.flips import read_predictors
+from tessy_jax.decode.forward import forward
+from tessy_jax.decode.proposal import Sampled, append_sampled, proposals, resolve
+from tessy_jax.decode.state import THINK, Counts, DecodeParams, Lanes, TextTables, pick_side
+from tessy_jax.decode.tokenize import start_answers, tokenize
 
-PREFILL_CHUNK = 128  # tokens per chunk when a prompt enters the cache
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Turn:
+    """The state between two iterations. side: the side whose turn it is. passes: its forward passes in this turn. sampled:
+    the result of the last pass. goes_on: whether the dispatch continues."""
+
+    lanes: Lanes
+    side: jax.Array
+    passes: jax.Array
+    sampled: Sampled
+    goes_on: jax.Array
 
 
 def run_rounds(graphs: LoopGraphs, weights: LoopWeights, tables: TextTables, params: DecodeParams, lanes: Lanes) -> Lanes:
     """Runs rounds until enough lanes have ended, a lane needs a larger cache, the rounds are used up, or no lane runs."""
     ctx = LoopContext(graphs, weights, tables, params)
-    sides = range(len(lanes.sides))
+    lanes = replace(lanes, counts=zero_counts(len(lanes.caches)))
+    nothing = Sampled(jnp.zeros_like(lanes.running_B), jnp.zeros_like(lanes.committed_B))
+    start = Turn(lanes, jnp.int32(0), jnp.int32(0), nothing, goes_on(ctx, lanes))
+    return jax.lax.while_loop(lambda x: x.goes_on, lambda x: iteration(ctx, x), start).lanes
 
-    def more(lanes: Lanes) -> jax.Array:
-        going = lanes.running_B.any() & (lanes.ended_B.sum() < params.harvest)
-        going &= lanes.counts.rounds < params.rounds_per_dispatch
-        for m in sides:
-            going &= lanes.longest(m) + params.steps[m] + 2 <= graphs.config.capacity
-        return going
 
-    def body(lanes: Lanes) -> Lanes:
-        for m in sides:
-            with jax.named_scope(f"side{m}"):
-                lanes = turn(ctx, m, lanes)
-        return replace(lanes, counts=replace(lanes.counts, rounds=lanes.counts.rounds + 1))
+def iteration(ctx: LoopContext, x: Turn) -> Turn:
+    """One iteration of the loop."""
+    m, sampled = x.side, x.sampled
+    lanes = start_answers(ctx, m, x.lanes)
+    proposal = proposals(ctx, m, lanes)
+    lanes, reading = tokenize(ctx, m, lanes, sampled.moved_B, proposal.over_B, sampled.certain_B)
+    lanes = read_predictors(ctx, m, lanes, sampled.moved_B, proposal.over_B, sampled.certain_B, reading)
+    lanes = resolve(ctx, m, lanes, proposal, sampled, reading)
 
-    return jax.lax.while_loop(more, body, replace(lanes, counts=zero_counts(len(lanes.sides))))
+    stays = turn_continues(ctx, m, x.passes, lanes)
+    side = jnp.where(stays, m, (m + 1) % len(lanes.caches))
+    is_over = ~stays & (side == 0)
+    lanes = replace(lanes, counts=replace(lanes.counts, rounds=lanes.counts.rounds + is_over))
+    # a side whose turn begins first reads what it lacks, in the next iteration
+    lanes, token_B, moved_B = forward(ctx, side, lanes, stays)
+    lanes, sampled = append_sampled(ctx, side, lanes, token_B, moved_B)
+    return Turn(lanes, side, jnp.where(stays, x.passes + 1, 0), sampled, ~is_over | goes_on(ctx, lanes))
+
+
+def goes_on(ctx: LoopContext, lanes: Lanes) -> jax.Array:
+    """Whether another round follows."""
+    going = lanes.running_B.any() & (lanes.ended_B.sum() < ctx.params.harvest)
+    going &= lanes.counts.rounds < ctx.params.rounds_per_dispatch
+    for m in range(len(lanes.caches)):
+        going &= has_room(ctx, m, lanes)
+    return going
+
+
+def has_room(ctx: LoopContext, m: int | jax.Array, lanes: Lanes) -> jax.Array:
+    """Whether the caches have room for a turn of side m."""
+    return lanes.longest(m) + pick_side(ctx.params.steps, m) + 2 <= ctx.config.capacity
+
+
+def turn_continues(ctx: LoopContext, m: jax.Array, passes: jax.Array, lanes: Lanes) -> jax.Array:
+    """Whether side m takes another pass before the other side's turn.
+
+    Lanes that answer do not count for or against another pass while lanes of the other side wait.
+    """
+    speaks_B = lanes.speaks_B(m)
+    thinking = (speaks_B & (lanes.scalars.phase == THINK)).sum()
+    waiting = (lanes.running_B & ~speaks_B).sum()
+    few = thinking < (1 - ctx.params.handover) * (thinking + waiting)
+    keeps = (waiting == 0) | ((thinking > 0) & ~few)
+    keeps &= (passes < pick_side(ctx.params.steps, m)) & (lanes.ended_B.sum() < ctx.params.harvest)
+    return speaks_B.any() & jnp.where(passes == 0, has_room(ctx, m, lanes), keeps)
 
 
 def zero_counts(sides: int) -> Counts:
-    def zeros() -> tuple[jax.Array, ...]:  # distinct arrays, since a buffer can be donated only once
-        return tuple(jnp.zeros((), jnp.float32) for _ in range(sides))
+    """Counts of a dispatch that has done nothing."""
+
+    def zeros() -> jax.Array:  # distinct arrays, since a buffer can be donated only once
+        return jnp.zeros((sides,), jnp.float32)
 
     return Counts(zeros(), zeros(), zeros(), zeros(), zeros(), zeros(), jnp.zeros((), jnp.float32))
-
-
-def prefill_lane(graph: Any, params: Any, side: Side, lane: jax.Array) -> Side:
-    """Fills the cache of one lane with its known tokens except the last. The lane is sliced out, filled and written back, so
-    that the other lanes cost nothing. For caches that are not sharded over lanes."""
-
-    def part(x: jax.Array) -> jax.Array:
-        return jax.lax.dynamic_slice_in_dim(x, lane, 1, axis=0)
-
-    alone = Side(
-        part(side.tokens_BS), part(side.ends_BS), part(side.prompt_B), part(side.known_B), jax.tree.map(part, side.cache)
-    )
-    cache = prefill_lanes(graph, params, alone).cache
-
-    def back(old: jax.Array, new: jax.Array) -> jax.Array:
-        return jax.lax.dynamic_update_slice_in_dim(old, new, lane, axis=0)
-
-    return replace(side, cache=jax.tree.map(back, side.cache, cache))
-
-
-def copy_prefix(side: Side, source: jax.Array, lane: jax.Array, count: jax.Array) -> Side:
-    """Copies the cache row of lane `source` to `lane`, of which the first `count` tokens are valid."""
-
-    def copied(x: jax.Array) -> jax.Array:
-        row = jax.lax.dynamic_slice_in_dim(x, source, 1, axis=0)
-        return jax.lax.dynamic_update_slice_in_dim(x, row, lane, axis=0)
-
-    layers = jax.tree.map(copied, side.cache.layers)
-    return replace(side, cache=KVCache(layers, side.cache.lengths_B.at[lane].set(count)))
-
-
-def prefill_lanes(graph: Any, params: Any, side: Side) -> Side:
-    """Fills the caches of all lanes with their known tokens except the last."""
-    model = nnx.merge(graph, params)
-
-    def left_B(cache: KVCache) -> jax.Array:
-        return jnp.maximum(side.known_B - 1 - cache.lengths_B, 0)
-
-    def chunk(cache: KVCache) -> KVCache:
-        tokens_BT = read_window(side.tokens_BS, cache.lengths_B, PREFILL_CHUNK)
-        _, cache = model(tokens_BT, cache=cache, counts_B=jnp.minimum(left_B(cache), PREFILL_CHUNK))
-        return cache
-
-    cache = jax.lax.while_loop(lambda cache: (left_B(cache) > 0).any(), chunk, side.cache)
-    return replace(side, cache=cache)

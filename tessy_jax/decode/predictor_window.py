@@ -24,6 +24,7 @@ from flax import nnx
 
 from tessy_jax.decode.cache import LayerKV
 from tessy_jax.decode.state import PredictorState
+from tessy_jax.decode.windows import read_window
 from tessy_jax.models.attention import LayerCache
 from tessy_jax.models.config import ModelConfig
 from tessy_jax.models.transformer import Decoder
@@ -125,6 +126,13 @@ class Group:
     def put(self, old_B: jax.Array, new_G: jax.Array) -> jax.Array:
         """old_B with new_G in the lanes of the group."""
         return new_G if self.lanes_G is None else old_B.at[self.lanes_G].set(new_G, mode="drop", unique_indices=True)
+
+    def window(self, old_MBX: jax.Array, m: int, start_G: jax.Array, size: int) -> jax.Array:
+        """`size` elements of each lane of the group from start_G on [G, size], of part m; see `windows`."""
+        if self.lanes_G is None:
+            return read_window(old_MBX, start_G, size, m)
+        index_GT = jnp.clip(start_G[:, None] + jnp.arange(size), 0, old_MBX.shape[2] - 1)
+        return old_MBX.at[m, self.lanes_G[:, None], index_GT].get(mode="clip")
 
     def rows(self) -> jax.Array | None:
         """The rows of the predictor's cache [2 G]."""

@@ -1,8 +1,11 @@
 """The state of every lane during decoding, and the static configuration of the compiled loop.
 
-A lane holds one response in progress. Both models share its text, which is bytes. Each model has a `Side`: the prompt in its
-own chat template and the tokenized part of the response in its own vocabulary. A lane is an independent state machine:
-other lanes only affect when it takes its next step.
+A lane holds one response in progress. Both models share its text, which is bytes. Each model is a side, with the prompt in
+its own chat template, the tokenized part of the response in its own vocabulary, and a cache. A lane is an independent state
+machine: other lanes only affect when it takes its next step.
+
+Arrays of both sides have an axis M, so that one piece of code serves the side whose turn it is. Sides are numbered by
+integers or by traced scalars.
 
 Invariants: committed_B ≤ written_B; the bytes in between are the proposal of the lane's speaker. Tokens of a side cover
 the text up to its last token's end, which is written_B for the speaker once it may write, and at most committed_B for the
@@ -11,6 +14,7 @@ listener. A cache holds a prefix of its side's tokens.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -20,8 +24,11 @@ import numpy as np
 
 from tessy_jax.decode.cache import KVCache, LayerKV
 from tessy_jax.decode.sampling import Sampling
+from tessy_jax.decode.windows import read_window, write_window
 
 T = TypeVar("T")
+Index = int | jax.Array
+"""The number of a side; a traced scalar where one piece of code serves both sides."""
 
 STUDENT, TEACHER, TEMPLATE = 0, 1, 2
 """Writers, as `source_BY` has them; the first two number the sides, too."""
@@ -38,9 +45,8 @@ CONTINUES, CLOSED, ENDED, CONTROL_TOKEN = range(4)
 """Why a proposal stops before its full length: the thinking closed, the turn ended, or a control token was sampled."""
 
 
-class Encoding(Protocol):
-    """Text as tokens: ids (negative for bytes that have none) and byte ends [B, P], the first tokens_B of them valid;
-    starts_BP and final_B as of `split`."""
+class ClosedWords(Protocol):
+    """See `text.encoding.ClosedWords`."""
 
     @property
     def ids_BP(self) -> jax.Array: ...
@@ -49,9 +55,15 @@ class Encoding(Protocol):
     @property
     def tokens_B(self) -> jax.Array: ...
     @property
-    def starts_BP(self) -> jax.Array: ...
+    def sure_B(self) -> jax.Array: ...
     @property
-    def final_B(self) -> jax.Array: ...
+    def end_B(self) -> jax.Array: ...
+    @property
+    def more_B(self) -> jax.Array: ...
+    @property
+    def long_B(self) -> jax.Array: ...
+
+    def padded(self, size: int) -> ClosedWords: ...
 
 
 class Bridge(Protocol):
@@ -61,8 +73,8 @@ class Bridge(Protocol):
         """Where pre-tokens begin [B, P], and the largest position [B] up to which no following text can change that."""
         ...
 
-    def encode(self, bytes_BP: jax.Array, counts_B: jax.Array) -> Encoding:
-        """The tokens of the first counts_B bytes, its end as it is."""
+    def closed(self, bytes_BP: jax.Array, counts_B: jax.Array, ended_B: jax.Array, *, widest: bool) -> ClosedWords:
+        """The tokens of the first words of texts that begin at a word; see `DeviceBridge.closed`."""
         ...
 
 
@@ -173,36 +185,55 @@ class LoopConfig(NamedTuple):
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class Side:
-    """One model's view of all lanes."""
+class Tokens:
+    """The tokens of every lane in the vocabulary of each side."""
 
-    tokens_BS: jax.Array
+    ids_MBS: jax.Array
     """Tokens of prompt and response."""
-    ends_BS: jax.Array
+    ends_MBS: jax.Array
     """Bytes of the response up to the end of each token; 0 in the prompt."""
-    prompt_B: jax.Array
+    prompt_MB: jax.Array
     """Number of prompt tokens."""
-    known_B: jax.Array
+    known_MB: jax.Array
     """Number of all tokens, the speaker's proposal included."""
-    cache: KVCache
-    """The model's cache; it holds a prefix of the tokens."""
 
-    @property
-    def encoded_B(self) -> jax.Array:
-        """Bytes of the response that the tokens cover."""
-        return jnp.take_along_axis(self.ends_BS, self.known_B[:, None] - 1, axis=1)[:, 0]
+    def encoded_B(self, m: Index) -> jax.Array:
+        """Bytes of the response that the tokens of side m cover."""
+        return self.end_B(m, self.known_MB[m])
 
-    @property
-    def response_B(self) -> jax.Array:
+    def end_B(self, m: Index, count_B: jax.Array) -> jax.Array:
+        """Bytes of the response that the first count_B tokens of side m cover."""
+        return read_window(self.ends_MBS, count_B - 1, 1, m)[:, 0]
+
+    def response_B(self, m: Index) -> jax.Array:
         """Tokens of the response."""
-        return self.known_B - self.prompt_B
+        return self.known_MB[m] - self.prompt_MB[m]
 
-    def up_to(self, bytes_B: jax.Array, known_B: jax.Array | None = None) -> jax.Array:
+    def up_to(self, m: Index, bytes_B: jax.Array, known_B: jax.Array | None = None) -> jax.Array:
         """The number [B] of the first known_B tokens (default: all) that end within the response's first bytes_B bytes."""
-        known_B = self.known_B if known_B is None else known_B
-        index_S = jnp.arange(self.tokens_BS.shape[1])
-        covered_BS = (self.ends_BS <= bytes_B[:, None]) & (index_S < known_B[:, None])
+        known_B = self.known_MB[m] if known_B is None else known_B
+        index_S = jnp.arange(self.ids_MBS.shape[2])
+        covered_BS = (self.ends_MBS[m] <= bytes_B[:, None]) & (index_S < known_B[:, None])
         return covered_BS.sum(axis=1, dtype=jnp.int32)
+
+    def written(self, m: Index, ids_BQ: jax.Array, ends_BQ: jax.Array, start_B: jax.Array) -> Tokens:
+        """With these tokens of side m after the first start_B ones. `known_MB` does not change; tokens beyond it do not
+        count."""
+        return replace(
+            self,
+            ids_MBS=write_window(self.ids_MBS, ids_BQ, start_B, m),
+            ends_MBS=write_window(self.ends_MBS, ends_BQ, start_B, m),
+        )
+
+    def with_known(self, m: Index, known_B: jax.Array) -> Tokens:
+        """With known_B known tokens of side m."""
+        return replace(self, known_MB=self.known_MB.at[m].set(known_B))
+
+    def truncated(self, where_B: jax.Array, bytes_B: jax.Array) -> Tokens:
+        """Without the tokens of both sides that end after bytes_B bytes, in lanes where_B."""
+        sides = range(self.known_MB.shape[0])
+        kept_MB = jnp.stack([jnp.maximum(self.up_to(m, bytes_B), self.prompt_MB[m]) for m in sides])
+        return replace(self, known_MB=jnp.where(where_B, kept_MB, self.known_MB))
 
 
 @jax.tree_util.register_dataclass
@@ -221,22 +252,27 @@ class PredictorState:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Counts:
-    """Work since the start of the dispatch, as float32 scalars; tuples hold one per side."""
+    """Work since the start of the dispatch, as float32 numbers, for each side."""
 
-    passes: tuple[jax.Array, ...]
+    passes_M: jax.Array
     """Forward passes."""
-    sampled: tuple[jax.Array, ...]
+    sampled_M: jax.Array
     """Tokens sampled in these passes, over all lanes."""
-    chunked_passes: tuple[jax.Array, ...]
+    chunked_passes_M: jax.Array
     """Passes in which a lane read more than one token."""
-    caught_up: tuple[jax.Array, ...]
+    caught_up_M: jax.Array
     """Tokens read without sampling from them."""
-    predictor_passes: tuple[jax.Array, ...]
+    predictor_passes_M: jax.Array
     """Forward passes of the side's predictor."""
-    bridged: tuple[jax.Array, ...]
+    bridged_M: jax.Array
     """Tokens that the bridge made from text."""
     rounds: jax.Array
-    """Rounds of the loop."""
+    """Rounds of the loop, a scalar."""
+
+    def add(self, m: Index, **numbers: jax.Array) -> Counts:
+        """With these numbers added to those of side m."""
+        fields = {f"{name}_M": getattr(self, f"{name}_M").at[m].add(number) for name, number in numbers.items()}
+        return replace(self, **fields)
 
 
 @jax.tree_util.register_dataclass
@@ -295,8 +331,12 @@ class Lanes:
     """Bytes up to the flip of the predictor's label; -1 without a flip."""
     scalars: LaneScalars
     """The numbers that a response keeps outside its lane, as arrays [B]."""
-    sides: tuple[Side, ...]
-    """The state of each side."""
+    pending_B: jax.Array
+    """Tokens after the known ones of the listener: those of the words of the proposal that no following text can change."""
+    tokens: Tokens
+    """The tokens of both sides."""
+    caches: tuple[KVCache, ...]
+    """The cache of each side's model; it holds a prefix of the side's tokens."""
     predictors: tuple[PredictorState | None, ...]
     """The state of each side's boundary predictor; None without one."""
     counts: Counts
@@ -315,9 +355,6 @@ class Lanes:
         """Whether the lane is thinking and both models write the thinking in turns."""
         return (self.scalars.phase == THINK) & (self.scalars.thinkers == INTERLEAVED)
 
-    def with_side(self, m: int, side: Side) -> Lanes:
-        return replace(self, sides=replace_at(self.sides, m, side))
-
     def with_predictor(self, m: int, predictor: PredictorState) -> Lanes:
         return replace(self, predictors=replace_at(self.predictors, m, predictor))
 
@@ -325,18 +362,32 @@ class Lanes:
         """The lanes with other values of these fields of `LaneScalars`."""
         return replace(self, scalars=replace(self.scalars, **values))
 
-    def speaks_B(self, m: int) -> jax.Array:
+    def speaks_B(self, m: Index) -> jax.Array:
         return self.running_B & (self.scalars.speaker == m)
 
-    def ready_B(self, m: int) -> jax.Array:
+    def ready_B(self, m: Index) -> jax.Array:
         """Whether side m may write the lane's next token: it is its turn, and its tokens cover the text."""
-        return self.speaks_B(m) & (self.sides[m].encoded_B == self.written_B)
+        return self.speaks_B(m) & (self.tokens.encoded_B(m) == self.written_B)
 
-    def longest(self, m: int) -> jax.Array:
+    def free_B(self, m: Index) -> jax.Array:
+        """Tokens of side m behind which nothing counts: the known ones, and the pending ones of the listener."""
+        return self.tokens.known_MB[m] + jnp.where(self.scalars.speaker == m, 0, self.pending_B)
+
+    def longest(self, m: Index) -> jax.Array:
         """Tokens of the longest lane that side m is about to write."""
-        return jnp.where(self.speaks_B(m), self.sides[m].known_B, 0).max()
+        return jnp.where(self.speaks_B(m), self.tokens.known_MB[m], 0).max()
 
 
 def replace_at(items: tuple[T, ...], index: int, item: T) -> tuple[T, ...]:
     """The tuple with one item replaced."""
     return (*items[:index], item, *items[index + 1 :])
+
+
+def add_at(items: tuple[jax.Array, ...], m: Index, number: jax.Array) -> tuple[jax.Array, ...]:
+    """The tuple with a number added to the item of side m."""
+    return tuple(jnp.where(m == i, item + number, item) for i, item in enumerate(items))
+
+
+def pick_side(items: Sequence[jax.Array], m: Index) -> jax.Array:
+    """The item of side m, for items of equal shapes."""
+    return jnp.stack(items)[m]

@@ -95,7 +95,7 @@ def _decode(
     facts: dict[str, Any] = {
         "rows": engine.size,
         "tokens": engine.capacity,
-        "cache_bytes": min(_device_bytes(x) for side in engine.lanes.sides for x in jax.tree.leaves(side.cache.layers)),
+        "cache_bytes": min(_device_bytes(x) for cache in engine.lanes.caches for x in jax.tree.leaves(cache.layers)),
         "weight_bytes": min(_layer_weight(model) for model in engine.weights.writers),
         "multiple": partitioner.num_shards("lanes"),
         "lanes_key": lanes_key,
@@ -105,7 +105,7 @@ def _decode(
     for name in names:
         if name == "fill":
             for m, writer in enumerate(models.writers):
-                parts = dict([weights[m], ("caches", _bytes_of(engine.lanes.sides[m]))])
+                parts = dict([weights[m], ("caches", _bytes_of(engine.lanes.caches[m]))])
                 yield Planned(f"fill {writer.name}", engine.prefill(m), row_bytes={}, parts=parts, **facts)
         else:
             parts = dict(weights) | {

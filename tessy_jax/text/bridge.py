@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tessy_jax.text.characters import code_point_classes, lengths, shifted
+from tessy_jax.text.encoding import UNSPELLED, ClosedWords, Shown
 from tessy_jax.text.host_bridge import plain_tokenizer
 from tessy_jax.text.scan import Marks, lowest_in_run, pick
 from tessy_jax.text.split import matches, rule_of, split
@@ -26,44 +27,6 @@ from tessy_jax.text.words import NONE, WIDTH, Words, find_merges, merge_table, w
 
 WORDS = 8
 """The most words that `DeviceBridge.closed` returns."""
-GROUP = 32
-"""Words that `DeviceBridge.encode` looks up at a time."""
-UNSPELLED = -1
-"""The token of a byte that the vocabulary lacks (SmolLM2 lacks some control characters)."""
-
-
-class Encoding(NamedTuple):
-    """Tokens of a text.
-
-    ids_BP, ends_BP: ids and byte ends, valid for the first tokens_B tokens. A byte that the vocabulary lacks is a token by
-    itself, UNSPELLED. starts_BP: bytes at which pre-tokens begin. final_B: the last byte up to which no following text can
-    change starts_BP.
-    """
-
-    ids_BP: jax.Array
-    ends_BP: jax.Array
-    tokens_B: jax.Array
-    starts_BP: jax.Array
-    final_B: jax.Array
-
-
-class ClosedWords(NamedTuple):
-    """Words that no following text can change, in order, and their tokens.
-
-    ids_BP, ends_BP: ids and byte ends of their tokens, valid for the first tokens_B tokens; see `Encoding`. ends_BW: byte
-    ends of the words, valid for the first words_B words. end_B: the end of the last word; 0 if there is none. more_B:
-    whether a further call from end_B on may find more words. long_B: whether the text goes on behind the window, but no
-    word in the window is closed; a wider window may contain one.
-    """
-
-    ids_BP: jax.Array
-    ends_BP: jax.Array
-    tokens_B: jax.Array
-    ends_BW: jax.Array
-    words_B: jax.Array
-    end_B: jax.Array
-    more_B: jax.Array
-    long_B: jax.Array
 
 
 class Symbols(NamedTuple):
@@ -106,73 +69,59 @@ class DeviceBridge:
         text can change them."""
         return split(self.rule, bytes_BP, counts_B, self.pages_X, self.classes_X256)
 
-    def encode(self, bytes_BP: jax.Array, counts_B: jax.Array) -> Encoding:
-        """The tokens of the first counts_B bytes, as if the text ended there."""
-        starts_BP, final_B = self.split(bytes_BP, counts_B)
-        at_P = jnp.arange(bytes_BP.shape[1], dtype=jnp.int32)
-        words = Marks.of((starts_BP | (at_P == 0)) & (at_P < counts_B[:, None]))
-        symbols = self._bytes(bytes_BP, counts_B)
+    def closed(self, bytes_BP: jax.Array, counts_B: jax.Array, ended_B: jax.Array, *, widest: bool) -> ClosedWords:
+        """The tokens of the first words, at most WORDS, that no following text can change. The text begins at the start of a
+        word and has counts_B bytes; bytes_BP are the first P of them.
 
-        def look_up(carry: tuple[jax.Array, jax.Array, Symbols]) -> tuple[jax.Array, jax.Array, Symbols]:
-            first, missed, symbols = carry
-            at_BW = jnp.minimum(words.nth(first + jnp.arange(GROUP + 1, dtype=jnp.int32)), counts_B[:, None])
-            symbols, missed_B = self._found(bytes_BP, symbols, words, first, at_BW)
-            return first + GROUP, missed | missed_B.any(), symbols
-
-        start = jnp.int32(0), jnp.bool_(False), symbols
-        most = words.total_B.max()
-        with jax.named_scope("words"):
-            _, missed, symbols = jax.lax.while_loop(lambda carry: carry[0] < most, look_up, start)
-        ids_BP, ends_BP, tokens_B = merge(self.merges_X128, symbols, words, missed).listed(counts_B)
-        return Encoding(ids_BP, ends_BP, tokens_B, starts_BP, final_B)
-
-    def closed(self, bytes_BP: jax.Array, counts_B: jax.Array) -> ClosedWords:
-        """The first words, at most WORDS, of a text that no following text can change. The text begins at the start of a
-        word and has counts_B bytes; bytes_BP are the first P of them."""
+        ended_B: the text ends there, so that all of its words count if the window shows them all. widest: there is no wider
+        window; where the first word of an ended text does not fit, the window's text counts as its end.
+        """
         P = bytes_BP.shape[1]
         at_P = jnp.arange(P, dtype=jnp.int32)
-        unfinished_BP = at_P + lengths(bytes_BP) > jnp.minimum(counts_B, P)[:, None]
-        shown_B = jnp.where(unfinished_BP, at_P, jnp.minimum(counts_B, P)[:, None]).min(axis=1)
-        found = matches(self.rule, bytes_BP, shown_B, self.pages_X, self.classes_X256)
+        shown = Shown.of(lengths(bytes_BP), counts_B)
+        found = matches(self.rule, bytes_BP, shown.whole_B, self.pages_X, self.classes_X256)
         # bytes that belong to no character are a word by themselves
         ends_BP = jnp.where((at_P == 0) & (found.first_B > 0)[:, None], found.first_B[:, None], found.ends_BP)
+        ends_BP = jax.lax.optimization_barrier(ends_BP)
         starts = [jnp.zeros_like(counts_B)]
         for _ in range(WORDS + 1):
             end_B = pick(ends_BP, jnp.minimum(starts[-1], P - 1)[:, None])[:, 0]
-            starts.append(jnp.where((starts[-1] < P) & (end_B < shown_B), end_B, P))
+            starts.append(jnp.where((starts[-1] < P) & (end_B < shown.whole_B), end_B, P))
         starts_BW = jnp.stack(starts, axis=1)
         last_B = jnp.where(starts_BW < P, starts_BW, 0).max(axis=1)
-        closed_BW = (starts_BW[:, 1:-1] < P) & (starts_BW[:, 1:-1] <= found.final(last_B)[:, None])
-        words_B = closed_BW.sum(axis=1, dtype=jnp.int32)
-        ends_BW = jnp.where(closed_BW, starts_BW[:, 1:-1], 0)
-        end_B = ends_BW.max(axis=1)
-        at_BW = jnp.minimum(starts_BW[:, :-1], end_B[:, None])
+        begin_BW, end_BW = starts_BW[:, :WORDS], jnp.minimum(starts_BW[:, 1 : WORDS + 1], shown.bytes_B[:, None])
+        closed_BW = (starts_BW[:, 1 : WORDS + 1] < P) & (end_BW <= found.final(last_B)[:, None])
+        all_B = shown.all_B(ended_B, closed_BW.any(axis=1), widest)
+        taken_BW = closed_BW | (all_B[:, None] & (begin_BW < end_BW))
+        sure_end_B, end_B = (jnp.where(mask_BW, end_BW, 0).max(axis=1) for mask_BW in (closed_BW, taken_BW))
+        at_BW = jnp.minimum(starts_BW[:, : WORDS + 1], end_B[:, None])
         words = Marks.of((at_BW[:, None, :-1] == at_P[:, None]).any(axis=-1) & (at_P < end_B[:, None]))
-        symbols, missed_B = self._found(bytes_BP, self._bytes(bytes_BP, end_B), words, jnp.int32(0), at_BW)
-        ids_BP, ends_BP, tokens_B = merge(self.merges_X128, symbols, words, missed_B.any()).listed(end_B)
-        hidden_B = counts_B > P
-        more_B = (starts_BW[:, -1] < P) | (hidden_B & (words_B > 0))
-        return ClosedWords(ids_BP, ends_BP, tokens_B, ends_BW, words_B, end_B, more_B, hidden_B & (words_B == 0))
+        symbols, missed = self._found(bytes_BP, end_B, words, at_BW)
+        ids_BP, ends_BP, tokens_B = merge(self.merges_X128, symbols, words, missed).listed(end_B)
+        sure_BP = (at_P < tokens_B[:, None]) & (ends_BP <= sure_end_B[:, None])
+        behind_B = (starts_BW[:, -1] < P) | (shown.hidden_B & (end_B > 0))
+        return ClosedWords(
+            ids_BP,
+            ends_BP,
+            tokens_B,
+            sure_BP.sum(axis=1, dtype=jnp.int32),
+            end_B,
+            more_B=jnp.where(all_B, end_B < counts_B, behind_B),
+            long_B=shown.hidden_B & (end_B == 0),
+        )
 
-    def _bytes(self, bytes_BP: jax.Array, counts_B: jax.Array) -> Symbols:
-        """Every byte is a symbol."""
+    def _found(self, bytes_BP: jax.Array, counts_B: jax.Array, words: Marks, at_BW: jax.Array) -> tuple[Symbols, jax.Array]:
+        """The symbols of the first counts_B bytes: one for each word that is a token, and one for each byte of the others.
+        words: the starts of the words. at_BW: the same in order, and where the last one ends. Also returns whether a word is
+        no token."""
         at_P = jnp.arange(bytes_BP.shape[1], dtype=jnp.int32)
-        return Symbols(self.bytes_256[bytes_BP.astype(jnp.int32)], at_P < counts_B[:, None])
-
-    def _found(
-        self, bytes_BP: jax.Array, symbols: Symbols, words: Marks, first: jax.Array, at_BW: jax.Array
-    ) -> tuple[Symbols, jax.Array]:
-        """Makes words that are tokens one symbol each. words: the starts of all words. first: the number of the first word
-        to look up. at_BW: where these words start, and where the last one ends. Returns the symbols, and whether a word is
-        no token [B]."""
         ids_BW = self.words.find(bytes_BP, at_BW[:, :-1], at_BW[:, 1:])
-        number_BP = words.count() - 1 - first
-        inside_BP = (number_BP >= 0) & (number_BP < ids_BW.shape[1])
+        number_BP = words.count() - 1
         ids_BP = pick(ids_BW, jnp.clip(number_BP, 0, ids_BW.shape[1] - 1))
-        hit_BP = inside_BP & (ids_BP >= 0) & symbols.alive_BP
-        missed_B = ((ids_BW < 0) & (at_BW[:, :-1] < at_BW[:, 1:])).any(axis=1)
-        alive_BP = symbols.alive_BP & (words.to_bool() | ~hit_BP)
-        return Symbols(jnp.where(hit_BP, ids_BP, symbols.ids_BP), alive_BP), missed_B
+        hit_BP = (number_BP >= 0) & (ids_BP >= 0)
+        missed = ((ids_BW < 0) & (at_BW[:, :-1] < at_BW[:, 1:])).any()
+        alive_BP = (at_P < counts_B[:, None]) & (words.to_bool() | ~hit_BP)
+        return Symbols(jnp.where(hit_BP, ids_BP, self.bytes_256[bytes_BP.astype(jnp.int32)]), alive_BP), missed
 
 
 def merge(merges_X128: jax.Array, symbols: Symbols, words: Marks, missed: jax.Array) -> Symbols:

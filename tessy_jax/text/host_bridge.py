@@ -5,28 +5,19 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
+from tessy_jax.text.characters import lengths
+from tessy_jax.text.encoding import UNSPELLED, ClosedWords, Encoding, Shown, closed_words
 from tessy_jax.text.tokenizer import library_of, unprefixed
 from tessy_jax.text.vocab import Vocabulary, is_byte_level, parts
 
 WORD = re.compile(r"(?<=\S)\s")
-UNSPELLED = -1
-"""See `bridge.UNSPELLED`."""
-
-
-class Encoding(NamedTuple):
-    """See `bridge.Encoding`."""
-
-    ids_BP: jax.Array
-    ends_BP: jax.Array
-    tokens_B: jax.Array
-    starts_BP: jax.Array
-    final_B: jax.Array
 
 
 @dataclass(eq=False)
@@ -114,8 +105,14 @@ class HostBridge:
         encoding = self.encode(bytes_BP, counts_B)
         return encoding.starts_BP, encoding.final_B
 
+    def closed(self, bytes_BP: jax.Array, counts_B: jax.Array, ended_B: jax.Array, *, widest: bool) -> ClosedWords:
+        """See `DeviceBridge.closed`. The number of words has no limit."""
+        shown = Shown.of(lengths(bytes_BP), counts_B)
+        seen = self.encode(bytes_BP, jnp.where(shown.hidden_B, shown.whole_B, shown.bytes_B))
+        return closed_words(seen, shown, ended_B, widest)
+
     def encode(self, bytes_BP: jax.Array, counts_B: jax.Array) -> Encoding:
-        """See `DeviceBridge.encode`."""
+        """The tokens of the first counts_B bytes, as if the text ended there."""
         B, P = bytes_BP.shape
         row, number = jax.ShapeDtypeStruct((B, P), np.int32), jax.ShapeDtypeStruct((B,), np.int32)
         shapes = Encoding(row, row, number, jax.ShapeDtypeStruct((B, P), np.bool_), number)  # type: ignore[arg-type]

@@ -21,8 +21,9 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from tessy_jax.text.bridge import Encoding, Symbols, merge, merge_rows
-from tessy_jax.text.characters import shifted
+from tessy_jax.text.bridge import Symbols, merge, merge_rows
+from tessy_jax.text.characters import lengths, shifted
+from tessy_jax.text.encoding import ClosedWords, Encoding, Shown, closed_words
 from tessy_jax.text.host_bridge import plain_content
 from tessy_jax.text.scan import Marks
 from tessy_jax.text.vocab import is_byte_level, parts, spellings
@@ -61,7 +62,13 @@ class SentencePieceBridge:
         can change them. A word begins with the white space after the previous word."""
         return _words(*_characters(bytes_BP, counts_B))
 
-    def encode(self, bytes_BP: jax.Array, counts_B: jax.Array) -> Encoding:
+    def closed(self, bytes_BP: jax.Array, counts_B: jax.Array, ended_B: jax.Array, *, widest: bool) -> ClosedWords:
+        """See `DeviceBridge.closed`. The number of words has no limit."""
+        shown = Shown.of(lengths(bytes_BP), counts_B)
+        seen = self._encode(bytes_BP, jnp.where(shown.hidden_B, shown.whole_B, shown.bytes_B))
+        return closed_words(seen, shown, ended_B, widest)
+
+    def _encode(self, bytes_BP: jax.Array, counts_B: jax.Array) -> Encoding:
         """The tokens of the first counts_B bytes, as if the text ended there."""
         codes_BP, lengths_BP = _characters(bytes_BP, counts_B)
         starts_BP, final_B = _words(codes_BP, lengths_BP)

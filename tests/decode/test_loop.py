@@ -174,7 +174,7 @@ def test_the_caches_are_updated_in_place():
     scores, one number per token and head, are small beside keys.)"""
     writers = [model(i, len(spelled(kind)), head_dim=64) for i, kind in enumerate(("student", "teacher"))]
     machine = engine(World(capacity=4096), 3, writers=writers)
-    keys = min(x.nbytes for side in machine.lanes.sides for x in jax.tree.leaves(side.cache.layers))
+    keys = min(x.nbytes for cache in machine.lanes.caches for x in jax.tree.leaves(cache.layers))
     machine.insert(0, JOBS[0].state(World()))
     machine.run()
     (loop,) = [c for c in machine.compilations if c.name == "loop"]
@@ -184,7 +184,7 @@ def test_the_caches_are_updated_in_place():
 def test_tokens_beyond_the_vocabulary_are_never_seen():
     machine = engine(World(), 3)
     by_engine(World(), JOBS, built=machine)
-    for side, kind in zip(machine.lanes.sides, ("student", "teacher"), strict=True):
-        tokens = np.asarray(side.tokens_BS)
+    for tokens_BS, kind in zip(machine.lanes.tokens.ids_MBS, ("student", "teacher"), strict=True):
+        tokens = np.asarray(tokens_BS)
         assert tokens.min() >= 0
         assert tokens.max() < len(spelled(kind))

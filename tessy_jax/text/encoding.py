@@ -1,0 +1,86 @@
+"""What bridges return: the tokens of a text, and those of its first words."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+UNSPELLED = -1
+"""The token of a byte that the vocabulary lacks (SmolLM2 lacks some control characters)."""
+
+
+class Encoding(NamedTuple):
+    """Tokens of a text.
+
+    ids_BP, ends_BP: ids and byte ends, valid for the first tokens_B tokens. A byte that the vocabulary lacks is a token by
+    itself, UNSPELLED. starts_BP: bytes at which pre-tokens begin. final_B: the last byte up to which no following text can
+    change starts_BP.
+    """
+
+    ids_BP: jax.Array
+    ends_BP: jax.Array
+    tokens_B: jax.Array
+    starts_BP: jax.Array
+    final_B: jax.Array
+
+
+class ClosedWords(NamedTuple):
+    """The tokens of the first words of a text.
+
+    ids_BP, ends_BP: ids and byte ends of the tokens, valid for the first tokens_B tokens; see `Encoding`. sure_B: tokens of
+    words that no following text can change; the others come after them. end_B: the byte end of the last word; 0 if there is
+    none. more_B: whether another call from end_B on may return more words. long_B: whether there is none because the first
+    word does not end in the window; a wider window may contain it.
+    """
+
+    ids_BP: jax.Array
+    ends_BP: jax.Array
+    tokens_B: jax.Array
+    sure_B: jax.Array
+    end_B: jax.Array
+    more_B: jax.Array
+    long_B: jax.Array
+
+    def padded(self, size: int) -> ClosedWords:
+        """With arrays of tokens [B, size]."""
+        ids_BP, ends_BP = (jnp.pad(x, ((0, 0), (0, size - x.shape[1]))) for x in (self.ids_BP, self.ends_BP))
+        return self._replace(ids_BP=ids_BP, ends_BP=ends_BP)
+
+
+class Shown(NamedTuple):
+    """What a window shows of texts of counts_B bytes. bytes_B: bytes of the text in the window. hidden_B: whether the text
+    goes on behind the window. whole_B: bytes of complete characters."""
+
+    bytes_B: jax.Array
+    hidden_B: jax.Array
+    whole_B: jax.Array
+
+    @classmethod
+    def of(cls, lengths_BP: jax.Array, counts_B: jax.Array) -> Shown:
+        """lengths_BP: the bytes of the character that begins at each byte, as its first byte states."""
+        at_P, P = jnp.arange(lengths_BP.shape[1], dtype=jnp.int32), lengths_BP.shape[1]
+        bytes_B = jnp.minimum(counts_B, P)
+        unfinished_BP = at_P + lengths_BP > bytes_B[:, None]
+        return cls(bytes_B, counts_B > P, jnp.where(unfinished_BP, at_P, bytes_B[:, None]).min(axis=1))
+
+    def all_B(self, ended_B: jax.Array, closed_B: jax.Array, widest: bool) -> jax.Array:
+        """Whether the window's text is tokenized to its end. closed_B: whether the window contains a closed word."""
+        return ended_B & (~self.hidden_B | (~closed_B if widest else False))
+
+
+def closed_words(seen: Encoding, shown: Shown, ended_B: jax.Array, widest: bool) -> ClosedWords:
+    """The words of a window from all of its tokens. seen: the encoding of the window; see `DeviceBridge.closed`."""
+    at_P = jnp.arange(seen.ids_BP.shape[1], dtype=jnp.int32)
+    closed_BP = seen.starts_BP & (at_P <= seen.final_B[:, None]) & (at_P < shown.bytes_B[:, None])
+    sure_end_B = jnp.where(closed_BP, at_P, 0).max(axis=1)
+    end_B = jnp.where(shown.all_B(ended_B, sure_end_B > 0, widest), shown.bytes_B, sure_end_B)
+
+    def tokens(end_B: jax.Array) -> jax.Array:
+        inside_BP = (at_P < seen.tokens_B[:, None]) & (seen.ends_BP <= end_B[:, None])
+        return inside_BP.sum(axis=1, dtype=jnp.int32)
+
+    more_B = shown.hidden_B & (end_B > 0)
+    long_B = shown.hidden_B & (end_B == 0)
+    return ClosedWords(seen.ids_BP, seen.ends_BP, tokens(end_B), tokens(sure_end_B), end_B, more_B, long_B)
