@@ -42,7 +42,7 @@ def commit(ctx: LoopContext, m: Index, lanes: Lanes, commits_B: jax.Array, cut_B
     aligned_B = tokens.end_B(m, jnp.maximum(kept_B, 1)) == cut_B
     # the rest of a proposal without a flip would be sampled again with the same result: it begins the next proposal
     carries_B = commits_B & ~turned_B & (over_B == CONTINUES) & aligned_B
-    before_B = tokens.known_MB[m]
+    before_B = tokens.known_B(m)
     known_B = jnp.where(commits_B & ~carries_B, kept_B, before_B)
     dropped_B = jnp.where(commits_B & (over_B != CLOSED), before_B - known_B, 0)
     dropped_B += turned_B & (lanes.stop_B != CONTINUES)  # the token that would have ended the turn
@@ -64,21 +64,17 @@ def commit(ctx: LoopContext, m: Index, lanes: Lanes, commits_B: jax.Array, cut_B
         switches=scalars.switches + turned_B,
         speaker=jnp.where(turned_B, 1 - m, scalars.speaker),
     )
-    heard_B = jnp.zeros_like(commits_B)
-    for i, v in enumerate(config.predictor_reads):
-        if v is None:
+    reads = ctx.reads(m)
+    lanes = _adopt_heard(ctx, reads, lanes, commits_B & ~turned_B & (reads != m), reading)
+    for i, predictor in enumerate(lanes.predictors):
+        if predictor is None:
             continue
-        if v != i:
-            heard_B = commits_B & ~turned_B & (m == i)
-            lanes = _adopt_heard(ctx, v, lanes, heard_B, reading)
-        predictor = lanes.predictors[i]
-        assert predictor is not None
-        kept_tokens_B = jnp.where(commits_B & (m == i), lanes.tokens.response_B(v), predictor.read_B)
+        kept_tokens_B = jnp.where(commits_B & (m == i), lanes.tokens.response_B(reads), predictor.read_B)
         lanes = lanes.with_predictor(i, rolled_back(predictor, kept_tokens_B, config.half_window))
 
     repeats_B = commits_B & is_repetitive(lanes, m, kept_B, config.repetition_period, config.repetition_window)
     lanes = close_thinking(ctx, lanes, over_B == CLOSED)
-    spent_B = (kept_B - lanes.tokens.prompt_MB[m] >= params.max_response_tokens) | (cut_B >= params.max_response_bytes)
+    spent_B = (kept_B - lanes.tokens.prompt_B(m) >= params.max_response_tokens) | (cut_B >= params.max_response_bytes)
     status_B = lanes.scalars.status
     for condition_B, status in (
         (repeats_B & (over_B != CLOSED), REPETITION),
@@ -91,14 +87,14 @@ def commit(ctx: LoopContext, m: Index, lanes: Lanes, commits_B: jax.Array, cut_B
     return trim_caches(lanes.with_scalars(status=status_B))
 
 
-def _adopt_heard(ctx: LoopContext, v: int, lanes: Lanes, commits_B: jax.Array, reading: Reading) -> Lanes:
+def _adopt_heard(ctx: LoopContext, v: Index, lanes: Lanes, commits_B: jax.Array, reading: Reading) -> Lanes:
     """Makes those tokens of `reading` known that no further text can change; all of them if more than `max_pending_bytes` of
     an unfinished word wait. (After a flip, side v speaks next and tokenizes the text itself.)"""
     final_B = jnp.minimum(lanes.tokens.end_B(v, reading.sure_B), lanes.committed_B)
     waits_B = lanes.committed_B - final_B > ctx.config.max_pending_bytes
     final_B = jnp.where(waits_B, lanes.committed_B, final_B)
     taken_B = lanes.tokens.up_to(v, final_B, reading.total_B)
-    return add_known(v, lanes, commits_B, jnp.maximum(taken_B, lanes.tokens.known_MB[v]))
+    return add_known(v, lanes, commits_B, jnp.maximum(taken_B, lanes.tokens.known_B(v)))
 
 
 def close_thinking(ctx: LoopContext, lanes: Lanes, closes_B: jax.Array) -> Lanes:
@@ -139,12 +135,12 @@ def is_repetitive(lanes: Lanes, m: Index, known_B: jax.Array, period: int, repea
     tail_BW = read_window(lanes.tokens.ids_MBS, known_B - repeats_in, repeats_in, m)
     before_JW = jnp.arange(repeats_in) - jnp.arange(1, period + 1)[:, None]
     same_BJW = (tail_BW[:, None, :] == tail_BW[:, jnp.maximum(before_JW, 0)]) | (before_JW < 0)
-    return same_BJW.all(axis=2).any(axis=1) & (known_B - lanes.tokens.prompt_MB[m] >= repeats_in)
+    return same_BJW.all(axis=2).any(axis=1) & (known_B - lanes.tokens.prompt_B(m) >= repeats_in)
 
 
 def trim_caches(lanes: Lanes) -> Lanes:
     """Rolls each cache back to all known tokens except the last, which has to be fed again for its logits."""
     caches = tuple(
-        cache.rollback(jnp.minimum(cache.lengths_B, lanes.tokens.known_MB[m] - 1)) for m, cache in enumerate(lanes.caches)
+        cache.rollback(jnp.minimum(cache.lengths_B, lanes.tokens.known_B(m) - 1)) for m, cache in enumerate(lanes.caches)
     )
     return replace(lanes, caches=caches)

@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from tessy_jax.decode.state import DecodeParams, LoopConfig, TextTables
+import jax
+import jax.numpy as jnp
+
+from tessy_jax.decode.state import DecodeParams, Index, LoopConfig, TextTables
 
 
 class LoopGraphs(NamedTuple):
@@ -32,6 +35,10 @@ class LoopContext:
     weights: LoopWeights
     tables: TextTables
     params: DecodeParams
+
+    def reads(self, m: Index) -> jax.Array:
+        """The side whose tokens the predictor of side m reads; m itself without a predictor."""
+        return jnp.array([i if v is None else v for i, v in enumerate(self.config.predictor_reads)], jnp.int32)[m]
 
     @property
     def config(self) -> LoopConfig:

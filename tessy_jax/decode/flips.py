@@ -27,15 +27,15 @@ def read_predictors(
         if v is None:
             continue
         tokens = lanes.tokens
-        prompt_B = tokens.prompt_MB[v]
+        prompt_B = tokens.prompt_B(v)
         own = v == i
-        total_B = tokens.known_MB[v] if own else reading.total_B
+        total_B = tokens.known_B(v) if own else reading.total_B
         stable_B = tokens.up_to(v, certain_B) if own else reading.sure_B
         proposed_B = jnp.where(over_B, total_B, stable_B if ctx.config.online else prompt_B)
         committed_B = tokens.up_to(v, lanes.committed_B)
         target_B = jnp.where(moved_B, proposed_B, committed_B) - prompt_B
         target_B = jnp.where(lanes.speaks_B(i) & lanes.interleaves_B & (m == i), target_B, 0)
-        known_B = jnp.where(moved_B, total_B, tokens.known_MB[v])
+        known_B = jnp.where(moved_B, total_B, tokens.known_B(v))
         with jax.named_scope(f"side{i}"):
             lanes = run_predictor(ctx, i, lanes, target_B, known_B, moved_B)
     return lanes
@@ -55,7 +55,7 @@ def run_predictor(
     assert predictor is not None
     tokens, half = lanes.tokens, config.half_window
     graph, params = ctx.graphs.predictors[m], ctx.weights.predictors[m]
-    prompt_B = tokens.prompt_MB[v]
+    prompt_B = tokens.prompt_B(v)
     before_B = tokens.up_to(v, lanes.committed_B, known_B) - prompt_B
 
     def left_B(carry: Carry) -> jax.Array:

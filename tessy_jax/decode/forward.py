@@ -16,7 +16,7 @@ from flax import nnx
 
 from tessy_jax.decode.cache import KVCache
 from tessy_jax.decode.context import LoopContext
-from tessy_jax.decode.sampling import position_keys, sample
+from tessy_jax.decode.sampling import choose, position_keys, uniform
 from tessy_jax.decode.state import Index, Lanes, LoopConfig, Tokens, replace_at
 from tessy_jax.decode.windows import read_window
 from tessy_jax.models.attention import Packing
@@ -29,18 +29,23 @@ Pass = tuple[jax.Array, Any, jax.Array]
 def forward(ctx: LoopContext, m: Index, lanes: Lanes, runs: jax.Array) -> tuple[Lanes, jax.Array, jax.Array]:
     """One forward pass of side m over the lanes that it may write, if it `runs`. Returns the lanes, a token per lane, and
     whether the lane has sampled it, i.e. has read all its tokens."""
-    token_B = jnp.zeros_like(lanes.committed_B)
+    params, token_B = ctx.params, jnp.zeros_like(lanes.committed_B)
+    # each side counts its own tokens; twice the position plus the side is distinct for both
+    position_B = 2 * lanes.tokens.response_B(m) + m
+    uniform_B1 = uniform(position_keys(params.seed, lanes.scalars.sample, lanes.scalars.attempt, position_B))
     samples_B = jnp.zeros_like(lanes.running_B)
     for i in range(len(lanes.caches)):
         with jax.named_scope(f"side{i}"):
-            lanes, tokens_B, sampled_B = _forward(ctx, i, lanes, runs & (m == i))
+            lanes, tokens_B, sampled_B = _forward(ctx, i, lanes, uniform_B1, runs & (m == i))
         token_B, samples_B = jnp.where(sampled_B, tokens_B, token_B), samples_B | sampled_B
     return lanes, token_B, samples_B
 
 
-def _forward(ctx: LoopContext, m: int, lanes: Lanes, runs: jax.Array) -> tuple[Lanes, jax.Array, jax.Array]:
-    cache, tokens, params = lanes.caches[m], lanes.tokens, ctx.params
-    left_B = jnp.where(lanes.ready_B(m) & runs, tokens.known_MB[m] - cache.lengths_B, 0)
+def _forward(
+    ctx: LoopContext, m: int, lanes: Lanes, uniform_B1: jax.Array, runs: jax.Array
+) -> tuple[Lanes, jax.Array, jax.Array]:
+    cache, tokens = lanes.caches[m], lanes.tokens
+    left_B = jnp.where(lanes.ready_B(m) & runs, tokens.known_B(m) - cache.lengths_B, 0)
     model = nnx.merge(ctx.graphs.writers[m], ctx.weights.writers[m])
     behind, some = (left_B > 1).any(), (left_B > 0).any()
 
@@ -53,10 +58,7 @@ def _forward(ctx: LoopContext, m: int, lanes: Lanes, runs: jax.Array) -> tuple[L
     samples_B = (left_B > 0) & (counts_B == left_B)
 
     def draw() -> jax.Array:
-        # each side counts its own tokens; twice the position plus the side is distinct for both
-        position_B = 2 * tokens.response_B(m) + m
-        keys_B = position_keys(params.seed, lanes.scalars.sample, lanes.scalars.attempt, position_B)
-        return sample(model.logits(hidden_B1D)[:, 0], keys_B, params.samplings[m])
+        return choose(model.logits(hidden_B1D)[:, 0], uniform_B1, ctx.params.samplings[m])
 
     token_B = jax.lax.cond(some, draw, lambda: jnp.zeros_like(counts_B))
     sampled = samples_B.sum().astype(jnp.float32)
@@ -84,7 +86,7 @@ def once(when: jax.Array, step: Callable[[KVCache], Pass], state: Pass) -> Pass:
 def decode_step(model: Decoder, tokens: Tokens, m: int, cache: KVCache, left_B: jax.Array) -> Pass:
     """The forward pass when every lane lacks at most its last token."""
     counts_B = jnp.minimum(left_B, 1)
-    last_B1 = read_window(tokens.ids_MBS, tokens.known_MB[m] - 1, 1, m)
+    last_B1 = read_window(tokens.ids_MBS, tokens.known_B(m) - 1, 1, m)
     hidden_B1D, new = model(last_B1, cache=cache, counts_B=counts_B)
     return hidden_B1D, new, counts_B
 

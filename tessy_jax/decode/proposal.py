@@ -73,7 +73,7 @@ def append_sampled(
         written_B=written_B,
         proposed_B=lanes.proposed_B + one_B,
         stop_B=jnp.where(moved_B, over_B, lanes.stop_B),
-        tokens=tokens.with_known(m, tokens.known_MB[m] + one_B),
+        tokens=tokens.with_known(m, tokens.known_B(m) + one_B),
     ).with_scalars(generated=add_at(lanes.scalars.generated, m, moved_B))
     return find_close_marker(ctx, lanes, moved_B)
 
@@ -138,12 +138,11 @@ def resolve(ctx: LoopContext, m: Index, lanes: Lanes, proposal: Proposals, sampl
     def decide() -> Cut:
         splits = ()
         if config.word_rule == DISCARD:
-            bridges = ctx.tables.bridges[:1] if config.one_vocabulary else ctx.tables.bridges
-            splits = tuple(bridge.split(proposal.bytes_BP, proposal.counts_B) for bridge in bridges)
+            splits = tuple(ctx.tables.bridge.splits(proposal.bytes_BP, proposal.counts_B))
         ends_BP = None
         if config.word_rule == NONE and config.one_vocabulary:
             size = config.max_proposal_tokens
-            ends_BQ = read_window(lanes.tokens.ends_MBS, lanes.tokens.known_MB[m] - size, size, m)
+            ends_BQ = read_window(lanes.tokens.ends_MBS, lanes.tokens.known_B(m) - size, size, m)
             ends_BQ -= lanes.committed_B[:, None]
             ends_BP = (ends_BQ[:, :, None] == jnp.arange(config.window_bytes)).any(axis=1)
         return cut(

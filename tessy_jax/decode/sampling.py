@@ -62,13 +62,23 @@ def position_keys(seed: jax.Array, samples_B: jax.Array, attempts_B: jax.Array, 
     return jax.vmap(one)(samples_B, attempts_B, positions_B)
 
 
-@jax.named_scope("sample")
 def sample(logits_BV: jax.Array, keys_B: jax.Array, sampling: Sampling) -> jax.Array:
     """Token ids [B] drawn from the filtered softmax of logits / temperature; the largest logit if greedy."""
+    return choose(logits_BV, uniform(keys_B), sampling)
+
+
+@jax.named_scope("sample")
+def uniform(keys_B: jax.Array) -> jax.Array:
+    """One uniform number [B, 1] per key."""
+    return jax.vmap(lambda key: jax.random.uniform(key, (1,)))(keys_B)
+
+
+@jax.named_scope("sample")
+def choose(logits_BV: jax.Array, uniform_B1: jax.Array, sampling: Sampling) -> jax.Array:
+    """Token ids [B] as of `sample`, for given uniform numbers."""
     logits_BV = logits_BV.astype(jnp.float32)
     if sampling.temperature is None:
         return _greedy(logits_BV)
-    uniform_B1 = jax.vmap(lambda key: jax.random.uniform(key, (1,)))(keys_B)
     draw = _draw_few if 0 < sampling.top_k <= FEW else _draw_many
     return draw(logits_BV, uniform_B1, sampling, sampling.temperature)
 

@@ -28,7 +28,7 @@ from tessy_jax.decode.windows import read_window, write_window
 
 T = TypeVar("T")
 Index = int | jax.Array
-"""The number of a side; a traced scalar where one piece of code serves both sides."""
+"""The number of a side, or one per lane [B]; traced where one piece of code serves both sides."""
 
 STUDENT, TEACHER, TEMPLATE = 0, 1, 2
 """Writers, as `source_BY` has them; the first two number the sides, too."""
@@ -67,14 +67,17 @@ class ClosedWords(Protocol):
 
 
 class Bridge(Protocol):
-    """From text to one vocabulary. A pytree, so that it can be an argument of a compiled program."""
+    """From text to the vocabularies. A pytree, so that it can be an argument of a compiled program."""
 
-    def split(self, bytes_BP: jax.Array, counts_B: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Where pre-tokens begin [B, P], and the largest position [B] up to which no following text can change that."""
+    def splits(self, bytes_BP: jax.Array, counts_B: jax.Array) -> list[tuple[jax.Array, jax.Array]]:
+        """Where pre-tokens begin [B, P], and the largest position [B] up to which no following text can change that, for all
+        vocabularies."""
         ...
 
-    def closed(self, bytes_BP: jax.Array, counts_B: jax.Array, ended_B: jax.Array, *, widest: bool) -> ClosedWords:
-        """The tokens of the first words of texts that begin at a word; see `DeviceBridge.closed`."""
+    def closed(
+        self, bytes_BP: jax.Array, counts_B: jax.Array, ended_B: jax.Array, v_B: jax.Array, *, widest: bool
+    ) -> ClosedWords:
+        """The tokens in vocabulary v_B of the first words of texts that begin at a word; see `DeviceBridge.closed`."""
         ...
 
 
@@ -104,8 +107,8 @@ class TextTables:
 
     vocabs: tuple[VocabTables, ...]
     """The student's and the teacher's; one entry for one model, the same entry twice for one vocabulary."""
-    bridges: tuple[Any, ...]
-    """A `Bridge` into each vocabulary; entries as in `vocabs`."""
+    bridge: Any
+    """The `Bridge` into the vocabularies; one vocabulary counts once."""
     markers_MI: jax.Array
     """Bytes of the texts that close the thinking."""
     marker_lengths_M: jax.Array
@@ -197,9 +200,17 @@ class Tokens:
     known_MB: jax.Array
     """Number of all tokens, the speaker's proposal included."""
 
+    def known_B(self, m: Index) -> jax.Array:
+        """Number of all tokens of side m."""
+        return of_side(self.known_MB, m)
+
+    def prompt_B(self, m: Index) -> jax.Array:
+        """Number of prompt tokens of side m."""
+        return of_side(self.prompt_MB, m)
+
     def encoded_B(self, m: Index) -> jax.Array:
         """Bytes of the response that the tokens of side m cover."""
-        return self.end_B(m, self.known_MB[m])
+        return self.end_B(m, self.known_B(m))
 
     def end_B(self, m: Index, count_B: jax.Array) -> jax.Array:
         """Bytes of the response that the first count_B tokens of side m cover."""
@@ -207,13 +218,13 @@ class Tokens:
 
     def response_B(self, m: Index) -> jax.Array:
         """Tokens of the response."""
-        return self.known_MB[m] - self.prompt_MB[m]
+        return self.known_B(m) - self.prompt_B(m)
 
     def up_to(self, m: Index, bytes_B: jax.Array, known_B: jax.Array | None = None) -> jax.Array:
         """The number [B] of the first known_B tokens (default: all) that end within the response's first bytes_B bytes."""
-        known_B = self.known_MB[m] if known_B is None else known_B
+        known_B = self.known_B(m) if known_B is None else known_B
         index_S = jnp.arange(self.ids_MBS.shape[2])
-        covered_BS = (self.ends_MBS[m] <= bytes_B[:, None]) & (index_S < known_B[:, None])
+        covered_BS = (of_side(self.ends_MBS, m) <= bytes_B[:, None]) & (index_S < known_B[:, None])
         return covered_BS.sum(axis=1, dtype=jnp.int32)
 
     def written(self, m: Index, ids_BQ: jax.Array, ends_BQ: jax.Array, start_B: jax.Array) -> Tokens:
@@ -227,12 +238,13 @@ class Tokens:
 
     def with_known(self, m: Index, known_B: jax.Array) -> Tokens:
         """With known_B known tokens of side m."""
-        return replace(self, known_MB=self.known_MB.at[m].set(known_B))
+        own_MB = jnp.arange(self.known_MB.shape[0])[:, None] == m
+        return replace(self, known_MB=jnp.where(own_MB, known_B, self.known_MB))
 
     def truncated(self, where_B: jax.Array, bytes_B: jax.Array) -> Tokens:
         """Without the tokens of both sides that end after bytes_B bytes, in lanes where_B."""
         sides = range(self.known_MB.shape[0])
-        kept_MB = jnp.stack([jnp.maximum(self.up_to(m, bytes_B), self.prompt_MB[m]) for m in sides])
+        kept_MB = jnp.stack([jnp.maximum(self.up_to(m, bytes_B), self.prompt_B(m)) for m in sides])
         return replace(self, known_MB=jnp.where(where_B, kept_MB, self.known_MB))
 
 
@@ -371,11 +383,16 @@ class Lanes:
 
     def free_B(self, m: Index) -> jax.Array:
         """Tokens of side m behind which nothing counts: the known ones, and the pending ones of the listener."""
-        return self.tokens.known_MB[m] + jnp.where(self.scalars.speaker == m, 0, self.pending_B)
+        return self.tokens.known_B(m) + jnp.where(self.scalars.speaker == m, 0, self.pending_B)
 
     def longest(self, m: Index) -> jax.Array:
         """Tokens of the longest lane that side m is about to write."""
-        return jnp.where(self.speaks_B(m), self.tokens.known_MB[m], 0).max()
+        return jnp.where(self.speaks_B(m), self.tokens.known_B(m), 0).max()
+
+
+def of_side(x: jax.Array, m: Index) -> jax.Array:
+    """Part m of an array [M, B, ...]; in each lane its own part if m is [B]."""
+    return x[m] if jnp.ndim(m) == 0 else x[m, jnp.arange(x.shape[1])]
 
 
 def replace_at(items: tuple[T, ...], index: int, item: T) -> tuple[T, ...]:

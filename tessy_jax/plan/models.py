@@ -31,7 +31,7 @@ from tessy_jax.text.bridge import DeviceBridge
 from tessy_jax.text.characters import code_point_classes
 from tessy_jax.text.chat import Chat
 from tessy_jax.text.vocab import Vocabulary, same_vocabulary
-from tessy_jax.text.words import WIDTH, Words
+from tessy_jax.text.words import WIDTH, Table, Words
 
 SHAPES = "plan.json"
 PREDICTOR = "qwen3-0.6b-base"
@@ -183,13 +183,14 @@ def _vocabulary(size: int, sizes: dict[str, Any]) -> Vocabulary:
 def _bridge(sizes: dict[str, Any]) -> DeviceBridge:
     pages, classes = code_point_classes()
     return DeviceBridge(
-        rule=sizes["rule"],
+        rules=(sizes["rule"],),
         pages_X=jnp.asarray(pages),
         classes_X256=jnp.asarray(classes),
-        bytes_256=jnp.zeros(256, jnp.int32),
-        merges_X128=jnp.zeros((sizes["merge_buckets"], 128), jnp.int32),
+        bytes_V256=jnp.zeros((1, 256), jnp.int32),
+        merges=Table.of([jnp.zeros((sizes["merge_buckets"], 128), jnp.int32)]),
         words=Words(
-            buckets_X128=jnp.zeros((sizes["word_buckets"], 128), jnp.int32),
-            spelled_VL=jnp.zeros((sizes["words"], WIDTH), jnp.uint8),
+            table=Table.of([jnp.zeros((sizes["word_buckets"], 128), jnp.int32)]),
+            spelled_XL=jnp.zeros((sizes["words"], WIDTH), jnp.uint8),
+            first_V=jnp.zeros(1, jnp.int32),
         ),
     )

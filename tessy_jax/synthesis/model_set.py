@@ -31,7 +31,7 @@ from tessy_jax.models.labels import CLASSES, check_labels
 from tessy_jax.models.restack import restack
 from tessy_jax.models.transformer import Decoder
 from tessy_jax.sharding import Partitioner
-from tessy_jax.text.bridges import AnyBridge, make_bridge
+from tessy_jax.text.bridges import AnyBridge, joined, make_bridge
 from tessy_jax.text.chat import Chat
 from tessy_jax.text.tokenizer import Tokenizer
 from tessy_jax.text.vocab import Vocabulary, read_vocabulary, same_vocabulary
@@ -261,7 +261,7 @@ class ModelSet:
         rows = np.array([list(marker.ljust(longest, b"\0")) for marker in markers], np.uint8)
         return TextTables(
             vocabs=tuple(_vocab_tables(v, self.loop_config.max_token_bytes) for v in self.writers),
-            bridges=tuple(self.bridges),
+            bridge=joined(self.bridges),
             markers_MI=jnp.asarray(rows),
             marker_lengths_M=jnp.asarray([len(marker) for marker in markers], jnp.int32),
             close_X=jnp.asarray(close),

@@ -8,6 +8,7 @@ the tokenizer (Qwen's NFC) is not applied: the bytes of a text are kept unchange
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -17,13 +18,13 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from tessy_jax.text.characters import code_point_classes, lengths, shifted
+from tessy_jax.text.characters import Text, characters, code_point_classes, lengths, shifted
 from tessy_jax.text.encoding import UNSPELLED, ClosedWords, Shown
 from tessy_jax.text.host_bridge import plain_tokenizer
 from tessy_jax.text.scan import Marks, lowest_in_run, pick
-from tessy_jax.text.split import matches, rule_of, split
+from tessy_jax.text.split import Matches, matches, rule_of, split
 from tessy_jax.text.vocab import byte_alphabet, parts
-from tessy_jax.text.words import NONE, WIDTH, Words, find_merges, merge_table, word_table
+from tessy_jax.text.words import NONE, WIDTH, Table, Words, find_merges, joined_words, merge_table, word_table
 
 WORDS = 8
 """The most words that `DeviceBridge.closed` returns."""
@@ -49,29 +50,49 @@ class Symbols(NamedTuple):
 
 @partial(
     jax.tree_util.register_dataclass,
-    data_fields=["pages_X", "classes_X256", "bytes_256", "merges_X128", "words"],
-    meta_fields=["rule"],
+    data_fields=["pages_X", "classes_X256", "bytes_V256", "merges", "words"],
+    meta_fields=["rules"],
 )
 @dataclass(frozen=True)
 class DeviceBridge:
-    """The tables of one tokenizer. merges_X128: see `merge_table`. words: the tokens that are words by themselves; if a word
-    is a token that merges do not make (`ignore_merges`), it is among them."""
+    """The tables of V vocabularies. rules: the split rule of each. bytes_V256: the token of each byte. merges: see
+    `merge_table`. words: the tokens that are words by themselves; if a word is a token that merges do not make
+    (`ignore_merges`), it is among them."""
 
-    rule: str
+    rules: tuple[str, ...]
     pages_X: jax.Array
     classes_X256: jax.Array
-    bytes_256: jax.Array
-    merges_X128: jax.Array
+    bytes_V256: jax.Array
+    merges: Table
     words: Words
 
-    def split(self, bytes_BP: jax.Array, counts_B: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """The bytes at which pre-tokens of the first counts_B bytes begin [B, P], and the byte [B] up to which no following
-        text can change them."""
-        return split(self.rule, bytes_BP, counts_B, self.pages_X, self.classes_X256)
+    @property
+    def rule(self) -> str:
+        """The split rules, for people."""
+        return ", ".join(self.rules)
 
-    def closed(self, bytes_BP: jax.Array, counts_B: jax.Array, ended_B: jax.Array, *, widest: bool) -> ClosedWords:
-        """The tokens of the first words, at most WORDS, that no following text can change. The text begins at the start of a
-        word and has counts_B bytes; bytes_BP are the first P of them.
+    @classmethod
+    def joined(cls, bridges: Sequence[DeviceBridge]) -> DeviceBridge:
+        """One bridge for several vocabularies."""
+        return cls(
+            rules=tuple(rule for bridge in bridges for rule in bridge.rules),
+            pages_X=bridges[0].pages_X,
+            classes_X256=bridges[0].classes_X256,
+            bytes_V256=jnp.concatenate([bridge.bytes_V256 for bridge in bridges]),
+            merges=Table.of([part for bridge in bridges for part in bridge.merges.parts()]),
+            words=joined_words([bridge.words for bridge in bridges]),
+        )
+
+    def splits(self, bytes_BP: jax.Array, counts_B: jax.Array) -> list[tuple[jax.Array, jax.Array]]:
+        """For each split rule, the bytes at which pre-tokens of the first counts_B bytes begin [B, P], and the byte [B] up
+        to which no following text can change them."""
+        return split(list(dict.fromkeys(self.rules)), characters(bytes_BP, counts_B, self.pages_X, self.classes_X256))
+
+    def closed(
+        self, bytes_BP: jax.Array, counts_B: jax.Array, ended_B: jax.Array, v_B: jax.Array, *, widest: bool
+    ) -> ClosedWords:
+        """The tokens in vocabulary v_B of the first words, at most WORDS, that no following text can change. The text begins
+        at the start of a word and has counts_B bytes; bytes_BP are the first P of them.
 
         ended_B: the text ends there, so that all of its words count if the window shows them all. widest: there is no wider
         window; where the first word of an ended text does not fit, the window's text counts as its end.
@@ -79,10 +100,10 @@ class DeviceBridge:
         P = bytes_BP.shape[1]
         at_P = jnp.arange(P, dtype=jnp.int32)
         shown = Shown.of(lengths(bytes_BP), counts_B)
-        found = matches(self.rule, bytes_BP, shown.whole_B, self.pages_X, self.classes_X256)
+        found = self._matches(characters(bytes_BP, shown.whole_B, self.pages_X, self.classes_X256), v_B)
         # bytes that belong to no character are a word by themselves
-        ends_BP = jnp.where((at_P == 0) & (found.first_B > 0)[:, None], found.first_B[:, None], found.ends_BP)
-        ends_BP = jax.lax.optimization_barrier(ends_BP)
+        first_B1 = found.first_B()[:, None]
+        ends_BP = jnp.where((at_P == 0) & (first_B1 > 0), first_B1, found.ends_BP)
         starts = [jnp.zeros_like(counts_B)]
         for _ in range(WORDS + 1):
             end_B = pick(ends_BP, jnp.minimum(starts[-1], P - 1)[:, None])[:, 0]
@@ -96,8 +117,8 @@ class DeviceBridge:
         sure_end_B, end_B = (jnp.where(mask_BW, end_BW, 0).max(axis=1) for mask_BW in (closed_BW, taken_BW))
         at_BW = jnp.minimum(starts_BW[:, : WORDS + 1], end_B[:, None])
         words = Marks.of((at_BW[:, None, :-1] == at_P[:, None]).any(axis=-1) & (at_P < end_B[:, None]))
-        symbols, missed = self._found(bytes_BP, end_B, words, at_BW)
-        ids_BP, ends_BP, tokens_B = merge(self.merges_X128, symbols, words, missed).listed(end_B)
+        symbols, missed = self._found(bytes_BP, end_B, words, at_BW, v_B)
+        ids_BP, ends_BP, tokens_B = merge(self.merges, symbols, words, missed, v_B).listed(end_B)
         sure_BP = (at_P < tokens_B[:, None]) & (ends_BP <= sure_end_B[:, None])
         behind_B = (starts_BW[:, -1] < P) | (shown.hidden_B & (end_B > 0))
         return ClosedWords(
@@ -110,22 +131,35 @@ class DeviceBridge:
             long_B=shown.hidden_B & (end_B == 0),
         )
 
-    def _found(self, bytes_BP: jax.Array, counts_B: jax.Array, words: Marks, at_BW: jax.Array) -> tuple[Symbols, jax.Array]:
+    def _matches(self, text: Text, v_B: jax.Array) -> Matches:
+        """The matches by the rule of vocabulary v_B."""
+        rules = list(dict.fromkeys(self.rules))
+        found = matches(rules[0], text)
+        for rule in rules[1:]:
+            other, uses_B1 = matches(rule, text), jnp.array([rule == r for r in self.rules])[v_B][:, None]
+            ends_BP = jnp.where(uses_B1, other.ends_BP, found.ends_BP)
+            found = Matches(text, ends_BP, jnp.where(uses_B1, other.matched_BP, found.matched_BP))
+        return found
+
+    def _found(
+        self, bytes_BP: jax.Array, counts_B: jax.Array, words: Marks, at_BW: jax.Array, v_B: jax.Array
+    ) -> tuple[Symbols, jax.Array]:
         """The symbols of the first counts_B bytes: one for each word that is a token, and one for each byte of the others.
         words: the starts of the words. at_BW: the same in order, and where the last one ends. Also returns whether a word is
         no token."""
         at_P = jnp.arange(bytes_BP.shape[1], dtype=jnp.int32)
-        ids_BW = self.words.find(bytes_BP, at_BW[:, :-1], at_BW[:, 1:])
+        ids_BW = self.words.find(bytes_BP, at_BW[:, :-1], at_BW[:, 1:], v_B)
         number_BP = words.count() - 1
         ids_BP = pick(ids_BW, jnp.clip(number_BP, 0, ids_BW.shape[1] - 1))
         hit_BP = (number_BP >= 0) & (ids_BP >= 0)
         missed = ((ids_BW < 0) & (at_BW[:, :-1] < at_BW[:, 1:])).any()
         alive_BP = (at_P < counts_B[:, None]) & (words.to_bool() | ~hit_BP)
-        return Symbols(jnp.where(hit_BP, ids_BP, self.bytes_256[bytes_BP.astype(jnp.int32)]), alive_BP), missed
+        bytes_BP = self.bytes_V256[v_B[:, None], bytes_BP.astype(jnp.int32)]
+        return Symbols(jnp.where(hit_BP, ids_BP, bytes_BP), alive_BP), missed
 
 
-def merge(merges_X128: jax.Array, symbols: Symbols, words: Marks, missed: jax.Array) -> Symbols:
-    """Merges symbols within words as often as possible, if a word was missed. merges_X128: see `merge_table`. words: the
+def merge(merges: Table, symbols: Symbols, words: Marks, missed: jax.Array, v_B: jax.Array) -> Symbols:
+    """Merges symbols within words by the merges of vocabulary v_B as often as possible, if a word was missed. words: the
     starts of words."""
     P = words.size
     word_BP, start_BP, end_BP = words.count(), words.last(), shifted(words.next(), 1, P)
@@ -139,7 +173,7 @@ def merge(merges_X128: jax.Array, symbols: Symbols, words: Marks, missed: jax.Ar
         alive = Marks.of(alive_BP)
         next_BP = shifted(alive.next(), 1, P)
         right_BP = pick(ids_BP, jnp.minimum(next_BP, P - 1))
-        rank_BP, merged_BP = find_merges(merges_X128, ids_BP, right_BP)
+        rank_BP, merged_BP = find_merges(merges, ids_BP, right_BP, v_B)
         rank_BP = jnp.where(alive_BP & (next_BP < end_BP), rank_BP, NONE)
         lowest_BP = (rank_BP != NONE) & (rank_BP == lowest_in_run(rank_BP, word_BP, NONE))
         wins_BP = lowest_BP & (previous(Marks.of(lowest_BP)) < start_BP)
@@ -172,11 +206,11 @@ def device_bridge(content: dict[str, Any]) -> DeviceBridge | None:
         return None
     pages, classes = code_point_classes()
     return DeviceBridge(
-        rule=rule,
+        rules=(rule,),
         pages_X=jnp.asarray(pages),
         classes_X256=jnp.asarray(classes),
-        bytes_256=jnp.asarray([spelled[byte] for byte in range(256)], jnp.int32),
-        merges_X128=jnp.asarray(merge_table(merge_rows(model))),
+        bytes_V256=jnp.asarray([[spelled[byte] for byte in range(256)]], jnp.int32),
+        merges=Table.of([merge_table(merge_rows(model))]),
         words=_words(content),
     )
 

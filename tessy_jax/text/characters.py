@@ -69,8 +69,8 @@ def lengths(bytes_BP: jax.Array) -> jax.Array:
 
 
 def characters(bytes_BP: jax.Array, counts_B: jax.Array, pages_X: jax.Array, classes_X256: jax.Array) -> Text:
-    """The characters of UTF-8 text, without an unfinished one at the end. Bytes that are not UTF-8 give arbitrary
-    characters."""
+    """The characters of the first counts_B bytes of UTF-8 text, without an unfinished one at the end. Bytes that are not
+    UTF-8 give arbitrary characters."""
     at_P = jnp.arange(bytes_BP.shape[1], dtype=jnp.int32)
     first = bytes_BP.astype(jnp.int32)
     second, third, fourth = (shifted(first, i, 0) & 0x3F for i in (1, 2, 3))
@@ -82,7 +82,7 @@ def characters(bytes_BP: jax.Array, counts_B: jax.Array, pages_X: jax.Array, cla
     codes = jnp.minimum(codes, 0x10FFFF)
     begins = (length > 0) & (at_P + length <= counts_B[:, None])
     classes = jnp.where(begins, classes_X256[pages_X[codes >> 8], codes & 0xFF], 0)
-    return Text(codes, classes, begins, counts_B)
+    return jax.lax.optimization_barrier(Text(codes, classes, begins, counts_B))
 
 
 def shifted(x: jax.Array, by: int, fill: int) -> jax.Array:

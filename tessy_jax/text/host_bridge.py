@@ -100,12 +100,14 @@ class HostBridge:
         words = not is_byte_level(content) or not content.get("pre_tokenizer")
         return cls(Library(plain_tokenizer(content), vocabulary, fallback, words))
 
-    def split(self, bytes_BP: jax.Array, counts_B: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """See `DeviceBridge.split`."""
+    def splits(self, bytes_BP: jax.Array, counts_B: jax.Array) -> list[tuple[jax.Array, jax.Array]]:
+        """See `DeviceBridge.splits`."""
         encoding = self.encode(bytes_BP, counts_B)
-        return encoding.starts_BP, encoding.final_B
+        return [(encoding.starts_BP, encoding.final_B)]
 
-    def closed(self, bytes_BP: jax.Array, counts_B: jax.Array, ended_B: jax.Array, *, widest: bool) -> ClosedWords:
+    def closed(
+        self, bytes_BP: jax.Array, counts_B: jax.Array, ended_B: jax.Array, v_B: jax.Array, *, widest: bool
+    ) -> ClosedWords:
         """See `DeviceBridge.closed`. The number of words has no limit."""
         shown = Shown.of(lengths(bytes_BP), counts_B)
         seen = self.encode(bytes_BP, jnp.where(shown.hidden_B, shown.whole_B, shown.bytes_B))

@@ -27,7 +27,7 @@ from tessy_jax.text.encoding import ClosedWords, Encoding, Shown, closed_words
 from tessy_jax.text.host_bridge import plain_content
 from tessy_jax.text.scan import Marks
 from tessy_jax.text.vocab import is_byte_level, parts, spellings
-from tessy_jax.text.words import NONE, find_merges, merge_table
+from tessy_jax.text.words import NONE, Table, find_merges, merge_table
 
 SPACE = "\u2581"
 REPLACED = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
@@ -36,7 +36,7 @@ ABSENT = -1
 
 @partial(
     jax.tree_util.register_dataclass,
-    data_fields=["pages_X", "ids_X256", "bytes_256", "spelled_256", "merges_X128", "pairs_X128"],
+    data_fields=["pages_X", "ids_X256", "bytes_256", "spelled_256", "merges", "pairs"],
     meta_fields=[],
 )
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class SentencePieceBridge:
 
     pages_X, ids_X256: a two-level table of the token of each code point; ABSENT if it has none. bytes_256: the token of each
     byte of a character without a token. spelled_256: the token of each byte of a word that becomes single bytes.
-    merges_X128: the merges. pairs_X128: the pairs of character tokens that are adjacent in a token made by a merge. Both
+    merges: the merges. pairs: the pairs of character tokens that are adjacent in a token made by a merge. Both
     have the layout of `merge_table`.
     """
 
@@ -54,15 +54,17 @@ class SentencePieceBridge:
     ids_X256: jax.Array
     bytes_256: jax.Array
     spelled_256: jax.Array
-    merges_X128: jax.Array
-    pairs_X128: jax.Array
+    merges: Table
+    pairs: Table
 
-    def split(self, bytes_BP: jax.Array, counts_B: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def splits(self, bytes_BP: jax.Array, counts_B: jax.Array) -> list[tuple[jax.Array, jax.Array]]:
         """The bytes at which words of the first counts_B bytes begin [B, P], and the byte [B] up to which no following text
         can change them. A word begins with the white space after the previous word."""
-        return _words(*_characters(bytes_BP, counts_B))
+        return [_words(*_characters(bytes_BP, counts_B))]
 
-    def closed(self, bytes_BP: jax.Array, counts_B: jax.Array, ended_B: jax.Array, *, widest: bool) -> ClosedWords:
+    def closed(
+        self, bytes_BP: jax.Array, counts_B: jax.Array, ended_B: jax.Array, v_B: jax.Array, *, widest: bool
+    ) -> ClosedWords:
         """See `DeviceBridge.closed`. The number of words has no limit."""
         shown = Shown.of(lengths(bytes_BP), counts_B)
         seen = self._encode(bytes_BP, jnp.where(shown.hidden_B, shown.whole_B, shown.bytes_B))
@@ -89,12 +91,14 @@ class SentencePieceBridge:
         for length in range(1, 5):
             next_BP = shifted(jnp.where(whole_BP, symbols_BP, ABSENT), length, ABSENT)
             right_BP = jnp.where(lengths_BP == length, next_BP, right_BP)
-        joined_BP = find_merges(self.pairs_X128, symbols_BP, right_BP)[0] != NONE
+        joined_BP = find_merges(self.pairs, symbols_BP, right_BP, jnp.zeros_like(counts_B))[0] != NONE
         continues_BP = jnp.zeros_like(alive_BP)
         for length in range(1, 5):
             continues_BP |= _before(joined_BP & (lengths_BP == length), length, False)
         separate = Marks.of(alive_BP & ~(continues_BP & ~breaks_BP))
-        tokens = merge(self.merges_X128, Symbols(symbols_BP, alive_BP), separate, jnp.bool_(True)).listed(counts_B)
+        tokens = merge(
+            self.merges, Symbols(symbols_BP, alive_BP), separate, jnp.bool_(True), jnp.zeros_like(counts_B)
+        ).listed(counts_B)
         return Encoding(*tokens, starts_BP=starts_BP, final_B=final_B)
 
 
@@ -228,6 +232,6 @@ def sentencepiece_bridge(content: dict[str, Any]) -> SentencePieceBridge | None:
         ids_X256=jnp.asarray(tokens),
         bytes_256=jnp.asarray(byte_ids, jnp.int32),
         spelled_256=jnp.asarray([single[bytes([byte])] for byte in range(256)], jnp.int32),
-        merges_X128=jnp.asarray(merge_table(rows)),
-        pairs_X128=jnp.asarray(merge_table(np.array(joined, np.int32).reshape(-1, 4))),
+        merges=Table.of([merge_table(rows)]),
+        pairs=Table.of([merge_table(np.array(joined, np.int32).reshape(-1, 4))]),
     )

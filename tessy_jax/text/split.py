@@ -7,6 +7,7 @@ the first character then gives the characters at which matches begin. Characters
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, reduce
 from typing import Any, NamedTuple
@@ -25,7 +26,6 @@ from tessy_jax.text.characters import (
     SYMBOL,
     UPPER,
     Text,
-    characters,
     shifted,
 )
 from tessy_jax.text.scan import BLOCK, Marks, pick
@@ -79,13 +79,15 @@ def rule_of(content: dict[str, Any]) -> str | None:
 
 class Matches(NamedTuple):
     """The matches of a rule. ends_BP: where the match that begins at each character ends; P if none begins there.
-    matched_BP: whether an alternative of the rule matches; else the match is text up to the next one. first_B: the first
-    character, P if there is none."""
+    matched_BP: whether an alternative of the rule matches; else the match is text up to the next one."""
 
     text: Text
     ends_BP: jax.Array
     matched_BP: jax.Array
-    first_B: jax.Array
+
+    def first_B(self) -> jax.Array:
+        """The first character; P if there is none."""
+        return Marks.of(self.text.begins).next()[:, 0]
 
     def final(self, last_B: jax.Array) -> jax.Array:
         """The last byte [B] up to which no following text can change boundaries, for a last pre-token at last_B.
@@ -96,7 +98,7 @@ class Matches(NamedTuple):
         """
         text, last_B = self.text, jnp.minimum(last_B, self.ends_BP.shape[1] - 1)
         at_P = jnp.arange(self.ends_BP.shape[1], dtype=jnp.int32)
-        solid_B = jnp.where(text.lacks(SPACE), at_P, -1).max(axis=1)
+        solid_B = Marks.of(text.lacks(SPACE)).last()[:, -1]
         remaining_B = (text.begins & (at_P >= last_B[:, None])).sum(axis=1, dtype=jnp.int32)
         before_B = jnp.where(text.begins & (at_P < last_B[:, None]), at_P, -1).max(axis=1)
         previous_B = jnp.maximum(before_B, 0)
@@ -107,15 +109,14 @@ class Matches(NamedTuple):
         unmatched_B = ~_at(self.matched_BP, last_B)  # a later match may begin inside
         final_B = jnp.where(unmatched_B, last_B, jnp.maximum(last_B, solid_B))
         final_B = jnp.where(unsafe_B & (before_B >= 0), before_B, final_B)
-        return jnp.where(self.first_B < self.ends_BP.shape[1], final_B, 0)
+        return jnp.where(text.begins.any(axis=1), final_B, 0)
 
 
-def matches(rule: str, bytes_BP: jax.Array, counts_B: jax.Array, pages_X: jax.Array, classes_X256: jax.Array) -> Matches:
-    """The matches of a rule in the first counts_B bytes of each lane."""
-    P = bytes_BP.shape[1]
-    text = jax.lax.optimization_barrier(characters(bytes_BP, counts_B, pages_X, classes_X256))
+def matches(rule: str, text: Text) -> Matches:
+    """The matches of a rule in each text."""
+    P = text.codes.shape[1]
     begins = Marks.of(text.begins)
-    stop = jnp.broadcast_to(counts_B[:, None], bytes_BP.shape)
+    stop = jnp.broadcast_to(text.counts_B[:, None], text.codes.shape)
     if rule in (DIGITS_GPT2, DEEPSEEK3):
         stop = jnp.minimum(shifted(Marks.of(_breaks(rule, text, begins)).next(), 1, P), stop)
     scan = Scan(text, begins, stop)
@@ -123,21 +124,20 @@ def matches(rule: str, bytes_BP: jax.Array, counts_B: jax.Array, pages_X: jax.Ar
     matched = (ends > 0) & text.begins
     # text that no alternative matches is one piece up to the next match
     ends = jnp.where(matched, ends, jnp.minimum(shifted(Marks.of(matched).next(), 1, P), stop))
-    first_B = begins.next()[:, 0]
-    return Matches(text, jnp.where(text.begins, ends, P), matched, first_B)
+    # without the barrier, XLA computes the matches again in every use
+    return jax.lax.optimization_barrier(Matches(text, jnp.where(text.begins, ends, P), matched))
 
 
-def split(
-    rule: str, bytes_BP: jax.Array, counts_B: jax.Array, pages_X: jax.Array, classes_X256: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """Splits the first counts_B bytes of each lane. Returns the bytes at which pre-tokens begin [B, P], and the last byte
-    [B] up to which no following text can change them, see `Matches.final`."""
-    found = matches(rule, bytes_BP, counts_B, pages_X, classes_X256)
-    found = jax.lax.optimization_barrier(found)
-    starts = walk(found.ends_BP, found.first_B)
-    at_P = jnp.arange(bytes_BP.shape[1], dtype=jnp.int32)
+def split(rules: Sequence[str], text: Text) -> list[tuple[jax.Array, jax.Array]]:
+    """Splits each text by several rules. Returns, for each rule, the bytes at which pre-tokens begin [B, P], and the last
+    byte [B] up to which no following text can change them, see `Matches.final`."""
+    of_rules = [matches(rule, text) for rule in rules]
+    found: Matches = jax.tree.map(lambda *parts: jnp.concatenate(parts), *of_rules)
+    starts = walk(found.ends_BP, found.first_B())
+    at_P = jnp.arange(text.codes.shape[1], dtype=jnp.int32)
     starts_BP = starts.to_bool() & found.text.begins
-    return starts_BP, found.final(jnp.where(starts_BP, at_P, 0).max(axis=1))
+    final_B = found.final(jnp.where(starts_BP, at_P, 0).max(axis=1))
+    return list(zip(jnp.split(starts_BP, len(rules)), jnp.split(final_B, len(rules)), strict=True))
 
 
 def walk(ends_BP: jax.Array, first_B: jax.Array) -> Marks:

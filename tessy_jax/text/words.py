@@ -6,7 +6,7 @@ in its own part of the row. The number of buckets grows until no bucket overflow
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,27 +29,55 @@ FACTORS = (0x9E3779B1, 0x85EBCA6B)
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
+class Table:
+    """The hash tables of V vocabularies, one behind another. rows_X128: the buckets of all. first_V, buckets_V: the first
+    bucket of each vocabulary, and their number, a power of two."""
+
+    rows_X128: jax.Array
+    first_V: jax.Array
+    buckets_V: jax.Array
+
+    @classmethod
+    def of(cls, tables: Sequence[Any]) -> Table:
+        """The tables [buckets, 128] of several vocabularies."""
+        sizes = np.array([table.shape[0] for table in tables])
+        return cls(jnp.concatenate(tables), _array(np.cumsum(sizes) - sizes), _array(sizes))
+
+    def parts(self) -> list[jax.Array]:
+        """The table [buckets, 128] of each vocabulary."""
+        return [self.rows_X128[first : first + size] for first, size in zip(self.first_V, self.buckets_V, strict=True)]
+
+    def look_up(self, left: jax.Array, right: jax.Array, v: jax.Array, fields: int) -> jax.Array:
+        """The bucket of each key in the table of vocabulary v [..., fields, entries]."""
+        bucket = bucket_of(left, right, self.buckets_V[v].astype(jnp.uint32)).astype(jnp.int32)
+        return self.rows_X128[self.first_V[v] + bucket].reshape(*left.shape, fields, ROW // fields)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
 class Words:
-    """The tokens that are pre-tokens by themselves. buckets_X128: 64 entries (hash, id). spelled_VL: the bytes of each
-    token, zeros after its end."""
+    """The tokens of V vocabularies that are pre-tokens by themselves. table: 64 entries (hash, id) per bucket. spelled_XL:
+    the bytes of each token, zeros after its end, one vocabulary behind another. first_V: the first token of each."""
 
-    buckets_X128: jax.Array
-    spelled_VL: jax.Array
+    table: Table
+    spelled_XL: jax.Array
+    first_V: jax.Array
 
-    def find(self, bytes_BP: jax.Array, starts_BW: jax.Array, ends_BW: jax.Array) -> jax.Array:
-        """The token of each word [B, W], ABSENT if it has none. A word is the bytes from its start to its end; an empty word
-        has no token."""
+    def find(self, bytes_BP: jax.Array, starts_BW: jax.Array, ends_BW: jax.Array, v_B: jax.Array) -> jax.Array:
+        """The token of each word [B, W] in vocabulary v_B, ABSENT if it has none. A word is the bytes from its start to its
+        end; an empty word has no token."""
         B, P = bytes_BP.shape
-        L = self.spelled_VL.shape[1]
+        L = self.spelled_XL.shape[1]
         at_BWL = starts_BW[..., None] + jnp.arange(L, dtype=jnp.int32)
         lanes_B11 = jnp.arange(B)[:, None, None]
         inside_BWL = at_BWL < ends_BW[..., None]
         word_BWL = jnp.where(inside_BWL, bytes_BP[lanes_B11, jnp.minimum(at_BWL, P - 1)], 0)
         key_BW, tag_BW = _hashes(jnp.where(inside_BWL, word_BWL.astype(jnp.uint32) + 1, 0), jnp)
-        rows_BW264 = _rows(self.buckets_X128, key_BW, tag_BW, fields=2)
+        rows_BW264 = self.table.look_up(key_BW, tag_BW, v_B[:, None], fields=2)
         found_BW64 = rows_BW264[..., 0, :] == tag_BW.astype(jnp.int32)[..., None]
         ids_BW = jnp.where(found_BW64, rows_BW264[..., 1, :], ABSENT).max(axis=-1)
-        same_BW = (self.spelled_VL[jnp.maximum(ids_BW, 0)] == word_BWL).all(axis=-1)  # other words may have equal hashes
+        spelled_BWL = self.spelled_XL[self.first_V[v_B][:, None] + jnp.maximum(ids_BW, 0)]
+        same_BW = (spelled_BWL == word_BWL).all(axis=-1)  # other words may have equal hashes
         fits_BW = (starts_BW < ends_BW) & (ends_BW - starts_BW <= L)
         return jnp.where(same_BW & fits_BW, ids_BW, ABSENT)
 
@@ -65,21 +93,30 @@ def word_table(tokens: Mapping[int, bytes], width: int = WIDTH) -> Words:
     buckets_X128 = hash_table(keys, tags, np.stack([tags.view(np.int32), ids], axis=1), compared=1)
     spelled_VL = np.zeros((int(ids.max(initial=0)) + 1, width), np.uint8)
     spelled_VL[ids] = spelled_NL
-    return Words(jnp.asarray(buckets_X128), jnp.asarray(spelled_VL))
+    return Words(Table.of([buckets_X128]), jnp.asarray(spelled_VL), _array([0]))
 
 
-def find_merges(merges_X128: jax.Array, left: jax.Array, right: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The rank of the merge of each pair, NONE if it has none, and the merged token."""
+def joined_words(words: Sequence[Words]) -> Words:
+    """The words of several vocabularies."""
+    width, counts = max(w.spelled_XL.shape[1] for w in words), [w.spelled_XL.shape[0] for w in words]
+    spelled = [jnp.pad(w.spelled_XL, ((0, 0), (0, width - w.spelled_XL.shape[1]))) for w in words]
+    table = Table.of([part for w in words for part in w.table.parts()])
+    return Words(table, jnp.concatenate(spelled), _array(np.cumsum(counts) - counts))
 
-    def find(pair: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        left, right = pair
-        rows = _rows(merges_X128, left.astype(jnp.uint32), right.astype(jnp.uint32), fields=4)
+
+def find_merges(merges: Table, left: jax.Array, right: jax.Array, v_B: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The rank of the merge of each pair [B, P] in vocabulary v_B, NONE if it has none, and the merged token."""
+
+    def find(pair: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        left, right, v = pair
+        rows = merges.look_up(left.astype(jnp.uint32), right.astype(jnp.uint32), v, fields=4)
         hit = (rows[..., 0, :] == left[..., None]) & (rows[..., 1, :] == right[..., None])
         return jnp.where(hit, rows[..., 2, :], NONE).min(axis=-1), jnp.where(hit, rows[..., 3, :], 0).max(axis=-1)
 
+    v = jnp.broadcast_to(v_B[:, None], left.shape)
     if left.size <= PAIRS:
-        return find((left, right))
-    found = jax.lax.map(find, (left.reshape(-1), right.reshape(-1)), batch_size=PAIRS)
+        return find((left, right, v))
+    found = jax.lax.map(find, (left.reshape(-1), right.reshape(-1), v.reshape(-1)), batch_size=PAIRS)
     return found[0].reshape(left.shape), found[1].reshape(left.shape)
 
 
@@ -97,7 +134,7 @@ def hash_table(
     ways = ROW // fields
     buckets = 1 << (2 * len(entries) // ways).bit_length()
     while True:
-        place = bucket_of(left, right, buckets).astype(np.int64)
+        place = bucket_of(left, right, np.uint32(buckets)).astype(np.int64)
         order = np.argsort(place, kind="stable")
         place = place[order]
         way = np.arange(len(place)) - np.searchsorted(place, place)
@@ -110,18 +147,16 @@ def hash_table(
     return table.reshape(buckets, ROW)
 
 
-def bucket_of(left: Any, right: Any, buckets: int) -> Any:
-    """The bucket of each key, for NumPy or JAX arrays of uint32; `buckets` is a power of two."""
+def bucket_of(left: Any, right: Any, buckets: Any) -> Any:
+    """The bucket of each key, for NumPy or JAX arrays of uint32; `buckets`, also uint32, are powers of two."""
     uint = np.uint32
     mixed = (left * uint(0x9E3779B1)) ^ (right * uint(0x85EBCA77))
     mixed = (mixed ^ (mixed >> uint(15))) * uint(0xC2B2AE3D)
-    return (mixed >> uint(8)) & uint(buckets - 1)
+    return (mixed >> uint(8)) & (buckets - uint(1))
 
 
-def _rows(table_X128: jax.Array, left: jax.Array, right: jax.Array, fields: int) -> jax.Array:
-    """The bucket of each key [..., fields, entries]."""
-    rows = table_X128[bucket_of(left, right, table_X128.shape[0]).astype(jnp.int32)]
-    return rows.reshape(*left.shape, fields, ROW // fields)
+def _array(numbers: Any) -> jax.Array:
+    return jnp.asarray(numbers, jnp.int32)
 
 
 def _hashes(values: Any, module: Any) -> tuple[Any, Any]:

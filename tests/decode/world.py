@@ -17,6 +17,7 @@ from tessy_jax.models.config import ModelConfig, Rope
 from tessy_jax.models.transformer import Decoder
 from tessy_jax.sharding import Partitioner
 from tessy_jax.text.bridge import device_bridge
+from tessy_jax.text.bridges import joined
 from tests.decode.oracle import Oracle, OracleSide, Settings
 
 QWEN = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -231,7 +232,7 @@ def engine(world: World, lanes: int, partitioner: Partitioner | None = None, wri
     markers = np.frombuffer(MARKER, np.uint8)[None]
     tables = TextTables(
         vocabs=tuple(spelling(world, kind) for kind in world.kinds),
-        bridges=tuple(bridges()[kind] for kind in world.kinds),
+        bridge=joined([bridges()[kind] for kind in world.kinds]),
         markers_MI=jnp.asarray(markers),
         marker_lengths_M=jnp.asarray([len(MARKER)], jnp.int32),
         close_X=jnp.asarray(np.frombuffer(CLOSE, np.uint8)),
