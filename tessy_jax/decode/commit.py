@@ -99,7 +99,7 @@ def _adopt_heard(ctx: LoopContext, v: Index, lanes: Lanes, commits_B: jax.Array,
 
 def close_thinking(ctx: LoopContext, lanes: Lanes, closes_B: jax.Array) -> Lanes:
     """Ends the thinking of lanes closes_B at the committed text without trailing white space. The template's text follows,
-    then the answer. The answering side appends its own tokens of that text at its turn (`start_answers`)."""
+    then the answer. The answering side appends its own tokens of that text at its turn (`tokenize`)."""
     tail_BW = read_window(lanes.text_BY, lanes.committed_B - MAX_STRIPPED_BYTES, MAX_STRIPPED_BYTES)
     at_W = jnp.arange(MAX_STRIPPED_BYTES)
     inside_BW = lanes.committed_B[:, None] - MAX_STRIPPED_BYTES + at_W >= 0

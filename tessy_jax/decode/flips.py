@@ -7,6 +7,7 @@ from dataclasses import replace
 import jax
 import jax.numpy as jnp
 
+from tessy_jax.backend import backend
 from tessy_jax.decode.context import LoopContext
 from tessy_jax.decode.predictor_window import Group, predict
 from tessy_jax.decode.sampling import position_keys
@@ -15,6 +16,10 @@ from tessy_jax.decode.tokenize import Reading
 
 Carry = tuple[PredictorState, jax.Array, jax.Array]
 """The predictor's state, flip_B, and the number of passes."""
+PREDICTOR_TOKENS = {"cpu": (16, 1)}
+"""The default of `LoopConfig.predictor_tokens` by platform: on CPUs, slots without tokens cost time."""
+ONE_FORM = (4,)
+"""The default on accelerators, where such slots are almost free; one compiled form saves time and memory to compile."""
 
 
 @jax.named_scope("read_predictors")
@@ -23,32 +28,29 @@ def read_predictors(
 ) -> Lanes:
     """Lets the predictor of side m read its side's tokens in the lanes that this side writes: the committed ones, and in
     lanes moved_B those of the proposal that no following text can change, or all of them if the proposal is over."""
-    for i, v in enumerate(ctx.config.predictor_reads):
-        if v is None:
-            continue
-        tokens = lanes.tokens
-        prompt_B = tokens.prompt_B(v)
-        own = v == i
-        total_B = tokens.known_B(v) if own else reading.total_B
-        stable_B = tokens.up_to(v, certain_B) if own else reading.sure_B
-        proposed_B = jnp.where(over_B, total_B, stable_B if ctx.config.online else prompt_B)
-        committed_B = tokens.up_to(v, lanes.committed_B)
-        target_B = jnp.where(moved_B, proposed_B, committed_B) - prompt_B
-        target_B = jnp.where(lanes.speaks_B(i) & lanes.interleaves_B & (m == i), target_B, 0)
-        known_B = jnp.where(moved_B, total_B, tokens.known_B(v))
-        with jax.named_scope(f"side{i}"):
-            lanes = run_predictor(ctx, i, lanes, target_B, known_B, moved_B)
+    tokens, v = lanes.tokens, ctx.reads(m)
+    own = v == m
+    total_B = jnp.where(own, tokens.known_B(v), reading.total_B)
+    stable_B = jnp.where(own, tokens.up_to(v, certain_B), reading.sure_B)
+    proposed_B = jnp.where(over_B, total_B, stable_B) if ctx.config.online else jnp.where(over_B, total_B, 0)
+    known_B = jnp.where(moved_B, total_B, tokens.known_B(v))
+    before_B = tokens.up_to(v, lanes.committed_B, known_B) - tokens.prompt_B(v)
+    target_B = jnp.where(moved_B, proposed_B - tokens.prompt_B(v), before_B)
+    target_B = jnp.where(lanes.speaks_B(m) & lanes.interleaves_B, target_B, 0)
+    for i, predictor in enumerate(lanes.predictors):
+        if predictor is not None:
+            with jax.named_scope(f"side{i}"):
+                lanes = run_predictor(ctx, i, lanes, jnp.where(m == i, target_B, 0), before_B, moved_B)
     return lanes
 
 
 def run_predictor(
-    ctx: LoopContext, m: int, lanes: Lanes, target_B: jax.Array, known_B: jax.Array, moved_B: jax.Array
+    ctx: LoopContext, m: int, lanes: Lanes, target_B: jax.Array, before_B: jax.Array, moved_B: jax.Array
 ) -> Lanes:
     """Runs the predictor of side m over tokens of the response up to target_B until the flip: the first token of the
     proposal, from number `min_span_tokens` on, after which the other kind of text follows.
 
-    known_B: tokens that may be read, the prompt included. With online prediction, tokens of lanes moved_B are read one at a
-    time, since there are few of them.
+    before_B: tokens of the response before the proposal. Online, lanes moved_B have few tokens to read.
     """
     v, predictor, config = ctx.config.predictor_reads[m], lanes.predictors[m], ctx.config
     assert v is not None
@@ -56,7 +58,6 @@ def run_predictor(
     tokens, half = lanes.tokens, config.half_window
     graph, params = ctx.graphs.predictors[m], ctx.weights.predictors[m]
     prompt_B = tokens.prompt_B(v)
-    before_B = tokens.up_to(v, lanes.committed_B, known_B) - prompt_B
 
     def left_B(carry: Carry) -> jax.Array:
         return jnp.where(carry[1] < 0, jnp.maximum(target_B - carry[0].read_B, 0), 0)
@@ -89,10 +90,15 @@ def run_predictor(
         )
 
     carry = predictor, lanes.flip_B, lanes.counts.predictor_passes_M[m]
-    chunked_B = ~moved_B if config.online else jnp.ones_like(moved_B)
-    carry = reads(carry, chunked_B, config.predictor_chunk, config.predictor_lanes)
-    if config.online:
-        carry = reads(carry, moved_B, 1, 0)
+    chunk, *step = config.predictor_tokens or PREDICTOR_TOKENS.get(backend().platform, ONE_FORM)
+    if config.online and step:
+        with jax.named_scope("catch_up"):
+            carry = reads(carry, ~moved_B, chunk, config.predictor_lanes)
+        with jax.named_scope("read_token"):
+            carry = reads(carry, moved_B, step[0], 0)
+    else:
+        with jax.named_scope("read_token"):
+            carry = reads(carry, jnp.ones_like(moved_B), chunk, 0 if config.online else config.predictor_lanes)
     predictor, flip_B, passes = carry
     counts = replace(lanes.counts, predictor_passes_M=lanes.counts.predictor_passes_M.at[m].set(passes))
     return replace(lanes.with_predictor(m, predictor), flip_B=flip_B, counts=counts)

@@ -26,6 +26,7 @@ Pass = tuple[jax.Array, Any, jax.Array]
 """Hidden states [B, 1, D] after the last token that each lane read, the cache, and the number of tokens read [B]."""
 
 
+@jax.named_scope("forward")
 def forward(ctx: LoopContext, m: Index, lanes: Lanes, runs: jax.Array) -> tuple[Lanes, jax.Array, jax.Array]:
     """One forward pass of side m over the lanes that it may write, if it `runs`. Returns the lanes, a token per lane, and
     whether the lane has sampled it, i.e. has read all its tokens."""
@@ -53,7 +54,8 @@ def _forward(
         return decode_step(model, tokens, m, cache, left_B)
 
     hidden, _, counts = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(one_token, cache))
-    state = once(behind, lambda cache: mixed_step(ctx.config, model, tokens, m, cache, left_B), (hidden, cache, counts))
+    with jax.named_scope("mixed"):
+        state = once(behind, lambda cache: mixed_step(ctx.config, model, tokens, m, cache, left_B), (hidden, cache, counts))
     hidden_B1D, cache, counts_B = once(some & ~behind, one_token, state)
     samples_B = (left_B > 0) & (counts_B == left_B)
 

@@ -20,7 +20,7 @@ from tessy_jax.decode.flips import read_predictors
 from tessy_jax.decode.forward import forward
 from tessy_jax.decode.proposal import Sampled, append_sampled, proposals, resolve
 from tessy_jax.decode.state import THINK, Counts, DecodeParams, Lanes, TextTables, pick_side
-from tessy_jax.decode.tokenize import start_answers, tokenize
+from tessy_jax.decode.tokenize import tokenize
 
 
 @jax.tree_util.register_dataclass
@@ -47,8 +47,7 @@ def run_rounds(graphs: LoopGraphs, weights: LoopWeights, tables: TextTables, par
 
 def iteration(ctx: LoopContext, x: Turn) -> Turn:
     """One iteration of the loop."""
-    m, sampled = x.side, x.sampled
-    lanes = start_answers(ctx, m, x.lanes)
+    lanes, m, sampled = x.lanes, x.side, x.sampled
     proposal = proposals(ctx, m, lanes)
     lanes, reading = tokenize(ctx, m, lanes, sampled.moved_B, proposal.over_B, sampled.certain_B)
     lanes = read_predictors(ctx, m, lanes, sampled.moved_B, proposal.over_B, sampled.certain_B, reading)

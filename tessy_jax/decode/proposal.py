@@ -134,7 +134,6 @@ def resolve(ctx: LoopContext, m: Index, lanes: Lanes, proposal: Proposals, sampl
     turned_B = lanes.flip_B >= 0
     asked_B = sampled.moved_B & lanes.interleaves_B & (turned_B | proposal.over_B)
 
-    @jax.named_scope("decide")
     def decide() -> Cut:
         splits = ()
         if config.word_rule == DISCARD:
@@ -158,7 +157,8 @@ def resolve(ctx: LoopContext, m: Index, lanes: Lanes, proposal: Proposals, sampl
         )
 
     nothing = Cut(jnp.zeros_like(proposal.counts_B), jnp.zeros_like(proposal.over_B))
-    cut_B, decided_B = jax.lax.cond(asked_B.any(), decide, lambda: nothing)
+    with jax.named_scope("decide"):
+        cut_B, decided_B = jax.lax.cond(asked_B.any(), decide, lambda: nothing)
     cut_B = jnp.where(lanes.interleaves_B, cut_B, proposal.counts_B)
     commits_B = sampled.moved_B & jnp.where(lanes.interleaves_B & turned_B, decided_B, proposal.over_B)
     return commit(ctx, m, lanes, commits_B, lanes.committed_B + cut_B, reading)

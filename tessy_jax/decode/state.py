@@ -180,10 +180,11 @@ class LoopConfig(NamedTuple):
     """Tokens that a lane reads per pass during catch-up."""
     packed_tokens: int = 0
     """Tokens of all lanes in one catch-up pass, see `mixed_step`; 0 if lanes are sharded."""
-    predictor_chunk: int = 16
-    """Tokens per lane that a predictor reads in one pass at a hand-over."""
+    predictor_tokens: tuple[int, ...] = ()
+    """Tokens per lane that a predictor reads in one pass: in lanes that catch up, and in lanes that have sampled a token.
+    One number serves both, with all lanes in a pass. Empty: the numbers for the platform, see `flips`."""
     predictor_lanes: int = 0
-    """Lanes that a predictor reads in one pass at a hand-over; 0 for all. It is 0 if lanes are sharded."""
+    """Lanes that catch up in one pass of a predictor; 0 for all. It is 0 if lanes are sharded."""
 
 
 @jax.tree_util.register_dataclass
@@ -243,9 +244,9 @@ class Tokens:
 
     def truncated(self, where_B: jax.Array, bytes_B: jax.Array) -> Tokens:
         """Without the tokens of both sides that end after bytes_B bytes, in lanes where_B."""
-        sides = range(self.known_MB.shape[0])
-        kept_MB = jnp.stack([jnp.maximum(self.up_to(m, bytes_B), self.prompt_B(m)) for m in sides])
-        return replace(self, known_MB=jnp.where(where_B, kept_MB, self.known_MB))
+        known_MBS = jnp.arange(self.ids_MBS.shape[2]) < self.known_MB[..., None]
+        kept_MB = ((self.ends_MBS <= bytes_B[:, None]) & known_MBS).sum(axis=2, dtype=jnp.int32)
+        return replace(self, known_MB=jnp.where(where_B, jnp.maximum(kept_MB, self.prompt_MB), self.known_MB))
 
 
 @jax.tree_util.register_dataclass
@@ -283,8 +284,8 @@ class Counts:
 
     def add(self, m: Index, **numbers: jax.Array) -> Counts:
         """With these numbers added to those of side m."""
-        fields = {f"{name}_M": getattr(self, f"{name}_M").at[m].add(number) for name, number in numbers.items()}
-        return replace(self, **fields)
+        own_M = jnp.arange(self.passes_M.shape[0]) == m
+        return replace(self, **{f"{n}_M": getattr(self, f"{n}_M") + jnp.where(own_M, x, 0) for n, x in numbers.items()})
 
 
 @jax.tree_util.register_dataclass

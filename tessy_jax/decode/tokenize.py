@@ -1,6 +1,7 @@
 """Tokenizes text that one side wrote in the vocabulary of the other side.
 
-At its turn, a side tokenizes the text that it has not read. While the other side writes, its words are tokenized as they
+At its turn, a side tokenizes the text that it has not read; the tokens that start the answer are its own. While the other
+side writes, its words are tokenized as they
 close, i.e. as soon as no following text can change them, if a predictor reads them. A word that leaves the narrow window is
 read in the widest one.
 """
@@ -13,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from tessy_jax.decode.context import LoopContext
-from tessy_jax.decode.state import ANSWER, LENGTH, UNENCODABLE, Bridge, ClosedWords, Index, Lanes, Tokens, pick_side
+from tessy_jax.decode.state import ANSWER, LENGTH, UNENCODABLE, Bridge, ClosedWords, Index, Lanes, Tokens
 from tessy_jax.decode.windows import read_window
 
 NARROW = 64  # bytes of text that are read at a time
@@ -33,25 +34,28 @@ class Reading:
 @dataclass(frozen=True)
 class Text:
     """Text to tokenize, in lanes who_B, in the vocabulary of side v_B. end_B: bytes of the response up to its end. ended_B:
-    the text ends there; else only words that are closed are tokenized. limit_B: no further word is read beyond this number
-    of tokens."""
+    the text ends there; else only words that are closed are tokenized. answers_B: the tokens that start the answer follow.
+    limit_B: no further word is read beyond this number of tokens."""
 
     who_B: jax.Array
     v_B: jax.Array
     end_B: jax.Array
     ended_B: jax.Array
+    answers_B: jax.Array
     limit_B: jax.Array
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class _Progress:
-    """The state of `_read_words`. wide_B: lanes whose next word leaves the narrow window."""
+    """The state of `_read_words`. wide_B: lanes whose next word leaves the narrow window. spent_B: lanes with more than
+    limit_B tokens."""
 
     tokens: Tokens
     reading: Reading
     waits_B: jax.Array
     wide_B: jax.Array
+    spent_B: jax.Array
 
 
 @jax.named_scope("tokenize")
@@ -66,7 +70,7 @@ def tokenize(
     """
     reads = ctx.reads(m)
     target_B = bridge_target_B(lanes)
-    unread_B = lanes.speaks_B(m) & ~moved_B & (lanes.tokens.encoded_B(m) < target_B)
+    unread_B = lanes.speaks_B(m) & ~moved_B & (lanes.tokens.encoded_B(m) < lanes.written_B)
     heard_B = moved_B & lanes.interleaves_B & (reads != m)
     v_B = jnp.where(heard_B, reads, m)
     text = Text(
@@ -74,14 +78,14 @@ def tokenize(
         v_B=v_B,
         end_B=jnp.where(unread_B, target_B, jnp.where(over_B, lanes.written_B, certain_B)),
         ended_B=unread_B | over_B,
+        answers_B=unread_B & (lanes.scalars.phase == ANSWER),
         limit_B=jnp.where(unread_B, lanes.tokens.prompt_B(v_B) + ctx.params.max_response_tokens, jnp.iinfo(jnp.int32).max),
     )
     read = _read_words(ctx, lanes, text)
     known_B = lanes.tokens.known_B(v_B)
     lanes = replace(lanes, tokens=read.tokens)
     lanes = add_known(m, lanes, unread_B, read.reading.total_B)
-    spent_B = unread_B & lanes.running_B & (lanes.tokens.response_B(m) > ctx.params.max_response_tokens)
-    lanes = lanes.with_scalars(status=jnp.where(spent_B, LENGTH, lanes.scalars.status))
+    lanes = lanes.with_scalars(status=jnp.where(read.spent_B & lanes.running_B, LENGTH, lanes.scalars.status))
     lanes = replace(lanes, pending_B=jnp.where(heard_B, read.reading.sure_B - known_B, lanes.pending_B))
     return lanes, read.reading
 
@@ -93,9 +97,10 @@ def bridge_target_B(lanes: Lanes) -> jax.Array:
 
 
 def _read_words(ctx: LoopContext, lanes: Lanes, text: Text) -> _Progress:
-    """Writes the tokens of a text after those of its side that count."""
+    """Writes the tokens of a text after those of its side that count. The answer starts when the thinking has been read."""
     bridge: Bridge = ctx.tables.bridge
     widest = ctx.config.window_bytes
+    answer_X, answer_tokens = _answer(ctx)
     vocabulary_B = jnp.zeros_like(text.v_B) if ctx.config.one_vocabulary else text.v_B
 
     def body(x: _Progress) -> _Progress:
@@ -104,25 +109,39 @@ def _read_words(ctx: LoopContext, lanes: Lanes, text: Text) -> _Progress:
         now_B = jnp.where(narrow_B.any(), narrow_B, x.waits_B)
         left_B = jnp.where(now_B, text.end_B - base_B, 0)
 
-        def read(size: int) -> ClosedWords:
+        def read(size: int, name: str) -> ClosedWords:
             bytes_BP = read_window(lanes.text_BY, base_B, size)
-            return bridge.closed(bytes_BP, left_B, text.ended_B & now_B, vocabulary_B, widest=size == widest).padded(widest)
+            with jax.named_scope(name):
+                words = bridge.closed(bytes_BP, left_B, text.ended_B & now_B, vocabulary_B, widest=size == widest)
+                return words.padded(widest)
 
-        words = jax.lax.cond(narrow_B.any(), lambda: read(min(NARROW, widest)), lambda: read(widest))
-        total_B = x.reading.total_B + words.tokens_B
+        words = jax.lax.cond(narrow_B.any(), lambda: read(min(NARROW, widest), "narrow"), lambda: read(widest, "wide"))
+        starts_B = x.waits_B & text.answers_B & (base_B == text.end_B)
+        ids_BP = jnp.where(starts_B[:, None], answer_X[text.v_B], words.ids_BP)
+        ends_BP = jnp.where(starts_B[:, None], lanes.written_B[:, None], base_B[:, None] + words.ends_BP)
+        total_B = x.reading.total_B + jnp.where(starts_B, answer_tokens[text.v_B], words.tokens_B)
         sure_B = x.reading.sure_B + jnp.where(x.reading.sure_B == x.reading.total_B, words.sure_B, 0)
+        spent_B = x.waits_B & ~starts_B & (total_B > text.limit_B)
         again_B = (words.more_B & (words.end_B > 0)) | (words.long_B & narrow_B)
         return _Progress(
-            x.tokens.written(text.v_B, words.ids_BP, base_B[:, None] + words.ends_BP, x.reading.total_B),
+            x.tokens.written(text.v_B, ids_BP, ends_BP, x.reading.total_B),
             Reading(total_B, sure_B),
-            x.waits_B & (total_B <= text.limit_B) & (again_B | ~now_B),
+            x.waits_B & ~starts_B & ~spent_B & (again_B | ~now_B | text.answers_B),
             jnp.where(now_B, words.long_B & narrow_B, x.wide_B),
+            x.spent_B | spent_B,
         )
 
     start_B = lanes.free_B(text.v_B)
-    waits_B = text.who_B & (lanes.tokens.end_B(text.v_B, start_B) < text.end_B)
-    start = _Progress(lanes.tokens, Reading(start_B, start_B), waits_B, jnp.zeros_like(waits_B))
+    waits_B = text.who_B & ((lanes.tokens.end_B(text.v_B, start_B) < text.end_B) | text.answers_B)
+    nowhere_B = jnp.zeros_like(waits_B)
+    start = _Progress(lanes.tokens, Reading(start_B, start_B), waits_B, nowhere_B, nowhere_B)
     return jax.lax.while_loop(lambda x: x.waits_B.any(), body, start)
+
+
+def _answer(ctx: LoopContext) -> tuple[jax.Array, jax.Array]:
+    """The tokens of each side that start the answer [M, window_bytes], and their number [M]."""
+    rows = [jnp.pad(v.answer_X, (0, ctx.config.window_bytes - v.answer_X.shape[0])) for v in ctx.tables.vocabs]
+    return jnp.stack(rows), jnp.array([v.answer_X.shape[0] for v in ctx.tables.vocabs], jnp.int32)
 
 
 def add_known(v: Index, lanes: Lanes, who_B: jax.Array, total_B: jax.Array) -> Lanes:
@@ -135,18 +154,3 @@ def add_known(v: Index, lanes: Lanes, who_B: jax.Array, total_B: jax.Array) -> L
     counts = lanes.counts.add(v, bridged=(known_B - before_B).sum().astype(jnp.float32))
     lanes = replace(lanes, tokens=lanes.tokens.with_known(v, known_B), counts=counts)
     return lanes.with_scalars(status=jnp.where(unspelled_B, UNENCODABLE, lanes.scalars.status))
-
-
-@jax.named_scope("start_answers")
-def start_answers(ctx: LoopContext, m: Index, lanes: Lanes) -> Lanes:
-    """Appends side m's own tokens between thinking and answer in lanes whose thinking has closed."""
-    longest = max(vocab.answer_X.shape[0] for vocab in ctx.tables.vocabs)
-    padded = [jnp.pad(vocab.answer_X, (0, longest - vocab.answer_X.shape[0])) for vocab in ctx.tables.vocabs]
-    count = pick_side([jnp.int32(vocab.answer_X.shape[0]) for vocab in ctx.tables.vocabs], m)
-    # the text between them is not empty, so tokens that end where the thinking does are those of the thinking
-    covered_B = lanes.tokens.encoded_B(m) == lanes.scalars.thinking_bytes
-    starts_B = lanes.speaks_B(m) & (lanes.scalars.phase == ANSWER) & covered_B
-    ids_BX = jnp.broadcast_to(pick_side(padded, m), (starts_B.shape[0], longest))
-    ends_BX = jnp.broadcast_to((lanes.scalars.thinking_bytes + ctx.tables.close_X.shape[0])[:, None], ids_BX.shape)
-    tokens = lanes.tokens.written(m, ids_BX, ends_BX, lanes.free_B(m))
-    return replace(lanes, tokens=tokens.with_known(m, tokens.known_B(m) + jnp.where(starts_B, count, 0)))

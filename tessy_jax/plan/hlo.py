@@ -181,7 +181,8 @@ def launches(
     """Counts the launches of one run of a computation.
 
     Loops with a known trip count count that many iterations. Other loops count the iterations that `iterations` gives for a
-    scope that the loop begins (default: 1). Conditionals count the branch with the most kernels.
+    scope that the loop begins (default: 1). Conditionals count the branch with the most kernels, or with the fewest if
+    `iterations` gives 0.
 
     skip: whether to ignore instructions with these scopes, such as those of a path that is not taken. group: the group of a
     kernel with these scopes. leave_out: names of instructions to ignore. within: the scopes of the loop or branch that runs
@@ -194,17 +195,17 @@ def launches(
         if instruction.name in leave_out or skip(scopes):
             continue
         inner = [launches(module, name, within=scopes, **options) for name in module.called(instruction)]
+        given = next((count for name, count in iterations.items() if name in scopes and name not in within), 1)
         if instruction.operation == "while":
             trips = re.search(r'known_trip_count"?:\s*\{"?n"?:"?(\d+)', instruction.rest)
-            own = (count for name, count in iterations.items() if name in scopes and name not in within)
-            times = int(trips[1]) if trips else next(own, 1)
+            times = int(trips[1]) if trips else given
             body, condition = inner
             result.add(body, times)
             if not trips:
                 result.add(condition, times + 1)
                 result.host_reads += times + 1
         elif instruction.operation == "conditional":
-            result.add(max(inner, key=lambda branch: branch.total))
+            result.add((max if given else min)(inner, key=lambda branch: branch.total))
             result.host_reads += 1
         else:
             for called in inner:

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Iterator, Sequence
-from functools import partial
 from typing import Any
 
 import jax
 
 from tessy_jax.backend import tracing_for
-from tessy_jax.plan.hlo import Instruction, Launches, Module, Scopes, collectives, large_copies, launches
+from tessy_jax.plan.hlo import Launches, Module, Scopes, collectives, large_copies, launches
 from tessy_jax.plan.programs import Planned
 from tessy_jax.plan.remedy import remedy
 from tessy_jax.plan.targets import Target
 
-ITERATIONS = {"merges": 8}
-"""Assumed iterations of loops whose length depends on the text, by scope: about the number of merges of a word."""
+MERGES = 8
+"""Assumed iterations of merging: about the number of merges of a word."""
+READS = 2
+"""Assumed calls of the tokenizer for a proposal, at a hand-over."""
 HOST_TEXT = (
     "the tokenizer of the {} runs in a host callback, because the device does not support its rules; XLA compiles host "
     "callbacks for GPUs only with the GPU attached; choose a TPU target or cpu"
@@ -63,7 +63,7 @@ def _measured(planned: Planned, target: Target, mesh: Any) -> dict[str, Any]:
     record["collectives"] = [move._asdict() for move in collectives(module)]
     record["copies"] = [move._asdict() for move in _faults(module, planned)]
     if planned.program.name == "loop":
-        record["steps"] = list(_steps(module, planned.writers))
+        record["steps"] = list(_steps(module, planned))
     if target.platform == "tpu":
         cost = compiled.cost_analysis() or {}
         seconds = cost.get("optimal_seconds", -1.0)
@@ -83,42 +83,29 @@ def _faults(module: Module, planned: Planned) -> Any:
     return list(largest.values())
 
 
-def _steps(module: Module, writers: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """The launches of each side in a round of the loop: one record for a `step` in which no lane catches up, and one for the
-    `hand-over` before it."""
+def _steps(module: Module, planned: Planned) -> Iterator[dict[str, Any]]:
+    """The launches of each side in an iteration of the loop: one record for a `step` in which no lane catches up, and one
+    for a `hand-over`, i.e. the iteration at the beginning of a turn, which has no forward pass."""
     rounds = [i for i in module.computations[module.entry] if i.operation == "while"]
     if len(rounds) != 1:
         return
     body = rounds[0].attribute("body")
     assert body is not None
-    turns = {i.name: i for i in module.computations[body] if _holds_step(module, i)}
-    for side in sorted({part for i in module.walk(body) for part in i.scopes if re.fullmatch(r"side\d", part)}):
-
-        def skip(scopes: Scopes, side: str = side) -> bool:
-            return side not in scopes or "mixed_step" in scopes
-
-        count = partial(launches, module, skip=skip, group=_group, iterations=ITERATIONS)
-        for turn in turns.values():
-            if side in turn.scopes:
-                steps = turn.attribute("body")
-                assert steps is not None
-                yield _record(writers, side, "step", count(steps, within=turn.scopes))
-        yield _record(writers, side, "hand-over", count(body, leave_out=turns))
+    sides = [f"side{m}" for m in range(len(planned.writers))]
+    for m, side in enumerate(sides):
+        others = {other: 0 for other in sides if other != side}
+        step = others | {"mixed": 0, "catch_up": 0, "tokenize": int(planned.hears[m]), "merges": MERGES}
+        turn = others | {"forward": 0, "decide": 0, "read_token": 0, "tokenize": READS, "merges": MERGES}
+        for part, iterations in (("step", step), ("hand-over", turn)):
+            found = launches(module, body, skip=lambda scopes: "wide" in scopes, group=_group, iterations=iterations)
+            yield _record(planned.writers, m, part, found)
 
 
-def _holds_step(module: Module, instruction: Instruction) -> bool:
-    """Whether an instruction is the loop over a turn's steps."""
-    if instruction.operation != "while":
-        return False
-    return any("step" in i.scopes for i in module.computations.get(instruction.attribute("body") or "", []))
-
-
-def _record(writers: Sequence[str], side: str, part: str, found: Launches) -> dict[str, Any]:
+def _record(writers: Sequence[str], side: int, part: str, found: Launches) -> dict[str, Any]:
     models = found.kernels["model"] + found.kernels["predictor"]
-    number = int(side.removeprefix("side"))
     return {
-        "side": number,
-        "writer": writers[number],
+        "side": side,
+        "writer": writers[side],
         "part": part,
         "kernels": found.total,
         "models": models,
@@ -133,14 +120,15 @@ def _record(writers: Sequence[str], side: str, part: str, found: Launches) -> di
 
 GROUPS: tuple[str, ...] = (
     "sample",
-    "append_sampled",
-    "find_close_marker",
-    "predictor_view",
+    "proposals",
+    "tokenize",
+    "read_predictors",
     "decide",
-    "is_repetitive",
     "commit",
+    "resolve_proposal",
+    "find_close_marker",
+    "append_sampled",
 )
-GROUPS += ("bridge_text", "start_answers", "run_predictor", "resolve_proposal")
 
 
 def _group(scopes: Scopes) -> str:

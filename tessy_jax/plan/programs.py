@@ -46,7 +46,8 @@ class Planned:
     cache_bytes: the smallest array of a layer's cache; 0 for a training step. weight_bytes: the largest weight of a layer.
     Reports show copies of at least the smaller of these two sizes. parts: bytes of the program's arguments by part.
     lanes_key: configuration key of the number of lanes; empty for a training step. writers: the name of each side; empty for
-    a training step. host_text: writers whose tokenizer runs in a host callback.
+    a training step. hears: whether the predictor of each side reads the other side's tokens. host_text: writers whose
+    tokenizer runs in a host callback.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Planned:
     multiple: int
     lanes_key: str = ""
     writers: tuple[str, ...] = ()
+    hears: tuple[bool, ...] = ()
     host_text: tuple[str, ...] = ()
 
 
@@ -100,6 +102,7 @@ def _decode(
         "multiple": partitioner.num_shards("lanes"),
         "lanes_key": lanes_key,
         "writers": models.names,
+        "hears": tuple(v is not None and v != m for m, v in enumerate(models.loop_config.predictor_reads)),
     }
     weights = [(f"{v.name}'s weights", _bytes_of(w)) for v, w in zip(models.writers, engine.weights.writers, strict=True)]
     for name in names:

@@ -162,11 +162,8 @@ def merge(merges: Table, symbols: Symbols, words: Marks, missed: jax.Array, v_B:
     """Merges symbols within words by the merges of vocabulary v_B as often as possible, if a word was missed. words: the
     starts of words."""
     P = words.size
-    word_BP, start_BP, end_BP = words.count(), words.last(), shifted(words.next(), 1, P)
-
-    def previous(marks: Marks) -> jax.Array:
-        """The last marked byte before each byte."""
-        return jnp.pad(marks.last(), ((0, 0), (1, 0)), constant_values=-1)[:, :-1]
+    word_BP, end_BP = words.count(), shifted(words.next(), 1, P)
+    at_P = jnp.arange(P, dtype=jnp.int32)
 
     def body(carry: tuple[jax.Array, Symbols]) -> tuple[jax.Array, Symbols]:
         ids_BP, alive_BP = carry[1]
@@ -174,11 +171,11 @@ def merge(merges: Table, symbols: Symbols, words: Marks, missed: jax.Array, v_B:
         next_BP = shifted(alive.next(), 1, P)
         right_BP = pick(ids_BP, jnp.minimum(next_BP, P - 1))
         rank_BP, merged_BP = find_merges(merges, ids_BP, right_BP, v_B)
-        rank_BP = jnp.where(alive_BP & (next_BP < end_BP), rank_BP, NONE)
-        lowest_BP = (rank_BP != NONE) & (rank_BP == lowest_in_run(rank_BP, word_BP, NONE))
-        wins_BP = lowest_BP & (previous(Marks.of(lowest_BP)) < start_BP)
-        winner_BP = previous(Marks.of(wins_BP))
-        absorbed_BP = (winner_BP >= 0) & (winner_BP == previous(alive))
+        merges_BP = alive_BP & (next_BP < end_BP) & (rank_BP != NONE)
+        order_BP = jnp.where(merges_BP, rank_BP * P + at_P, NONE)  # of equal ranks, the leftmost
+        wins_BP = merges_BP & (order_BP == lowest_in_run(order_BP, word_BP, NONE))
+        left_BP = jnp.pad(alive.last(), ((0, 0), (1, 0)), constant_values=-1)[:, :-1]
+        absorbed_BP = (left_BP >= 0) & pick(wins_BP, jnp.maximum(left_BP, 0))
         symbols = Symbols(jnp.where(wins_BP, merged_BP, ids_BP), alive_BP & ~absorbed_BP)
         return wins_BP.any(), symbols
 

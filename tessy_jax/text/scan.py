@@ -96,6 +96,9 @@ def pick(x_BP: jax.Array, index_BN: jax.Array) -> jax.Array:
 def lowest_in_run(values_BP: jax.Array, run_BP: jax.Array, fill: int) -> jax.Array:
     """The minimum of values over all bytes of the same run, at each byte [B, P]. run_BP: ascending numbers of runs. fill:
     at least the maximum of values."""
+    if values_BP.shape[1] <= 2 * BLOCK:
+        same_BPP = run_BP[:, :, None] == run_BP[:, None, :]
+        return jnp.where(same_BPP, values_BP[:, None, :], fill).min(axis=-1)
     values_BX32, run_BX32 = _blocks(values_BP, fill), _blocks(run_BP, -1)
     same_BX3232 = run_BX32[..., :, None] == run_BX32[..., None, :]
     inside_BX32 = jnp.where(same_BX3232, values_BX32[..., None, :], fill).min(axis=-1)
