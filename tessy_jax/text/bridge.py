@@ -153,7 +153,7 @@ class DeviceBridge:
         ids_BP = pick(ids_BW, jnp.clip(number_BP, 0, ids_BW.shape[1] - 1))
         hit_BP = (number_BP >= 0) & (ids_BP >= 0)
         missed = ((ids_BW < 0) & (at_BW[:, :-1] < at_BW[:, 1:])).any()
-        alive_BP = (at_P < counts_B[:, None]) & (words.to_bool() | ~hit_BP)
+        alive_BP = (at_P < counts_B[:, None]) & (words.marked_BP | ~hit_BP)
         bytes_BP = self.bytes_V256[v_B[:, None], bytes_BP.astype(jnp.int32)]
         return Symbols(jnp.where(hit_BP, ids_BP, bytes_BP), alive_BP), missed
 

@@ -2,6 +2,8 @@
 
 A property of P bytes is packed into X = P / 32 numbers of 32 bits. Each search then takes a few operations on a block of 32
 bytes and on the X blocks. There are no scatters, and no operation takes P² steps or log P passes over the text.
+
+On TPUs, where blocks of 32 bytes would be laid out anew for each operation, a search compares all pairs of bytes instead.
 """
 
 from __future__ import annotations
@@ -14,28 +16,84 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tessy_jax.backend import backend
+
 BLOCK = 32
 
 
 @dataclass(frozen=True)
 class Marks:
-    """The bytes of each text that have a property. bits_BX: 32 bytes per number, the first in its lowest bit. size: P."""
+    """The bytes of each text that have a property [B, P]."""
 
-    bits_BX: jax.Array
-    size: int
+    marked_BP: jax.Array
 
     @classmethod
     def of(cls, marked_BP: jax.Array) -> Marks:
-        """Packs a property [B, P]."""
-        bits_BX32 = _blocks(marked_BP, False).astype(jnp.uint32) << _bit()
-        return cls(bits_BX32.sum(axis=-1, dtype=jnp.uint32), marked_BP.shape[1])
+        """The bytes with a property; packed, unless on a TPU."""
+        return DenseMarks(marked_BP) if backend().platform == "tpu" else PackedMarks(marked_BP)
 
-    def to_bool(self) -> jax.Array:
-        """The property [B, P]."""
-        return self._per_byte((self.bits_BX[..., None] >> _bit()) & 1).astype(bool)
+    @property
+    def size(self) -> int:
+        """P."""
+        return self.marked_BP.shape[1]
 
     def next(self) -> jax.Array:
         """The first marked byte from each byte on [B, P], P if there is none."""
+        raise NotImplementedError
+
+    def last(self) -> jax.Array:
+        """The last marked byte up to each byte [B, P], -1 if there is none."""
+        raise NotImplementedError
+
+    def count(self) -> jax.Array:
+        """The number of marked bytes up to each byte, itself included [B, P]."""
+        raise NotImplementedError
+
+    @property
+    def total_B(self) -> jax.Array:
+        """The number of marked bytes [B]."""
+        raise NotImplementedError
+
+    def nth(self, n_BN: jax.Array) -> jax.Array:
+        """The marked byte with n marked bytes before it [B, N], P if there is none. n_BN: [B, N] or [N]."""
+        raise NotImplementedError
+
+
+class DenseMarks(Marks):
+    """Compares all pairs of bytes."""
+
+    def next(self) -> jax.Array:
+        at_P = jnp.arange(self.size, dtype=jnp.int32)
+        return jnp.where(self.marked_BP[:, None, :] & (at_P >= at_P[:, None]), at_P, self.size).min(axis=-1)
+
+    def last(self) -> jax.Array:
+        at_P = jnp.arange(self.size, dtype=jnp.int32)
+        return jnp.where(self.marked_BP[:, None, :] & (at_P <= at_P[:, None]), at_P, -1).max(axis=-1)
+
+    def count(self) -> jax.Array:
+        at_P = jnp.arange(self.size, dtype=jnp.int32)
+        return (self.marked_BP[:, None, :] & (at_P <= at_P[:, None])).sum(axis=-1, dtype=jnp.int32)
+
+    @property
+    def total_B(self) -> jax.Array:
+        return self.marked_BP.sum(axis=-1, dtype=jnp.int32)
+
+    def nth(self, n_BN: jax.Array) -> jax.Array:
+        before_BP = self.count() - 1
+        found_BNP = self.marked_BP[:, None, :] & (before_BP[:, None, :] == n_BN[..., None])
+        return jnp.where(found_BNP, jnp.arange(self.size, dtype=jnp.int32), self.size).min(axis=-1)
+
+
+class PackedMarks(Marks):
+    """Packs 32 bytes per number, the first in its lowest bit."""
+
+    @cached_property
+    def bits_BX(self) -> jax.Array:
+        """The bits [B, X]."""
+        bits_BX32 = _blocks(self.marked_BP, False).astype(jnp.uint32) << _bit()
+        return bits_BX32.sum(axis=-1, dtype=jnp.uint32)
+
+    def next(self) -> jax.Array:
         rest_BX32 = self.bits_BX[..., None] >> _bit()
         first_BX = jnp.where(self.bits_BX != 0, _starts(self.bits_BX) + _lowest(self.bits_BX), self.size)
         later_BX = _carried(first_BX, self.size, jnp.minimum, back=True)
@@ -43,7 +101,6 @@ class Marks:
         return self._per_byte(jnp.where(rest_BX32 != 0, own_BX32, later_BX[..., None]))
 
     def last(self) -> jax.Array:
-        """The last marked byte up to each byte [B, P], -1 if there is none."""
         rest_BX32 = self.bits_BX[..., None] << (np.uint32(BLOCK - 1) - _bit())
         highest_BX = jnp.where(self.bits_BX != 0, _starts(self.bits_BX) + _highest(self.bits_BX), -1)
         earlier_BX = _carried(highest_BX, -1, jnp.maximum, back=False)
@@ -51,18 +108,15 @@ class Marks:
         return self._per_byte(jnp.where(rest_BX32 != 0, own_BX32, earlier_BX[..., None]))
 
     def count(self) -> jax.Array:
-        """The number of marked bytes up to each byte, itself included [B, P]."""
         rest_BX32 = self.bits_BX[..., None] << (np.uint32(BLOCK - 1) - _bit())
         earlier_BX = _carried(self._counts_BX, 0, jnp.add, back=False)
         return self._per_byte(_ones(rest_BX32) + earlier_BX[..., None])
 
-    @cached_property
+    @property
     def total_B(self) -> jax.Array:
-        """The number of marked bytes [B]."""
         return self._counts_BX.sum(axis=-1, dtype=jnp.int32)
 
     def nth(self, n_BN: jax.Array) -> jax.Array:
-        """The marked byte with n marked bytes before it [B, N], P if there is none. n_BN: [B, N] or [N]."""
         earlier_BX = _carried(self._counts_BX, 0, jnp.add, back=False)
         rank_BNX = n_BN[..., None] - earlier_BX[:, None, :]
         inside_BNX = (rank_BNX >= 0) & (rank_BNX < self._counts_BX[:, None, :])
@@ -96,7 +150,7 @@ def pick(x_BP: jax.Array, index_BN: jax.Array) -> jax.Array:
 def lowest_in_run(values_BP: jax.Array, run_BP: jax.Array, fill: int) -> jax.Array:
     """The minimum of values over all bytes of the same run, at each byte [B, P]. run_BP: ascending numbers of runs. fill:
     at least the maximum of values."""
-    if values_BP.shape[1] <= 2 * BLOCK:
+    if values_BP.shape[1] <= 2 * BLOCK or backend().platform == "tpu":
         same_BPP = run_BP[:, :, None] == run_BP[:, None, :]
         return jnp.where(same_BPP, values_BP[:, None, :], fill).min(axis=-1)
     values_BX32, run_BX32 = _blocks(values_BP, fill), _blocks(run_BP, -1)

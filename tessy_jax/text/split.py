@@ -28,7 +28,7 @@ from tessy_jax.text.characters import (
     Text,
     shifted,
 )
-from tessy_jax.text.scan import BLOCK, Marks, pick
+from tessy_jax.text.scan import Marks, pick
 from tessy_jax.text.vocab import parts
 
 GPT2, DIGITS_GPT2, LLAMA3, QWEN2, QWEN3_5 = "gpt2", "digits+gpt2", "llama3", "qwen2", "qwen3.5"
@@ -133,30 +133,26 @@ def split(rules: Sequence[str], text: Text) -> list[tuple[jax.Array, jax.Array]]
     byte [B] up to which no following text can change them, see `Matches.final`."""
     of_rules = [matches(rule, text) for rule in rules]
     found: Matches = jax.tree.map(lambda *parts: jnp.concatenate(parts), *of_rules)
-    starts = walk(found.ends_BP, found.first_B())
     at_P = jnp.arange(text.codes.shape[1], dtype=jnp.int32)
-    starts_BP = starts.to_bool() & found.text.begins
+    starts_BP = walk(found.ends_BP, found.first_B()) & found.text.begins
     final_B = found.final(jnp.where(starts_BP, at_P, 0).max(axis=1))
     return list(zip(jnp.split(starts_BP, len(rules)), jnp.split(final_B, len(rules)), strict=True))
 
 
-def walk(ends_BP: jax.Array, first_B: jax.Array) -> Marks:
-    """The bytes that a walk from first_B visits; it goes on from each byte to its end."""
-    B, P = ends_BP.shape
-    block_X = jnp.arange(-(-P // BLOCK), dtype=jnp.int32)
+def walk(ends_BP: jax.Array, first_B: jax.Array) -> jax.Array:
+    """The bytes [B, P] that a walk from first_B visits; it goes on from each byte to its end."""
+    P = ends_BP.shape[1]
+    at_P = jnp.arange(P, dtype=jnp.int32)
 
     def visit(carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        bits_BX, at_B = carry
+        visited_BP, at_B = carry
         for _ in range(STEPS):
-            bit_B = jnp.left_shift(jnp.uint32(1), (at_B % BLOCK).astype(jnp.uint32))
-            here_BX = (at_B[:, None] // BLOCK == block_X) & (at_B < P)[:, None]
-            bits_BX = bits_BX | jnp.where(here_BX, bit_B[:, None], 0)
+            visited_BP = visited_BP | (at_P == at_B[:, None])
             at_B = jnp.where(at_B < P, _at(ends_BP, jnp.minimum(at_B, P - 1)), P)
-        return bits_BX, at_B
+        return visited_BP, at_B
 
-    start = jnp.zeros((B, len(block_X)), jnp.uint32), first_B
-    bits_BX, _ = jax.lax.while_loop(lambda carry: (carry[1] < P).any(), visit, start)
-    return Marks(bits_BX, P)
+    start = jnp.zeros(ends_BP.shape, bool), first_B
+    return jax.lax.while_loop(lambda carry: (carry[1] < P).any(), visit, start)[0]
 
 
 def _at(x: jax.Array, index_B: jax.Array) -> jax.Array:
