@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
+from tessy_jax.backend import backend
 from tessy_jax.text.characters import Text, characters, code_point_classes, lengths, shifted
 from tessy_jax.text.encoding import UNSPELLED, ClosedWords, Shown
 from tessy_jax.text.host_bridge import plain_tokenizer
@@ -104,11 +105,14 @@ class DeviceBridge:
         # bytes that belong to no character are a word by themselves
         first_B1 = found.first_B()[:, None]
         ends_BP = jnp.where((at_P == 0) & (first_B1 > 0), first_B1, found.ends_BP)
-        starts = [jnp.zeros_like(counts_B)]
-        for _ in range(WORDS + 1):
-            end_B = pick(ends_BP, jnp.minimum(starts[-1], P - 1)[:, None])[:, 0]
-            starts.append(jnp.where((starts[-1] < P) & (end_B < shown.whole_B), end_B, P))
-        starts_BW = jnp.stack(starts, axis=1)
+
+        def next_start(start_B: jax.Array, _: None) -> tuple[jax.Array, jax.Array]:
+            end_B = pick(ends_BP, jnp.minimum(start_B, P - 1)[:, None])[:, 0]
+            return jnp.where((start_B < P) & (end_B < shown.whole_B), end_B, P), start_B
+
+        unroll = 1 if backend().platform == "cpu" else WORDS + 2  # on CPUs, XLA would follow the words again for each one
+        _, starts_WB = jax.lax.scan(next_start, jnp.zeros_like(counts_B), length=WORDS + 2, unroll=unroll)
+        starts_BW = starts_WB.T
         last_B = jnp.where(starts_BW < P, starts_BW, 0).max(axis=1)
         begin_BW, end_BW = starts_BW[:, :WORDS], jnp.minimum(starts_BW[:, 1 : WORDS + 1], shown.bytes_B[:, None])
         closed_BW = (starts_BW[:, 1 : WORDS + 1] < P) & (end_BW <= found.final(last_B)[:, None])
@@ -134,9 +138,9 @@ class DeviceBridge:
     def _matches(self, text: Text, v_B: jax.Array) -> Matches:
         """The matches by the rule of vocabulary v_B."""
         rules = list(dict.fromkeys(self.rules))
-        found = matches(rules[0], text)
-        for rule in rules[1:]:
-            other, uses_B1 = matches(rule, text), jnp.array([rule == r for r in self.rules])[v_B][:, None]
+        found, *others = matches(rules, text)
+        for rule, other in zip(rules[1:], others, strict=True):
+            uses_B1 = jnp.array([rule == r for r in self.rules])[v_B][:, None]
             ends_BP = jnp.where(uses_B1, other.ends_BP, found.ends_BP)
             found = Matches(text, ends_BP, jnp.where(uses_B1, other.matched_BP, found.matched_BP))
         return found

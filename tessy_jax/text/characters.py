@@ -65,7 +65,7 @@ def lengths(bytes_BP: jax.Array) -> jax.Array:
     characters."""
     first = bytes_BP.astype(jnp.int32)
     length = jnp.where(first < 0xC0, 1, jnp.where(first < 0xE0, 2, jnp.where(first < 0xF0, 3, 4)))
-    return jnp.where((first & 0xC0) == 0x80, 0, length)
+    return jax.lax.optimization_barrier(jnp.where((first & 0xC0) == 0x80, 0, length))
 
 
 def characters(bytes_BP: jax.Array, counts_B: jax.Array, pages_X: jax.Array, classes_X256: jax.Array) -> Text:

@@ -7,9 +7,10 @@ the first character then gives the characters at which matches begin. Characters
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, reduce
+from string import ascii_letters
 from typing import Any, NamedTuple
 
 import jax
@@ -112,15 +113,25 @@ class Matches(NamedTuple):
         return jnp.where(text.begins.any(axis=1), final_B, 0)
 
 
-def matches(rule: str, text: Text) -> Matches:
-    """The matches of a rule in each text."""
+def matches(rules: Sequence[str], text: Text) -> list[Matches]:
+    """The matches of each rule in each text."""
+    runs = run_ends(text, list(dict.fromkeys(kind for rule in rules for kind in (NOTHING, *RULES[rule][1]))))
+    return [_matches(rule, text, runs) for rule in rules]
+
+
+def run_ends(text: Text, kinds: Sequence[Kind]) -> dict[Kind, jax.Array]:
+    """For each kind, the first character from each byte on that is not of this kind [B, P]."""
+    outside_KBP = jnp.stack([text.begins & ~kind.inside(text) for kind in kinds])
+    next_KBP = Marks.of(outside_KBP.reshape(-1, outside_KBP.shape[-1])).next().reshape(outside_KBP.shape)
+    return dict(zip(kinds, next_KBP, strict=True))
+
+
+def _matches(rule: str, text: Text, runs: dict[Kind, jax.Array]) -> Matches:
     P = text.codes.shape[1]
-    begins = Marks.of(text.begins)
     stop = jnp.broadcast_to(text.counts_B[:, None], text.codes.shape)
     if rule in (DIGITS_GPT2, DEEPSEEK3):
-        stop = jnp.minimum(shifted(Marks.of(_breaks(rule, text, begins)).next(), 1, P), stop)
-    scan = Scan(text, begins, stop)
-    ends = RULES[rule](scan, rule)
+        stop = jnp.minimum(shifted(Marks.of(_breaks(rule, text, Marks.of(text.begins))).next(), 1, P), stop)
+    ends = RULES[rule][0](Scan(text, runs, stop), rule)
     matched = (ends > 0) & text.begins
     # text that no alternative matches is one piece up to the next match
     ends = jnp.where(matched, ends, jnp.minimum(shifted(Marks.of(matched).next(), 1, P), stop))
@@ -131,8 +142,7 @@ def matches(rule: str, text: Text) -> Matches:
 def split(rules: Sequence[str], text: Text) -> list[tuple[jax.Array, jax.Array]]:
     """Splits each text by several rules. Returns, for each rule, the bytes at which pre-tokens begin [B, P], and the last
     byte [B] up to which no following text can change them, see `Matches.final`."""
-    of_rules = [matches(rule, text) for rule in rules]
-    found: Matches = jax.tree.map(lambda *parts: jnp.concatenate(parts), *of_rules)
+    found: Matches = jax.tree.map(lambda *parts: jnp.concatenate(parts), *matches(rules, text))
     at_P = jnp.arange(text.codes.shape[1], dtype=jnp.int32)
     starts_BP = walk(found.ends_BP, found.first_B()) & found.text.begins
     final_B = found.final(jnp.where(starts_BP, at_P, 0).max(axis=1))
@@ -175,12 +185,35 @@ def _breaks(rule: str, text: Text, begins: Marks) -> jax.Array:
     return ((number & (place % 3 == 0)) | (number != before(number)) | (kana != before(kana))) & text.begins
 
 
+class Kind(NamedTuple):
+    """A kind of character: those of the classes in `has`, or with one of the `codes`; without both, those of none of the
+    classes in `lacks`."""
+
+    has: int = 0
+    lacks: int = 0
+    codes: str = ""
+
+    def inside(self, text: Text) -> jax.Array:
+        """Whether a character of this kind begins at each byte."""
+        if self.lacks:
+            return text.lacks(self.lacks)
+        return reduce(jnp.logical_or, [text.codes == ord(code) for code in self.codes], text.has(self.has)) & text.begins
+
+
+NOTHING, BLANK = Kind(), Kind(has=SPACE)
+LETTERS, MARKED, NUMBERS, NEWLINES = Kind(has=LETTER), Kind(has=LETTER | MARK), Kind(has=NUMBER), Kind(has=NEWLINE)
+OTHERS, OTHERS_UNMARKED = Kind(lacks=SPACE | LETTER | NUMBER), Kind(lacks=SPACE | LETTER | MARK | NUMBER)
+UPPERS, LOWERS, TAIL = Kind(has=UPPER), Kind(has=LOWER), Kind(has=NEWLINE, codes="/")
+SYMBOLS, LATIN = Kind(has=SYMBOL), Kind(codes=ascii_letters)
+
+
 @dataclass(frozen=True)
 class Scan:
-    """Ends of runs within the piece that ends at stop [B, P]. All values are first bytes of characters; 0 means no match."""
+    """Ends of runs within the piece that ends at stop [B, P]. All values are first bytes of characters; 0 means no match.
+    runs: see `run_ends`."""
 
     text: Text
-    begins: Marks
+    runs: dict[Kind, jax.Array]
     stop: jax.Array
 
     @property
@@ -188,10 +221,15 @@ class Scan:
         """Bytes [P]."""
         return jnp.arange(self.stop.shape[1], dtype=jnp.int32)
 
+    @property
+    def size(self) -> int:
+        """P."""
+        return self.stop.shape[1]
+
     @cached_property
     def after(self) -> jax.Array:
         """The next character; stop if it is outside the piece."""
-        return jnp.minimum(shifted(self.begins.next(), 1, self.begins.size), self.stop)
+        return jnp.minimum(shifted(self.runs[NOTHING], 1, self.size), self.stop)
 
     @cached_property
     def second(self) -> jax.Array:
@@ -203,32 +241,28 @@ class Scan:
         """The third next character; stop if it is outside the piece."""
         return self.looked_up(self.after, self.second)
 
-    def run_end(self, inside: jax.Array) -> jax.Array:
-        """The end of the run of `inside` that contains a character; the character itself if it is not inside."""
-        return jnp.minimum(self.outside(inside), self.stop)
-
-    def outside(self, inside: jax.Array) -> jax.Array:
-        """The first character that is not inside, from each byte on."""
-        return Marks.of(self.text.begins & ~inside).next()
+    def run_end(self, kind: Kind) -> jax.Array:
+        """The end of the run of a kind that contains a character; the character itself if it is of another kind."""
+        return jnp.minimum(self.runs[kind], self.stop)
 
     def value(self, x: jax.Array, index: jax.Array) -> jax.Array:
         """x of the character at `index`; False or 0 outside the piece."""
         inside = jnp.minimum(index, x.shape[1] - 1)
         return jnp.where(index < self.stop, pick(x, inside), 0).astype(x.dtype)
 
-    def some(self, inside: jax.Array, prefix: jax.Array | None = None) -> jax.Array:
-        """`inside+`, or `prefix?inside+`."""
-        match = jnp.where(inside, self.run_end(inside), 0)
-        return match if prefix is None else _first_of(self.behind(prefix, inside), match)
+    def some(self, kind: Kind, prefix: jax.Array | None = None) -> jax.Array:
+        """`kind+`, or `prefix?kind+`."""
+        match = jnp.where(kind.inside(self.text), self.run_end(kind), 0)
+        return match if prefix is None else _first_of(self.behind(prefix, kind), match)
 
-    def behind(self, prefix: jax.Array, inside: jax.Array) -> jax.Array:
-        """`prefix inside+`."""
-        end = jnp.minimum(shifted(self.outside(inside), 1, self.begins.size), self.stop)
+    def behind(self, prefix: jax.Array, kind: Kind) -> jax.Array:
+        """`prefix kind+`."""
+        end = jnp.minimum(shifted(self.runs[kind], 1, self.size), self.stop)
         return jnp.where(prefix & (end > self.after), end, 0)
 
-    def further(self, ends: jax.Array, inside: jax.Array) -> jax.Array:
-        """`…inside*` after matches that end at `ends`."""
-        return jnp.where(ends > 0, self.looked_up(self.run_end(inside), ends), 0)
+    def further(self, ends: jax.Array, kind: Kind) -> jax.Array:
+        """`…kind*` after matches that end at `ends`."""
+        return jnp.where(ends > 0, self.looked_up(self.run_end(kind), ends), 0)
 
     def looked_up(self, values: jax.Array, index: jax.Array) -> jax.Array:
         """values at `index` if it lies in the piece, else the index itself."""
@@ -237,7 +271,7 @@ class Scan:
 
     def digits(self, most: int) -> jax.Array:
         """`\\p{N}{1,most}`, for 1 and 3."""
-        match = self.some(self.text.has(NUMBER))
+        match = self.some(NUMBERS)
         return jnp.where(match > 0, jnp.minimum(match, self.after if most == 1 else self.third), 0)
 
     def contraction(self, any_case: bool) -> jax.Array:
@@ -256,18 +290,16 @@ class Scan:
         is_long |= is_any(next_code, "rv") & (second_code == ord("e"))
         is_long |= shifted(long_s, 1, False)  # of two bytes
         bytes_ = jnp.where(is_long, 3, jnp.where(is_any(next_code, "stmd"), 2, 0))
-        behind = self.begins.next()
-        end = jnp.where(bytes_ == 2, shifted(behind, 2, self.begins.size), shifted(behind, 3, self.begins.size))
+        behind = self.runs[NOTHING]
+        end = jnp.where(bytes_ == 2, shifted(behind, 2, self.size), shifted(behind, 3, self.size))
         matched = (codes == ord("'")) & (bytes_ > 0) & (self.at + bytes_ <= self.stop)
         return jnp.where(matched, jnp.minimum(end, self.stop), 0)
 
     def spaces(self, newlines: bool) -> jax.Array:
         """`\\s*[\\r\\n]+` (with `newlines`), `\\s+(?!\\S)`, `\\s+`."""
         space = self.text.has(SPACE)
-        end = self.run_end(space)
-        last = Marks.of(
-            space & (jnp.minimum(shifted(self.outside(space), 1, self.begins.size), self.stop) == self.after)
-        ).next()
+        end = self.run_end(BLANK)
+        last = Marks.of(space & (jnp.minimum(shifted(self.runs[BLANK], 1, self.size), self.stop) == self.after)).next()
         match = jnp.where((end == self.stop) | (end == self.after), end, last)
         if newlines:
             last = Marks.of(self.text.has(NEWLINE)).last()
@@ -289,8 +321,7 @@ def gpt2(scan: Scan, rule: str) -> jax.Array:
     """GPT-2, also after a split at digits. Returns the end of the match at each character [B, P], 0 for none."""
     text = scan.text
     blank = text.codes == 0x20
-    kinds = (text.has(LETTER), text.has(NUMBER), text.lacks(SPACE | LETTER | NUMBER))
-    runs = [scan.some(kind, blank) for kind in kinds]
+    runs = [scan.some(kind, blank) for kind in (LETTERS, NUMBERS, OTHERS)]
     return _first_of(scan.contraction(any_case=False), *runs, scan.spaces(newlines=False))
 
 
@@ -298,9 +329,9 @@ def words(scan: Scan, rule: str) -> jax.Array:
     """Llama 3 (up to three digits per pre-token), Qwen 2 (one digit) and Qwen 3.5 (marks are letters). Returns ends as
     `gpt2` does."""
     text = scan.text
-    letter = LETTER | MARK if rule == QWEN3_5 else LETTER
-    letters = scan.some(text.has(letter), text.lacks(NEWLINE | LETTER | NUMBER))
-    others = scan.further(scan.some(text.lacks(SPACE | letter | NUMBER), text.codes == 0x20), text.has(NEWLINE))
+    letter, other = (MARKED, OTHERS_UNMARKED) if rule == QWEN3_5 else (LETTERS, OTHERS)
+    letters = scan.some(letter, text.lacks(NEWLINE | LETTER | NUMBER))
+    others = scan.further(scan.some(other, text.codes == 0x20), NEWLINES)
     digits = scan.digits(3 if rule == LLAMA3 else 1)
     return _first_of(scan.contraction(any_case=True), letters, digits, others, scan.spaces(newlines=True))
 
@@ -309,9 +340,9 @@ def o200k(scan: Scan, rule: str) -> jax.Array:
     """GPT-OSS. Returns ends as `gpt2` does."""
     text, at = scan.text, scan.at
     upper, lower = text.has(UPPER), text.has(LOWER)
-    upper_end = scan.run_end(upper)
+    upper_end = scan.run_end(UPPERS)
     # `upper*lower+`: the longest run of upper that leaves at least one lower; a character may be both
-    continued = scan.value(jnp.where(lower, scan.run_end(lower), 0), upper_end)
+    continued = scan.value(jnp.where(lower, scan.run_end(LOWERS), 0), upper_end)
     last_lower = pick(Marks.of(lower).last(), jnp.maximum(upper_end - 1, 0))
     shorter = jnp.where((last_lower >= at) & upper, pick(scan.after, jnp.maximum(last_lower, 0)), 0)
     mixed = jnp.where(continued > 0, continued, shorter)
@@ -321,24 +352,34 @@ def o200k(scan: Scan, rule: str) -> jax.Array:
 
     mixed, capitals = jax.lax.optimization_barrier((mixed, capitals))
     prefixed = jnp.where(prefix, scan.value(mixed, scan.after), 0)
-    word = _first_of(prefixed, mixed, scan.behind(prefix, upper), capitals)
+    word = _first_of(prefixed, mixed, scan.behind(prefix, UPPERS), capitals)
     word = jax.lax.optimization_barrier(word)
     short = jnp.where(word > 0, scan.value(scan.contraction(any_case=True), word), 0)
     word = _first_of(short, word)
-    tail = text.has(NEWLINE) | (text.codes == ord("/"))
-    others = scan.further(scan.some(text.lacks(SPACE | LETTER | NUMBER), text.codes == 0x20), tail)
+    others = scan.further(scan.some(OTHERS, text.codes == 0x20), TAIL)
     return _first_of(word, scan.digits(3), others, scan.spaces(newlines=True))
 
 
 def deepseek3(scan: Scan, rule: str) -> jax.Array:
     """DeepSeek-V3. Returns ends as `gpt2` does."""
     text = scan.text
-    latin = text.between("A", "Z") | text.between("a", "z")
     mark = text.has(SYMBOL) & text.between("!", "~")
-    tagged = scan.behind(mark, latin)
-    letters = scan.some(text.has(LETTER | MARK), text.lacks(NEWLINE | LETTER | SYMBOL))
-    others = scan.further(scan.some(text.has(SYMBOL), text.codes == 0x20), text.has(NEWLINE))
+    tagged = scan.behind(mark, LATIN)
+    letters = scan.some(MARKED, text.lacks(NEWLINE | LETTER | SYMBOL))
+    others = scan.further(scan.some(SYMBOLS, text.codes == 0x20), NEWLINES)
     return _first_of(tagged, letters, others, scan.spaces(newlines=True))
 
 
-RULES = {GPT2: gpt2, DIGITS_GPT2: gpt2, LLAMA3: words, QWEN2: words, QWEN3_5: words, O200K: o200k, DEEPSEEK3: deepseek3}
+Rule = Callable[[Scan, str], jax.Array]
+_GPT2 = gpt2, (LETTERS, NUMBERS, OTHERS, BLANK)
+_WORD_RULE = words, (LETTERS, NUMBERS, OTHERS, NEWLINES, BLANK)
+RULES: dict[str, tuple[Rule, tuple[Kind, ...]]] = {
+    GPT2: _GPT2,
+    DIGITS_GPT2: _GPT2,
+    LLAMA3: _WORD_RULE,
+    QWEN2: _WORD_RULE,
+    QWEN3_5: (words, (MARKED, NUMBERS, OTHERS_UNMARKED, NEWLINES, BLANK)),
+    O200K: (o200k, (UPPERS, LOWERS, NUMBERS, OTHERS, TAIL, BLANK)),
+    DEEPSEEK3: (deepseek3, (LATIN, MARKED, SYMBOLS, NEWLINES, BLANK)),
+}
+"""Each rule, and the kinds of characters whose runs it uses."""
