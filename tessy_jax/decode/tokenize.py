@@ -1,9 +1,8 @@
 """Tokenizes text that one side wrote in the vocabulary of the other side.
 
-At its turn, a side tokenizes the text that it has not read; the tokens that start the answer are its own. While the other
-side writes, its words are tokenized as they
-close, i.e. as soon as no following text can change them, if a predictor reads them. A word that leaves the narrow window is
-read in the widest one.
+At its turn, a side tokenizes the text that it has not read, and appends its own tokens that start the answer. While the
+other side writes, a predictor may read the text in this side's vocabulary: words are then tokenized as they close, i.e. as
+soon as no following text can change them. A word that does not fit into the narrow window is read in the widest one.
 """
 
 from __future__ import annotations
@@ -17,7 +16,8 @@ from tessy_jax.decode.context import LoopContext
 from tessy_jax.decode.state import ANSWER, LENGTH, UNENCODABLE, Bridge, ClosedWords, Index, Lanes, Tokens
 from tessy_jax.decode.windows import read_window
 
-NARROW = 64  # bytes of text that are read at a time
+NARROW = 64  # bytes of text that are read at a time, if the widest window has more than WIDE bytes
+WIDE = 256
 
 
 @jax.tree_util.register_dataclass
@@ -109,13 +109,15 @@ def _read_words(ctx: LoopContext, lanes: Lanes, text: Text) -> _Progress:
         now_B = jnp.where(narrow_B.any(), narrow_B, x.waits_B)
         left_B = jnp.where(now_B, text.end_B - base_B, 0)
 
-        def read(size: int, name: str) -> ClosedWords:
+        def read(size: int) -> ClosedWords:
             bytes_BP = read_window(lanes.text_BY, base_B, size)
-            with jax.named_scope(name):
-                words = bridge.closed(bytes_BP, left_B, text.ended_B & now_B, vocabulary_B, widest=size == widest)
-                return words.padded(widest)
+            words = bridge.closed(bytes_BP, left_B, text.ended_B & now_B, vocabulary_B, widest=size == widest)
+            return words.padded(widest)
 
-        words = jax.lax.cond(narrow_B.any(), lambda: read(min(NARROW, widest), "narrow"), lambda: read(widest, "wide"))
+        if widest <= WIDE:
+            words = read(widest)
+        else:
+            words = jax.lax.cond(narrow_B.any(), lambda: read(NARROW), jax.named_scope("wide")(lambda: read(widest)))
         starts_B = x.waits_B & text.answers_B & (base_B == text.end_B)
         ids_BP = jnp.where(starts_B[:, None], answer_X[text.v_B], words.ids_BP)
         ends_BP = jnp.where(starts_B[:, None], lanes.written_B[:, None], base_B[:, None] + words.ends_BP)

@@ -92,10 +92,11 @@ def _steps(module: Module, planned: Planned) -> Iterator[dict[str, Any]]:
     body = rounds[0].attribute("body")
     assert body is not None
     sides = [f"side{m}" for m in range(len(planned.writers))]
+    one_form = not any("catch_up" in i.scopes for i in module.walk(body))  # of the predictors
     for m, side in enumerate(sides):
         others = {other: 0 for other in sides if other != side}
         step = others | {"mixed": 0, "catch_up": 0, "tokenize": int(planned.hears[m]), "merges": MERGES}
-        turn = others | {"forward": 0, "decide": 0, "read_token": 0, "tokenize": READS, "merges": MERGES}
+        turn = others | {"forward": 0, "decide": 0, "read_token": int(one_form), "tokenize": READS, "merges": MERGES}
         for part, iterations in (("step", step), ("hand-over", turn)):
             found = launches(module, body, skip=lambda scopes: "wide" in scopes, group=_group, iterations=iterations)
             yield _record(planned.writers, m, part, found)

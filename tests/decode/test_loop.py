@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from tessy_jax.decode import tokenize
 from tessy_jax.decode.state import STUDENT, TEACHER, TEMPLATE
 from tessy_jax.sharding import Partitioner, make_mesh, parse_mesh
 from tests.decode.world import CLOSE, Job, World, by_engine, by_oracle, engine, model, parts, spelled
@@ -20,7 +21,7 @@ ALONE = [Job(20, thinkers=1), Job(21, thinkers=2), Job(22, thinkers=2, answerer=
 WORLDS = {
     "two vocabularies, discard, online": World(),
     "two vocabularies, discard, rollback": World(online=False, min_span_tokens=2),
-    "two vocabularies, extend, online": World(word_rule="extend", steps=(3, 5)),
+    "two vocabularies, extend, online": World(word_rule="extend", steps=(3, 5), window_bytes=320, predictor_tokens=(4,)),
     "two vocabularies, extend, rollback": World(word_rule="extend", steps=(3, 5), online=False, predictor_reads=(1, 1)),
     "two vocabularies, none, online": World(word_rule="none", predictor_reads=(0, 1)),
     "one vocabulary, none, online": World(ONE, "none", predictor_reads=(0, 1)),
@@ -42,6 +43,16 @@ def test_the_engine_and_the_plain_method_agree_token_for_token(name):
         for job in jobs:
             expected = by_oracle(world, job)
             assert results[job.sample] == expected, (name, job)
+
+
+@pytest.mark.slow
+def test_a_word_that_does_not_fit_into_the_narrow_window_is_read_in_the_widest(monkeypatch):
+    monkeypatch.setattr(tokenize, "NARROW", 8)
+    world = World(window_bytes=384)
+    results = by_engine(world, JOBS[:4])
+    assert results == {job.sample: by_oracle(world, job) for job in JOBS[:4]}
+    longest = max(len(word) for text, *_ in results.values() for word in text.split())
+    assert longest > 2 * tokenize.NARROW
 
 
 @pytest.mark.parametrize("online", [True, pytest.param(False, marks=pytest.mark.slow)])

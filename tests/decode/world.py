@@ -154,6 +154,7 @@ class World:
     max_response_tokens: int = 120
     predictor_reads: tuple = (0, 0)
     window_bytes: int = 192
+    predictor_tokens: tuple = ()
     max_proposal_bytes: int = 64
     max_pending_bytes: int = 24
     repetition_period: int = 4
@@ -221,6 +222,7 @@ def engine(world: World, lanes: int, partitioner: Partitioner | None = None, wri
         half_window=world.half_window,
         max_token_bytes=longest_token(world),
         window_bytes=world.window_bytes,
+        predictor_tokens=world.predictor_tokens,
         max_proposal_tokens=max(world.steps),
         max_proposal_bytes=world.max_proposal_bytes,
         max_pending_bytes=world.max_pending_bytes,
