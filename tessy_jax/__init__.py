@@ -2,7 +2,7 @@
 
 Names of arrays end in their axes: `tokens_BT` has lanes and times. A digit is an axis of that size (V1: V + 1).
 
-    A  active experts per token          M  markers that close the thinking
+    A  active experts per token          M  sides, vocabularies, or markers that close the thinking
     B  lanes, or rows of a batch         N  query heads
     C  classes of labels or targets      P  bytes of a proposal or of a text to tokenize
     D  model                             Q  tokens to append

@@ -186,11 +186,11 @@ def _bridge(sizes: dict[str, Any]) -> DeviceBridge:
         rules=(sizes["rule"],),
         pages_X=jnp.asarray(pages),
         classes_X256=jnp.asarray(classes),
-        bytes_V256=jnp.zeros((1, 256), jnp.int32),
+        bytes_M256=jnp.zeros((1, 256), jnp.int32),
         merges=Table.of([jnp.zeros((sizes["merge_buckets"], 128), jnp.int32)]),
         words=Words(
             table=Table.of([jnp.zeros((sizes["word_buckets"], 128), jnp.int32)]),
             spelled_XL=jnp.zeros((sizes["words"], WIDTH), jnp.uint8),
-            first_V=jnp.zeros(1, jnp.int32),
+            first_M=jnp.zeros(1, jnp.int32),
         ),
     )

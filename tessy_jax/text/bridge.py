@@ -51,19 +51,19 @@ class Symbols(NamedTuple):
 
 @partial(
     jax.tree_util.register_dataclass,
-    data_fields=["pages_X", "classes_X256", "bytes_V256", "merges", "words"],
+    data_fields=["pages_X", "classes_X256", "bytes_M256", "merges", "words"],
     meta_fields=["rules"],
 )
 @dataclass(frozen=True)
 class DeviceBridge:
-    """The tables of V vocabularies. rules: the split rule of each. bytes_V256: the token of each byte. merges: see
+    """The tables of M vocabularies. rules: the split rule of each. bytes_M256: the token of each byte. merges: see
     `merge_table`. words: the tokens that are words by themselves; if a word is a token that merges do not make
     (`ignore_merges`), it is among them."""
 
     rules: tuple[str, ...]
     pages_X: jax.Array
     classes_X256: jax.Array
-    bytes_V256: jax.Array
+    bytes_M256: jax.Array
     merges: Table
     words: Words
 
@@ -79,7 +79,7 @@ class DeviceBridge:
             rules=tuple(rule for bridge in bridges for rule in bridge.rules),
             pages_X=bridges[0].pages_X,
             classes_X256=bridges[0].classes_X256,
-            bytes_V256=jnp.concatenate([bridge.bytes_V256 for bridge in bridges]),
+            bytes_M256=jnp.concatenate([bridge.bytes_M256 for bridge in bridges]),
             merges=Table.of([part for bridge in bridges for part in bridge.merges.parts()]),
             words=joined_words([bridge.words for bridge in bridges]),
         )
@@ -158,7 +158,7 @@ class DeviceBridge:
         hit_BP = (number_BP >= 0) & (ids_BP >= 0)
         missed = ((ids_BW < 0) & (at_BW[:, :-1] < at_BW[:, 1:])).any()
         alive_BP = (at_P < counts_B[:, None]) & (words.marked_BP | ~hit_BP)
-        bytes_BP = self.bytes_V256[v_B[:, None], bytes_BP.astype(jnp.int32)]
+        bytes_BP = self.bytes_M256[v_B[:, None], bytes_BP.astype(jnp.int32)]
         return Symbols(jnp.where(hit_BP, ids_BP, bytes_BP), alive_BP), missed
 
 
@@ -210,7 +210,7 @@ def device_bridge(content: dict[str, Any]) -> DeviceBridge | None:
         rules=(rule,),
         pages_X=jnp.asarray(pages),
         classes_X256=jnp.asarray(classes),
-        bytes_V256=jnp.asarray([[spelled[byte] for byte in range(256)]], jnp.int32),
+        bytes_M256=jnp.asarray([[spelled[byte] for byte in range(256)]], jnp.int32),
         merges=Table.of([merge_table(merge_rows(model))]),
         words=_words(content),
     )

@@ -30,12 +30,12 @@ FACTORS = (0x9E3779B1, 0x85EBCA6B)
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Table:
-    """The hash tables of V vocabularies, one behind another. rows_X128: the buckets of all. first_V, buckets_V: the first
+    """The hash tables of M vocabularies, one behind another. rows_X128: the buckets of all. first_M, buckets_M: the first
     bucket of each vocabulary, and their number, a power of two."""
 
     rows_X128: jax.Array
-    first_V: jax.Array
-    buckets_V: jax.Array
+    first_M: jax.Array
+    buckets_M: jax.Array
 
     @classmethod
     def of(cls, tables: Sequence[Any]) -> Table:
@@ -45,23 +45,23 @@ class Table:
 
     def parts(self) -> list[jax.Array]:
         """The table [buckets, 128] of each vocabulary."""
-        return [self.rows_X128[first : first + size] for first, size in zip(self.first_V, self.buckets_V, strict=True)]
+        return [self.rows_X128[first : first + size] for first, size in zip(self.first_M, self.buckets_M, strict=True)]
 
     def look_up(self, left: jax.Array, right: jax.Array, v: jax.Array, fields: int) -> jax.Array:
         """The bucket of each key in the table of vocabulary v [..., fields, entries]."""
-        bucket = bucket_of(left, right, self.buckets_V[v].astype(jnp.uint32)).astype(jnp.int32)
-        return self.rows_X128[self.first_V[v] + bucket].reshape(*left.shape, fields, ROW // fields)
+        bucket = bucket_of(left, right, self.buckets_M[v].astype(jnp.uint32)).astype(jnp.int32)
+        return self.rows_X128[self.first_M[v] + bucket].reshape(*left.shape, fields, ROW // fields)
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Words:
-    """The tokens of V vocabularies that are pre-tokens by themselves. table: 64 entries (hash, id) per bucket. spelled_XL:
-    the bytes of each token, zeros after its end, one vocabulary behind another. first_V: the first token of each."""
+    """The tokens of M vocabularies that are pre-tokens by themselves. table: 64 entries (hash, id) per bucket. spelled_XL:
+    the bytes of each token, zeros after its end, one vocabulary behind another. first_M: the first token of each."""
 
     table: Table
     spelled_XL: jax.Array
-    first_V: jax.Array
+    first_M: jax.Array
 
     def find(self, bytes_BP: jax.Array, starts_BW: jax.Array, ends_BW: jax.Array, v_B: jax.Array) -> jax.Array:
         """The token of each word [B, W] in vocabulary v_B, ABSENT if it has none. A word is the bytes from its start to its
@@ -76,7 +76,7 @@ class Words:
         rows_BW264 = self.table.look_up(key_BW, tag_BW, v_B[:, None], fields=2)
         found_BW64 = rows_BW264[..., 0, :] == tag_BW.astype(jnp.int32)[..., None]
         ids_BW = jnp.where(found_BW64, rows_BW264[..., 1, :], ABSENT).max(axis=-1)
-        spelled_BWL = self.spelled_XL[self.first_V[v_B][:, None] + jnp.maximum(ids_BW, 0)]
+        spelled_BWL = self.spelled_XL[self.first_M[v_B][:, None] + jnp.maximum(ids_BW, 0)]
         same_BW = (spelled_BWL == word_BWL).all(axis=-1)  # other words may have equal hashes
         fits_BW = (starts_BW < ends_BW) & (ends_BW - starts_BW <= L)
         return jnp.where(same_BW & fits_BW, ids_BW, ABSENT)
