@@ -16,7 +16,7 @@ from tests.text.chunks import passage
 
 NARROW, WIDE = 64, 448
 ROWS = 64
-"""The most lanes that read a wide window at a time."""
+"""Lanes that read a wide window at a time."""
 
 
 class Read(NamedTuple):
@@ -82,7 +82,7 @@ def read(bridge, text_BY, ends_BK, ended_BK, v_B, wide=WIDE):
         narrow_B = waits_B & ~x.wide_B
         rows_N = jnp.nonzero(waits_B & x.wide_B, size=min(B, ROWS), fill_value=B)[0]
         return jax.lax.cond(
-            narrow_B.any(),
+            narrow_B.any() & (rows_N[-1] == B),
             lambda: call(x, min(NARROW, wide), jnp.arange(B), narrow_B),
             lambda: call(x, wide, rows_N, rows_N < B),
         )
