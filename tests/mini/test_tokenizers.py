@@ -103,7 +103,7 @@ def test_the_device_agrees_with_the_library_on_text_of_the_grammar(folders, spea
         data, counts = np.zeros((B, P), np.uint8), np.zeros(B, np.int32)
         for i, text in enumerate(samples[first : first + B]):
             data[i, : len(text)], counts[i] = np.frombuffer(text.encode(), np.uint8), len(text)
-        encoding = jax.device_get(encode(bridge, data, counts))
+        encoding = jax.device_get(encode(bridge, data, counts, wide=128))
         for i, text in enumerate(samples[first : first + B]):
             ids = encoding.ids_BP[i, : encoding.tokens_B[i]].tolist()
             assert ids == plain.encode(text).ids

@@ -20,10 +20,10 @@ TOKENIZERS = ["qwen3", "gpt-oss", "deepseek-v3"]
 
 
 @partial(jax.jit, static_argnames=("widest",))
-def closed_words(bridge, data, counts, ended=False, widest=False):
-    """The first words of texts, all of which end or none."""
-    lanes = jnp.zeros(len(data), jnp.int32)
-    return bridge.closed(data, counts, jnp.broadcast_to(ended, lanes.shape), lanes, widest=widest)
+def closed_words(bridge, data, counts, ended=False, v=0, widest=False):
+    """The first words of texts in vocabularies v; `ended`: whether they end."""
+    ended_B, v_B = (jnp.broadcast_to(x, counts.shape) for x in (ended, v))
+    return bridge.closed(data, counts, ended_B, v_B, widest=widest)
 
 
 def windows(texts, size=64):
