@@ -27,7 +27,7 @@ from tessy_jax.text.bridge import device_bridge
 from tests.text.chunks import SENTENCES
 from tests.text.feed import NARROW, WIDE, differing
 
-BATCH, PIECES, CALLS = 16_384, 8, 5
+BATCH, PIECES, CALLS = 16_384, 6, 5
 
 
 def check(name, content, bridge, texts, seed):

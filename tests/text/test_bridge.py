@@ -18,7 +18,7 @@ from tessy_jax.text.split import DEEPSEEK3, DIGITS_GPT2, GPT2, LLAMA3, O200K, QW
 from tessy_jax.text.vocab import read_vocabulary, same_vocabulary
 from tessy_jax.text.words import Table, bucket_of, find_merges, merge_table
 from tests.text.chunks import chunk
-from tests.text.feed import encode, splits
+from tests.text.feed import encode, read_all, splits
 
 B, P = 256, 128
 RULES = (GPT2, DIGITS_GPT2, LLAMA3, QWEN2, O200K, DEEPSEEK3, QWEN3_5)
@@ -43,16 +43,15 @@ def compare(content, count, prepare=lambda text: text, normalize=False):
     theirs = library(content, normalize)
     vocabulary = read_vocabulary(content, max(content["model"]["vocab"].values()) + 3000)
     differing = []
-    for _ in range(-(-count // B)):
+    for first in range(0, count, 4096):
         texts = []
-        while len(texts) < B:
+        while len(texts) < min(4096, count - first):
             text = prepare(chunk(rng)).encode()
             texts += [text] if 0 < len(text) <= P else []
-        ours = jax.device_get(encode(bridge, *batch(texts)))
-        for i, text in enumerate(texts):
-            ids = ours.ids_BP[i, : ours.tokens_B[i]].tolist()
+        for text, ids_, ends, _ in read_all(bridge, [(text, [len(text)]) for text in texts], wide=P):
+            ids = ids_.tolist()
             spelled = [b"\0" if t == UNSPELLED else vocabulary.bytes_of([t]) for t in ids]
-            assert [len(s) for s in spelled] == np.diff([0, *ours.ends_BP[i, : len(ids)]]).tolist()
+            assert [len(s) for s in spelled] == np.diff([0, *ends]).tolist()
             if UNSPELLED in ids:  # the library omits such characters
                 continue
             assert b"".join(spelled) == text
