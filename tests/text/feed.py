@@ -160,7 +160,7 @@ def read_all(bridge, tasks, lanes=256, wide=WIDE):
     return results
 
 
-def differing(content, bridge, count, seed, draw=passage, most=24, share=8192, wide=WIDE):
+def differing(content, bridge, count, seed, most=24, share=8192):
     """Reads `count` random texts in at most `most` random pieces, and compares them with the library; those that are not
     UTF-8 with the same text in one piece. Returns those that differ, how many tokens were compared, and the largest number
     of words that stayed open in a text that is UTF-8."""
@@ -169,15 +169,15 @@ def differing(content, bridge, count, seed, draw=passage, most=24, share=8192, w
     spelled[list(content["model"]["vocab"].values())] = [len(name) for name in content["model"]["vocab"]]
     wrong, tokens, still_open = [], 0, 0
     for first in range(0, count, share):
-        texts = [draw(rng, long=i % 8 == 7) for i in range(min(share, count - first))]
+        texts = [passage(rng, long=i % 8 == 7) for i in range(min(share, count - first))]
         plain = dict.fromkeys(text for text in texts if is_text(text))
         encodings = theirs.encode_batch_fast([text.decode() for text in plain], add_special_tokens=False)
         expected = {text: np.array(found.ids, np.int64) for text, found in zip(plain, encodings, strict=True)}
         ends = {text: spelled[ids].cumsum() for text, ids in expected.items()}
         odd = [(text, [len(text)]) for text in texts if not is_text(text)]
-        for text, ids, at, _ in read_all(bridge, odd, wide=wide):
+        for text, ids, at, _ in read_all(bridge, odd):
             expected[text], ends[text] = ids, at
-        for text, ids, at, sure in read_all(bridge, [(text, pieces(rng, len(text), most)) for text in texts], wide=wide):
+        for text, ids, at, sure in read_all(bridge, [(text, pieces(rng, len(text), most)) for text in texts]):
             tokens += len(ids)
             if not np.array_equal(ids, expected[text]) or not np.array_equal(at, ends[text]) or at[-1] != len(text):
                 wrong.append(text)
