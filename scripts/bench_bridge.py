@@ -3,9 +3,12 @@
 python scripts/bench_bridge.py TOKENIZERS_DIR [--texts 1000000] [--lanes 128] [--names qwen3 gpt-oss deepseek-v3]
 
 TOKENIZERS_DIR: a folder of folders with a tokenizer.json. Of each tokenizer, `--texts` random and adversarial texts arrive
-in random pieces, and the tokens of every closed prefix are compared with those of the `tokenizers` library. Then one call of
-`split`, `encode` and `closed` is measured for windows of 64 and 448 bytes: kernels in the program that is compiled for this
-machine's device, compile seconds and milliseconds per call, both in processor time.
+in random pieces. Their words are read as the decode loop reads them, and the tokens are compared with those of the
+`tokenizers` library. A line reports the texts compared so far, those that differ, and the texts per second of wall and
+processor time. `--seed` chooses other texts.
+
+Then one call of `splits` and `closed` is measured for windows of 64 and 448 bytes: kernels in the program that is compiled
+for this machine's device, compile seconds and milliseconds per call, both in processor time.
 """
 
 import argparse
@@ -22,9 +25,23 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from tessy_jax.plan.hlo import Module, launches
 from tessy_jax.text.bridge import device_bridge
 from tests.text.chunks import SENTENCES
-from tests.text.feed import differing
+from tests.text.feed import NARROW, WIDE, differing
 
-BATCH, CALLS = 25_600, 5
+BATCH, PIECES, CALLS = 16_384, 6, 5
+
+
+def check(name, content, bridge, texts, seed):
+    wrong, tokens, done = [], 0, 0
+    began, cpu = time.perf_counter(), time.process_time()
+    while done < texts:
+        count = min(BATCH, texts - done)
+        found, compared, _ = differing(content, bridge, count, seed + done, most=PIECES, share=BATCH)
+        wrong, tokens, done = wrong + found, tokens + compared, done + count
+        speed = {"per_s": done / (time.perf_counter() - began), "per_cpu_s": done / (time.process_time() - cpu)}
+        speed = {key: round(value) for key, value in speed.items()}
+        print(json.dumps({"tokenizer": name, "texts": done, "tokens": tokens, "differ": len(wrong), **speed}), flush=True)
+        for text in found[:10]:
+            print(f"  differs: {text!r}", flush=True)
 
 
 def measure(call, bridge, lanes, size):
@@ -48,36 +65,29 @@ def measure(call, bridge, lanes, size):
     }
 
 
+def closed(bridge, data, counts):
+    return bridge.closed(data, counts, counts < 0, 0 * counts, widest=False)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--texts", type=int, default=1_000_000)
     parser.add_argument("--lanes", type=int, default=128)
+    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--names", nargs="+", default=["qwen3", "gpt-oss", "deepseek-v3"])
     args = parser.parse_args()
-    calls = {
-        "split": lambda bridge, data, counts: bridge.split(data, counts),
-        "encode": lambda bridge, data, counts: bridge.encode(data, counts),
-        "closed": lambda bridge, data, counts: bridge.closed(data, counts),
-    }
+    calls = {"splits": lambda bridge, data, counts: bridge.splits(data, counts), "closed": closed}
     for name in args.names:
         content = json.loads((args.folder / name / "tokenizer.json").read_text("utf-8"))
         bridge = device_bridge(content)
         if bridge is None:
             raise SystemExit(f"{args.folder / name}: the tokenizer is not supported on the device")
-        wrong, tokens, texts = [], 0, 0
-        while texts < args.texts:
-            count = min(BATCH, args.texts - texts)
-            found, compared, _ = differing(content, bridge, count, seed=texts)
-            wrong, tokens, texts = wrong + found, tokens + compared, texts + count
-            print(json.dumps({"tokenizer": name, "texts": texts, "tokens": tokens, "differ": len(wrong)}), flush=True)
-        for text in wrong[:10]:
-            print(f"  differs: {text!r}")
-        for size in (64, 448):
+        check(name, content, bridge, args.texts, args.seed)
+        for size in (NARROW, WIDE):
             for what, call in calls.items():
-                print(
-                    json.dumps({"tokenizer": name, "bytes": size, "call": what, **measure(call, bridge, args.lanes, size)})
-                )
+                figures = measure(call, bridge, args.lanes, size)
+                print(json.dumps({"tokenizer": name, "bytes": size, "call": what, **figures}), flush=True)
 
 
 if __name__ == "__main__":

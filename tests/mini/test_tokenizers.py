@@ -26,6 +26,7 @@ from tessy_jax.text.tokenizer import Tokenizer
 from tessy_jax.text.vocab import read_description, read_vocabulary, same_vocabulary
 from tessy_jax.train.examples import example
 from tests.mini.test_styles import SPEAKERS
+from tests.text.feed import encode
 
 B, P = 64, 768
 QUESTION = [{"role": "user", "content": "A 7 + 3 * 8"}]
@@ -98,12 +99,11 @@ def test_the_device_agrees_with_the_library_on_text_of_the_grammar(folders, spea
     bridge = make_bridge(content, vocabulary, folders[speaker])
     plain = type(build(speaker)).from_str(json.dumps({**content, "added_tokens": []}))
     samples = list(texts(20))
-    encode = jax.jit(lambda bridge, data, counts: bridge.encode(data, counts))
     for first in range(0, len(samples), B):
         data, counts = np.zeros((B, P), np.uint8), np.zeros(B, np.int32)
         for i, text in enumerate(samples[first : first + B]):
             data[i, : len(text)], counts[i] = np.frombuffer(text.encode(), np.uint8), len(text)
-        encoding = jax.device_get(encode(bridge, data, counts))
+        encoding = jax.device_get(encode(bridge, data, counts, wide=128))
         for i, text in enumerate(samples[first : first + B]):
             ids = encoding.ids_BP[i, : encoding.tokens_B[i]].tolist()
             assert ids == plain.encode(text).ids

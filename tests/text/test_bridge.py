@@ -11,16 +11,17 @@ import numpy as np
 import pytest
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 
-from tessy_jax.text.bridge import UNSPELLED, device_bridge
+from tessy_jax.text.bridge import device_bridge
+from tessy_jax.text.encoding import UNSPELLED
 from tessy_jax.text.host_bridge import HostBridge
 from tessy_jax.text.split import DEEPSEEK3, DIGITS_GPT2, GPT2, LLAMA3, O200K, QWEN2, QWEN3_5, SPLITS
 from tessy_jax.text.vocab import read_vocabulary, same_vocabulary
-from tessy_jax.text.words import bucket_of, find_merges, merge_table
+from tessy_jax.text.words import Table, bucket_of, find_merges, merge_table
 from tests.text.chunks import chunk
+from tests.text.feed import encode, read_all, splits
 
 B, P = 256, 128
 RULES = (GPT2, DIGITS_GPT2, LLAMA3, QWEN2, O200K, DEEPSEEK3, QWEN3_5)
-encode = jax.jit(lambda bridge, data, counts: bridge.encode(data, counts))
 
 
 def batch(texts):
@@ -42,16 +43,15 @@ def compare(content, count, prepare=lambda text: text, normalize=False):
     theirs = library(content, normalize)
     vocabulary = read_vocabulary(content, max(content["model"]["vocab"].values()) + 3000)
     differing = []
-    for _ in range(-(-count // B)):
+    for first in range(0, count, 4096):
         texts = []
-        while len(texts) < B:
+        while len(texts) < min(4096, count - first):
             text = prepare(chunk(rng)).encode()
             texts += [text] if 0 < len(text) <= P else []
-        ours = jax.device_get(encode(bridge, *batch(texts)))
-        for i, text in enumerate(texts):
-            ids = ours.ids_BP[i, : ours.tokens_B[i]].tolist()
+        for text, ids_, ends, _ in read_all(bridge, [(text, [len(text)]) for text in texts], wide=P):
+            ids = ids_.tolist()
             spelled = [b"\0" if t == UNSPELLED else vocabulary.bytes_of([t]) for t in ids]
-            assert [len(s) for s in spelled] == np.diff([0, *ours.ends_BP[i, : len(ids)]]).tolist()
+            assert [len(s) for s in spelled] == np.diff([0, *ends]).tolist()
             if UNSPELLED in ids:  # the library omits such characters
                 continue
             assert b"".join(spelled) == text
@@ -119,20 +119,20 @@ def test_no_following_text_changes_final_boundaries(rule):
             if 1 < len(text.encode()) <= P:
                 texts.append(text)
                 prefixes.append(text[: rng.randrange(1, len(text))])
-        ours = jax.device_get(encode(bridge, *batch([prefix.encode() for prefix in prefixes])))
+        starts_BP, final_B = jax.device_get(splits(bridge, *batch([prefix.encode() for prefix in prefixes])))
         for i, (text, prefix) in enumerate(zip(texts, prefixes, strict=True)):
             spans = [a for _, (a, _) in theirs.pre_tokenizer.pre_tokenize_str(text)]
             later = {len(text[:a].encode()) for a in spans}
-            now, final = set(np.flatnonzero(ours.starts_BP[i]).tolist()), int(ours.final_B[i])
+            now, final = set(np.flatnonzero(starts_BP[i]).tolist()), int(final_B[i])
             assert {a for a in later if a <= final} == {a for a in now if a <= final}, (text, prefix, final)
 
 
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize(("text", "at"), [("walk ", 4), ("walk.", 4), ("one two (", 7), ("walk\n", 4), ("7 ", 1)])
 def test_common_boundaries_are_final_immediately(rule, text, at):
-    encoding = encode(device_bridge(trained(rule)), *batch([text.encode()]))
-    assert bool(encoding.starts_BP[0, at])
-    assert int(encoding.final_B[0]) >= at
+    starts_BP, final_B = splits(device_bridge(trained(rule)), *batch([text.encode()]))
+    assert bool(starts_BP[0, at])
+    assert int(final_B[0]) >= at
 
 
 def test_the_merge_table_has_all_merges_and_no_other_pair(shared):
@@ -140,16 +140,21 @@ def test_the_merge_table_has_all_merges_and_no_other_pair(shared):
     ids = content["model"]["vocab"]
     pairs = [m.split(" ", 1) if isinstance(m, str) else m for m in content["model"]["merges"]]
     rows = np.array([(ids[a], ids[b], rank, ids[a + b]) for rank, (a, b) in enumerate(pairs)], np.int32)
-    table = merge_table(rows)
-    rank, merged = find_merges(jnp.asarray(table), jnp.asarray(rows[:, 0]), jnp.asarray(rows[:, 1]))
+    table = Table.of([merge_table(rows)])
+
+    def found(pairs):
+        """The rank and the merged token of each pair."""
+        left, right = (jnp.asarray(pairs[None, :, i], jnp.int32) for i in (0, 1))
+        return [np.asarray(x[0]) for x in find_merges(table, left, right, jnp.zeros(1, jnp.int32))]
+
+    rank, merged = found(rows)
     np.testing.assert_array_equal(rank, rows[:, 2])
     np.testing.assert_array_equal(merged, rows[:, 3])
     known = {(a, b) for a, b, *_ in rows.tolist()}
     others = np.array(
         [p for p in np.random.default_rng(0).integers(0, len(ids), (5000, 2)).tolist() if tuple(p) not in known]
     )
-    rank, _ = find_merges(jnp.asarray(table), jnp.asarray(others[:, 0], jnp.int32), jnp.asarray(others[:, 1], jnp.int32))
-    assert (np.asarray(rank) == np.iinfo(np.int32).max).all()
+    assert (found(others)[0] == np.iinfo(np.int32).max).all()
     pair = np.array([7], np.uint32), np.array([9], np.uint32)
     assert int(bucket_of(*pair, 64)[0]) == int(bucket_of(*map(jnp.asarray, pair), 64)[0])
 

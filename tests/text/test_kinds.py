@@ -25,8 +25,9 @@ from tessy_jax.text.vocab import read_description, read_vocabulary, refuse_lossy
 from tessy_jax.train.examples import example
 from tests.synthesis.tiny_pair import sentencepiece_tokenizer
 from tests.text.chunks import SPACES, WORDS
+from tests.text.feed import encode
 from tests.text.kinds import SCHEMES, bpe, legacy, padded, save, unigram, with_added
-from tests.text.test_bridge import RULES, batch, encode, trained
+from tests.text.test_bridge import RULES, batch, trained
 
 KINDS = {f"bpe {scheme} {split}": (lambda scheme=scheme, split=split: bpe(scheme, split)) for scheme, split in SCHEMES}
 KINDS |= {

@@ -14,12 +14,14 @@ from tessy_jax.text.sentencepiece_bridge import SentencePieceBridge
 from tessy_jax.text.split import GPT2
 from tessy_jax.text.vocab import read_description, read_vocabulary
 from tests.text.chunks import chunk
+from tests.text.feed import splits
 from tests.text.kinds import SCHEMES, across_words, bpe, gemma, legacy, unigram
-from tests.text.test_bridge import B, P, batch, encode, trained
+from tests.text.test_bridge import B, P, batch, trained
 from tests.text.test_kinds import with_model
 
 KINDS = {f"{scheme} {split}": (lambda scheme=scheme, split=split: bpe(scheme, split)) for scheme, split in SCHEMES}
 KINDS |= {"legacy": legacy, "gemma": gemma, "across words": across_words}
+encode = jax.jit(lambda bridge, data, counts: bridge._encode(data, counts))
 NOT_TEXT = (b"\xff", b"\xc0\x80", b"\xe0\x80\x80", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"\xe4\xb8", b"\x80", b"\xf0\x9f")
 ODD = [
     "▁",
@@ -109,10 +111,10 @@ def test_no_following_text_changes_final_boundaries():
     drawn = texts(rng)
     cuts = [rng.randrange(1, len(data) + 1) for data in drawn]
     prefixes = [data[:cut] for data, cut in zip(drawn, cuts, strict=True)]
-    now, later = jax.device_get((encode(device, *batch(prefixes)), encode(device, *batch(drawn))))
+    (starts_BP, final_B), (later_BP, _) = jax.device_get([splits(device, *batch(some)) for some in (prefixes, drawn)])
     for i, data in enumerate(drawn):
-        inside = slice(1, int(now.final_B[i]) + 1)
-        assert now.starts_BP[i, inside].tolist() == later.starts_BP[i, inside].tolist(), (data, cuts[i])
+        inside = slice(1, int(final_B[i]) + 1)
+        assert starts_BP[i, inside].tolist() == later_BP[i, inside].tolist(), (data, cuts[i])
 
 
 def test_boundaries_after_bytes_that_are_not_utf8_are_those_of_the_text():

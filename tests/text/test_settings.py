@@ -17,8 +17,9 @@ from tessy_jax.text.host_bridge import HostBridge
 from tessy_jax.text.tokenizer import Tokenizer
 from tessy_jax.text.vocab import read_description, read_vocabulary
 from tests.text.chunks import SPACES, WORDS
+from tests.text.feed import encode
 from tests.text.kinds import bpe, legacy, unigram
-from tests.text.test_bridge import RULES, P, batch, encode, trained
+from tests.text.test_bridge import RULES, P, batch, trained
 
 SIZE = 1 << 11
 KINDS = {

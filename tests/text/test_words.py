@@ -3,6 +3,7 @@
 import json
 import random
 from dataclasses import replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +19,11 @@ from tests.text.test_bridge import RULES, trained
 TOKENIZERS = ["qwen3", "gpt-oss", "deepseek-v3"]
 
 
-closed_words = jax.jit(lambda bridge, data, counts: bridge.closed(data, counts))
+@partial(jax.jit, static_argnames=("widest",))
+def closed_words(bridge, data, counts, ended=False, v=0, widest=False):
+    """The first words of texts in vocabularies v; `ended`: whether they end."""
+    ended_B, v_B = (jnp.broadcast_to(x, counts.shape) for x in (ended, v))
+    return bridge.closed(data, counts, ended_B, v_B, widest=widest)
 
 
 def windows(texts, size=64):
@@ -70,11 +75,29 @@ def test_words_beyond_the_most_of_a_call_and_beyond_the_window_are_announced():
     texts = [b"a b c d e f g h i j k", b"x" * 64, b"x" * 64 + b" y", b"one two", b"", b"ab\xe4\xb8", b" " * 64]
     words = jax.device_get(closed_words(bridge, *windows(texts)))
     words = type(words)(*(x[: len(texts)] for x in words))
-    assert words.words_B.tolist() == [WORDS, 0, 0, 1, 0, 0, 0]
     assert words.end_B.tolist() == [15, 0, 0, 3, 0, 0, 0]
+    assert words.sure_B.tolist() == words.tokens_B.tolist()
+    assert (words.tokens_B > 0).tolist() == [True, False, False, True, False, False, False]
     assert words.more_B.tolist() == [True, False, False, False, False, False, False]
     assert words.long_B.tolist() == [False, False, True, False, False, False, False]
-    assert words.ends_BW[0].tolist() == [1, 3, 5, 7, 9, 11, 13, 15]
+    ends = [1, 3, 5, 7, 9, 11, 13, 15]
+    assert len(ends) == WORDS
+    assert [end for end in words.ends_BP[0, : words.tokens_B[0]].tolist() if end % 2] == ends
+
+
+@pytest.mark.parametrize("widest", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_the_words_of_an_ended_text_are_read_to_its_end_if_the_window_shows_it(widest):
+    bridge = device_bridge(trained(RULES[0]))
+    texts = [b"a b c d e f g h i j k", b"x" * 64, b"x" * 64 + b" y", b"one two", b"", b"ab\xe4\xb8", b" " * 64]
+    words = jax.device_get(closed_words(bridge, *windows(texts), ended=True, widest=widest))
+    words = type(words)(*(x[: len(texts)] for x in words))
+    cut = 64 if widest else 0  # the text of the widest window counts as the end of a word that leaves it
+    assert words.end_B.tolist() == [15, 64, cut, 7, 0, 4, 64]
+    assert words.ends_BP.max(axis=1).tolist() == words.end_B.tolist()
+    assert words.more_B.tolist() == [True, False, widest, False, False, False, False]
+    assert words.long_B.tolist() == [False, False, not widest, False, False, False, False]
+    assert (words.sure_B > 0).tolist() == [True, False, False, True, False, False, False]
+    assert (words.sure_B < words.tokens_B).tolist() == [False, True, widest, True, False, True, True]
 
 
 @pytest.mark.slow
@@ -95,10 +118,10 @@ def test_words_and_white_space_of_ten_thousand_bytes_close_in_a_window_that_hold
 
 def test_a_word_with_the_hash_of_a_token_is_no_token():
     table = word_table({3: b"the", 5: b" fox"})
-    forged = replace(table, spelled_VL=table.spelled_VL.at[5, 0].set(ord("_")))
+    forged = replace(table, spelled_XL=table.spelled_XL.at[5, 0].set(ord("_")))
     data = np.frombuffer(b"the foxthe", np.uint8)[None]
     at = np.array([[0, 3, 7, 0]]), np.array([[3, 7, 10, 4]])
-    find = jax.jit(lambda table: table.find(jnp.asarray(data), *map(jnp.asarray, at)))
+    find = jax.jit(lambda table: table.find(jnp.asarray(data), *map(jnp.asarray, at), jnp.zeros(1, jnp.int32)))
     assert find(table)[0].tolist() == [3, 5, 3, ABSENT]
     assert find(forged)[0].tolist() == [3, ABSENT, 3, ABSENT]
 
@@ -111,6 +134,6 @@ def test_a_token_that_merges_never_make_closes_as_one_token():
     name = "Ġ" + "z" * 70  # longer than the usual words of the table
     vocab = {**model["vocab"], name: len(model["vocab"])}
     bridge = device_bridge({**content, "model": {**model, "ignore_merges": True, "vocab": vocab}})
-    assert bridge.words.spelled_VL.shape[1] == 128
+    assert bridge.words.spelled_XL.shape[1] == 128
     words = jax.device_get(closed_words(bridge, *windows([(" " + "z" * 70 + " so").encode()], 128)))
     assert words.ids_BP[0, : words.tokens_B[0]].tolist() == [vocab[name]]
