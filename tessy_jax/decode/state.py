@@ -69,6 +69,11 @@ class ClosedWords(Protocol):
 class Bridge(Protocol):
     """From text to the vocabularies. A pytree, so that it can be an argument of a compiled program."""
 
+    @property
+    def narrow(self) -> bool:
+        """Whether words have the same tokens in windows of any size that holds them."""
+        ...
+
     def splits(self, bytes_BP: jax.Array, counts_B: jax.Array) -> list[tuple[jax.Array, jax.Array]]:
         """Where pre-tokens begin [B, P], and the largest position [B] up to which no following text can change that, for all
         vocabularies."""

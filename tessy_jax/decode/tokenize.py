@@ -16,7 +16,7 @@ from tessy_jax.decode.context import LoopContext
 from tessy_jax.decode.state import ANSWER, LENGTH, UNENCODABLE, Bridge, ClosedWords, Index, Lanes, Tokens
 from tessy_jax.decode.windows import read_window
 
-NARROW = 64  # bytes of text that are read at a time, if the widest window has more than WIDE bytes
+NARROW = 64  # bytes of text that are read at a time, if the bridge allows it and the widest window has more than WIDE bytes
 WIDE = 256
 
 
@@ -114,7 +114,7 @@ def _read_words(ctx: LoopContext, lanes: Lanes, text: Text) -> _Progress:
             words = bridge.closed(bytes_BP, left_B, text.ended_B & now_B, vocabulary_B, widest=size == widest)
             return words.padded(widest)
 
-        if widest <= WIDE:
+        if widest <= WIDE or not bridge.narrow:
             words = read(widest)
         else:
             words = jax.lax.cond(narrow_B.any(), lambda: read(NARROW), jax.named_scope("wide")(lambda: read(widest)))

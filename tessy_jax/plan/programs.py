@@ -108,7 +108,8 @@ def _decode(
     for name in names:
         if name == "fill":
             for m, writer in enumerate(models.writers):
-                parts = dict([weights[m], ("caches", _bytes_of(engine.lanes.caches[m]))])
+                tokens = engine.lanes.tokens.ids_MBS, engine.lanes.tokens.known_MB
+                parts = dict([weights[m], ("caches", _bytes_of((engine.lanes.caches[m], tokens)))])
                 yield Planned(f"fill {writer.name}", engine.prefill(m), row_bytes={}, parts=parts, **facts)
         else:
             parts = dict(weights) | {

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -58,8 +58,9 @@ class Symbols(NamedTuple):
 class DeviceBridge:
     """The tables of M vocabularies. rules: the split rule of each. bytes_M256: the token of each byte. merges: see
     `merge_table`. words: the tokens that are words by themselves; if a word is a token that merges do not make
-    (`ignore_merges`), it is among them."""
+    (`ignore_merges`), it is among them. narrow: words have the same tokens in windows of any size that holds them."""
 
+    narrow: ClassVar[bool] = True
     rules: tuple[str, ...]
     pages_X: jax.Array
     classes_X256: jax.Array

@@ -39,6 +39,11 @@ class SeparateBridges:
 
     bridges: tuple[AnyBridge, ...]
 
+    @property
+    def narrow(self) -> bool:
+        """See `DeviceBridge`."""
+        return all(bridge.narrow for bridge in self.bridges)
+
     def splits(self, bytes_BP: jax.Array, counts_B: jax.Array) -> list[tuple[jax.Array, jax.Array]]:
         """See `DeviceBridge.splits`."""
         return [found for bridge in self.bridges for found in bridge.splits(bytes_BP, counts_B)]

@@ -71,16 +71,14 @@ class Shown(NamedTuple):
 
 
 def closed_words(seen: Encoding, shown: Shown, ended_B: jax.Array, widest: bool) -> ClosedWords:
-    """The words of a window from all of its tokens. seen: the encoding of the window; see `DeviceBridge.closed`."""
+    """The words of a window from all of its tokens; see `DeviceBridge.closed`. seen: the encoding of the window. A word that
+    shares a token with the next one belongs to it."""
     at_P = jnp.arange(seen.ids_BP.shape[1], dtype=jnp.int32)
     closed_BP = seen.starts_BP & (at_P <= seen.final_B[:, None]) & (at_P < shown.bytes_B[:, None])
-    sure_end_B = jnp.where(closed_BP, at_P, 0).max(axis=1)
-    end_B = jnp.where(shown.all_B(ended_B, sure_end_B > 0, widest), shown.bytes_B, sure_end_B)
-
-    def tokens(end_B: jax.Array) -> jax.Array:
-        inside_BP = (at_P < seen.tokens_B[:, None]) & (seen.ends_BP <= end_B[:, None])
-        return inside_BP.sum(axis=1, dtype=jnp.int32)
-
+    sure_BP = (at_P < seen.tokens_B[:, None]) & (seen.ends_BP <= jnp.where(closed_BP, at_P, 0).max(axis=1)[:, None])
+    sure_B, sure_end_B = sure_BP.sum(axis=1, dtype=jnp.int32), jnp.where(sure_BP, seen.ends_BP, 0).max(axis=1)
+    all_B = shown.all_B(ended_B, sure_end_B > 0, widest)
+    end_B = jnp.where(all_B, shown.bytes_B, sure_end_B)
     more_B = shown.hidden_B & (end_B > 0)
     long_B = shown.hidden_B & (end_B == 0)
-    return ClosedWords(seen.ids_BP, seen.ends_BP, tokens(end_B), tokens(sure_end_B), end_B, more_B, long_B)
+    return ClosedWords(seen.ids_BP, seen.ends_BP, jnp.where(all_B, seen.tokens_B, sure_B), sure_B, end_B, more_B, long_B)

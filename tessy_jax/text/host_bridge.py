@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -90,6 +90,7 @@ class HostBridge:
     """A bridge that calls the host from the compiled program. Every use synchronises with the host and is counted in
     `library.calls`."""
 
+    narrow: ClassVar[bool] = False
     library: Library
 
     @classmethod

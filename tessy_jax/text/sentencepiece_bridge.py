@@ -50,6 +50,7 @@ class SentencePieceBridge:
     """
 
     rule: ClassVar[str] = "SentencePiece"
+    narrow: ClassVar[bool] = False  # merges cross words
     pages_X: jax.Array
     ids_X256: jax.Array
     bytes_256: jax.Array

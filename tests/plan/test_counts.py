@@ -29,7 +29,7 @@ def programs():
 
 @pytest.mark.parametrize(
     ("side", "part", "kernels", "host_reads", "collectives"),
-    [(0, "step", 950, 57, 21), (0, "hand-over", 1290, 79, 69), (1, "step", 950, 57, 21), (1, "hand-over", 1360, 87, 69)],
+    [(0, "step", 1100, 26, 44), (0, "hand-over", 1900, 53, 42), (1, "step", 1090, 26, 44), (1, "hand-over", 1890, 53, 42)],
 )
 def test_launches_of_a_step_and_a_hand_over_stay_within_their_bounds(programs, side, part, kernels, host_reads, collectives):
     (found,) = (step for step in programs["loop"]["steps"] if (step["side"], step["part"]) == (side, part))
@@ -39,8 +39,8 @@ def test_launches_of_a_step_and_a_hand_over_stay_within_their_bounds(programs, s
 
 
 def test_collectives_and_large_copies_of_the_loop_stay_within_their_bounds(programs):
-    assert 0 < sum(move["count"] for move in programs["loop"]["collectives"]) <= 85
-    assert sum(move["count"] for move in programs["loop"]["copies"]) <= 245
+    assert 0 < sum(move["count"] for move in programs["loop"]["collectives"]) <= 74
+    assert sum(move["count"] for move in programs["loop"]["copies"]) <= 125
 
 
 def test_a_training_step_has_only_all_reduces_and_no_large_copies(programs):

@@ -83,7 +83,7 @@ def read(bridge, text_BY, ends_BK, ended_BK, v_B, wide=WIDE):
         rows_N = jnp.nonzero(waits_B & x.wide_B, size=min(B, ROWS), fill_value=B)[0]
         return jax.lax.cond(
             narrow_B.any() & (rows_N[-1] == B),
-            lambda: call(x, min(NARROW, wide), jnp.arange(B), narrow_B),
+            lambda: call(x, min(NARROW, wide) if bridge.narrow else wide, jnp.arange(B), narrow_B),
             lambda: call(x, wide, rows_N, rows_N < B),
         )
 

@@ -14,14 +14,13 @@ from tessy_jax.text.sentencepiece_bridge import SentencePieceBridge
 from tessy_jax.text.split import GPT2
 from tessy_jax.text.vocab import read_description, read_vocabulary
 from tests.text.chunks import chunk
-from tests.text.feed import splits
+from tests.text.feed import encode, splits
 from tests.text.kinds import SCHEMES, across_words, bpe, gemma, legacy, unigram
 from tests.text.test_bridge import B, P, batch, trained
 from tests.text.test_kinds import with_model
 
 KINDS = {f"{scheme} {split}": (lambda scheme=scheme, split=split: bpe(scheme, split)) for scheme, split in SCHEMES}
 KINDS |= {"legacy": legacy, "gemma": gemma, "across words": across_words}
-encode = jax.jit(lambda bridge, data, counts: bridge._encode(data, counts))
 NOT_TEXT = (b"\xff", b"\xc0\x80", b"\xe0\x80\x80", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"\xe4\xb8", b"\x80", b"\xf0\x9f")
 ODD = [
     "▁",
