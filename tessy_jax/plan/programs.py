@@ -108,8 +108,8 @@ def _decode(
     for name in names:
         if name == "fill":
             for m, writer in enumerate(models.writers):
-                tokens = engine.lanes.tokens.ids_MBS, engine.lanes.tokens.known_MB
-                parts = dict([weights[m], ("caches", _bytes_of((engine.lanes.caches[m], tokens)))])
+                known = engine.lanes.tokens.ids_MBS, engine.lanes.tokens.known_MB
+                parts = dict([weights[m], ("caches", _bytes_of((engine.lanes.caches[m], known)))])
                 yield Planned(f"fill {writer.name}", engine.prefill(m), row_bytes={}, parts=parts, **facts)
         else:
             parts = dict(weights) | {
