@@ -11,7 +11,7 @@ Names of arrays end in their axes: `tokens_BT` has lanes and times. A digit is a
     G  query heads per key/value head    T  query time
     H  head dimension                    U  packed tokens of several lanes
     I  bytes of one marker or token      V  vocabulary
-    J  periods of a repetition           W  positions in a window of bytes or tokens
+    J  periods of a repetition           W  words, or positions in a window of bytes or tokens
     K  key/value heads                   X  entries of a table or list that no other letter describes
     L  layers                            Y  bytes of a response
                                          Z  candidates of sampling

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from tessy_jax.decode.state import DecodeParams, Index, LoopConfig, TextTables
+from tessy_jax.decode.state import DecodeParams, Index, LoopConfig
+from tessy_jax.decode.tables import TextTables
 
 
 class LoopGraphs(NamedTuple):

@@ -32,10 +32,10 @@ from tessy_jax.decode.state import (
     LaneScalars,
     LoopConfig,
     PredictorState,
-    TextTables,
     Tokens,
     replace_at,
 )
+from tessy_jax.decode.tables import TextTables
 from tessy_jax.decode.totals import Compilation, Totals
 from tessy_jax.models.transformer import Decoder
 from tessy_jax.program import Program

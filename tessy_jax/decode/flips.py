@@ -19,7 +19,7 @@ Carry = tuple[PredictorState, jax.Array, jax.Array]
 PREDICTOR_TOKENS = {"cpu": (16, 1)}
 """The default of `LoopConfig.predictor_tokens` by platform: on CPUs, slots without tokens cost time."""
 ONE_FORM = (4,)
-"""The default on accelerators, where such slots are almost free; one compiled form saves time and memory to compile."""
+"""The default on accelerators, where such slots are almost free; compiling one form takes less time and memory."""
 
 
 @jax.named_scope("read_predictors")

@@ -1,8 +1,8 @@
 """The alternating loop: student and teacher take turns inside one `lax.while_loop`.
 
 An iteration checks the proposals of lanes that have sampled a token, decides whose turn it is, and runs one forward pass of
-that side. Everything but the forward passes and the tokenizers serves the side whose turn it is, so it stands once in the
-compiled program.
+that side. The forward passes and the predictors are compiled once per side; everything else is compiled once, for the side
+whose turn it is.
 
 A turn ends when no lane of the side can continue, when most of them have handed over, or after as many passes as a proposal
 has tokens. The remaining lanes continue in the side's next turn. A round is a turn of each side.
@@ -19,7 +19,8 @@ from tessy_jax.decode.context import LoopContext, LoopGraphs, LoopWeights
 from tessy_jax.decode.flips import read_predictors
 from tessy_jax.decode.forward import forward
 from tessy_jax.decode.proposal import Sampled, append_sampled, proposals, resolve
-from tessy_jax.decode.state import THINK, Counts, DecodeParams, Lanes, TextTables, pick_side
+from tessy_jax.decode.state import THINK, Counts, DecodeParams, Index, Lanes, pick_side
+from tessy_jax.decode.tables import TextTables
 from tessy_jax.decode.tokenize import tokenize
 
 
@@ -72,7 +73,7 @@ def goes_on(ctx: LoopContext, lanes: Lanes) -> jax.Array:
     return going
 
 
-def has_room(ctx: LoopContext, m: int | jax.Array, lanes: Lanes) -> jax.Array:
+def has_room(ctx: LoopContext, m: Index, lanes: Lanes) -> jax.Array:
     """Whether the caches have room for a turn of side m."""
     return lanes.longest(m) + pick_side(ctx.params.steps, m) + 2 <= ctx.config.capacity
 
@@ -88,6 +89,7 @@ def turn_continues(ctx: LoopContext, m: jax.Array, passes: jax.Array, lanes: Lan
     few = thinking < (1 - ctx.params.handover) * (thinking + waiting)
     keeps = (waiting == 0) | ((thinking > 0) & ~few)
     keeps &= (passes < pick_side(ctx.params.steps, m)) & (lanes.ended_B.sum() < ctx.params.harvest)
+    keeps &= lanes.longest(m) + 2 <= ctx.config.capacity  # the tokens that start an answer come in addition to the steps
     return speaks_B.any() & jnp.where(passes == 0, has_room(ctx, m, lanes), keeps)
 
 

@@ -18,10 +18,10 @@ from tessy_jax.decode.state import (
     THINK,
     Index,
     Lanes,
-    VocabTables,
     add_at,
     pick_side,
 )
+from tessy_jax.decode.tables import VocabTables
 from tessy_jax.decode.tokenize import Reading
 from tessy_jax.decode.windows import read_window, write_window
 

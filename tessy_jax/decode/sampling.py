@@ -75,7 +75,7 @@ def uniform(keys_B: jax.Array) -> jax.Array:
 
 @jax.named_scope("sample")
 def choose(logits_BV: jax.Array, uniform_B1: jax.Array, sampling: Sampling) -> jax.Array:
-    """Token ids [B] as of `sample`, for given uniform numbers."""
+    """Token ids [B] as `sample` draws them, for given uniform numbers."""
     logits_BV = logits_BV.astype(jnp.float32)
     if sampling.temperature is None:
         return _greedy(logits_BV)

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -43,83 +43,6 @@ EARLY_END: the turn ended inside the thinking. CONTROL: a control token was samp
 vocabulary has no tokens for the text."""
 CONTINUES, CLOSED, ENDED, CONTROL_TOKEN = range(4)
 """Why a proposal stops before its full length: the thinking closed, the turn ended, or a control token was sampled."""
-
-
-class ClosedWords(Protocol):
-    """See `text.encoding.ClosedWords`."""
-
-    @property
-    def ids_BP(self) -> jax.Array: ...
-    @property
-    def ends_BP(self) -> jax.Array: ...
-    @property
-    def tokens_B(self) -> jax.Array: ...
-    @property
-    def sure_B(self) -> jax.Array: ...
-    @property
-    def end_B(self) -> jax.Array: ...
-    @property
-    def more_B(self) -> jax.Array: ...
-    @property
-    def long_B(self) -> jax.Array: ...
-
-    def padded(self, size: int) -> ClosedWords: ...
-
-
-class Bridge(Protocol):
-    """From text to the vocabularies. A pytree, so that it can be an argument of a compiled program."""
-
-    @property
-    def narrow(self) -> bool:
-        """Whether words have the same tokens in windows of any size that holds them."""
-        ...
-
-    def splits(self, bytes_BP: jax.Array, counts_B: jax.Array) -> list[tuple[jax.Array, jax.Array]]:
-        """Where pre-tokens begin [B, P], and the largest position [B] up to which no following text can change that, for all
-        vocabularies."""
-        ...
-
-    def closed(
-        self, bytes_BP: jax.Array, counts_B: jax.Array, ended_B: jax.Array, v_B: jax.Array, *, widest: bool
-    ) -> ClosedWords:
-        """The tokens in vocabulary v_B of the first words of texts that begin at a word; see `DeviceBridge.closed`."""
-        ...
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class VocabTables:
-    """The text of one vocabulary's tokens, and the tokens that are not text."""
-
-    bytes_VI: jax.Array
-    """Bytes of each token, uint8, padded with 0."""
-    lengths_V: jax.Array
-    """Number of bytes of each token."""
-    control_V: jax.Array
-    """Whether a token is a control token."""
-    closing_X: jax.Array
-    """Tokens that close the thinking, filled up with -1."""
-    ends_X: jax.Array
-    """Tokens that end the turn, filled up with -1."""
-    answer_X: jax.Array
-    """Tokens forced in front of the answer."""
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class TextTables:
-    """Constant arrays of a run."""
-
-    vocabs: tuple[VocabTables, ...]
-    """The student's and the teacher's; one entry for one model, the same entry twice for one vocabulary."""
-    bridge: Any
-    """The `Bridge` into the vocabularies; one vocabulary counts once."""
-    markers_MI: jax.Array
-    """Bytes of the texts that close the thinking."""
-    marker_lengths_M: jax.Array
-    """Bytes of each marker."""
-    close_X: jax.Array
-    """Bytes of the text between thinking and answer."""
 
 
 @jax.tree_util.register_dataclass
@@ -186,8 +109,8 @@ class LoopConfig(NamedTuple):
     packed_tokens: int = 0
     """Tokens of all lanes in one catch-up pass, see `mixed_step`; 0 if lanes are sharded."""
     predictor_tokens: tuple[int, ...] = ()
-    """Tokens per lane that a predictor reads in one pass: in lanes that catch up, and in lanes that have sampled a token.
-    One number serves both, with all lanes in a pass. Empty: the numbers for the platform, see `flips`."""
+    """Tokens per lane in one pass of a predictor: first for lanes that catch up, then for lanes that have sampled a token.
+    With one number, all passes use it and read all lanes. Empty: the default of the platform, see `flips`."""
     predictor_lanes: int = 0
     """Lanes that catch up in one pass of a predictor; 0 for all. It is 0 if lanes are sharded."""
 
@@ -350,7 +273,8 @@ class Lanes:
     scalars: LaneScalars
     """The numbers that a response keeps outside its lane, as arrays [B]."""
     pending_B: jax.Array
-    """Tokens after the known ones of the listener: those of the words of the proposal that no following text can change."""
+    """Tokens of the listener after its known ones: those of the proposal's closed words, which no following text can
+    change."""
     tokens: Tokens
     """The tokens of both sides."""
     caches: tuple[KVCache, ...]
@@ -388,7 +312,8 @@ class Lanes:
         return self.speaks_B(m) & (self.tokens.encoded_B(m) == self.written_B)
 
     def free_B(self, m: Index) -> jax.Array:
-        """Tokens of side m behind which nothing counts: the known ones, and the pending ones of the listener."""
+        """The number of tokens of side m that count: the known ones and, for the listener, the pending ones. New tokens are
+        written after them."""
         return self.tokens.known_B(m) + jnp.where(self.scalars.speaker == m, 0, self.pending_B)
 
     def longest(self, m: Index) -> jax.Array:

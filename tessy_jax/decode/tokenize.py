@@ -2,7 +2,7 @@
 
 At its turn, a side tokenizes the text that it has not read, and appends its own tokens that start the answer. While the
 other side writes, a predictor may read the text in this side's vocabulary: words are then tokenized as they close, i.e. as
-soon as no following text can change them. A word that does not fit into the narrow window is read in the widest one.
+soon as no following text can change them. Long words and long texts are read in the widest window.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 
 from tessy_jax.decode.context import LoopContext
-from tessy_jax.decode.state import ANSWER, LENGTH, UNENCODABLE, Bridge, ClosedWords, Index, Lanes, Tokens
+from tessy_jax.decode.state import ANSWER, LENGTH, UNENCODABLE, Index, Lanes, Tokens
+from tessy_jax.decode.tables import Bridge, ClosedWords
 from tessy_jax.decode.windows import read_window
 
 NARROW = 64  # bytes of text that are read at a time, if the bridge allows it and the widest window has more than WIDE bytes
@@ -32,10 +33,10 @@ class Reading:
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class Text:
+class Unread:
     """Text to tokenize, in lanes who_B, in the vocabulary of side v_B. end_B: bytes of the response up to its end. ended_B:
-    the text ends there; else only words that are closed are tokenized. answers_B: the tokens that start the answer follow.
-    limit_B: no further word is read beyond this number of tokens."""
+    the text ends there; otherwise only closed words are tokenized. answers_B: the tokens that start the answer follow.
+    limit_B: the tokens after which no further word is read."""
 
     who_B: jax.Array
     v_B: jax.Array
@@ -48,8 +49,8 @@ class Text:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class _Progress:
-    """The state of `_read_words`. wide_B: lanes whose next word leaves the narrow window. spent_B: lanes with more than
-    limit_B tokens."""
+    """The state of `_read_words`. wide_B: lanes that use the widest window, since their next word leaves the narrow one or
+    their text leaves both. spent_B: lanes with more than limit_B tokens."""
 
     tokens: Tokens
     reading: Reading
@@ -68,25 +69,27 @@ def tokenize(
     over_B: the proposal is over, so that its text is tokenized to the end. certain_B: bytes that are text for certain.
     Returns the lanes, and the tokens that side m's predictor may read in lanes moved_B.
     """
-    reads = ctx.reads(m)
+    params, reads = ctx.params, ctx.reads(m)
     target_B = bridge_target_B(lanes)
     unread_B = lanes.speaks_B(m) & ~moved_B & (lanes.tokens.encoded_B(m) < lanes.written_B)
     heard_B = moved_B & lanes.interleaves_B & (reads != m)
     v_B = jnp.where(heard_B, reads, m)
-    text = Text(
+    unread = Unread(
         who_B=unread_B | heard_B,
         v_B=v_B,
         end_B=jnp.where(unread_B, target_B, jnp.where(over_B, lanes.written_B, certain_B)),
         ended_B=unread_B | over_B,
         answers_B=unread_B & (lanes.scalars.phase == ANSWER),
-        limit_B=jnp.where(unread_B, lanes.tokens.prompt_B(v_B) + ctx.params.max_response_tokens, jnp.iinfo(jnp.int32).max),
+        # the listener has a window more, since a proposal is cut only after its tokens have been read
+        limit_B=lanes.tokens.prompt_B(v_B) + params.max_response_tokens + jnp.where(unread_B, 0, ctx.config.window_bytes),
     )
-    read = _read_words(ctx, lanes, text)
+    read = _read_words(ctx, lanes, unread)
     known_B = lanes.tokens.known_B(v_B)
     lanes = replace(lanes, tokens=read.tokens)
     lanes = add_known(m, lanes, unread_B, read.reading.total_B)
     lanes = lanes.with_scalars(status=jnp.where(read.spent_B & lanes.running_B, LENGTH, lanes.scalars.status))
-    lanes = replace(lanes, pending_B=jnp.where(heard_B, read.reading.sure_B - known_B, lanes.pending_B))
+    if ctx.tables.bridge.narrow:  # otherwise following text may merge with tokens of closed words
+        lanes = replace(lanes, pending_B=jnp.where(heard_B, read.reading.sure_B - known_B, lanes.pending_B))
     return lanes, read.reading
 
 
@@ -96,10 +99,11 @@ def bridge_target_B(lanes: Lanes) -> jax.Array:
     return jnp.where(lanes.scalars.thinking_bytes >= 0, lanes.scalars.thinking_bytes, lanes.committed_B)
 
 
-def _read_words(ctx: LoopContext, lanes: Lanes, text: Text) -> _Progress:
-    """Writes the tokens of a text after those of its side that count. The answer starts when the thinking has been read."""
+def _read_words(ctx: LoopContext, lanes: Lanes, text: Unread) -> _Progress:
+    """Writes the tokens of a text after those that count (`free_B`), then those that start the answer if `answers_B`."""
     bridge: Bridge = ctx.tables.bridge
     widest = ctx.config.window_bytes
+    one_window = widest <= WIDE or not bridge.narrow
     answer_X, answer_tokens = _answer(ctx)
     vocabulary_B = jnp.zeros_like(text.v_B) if ctx.config.one_vocabulary else text.v_B
 
@@ -114,7 +118,7 @@ def _read_words(ctx: LoopContext, lanes: Lanes, text: Text) -> _Progress:
             words = bridge.closed(bytes_BP, left_B, text.ended_B & now_B, vocabulary_B, widest=size == widest)
             return words.padded(widest)
 
-        if widest <= WIDE or not bridge.narrow:
+        if one_window:
             words = read(widest)
         else:
             words = jax.lax.cond(narrow_B.any(), lambda: read(NARROW), jax.named_scope("wide")(lambda: read(widest)))
@@ -124,19 +128,20 @@ def _read_words(ctx: LoopContext, lanes: Lanes, text: Text) -> _Progress:
         total_B = x.reading.total_B + jnp.where(starts_B, answer_tokens[text.v_B], words.tokens_B)
         sure_B = x.reading.sure_B + jnp.where(x.reading.sure_B == x.reading.total_B, words.sure_B, 0)
         spent_B = x.waits_B & ~starts_B & (total_B > text.limit_B)
-        again_B = (words.more_B & (words.end_B > 0)) | (words.long_B & narrow_B)
+        widens_B = jnp.zeros_like(now_B) if one_window else words.long_B & narrow_B
+        again_B = (words.more_B & (words.end_B > 0)) | widens_B
         return _Progress(
             x.tokens.written(text.v_B, ids_BP, ends_BP, x.reading.total_B),
             Reading(total_B, sure_B),
             x.waits_B & ~starts_B & ~spent_B & (again_B | ~now_B | text.answers_B),
-            jnp.where(now_B, words.long_B & narrow_B, x.wide_B),
+            jnp.where(now_B, widens_B | (x.wide_B & (left_B - words.end_B > widest)), x.wide_B),
             x.spent_B | spent_B,
         )
 
     start_B = lanes.free_B(text.v_B)
     waits_B = text.who_B & ((lanes.tokens.end_B(text.v_B, start_B) < text.end_B) | text.answers_B)
-    nowhere_B = jnp.zeros_like(waits_B)
-    start = _Progress(lanes.tokens, Reading(start_B, start_B), waits_B, nowhere_B, nowhere_B)
+    wide_B = waits_B & (text.end_B - lanes.tokens.end_B(text.v_B, start_B) > widest) & (not one_window)
+    start = _Progress(lanes.tokens, Reading(start_B, start_B), waits_B, wide_B, jnp.zeros_like(waits_B))
     return jax.lax.while_loop(lambda x: x.waits_B.any(), body, start)
 
 

@@ -190,7 +190,7 @@ def _bridge(sizes: dict[str, Any]) -> DeviceBridge:
         merges=Table.of([jnp.zeros((sizes["merge_buckets"], 128), jnp.int32)]),
         words=Words(
             table=Table.of([jnp.zeros((sizes["word_buckets"], 128), jnp.int32)]),
-            spelled_XL=jnp.zeros((sizes["words"], WIDTH), jnp.uint8),
+            spelled_XI=jnp.zeros((sizes["words"], WIDTH), jnp.uint8),
             first_M=jnp.zeros(1, jnp.int32),
         ),
     )

@@ -22,7 +22,8 @@ from tessy_jax.config import RECIPES, Recipe, Roles, Writer
 from tessy_jax.decode.engine import Engine
 from tessy_jax.decode.response_state import ResponseState, TokenizedView
 from tessy_jax.decode.sampling import Sampling
-from tessy_jax.decode.state import DecodeParams, LaneScalars, LoopConfig, TextTables, VocabTables
+from tessy_jax.decode.state import DecodeParams, LaneScalars, LoopConfig
+from tessy_jax.decode.tables import TextTables, VocabTables
 from tessy_jax.errors import ConfigError, TokenizerError
 from tessy_jax.models import hf
 from tessy_jax.models.config import ModelConfig

@@ -27,8 +27,8 @@ from tessy_jax.text.split import Matches, matches, rule_of, split
 from tessy_jax.text.vocab import byte_alphabet, parts
 from tessy_jax.text.words import NONE, WIDTH, Table, Words, find_merges, joined_words, merge_table, word_table
 
-WORDS = 8
-"""The most words that `DeviceBridge.closed` returns."""
+PER_WORD = 8
+"""`DeviceBridge.closed` returns at most one word per so many bytes of the window."""
 
 
 class Symbols(NamedTuple):
@@ -70,7 +70,7 @@ class DeviceBridge:
 
     @property
     def rule(self) -> str:
-        """The split rules, for people."""
+        """The split rules, for display."""
         return ", ".join(self.rules)
 
     @classmethod
@@ -93,11 +93,11 @@ class DeviceBridge:
     def closed(
         self, bytes_BP: jax.Array, counts_B: jax.Array, ended_B: jax.Array, v_B: jax.Array, *, widest: bool
     ) -> ClosedWords:
-        """The tokens in vocabulary v_B of the first words, at most WORDS, that no following text can change. The text begins
+        """The tokens in vocabulary v_B of the first words, at most P / 8, that no following text can change. The text begins
         at the start of a word and has counts_B bytes; bytes_BP are the first P of them.
 
-        ended_B: the text ends there, so that all of its words count if the window shows them all. widest: there is no wider
-        window; where the first word of an ended text does not fit, the window's text counts as its end.
+        ended_B: the text ends after counts_B bytes; if the window shows all of it, its last word counts too. widest: no
+        wider window exists; if the first word of an ended text does not fit, the text is cut at the window's end.
         """
         P = bytes_BP.shape[1]
         at_P = jnp.arange(P, dtype=jnp.int32)
@@ -111,16 +111,18 @@ class DeviceBridge:
             end_B = pick(ends_BP, jnp.minimum(start_B, P - 1)[:, None])[:, 0]
             return jnp.where((start_B < P) & (end_B < shown.whole_B), end_B, P), start_B
 
-        unroll = 1 if backend().platform == "cpu" else WORDS + 2  # on CPUs, XLA would follow the words again for each one
-        _, starts_WB = jax.lax.scan(next_start, jnp.zeros_like(counts_B), length=WORDS + 2, unroll=unroll)
+        count = P // PER_WORD
+        # unrolled on CPUs, XLA would follow the words again for each one
+        unroll = 1 if backend().platform == "cpu" or count > PER_WORD else count + 2
+        _, starts_WB = jax.lax.scan(next_start, jnp.zeros_like(counts_B), length=count + 2, unroll=unroll)
         starts_BW = starts_WB.T
         last_B = jnp.where(starts_BW < P, starts_BW, 0).max(axis=1)
-        begin_BW, end_BW = starts_BW[:, :WORDS], jnp.minimum(starts_BW[:, 1 : WORDS + 1], shown.bytes_B[:, None])
-        closed_BW = (starts_BW[:, 1 : WORDS + 1] < P) & (end_BW <= found.final(last_B)[:, None])
+        begin_BW, end_BW = starts_BW[:, :count], jnp.minimum(starts_BW[:, 1 : count + 1], shown.end_B[:, None])
+        closed_BW = (starts_BW[:, 1 : count + 1] < P) & (end_BW <= found.final(last_B)[:, None])
         all_B = shown.all_B(ended_B, closed_BW.any(axis=1), widest)
         taken_BW = closed_BW | (all_B[:, None] & (begin_BW < end_BW))
         sure_end_B, end_B = (jnp.where(mask_BW, end_BW, 0).max(axis=1) for mask_BW in (closed_BW, taken_BW))
-        at_BW = jnp.minimum(starts_BW[:, : WORDS + 1], end_B[:, None])
+        at_BW = jnp.minimum(starts_BW[:, : count + 1], end_B[:, None])
         words = Marks.of((at_BW[:, None, :-1] == at_P[:, None]).any(axis=-1) & (at_P < end_B[:, None]))
         symbols, missed = self._found(bytes_BP, end_B, words, at_BW, v_B)
         ids_BP, ends_BP, tokens_B = merge(self.merges, symbols, words, missed, v_B).listed(end_B)
@@ -177,8 +179,9 @@ def merge(merges: Table, symbols: Symbols, words: Marks, missed: jax.Array, v_B:
         right_BP = pick(ids_BP, jnp.minimum(next_BP, P - 1))
         rank_BP, merged_BP = find_merges(merges, ids_BP, right_BP, v_B)
         merges_BP = alive_BP & (next_BP < end_BP) & (rank_BP != NONE)
-        order_BP = jnp.where(merges_BP, rank_BP * P + at_P, NONE)  # of equal ranks, the leftmost
-        wins_BP = merges_BP & (order_BP == lowest_in_run(order_BP, word_BP, NONE))
+        rank_BP = jnp.where(merges_BP, rank_BP, NONE)
+        lowest_BP = merges_BP & (rank_BP == lowest_in_run(rank_BP, word_BP, NONE))
+        wins_BP = lowest_BP & (at_P == lowest_in_run(jnp.where(lowest_BP, at_P, P), word_BP, P))
         left_BP = jnp.pad(alive.last(), ((0, 0), (1, 0)), constant_values=-1)[:, :-1]
         absorbed_BP = (left_BP >= 0) & pick(wins_BP, jnp.maximum(left_BP, 0))
         symbols = Symbols(jnp.where(wins_BP, merged_BP, ids_BP), alive_BP & ~absorbed_BP)

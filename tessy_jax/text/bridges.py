@@ -55,7 +55,12 @@ class SeparateBridges:
         words = []
         for v, bridge in enumerate(self.bridges):
             own_B = jnp.where(v_B == v, counts_B, 0)
-            words.append(bridge.closed(bytes_BP, own_B, ended_B, jnp.zeros_like(v_B), widest=widest))
+
+            def read(bridge: AnyBridge = bridge, own_B: jax.Array = own_B) -> ClosedWords:
+                return bridge.closed(bytes_BP, own_B, ended_B, jnp.zeros_like(v_B), widest=widest)
+
+            nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(read))
+            words.append(jax.lax.cond((own_B > 0).any(), read, lambda nothing=nothing: nothing))
 
         def chosen(a: tuple[int, ClosedWords], b: tuple[int, ClosedWords]) -> tuple[int, ClosedWords]:
             uses_B = v_B >= b[0]
@@ -65,7 +70,8 @@ class SeparateBridges:
 
 
 def joined(bridges: Sequence[AnyBridge]) -> AnyBridge | SeparateBridges:
-    """One bridge into the vocabularies of these bridges, which are numbered in this order. Equal bridges count once."""
+    """One bridge into the vocabularies of these bridges, which are numbered in this order. The same bridge counts once; if
+    only one remains, its vocabulary has the number 0."""
     distinct = list({id(bridge): bridge for bridge in bridges}.values())
     if len(distinct) == 1:
         return distinct[0]

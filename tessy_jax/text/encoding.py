@@ -50,12 +50,12 @@ class ClosedWords(NamedTuple):
 
 
 class Shown(NamedTuple):
-    """What a window shows of texts of counts_B bytes. bytes_B: bytes of the text in the window. hidden_B: whether the text
-    goes on behind the window. whole_B: bytes of complete characters."""
+    """What a window shows of texts of counts_B bytes. hidden_B: whether the text continues beyond the window. whole_B: bytes
+    of complete characters in the window. end_B: bytes that can be tokenized: all if none are hidden, else whole_B."""
 
-    bytes_B: jax.Array
     hidden_B: jax.Array
     whole_B: jax.Array
+    end_B: jax.Array
 
     @classmethod
     def of(cls, lengths_BP: jax.Array, counts_B: jax.Array) -> Shown:
@@ -63,7 +63,8 @@ class Shown(NamedTuple):
         at_P, P = jnp.arange(lengths_BP.shape[1], dtype=jnp.int32), lengths_BP.shape[1]
         bytes_B = jnp.minimum(counts_B, P)
         unfinished_BP = at_P + lengths_BP > bytes_B[:, None]
-        return cls(bytes_B, counts_B > P, jnp.where(unfinished_BP, at_P, bytes_B[:, None]).min(axis=1))
+        whole_B = jnp.where(unfinished_BP, at_P, bytes_B[:, None]).min(axis=1)
+        return cls(counts_B > P, whole_B, jnp.where(counts_B > P, whole_B, bytes_B))
 
     def all_B(self, ended_B: jax.Array, closed_B: jax.Array, widest: bool) -> jax.Array:
         """Whether the window's text is tokenized to its end. closed_B: whether the window contains a closed word."""
@@ -74,11 +75,11 @@ def closed_words(seen: Encoding, shown: Shown, ended_B: jax.Array, widest: bool)
     """The words of a window from all of its tokens; see `DeviceBridge.closed`. seen: the encoding of the window. A word that
     shares a token with the next one belongs to it."""
     at_P = jnp.arange(seen.ids_BP.shape[1], dtype=jnp.int32)
-    closed_BP = seen.starts_BP & (at_P <= seen.final_B[:, None]) & (at_P < shown.bytes_B[:, None])
+    closed_BP = seen.starts_BP & (at_P <= seen.final_B[:, None]) & (at_P < shown.end_B[:, None])
     sure_BP = (at_P < seen.tokens_B[:, None]) & (seen.ends_BP <= jnp.where(closed_BP, at_P, 0).max(axis=1)[:, None])
     sure_B, sure_end_B = sure_BP.sum(axis=1, dtype=jnp.int32), jnp.where(sure_BP, seen.ends_BP, 0).max(axis=1)
     all_B = shown.all_B(ended_B, sure_end_B > 0, widest)
-    end_B = jnp.where(all_B, shown.bytes_B, sure_end_B)
+    end_B = jnp.where(all_B, shown.end_B, sure_end_B)
     more_B = shown.hidden_B & (end_B > 0)
     long_B = shown.hidden_B & (end_B == 0)
     return ClosedWords(seen.ids_BP, seen.ends_BP, jnp.where(all_B, seen.tokens_B, sure_B), sure_B, end_B, more_B, long_B)

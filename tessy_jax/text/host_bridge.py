@@ -8,7 +8,6 @@ from functools import partial
 from typing import Any, ClassVar
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
@@ -111,7 +110,7 @@ class HostBridge:
     ) -> ClosedWords:
         """See `DeviceBridge.closed`. The number of words has no limit."""
         shown = Shown.of(lengths(bytes_BP), counts_B)
-        seen = self.encode(bytes_BP, jnp.where(shown.hidden_B, shown.whole_B, shown.bytes_B))
+        seen = self.encode(bytes_BP, shown.end_B)
         return closed_words(seen, shown, ended_B, widest)
 
     def encode(self, bytes_BP: jax.Array, counts_B: jax.Array) -> Encoding:

@@ -1,4 +1,4 @@
-"""Searches among the bytes of a text: the next, last or n-th byte with a property, the number of such bytes, and sums.
+"""Searches among the bytes of a text: the next, last or n-th byte with a property, their number, and the minima of runs.
 
 A property of P bytes is packed into X = P / 32 numbers of 32 bits. Each search then takes a few operations on a block of 32
 bytes and on the X blocks. There are no scatters, and no operation takes P² steps or log P passes over the text.
@@ -54,8 +54,8 @@ class Marks:
         """The number of marked bytes [B]."""
         raise NotImplementedError
 
-    def nth(self, n_BN: jax.Array) -> jax.Array:
-        """The marked byte with n marked bytes before it [B, N], P if there is none. n_BN: [B, N] or [N]."""
+    def nth(self, n_BX: jax.Array) -> jax.Array:
+        """The marked byte with n marked bytes before it [B, X], P if there is none. n_BX: [B, X] or [X]."""
         raise NotImplementedError
 
 
@@ -78,9 +78,9 @@ class DenseMarks(Marks):
     def total_B(self) -> jax.Array:
         return self.marked_BP.sum(axis=-1, dtype=jnp.int32)
 
-    def nth(self, n_BN: jax.Array) -> jax.Array:
+    def nth(self, n_BX: jax.Array) -> jax.Array:
         before_BP = self.count() - 1
-        found_BNP = self.marked_BP[:, None, :] & (before_BP[:, None, :] == n_BN[..., None])
+        found_BNP = self.marked_BP[:, None, :] & (before_BP[:, None, :] == n_BX[..., None])
         return jnp.where(found_BNP, jnp.arange(self.size, dtype=jnp.int32), self.size).min(axis=-1)
 
 
@@ -116,9 +116,9 @@ class PackedMarks(Marks):
     def total_B(self) -> jax.Array:
         return self._counts_BX.sum(axis=-1, dtype=jnp.int32)
 
-    def nth(self, n_BN: jax.Array) -> jax.Array:
+    def nth(self, n_BX: jax.Array) -> jax.Array:
         earlier_BX = _carried(self._counts_BX, 0, jnp.add, back=False)
-        rank_BNX = n_BN[..., None] - earlier_BX[:, None, :]
+        rank_BNX = n_BX[..., None] - earlier_BX[:, None, :]
         inside_BNX = (rank_BNX >= 0) & (rank_BNX < self._counts_BX[:, None, :])
         first_X = jnp.arange(earlier_BX.shape[1]) * BLOCK
         rank_BN = jnp.where(inside_BNX, rank_BNX, 0).sum(axis=-1, dtype=jnp.int32)
@@ -140,10 +140,10 @@ class PackedMarks(Marks):
         return x_BX32.reshape(x_BX32.shape[0], -1)[:, : self.size]
 
 
-def pick(x_BP: jax.Array, index_BN: jax.Array) -> jax.Array:
+def pick(x_BP: jax.Array, index_BX: jax.Array) -> jax.Array:
     """x[b, index[b, n]]; every index is in 0 … P−1."""
     return jax.vmap(lambda x_P, index_N: x_P.at[index_N].get(mode="promise_in_bounds", wrap_negative_indices=False))(
-        x_BP, index_BN
+        x_BP, index_BX
     )
 
 

@@ -68,7 +68,7 @@ class SentencePieceBridge:
     ) -> ClosedWords:
         """See `DeviceBridge.closed`. The number of words has no limit."""
         shown = Shown.of(lengths(bytes_BP), counts_B)
-        seen = self._encode(bytes_BP, jnp.where(shown.hidden_B, shown.whole_B, shown.bytes_B))
+        seen = self._encode(bytes_BP, shown.end_B)
         return closed_words(seen, shown, ended_B, widest)
 
     def _encode(self, bytes_BP: jax.Array, counts_B: jax.Array) -> Encoding:

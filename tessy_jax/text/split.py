@@ -121,9 +121,9 @@ def matches(rules: Sequence[str], text: Text) -> list[Matches]:
 
 def run_ends(text: Text, kinds: Sequence[Kind]) -> dict[Kind, jax.Array]:
     """For each kind, the first character from each byte on that is not of this kind [B, P]."""
-    outside_KBP = jnp.stack([text.begins & ~kind.inside(text) for kind in kinds])
-    next_KBP = Marks.of(outside_KBP.reshape(-1, outside_KBP.shape[-1])).next().reshape(outside_KBP.shape)
-    return dict(zip(kinds, next_KBP, strict=True))
+    outside_XBP = jnp.stack([text.begins & ~kind.inside(text) for kind in kinds])
+    next_XBP = Marks.of(outside_XBP.reshape(-1, outside_XBP.shape[-1])).next().reshape(outside_XBP.shape)
+    return dict(zip(kinds, next_XBP, strict=True))
 
 
 def _matches(rule: str, text: Text, runs: dict[Kind, jax.Array]) -> Matches:

@@ -30,7 +30,7 @@ FACTORS = (0x9E3779B1, 0x85EBCA6B)
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Table:
-    """The hash tables of M vocabularies, one behind another. rows_X128: the buckets of all. first_M, buckets_M: the first
+    """The hash tables of M vocabularies, one after another. rows_X128: the buckets of all. first_M, buckets_M: the first
     bucket of each vocabulary, and their number, a power of two."""
 
     rows_X128: jax.Array
@@ -56,28 +56,28 @@ class Table:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Words:
-    """The tokens of M vocabularies that are pre-tokens by themselves. table: 64 entries (hash, id) per bucket. spelled_XL:
+    """The tokens of M vocabularies that are pre-tokens by themselves. table: 64 entries (hash, id) per bucket. spelled_XI:
     the bytes of each token, zeros after its end, one vocabulary behind another. first_M: the first token of each."""
 
     table: Table
-    spelled_XL: jax.Array
+    spelled_XI: jax.Array
     first_M: jax.Array
 
     def find(self, bytes_BP: jax.Array, starts_BW: jax.Array, ends_BW: jax.Array, v_B: jax.Array) -> jax.Array:
         """The token of each word [B, W] in vocabulary v_B, ABSENT if it has none. A word is the bytes from its start to its
         end; an empty word has no token."""
         B, P = bytes_BP.shape
-        L = self.spelled_XL.shape[1]
-        at_BWL = starts_BW[..., None] + jnp.arange(L, dtype=jnp.int32)
+        L = self.spelled_XI.shape[1]
+        at_BWI = starts_BW[..., None] + jnp.arange(L, dtype=jnp.int32)
         lanes_B11 = jnp.arange(B)[:, None, None]
-        inside_BWL = at_BWL < ends_BW[..., None]
-        word_BWL = jnp.where(inside_BWL, bytes_BP[lanes_B11, jnp.minimum(at_BWL, P - 1)], 0)
-        key_BW, tag_BW = _hashes(jnp.where(inside_BWL, word_BWL.astype(jnp.uint32) + 1, 0), jnp)
+        inside_BWI = at_BWI < ends_BW[..., None]
+        word_BWI = jnp.where(inside_BWI, bytes_BP[lanes_B11, jnp.minimum(at_BWI, P - 1)], 0)
+        key_BW, tag_BW = _hashes(jnp.where(inside_BWI, word_BWI.astype(jnp.uint32) + 1, 0), jnp)
         rows_BW264 = self.table.look_up(key_BW, tag_BW, v_B[:, None], fields=2)
         found_BW64 = rows_BW264[..., 0, :] == tag_BW.astype(jnp.int32)[..., None]
         ids_BW = jnp.where(found_BW64, rows_BW264[..., 1, :], ABSENT).max(axis=-1)
-        spelled_BWL = self.spelled_XL[self.first_M[v_B][:, None] + jnp.maximum(ids_BW, 0)]
-        same_BW = (spelled_BWL == word_BWL).all(axis=-1)  # other words may have equal hashes
+        spelled_BWI = self.spelled_XI[self.first_M[v_B][:, None] + jnp.maximum(ids_BW, 0)]
+        same_BW = (spelled_BWI == word_BWI).all(axis=-1)  # other words may have equal hashes
         fits_BW = (starts_BW < ends_BW) & (ends_BW - starts_BW <= L)
         return jnp.where(same_BW & fits_BW, ids_BW, ABSENT)
 
@@ -87,19 +87,19 @@ def word_table(tokens: Mapping[int, bytes], width: int = WIDTH) -> Words:
     kept = {i: word for i, word in tokens.items() if 0 < len(word) <= width}
     ids = np.array(list(kept), np.int32).reshape(-1)
     lengths = np.array([len(word) for word in kept.values()], np.int64).reshape(-1, 1)
-    spelled_NL = np.zeros((len(kept), width), np.uint8)
-    spelled_NL[np.arange(width) < lengths] = np.frombuffer(b"".join(kept.values()), np.uint8)
-    keys, tags = _hashes(np.where(np.arange(width) < lengths, spelled_NL.astype(np.uint32) + 1, 0).astype(np.uint32), np)
+    spelled_XI = np.zeros((len(kept), width), np.uint8)
+    spelled_XI[np.arange(width) < lengths] = np.frombuffer(b"".join(kept.values()), np.uint8)
+    keys, tags = _hashes(np.where(np.arange(width) < lengths, spelled_XI.astype(np.uint32) + 1, 0).astype(np.uint32), np)
     buckets_X128 = hash_table(keys, tags, np.stack([tags.view(np.int32), ids], axis=1), compared=1)
-    spelled_VL = np.zeros((int(ids.max(initial=0)) + 1, width), np.uint8)
-    spelled_VL[ids] = spelled_NL
-    return Words(Table.of([buckets_X128]), jnp.asarray(spelled_VL), _array([0]))
+    spelled_VI = np.zeros((int(ids.max(initial=0)) + 1, width), np.uint8)
+    spelled_VI[ids] = spelled_XI
+    return Words(Table.of([buckets_X128]), jnp.asarray(spelled_VI), _array([0]))
 
 
 def joined_words(words: Sequence[Words]) -> Words:
     """The words of several vocabularies."""
-    width, counts = max(w.spelled_XL.shape[1] for w in words), [w.spelled_XL.shape[0] for w in words]
-    spelled = [jnp.pad(w.spelled_XL, ((0, 0), (0, width - w.spelled_XL.shape[1]))) for w in words]
+    width, counts = max(w.spelled_XI.shape[1] for w in words), [w.spelled_XI.shape[0] for w in words]
+    spelled = [jnp.pad(w.spelled_XI, ((0, 0), (0, width - w.spelled_XI.shape[1]))) for w in words]
     table = Table.of([part for w in words for part in w.table.parts()])
     return Words(table, jnp.concatenate(spelled), _array(np.cumsum(counts) - counts))
 
@@ -161,8 +161,8 @@ def _array(numbers: Any) -> jax.Array:
 
 def _hashes(values: Any, module: Any) -> tuple[Any, Any]:
     """Two hashes of words [..., L], for arrays of uint32 of NumPy or JAX (`module`)."""
-    powers_2L = np.ones((2, values.shape[-1]), np.uint32)
-    for powers, factor in zip(powers_2L, FACTORS, strict=True):
+    powers_2I = np.ones((2, values.shape[-1]), np.uint32)
+    for powers, factor in zip(powers_2I, FACTORS, strict=True):
         powers[1:] = factor
         np.multiply.accumulate(powers, out=powers)
-    return tuple((values * module.asarray(powers)).sum(axis=-1, dtype=np.uint32) for powers in powers_2L)
+    return tuple((values * module.asarray(powers)).sum(axis=-1, dtype=np.uint32) for powers in powers_2I)

@@ -12,7 +12,8 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 from tessy_jax.decode.engine import Engine
 from tessy_jax.decode.response_state import ResponseState, TokenizedView
 from tessy_jax.decode.sampling import Sampling
-from tessy_jax.decode.state import DONE, DecodeParams, LaneScalars, LoopConfig, TextTables, VocabTables
+from tessy_jax.decode.state import DONE, DecodeParams, LaneScalars, LoopConfig
+from tessy_jax.decode.tables import TextTables, VocabTables
 from tessy_jax.models.config import ModelConfig, Rope
 from tessy_jax.models.transformer import Decoder
 from tessy_jax.sharding import Partitioner

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tessy_jax.text.bridge import WORDS, device_bridge
+from tessy_jax.text.bridge import PER_WORD, device_bridge
 from tessy_jax.text.words import ABSENT, word_table
 from tests.text.chunks import chunk
 from tests.text.feed import differing, library
@@ -81,7 +81,7 @@ def test_words_beyond_the_most_of_a_call_and_beyond_the_window_are_announced():
     assert words.more_B.tolist() == [True, False, False, False, False, False, False]
     assert words.long_B.tolist() == [False, False, True, False, False, False, False]
     ends = [1, 3, 5, 7, 9, 11, 13, 15]
-    assert len(ends) == WORDS
+    assert len(ends) == 64 // PER_WORD
     assert [end for end in words.ends_BP[0, : words.tokens_B[0]].tolist() if end % 2] == ends
 
 
@@ -118,7 +118,7 @@ def test_words_and_white_space_of_ten_thousand_bytes_close_in_a_window_that_hold
 
 def test_a_word_with_the_hash_of_a_token_is_no_token():
     table = word_table({3: b"the", 5: b" fox"})
-    forged = replace(table, spelled_XL=table.spelled_XL.at[5, 0].set(ord("_")))
+    forged = replace(table, spelled_XI=table.spelled_XI.at[5, 0].set(ord("_")))
     data = np.frombuffer(b"the foxthe", np.uint8)[None]
     at = np.array([[0, 3, 7, 0]]), np.array([[3, 7, 10, 4]])
     find = jax.jit(lambda table: table.find(jnp.asarray(data), *map(jnp.asarray, at), jnp.zeros(1, jnp.int32)))
@@ -134,6 +134,16 @@ def test_a_token_that_merges_never_make_closes_as_one_token():
     name = "Ġ" + "z" * 70  # longer than the usual words of the table
     vocab = {**model["vocab"], name: len(model["vocab"])}
     bridge = device_bridge({**content, "model": {**model, "ignore_merges": True, "vocab": vocab}})
-    assert bridge.words.spelled_XL.shape[1] == 128
+    assert bridge.words.spelled_XI.shape[1] == 128
     words = jax.device_get(closed_words(bridge, *windows([(" " + "z" * 70 + " so").encode()], 128)))
     assert words.ids_BP[0, : words.tokens_B[0]].tolist() == [vocab[name]]
+
+
+def test_a_word_beyond_the_widest_window_is_cut_between_characters():
+    text = "中" * 50
+    data, counts = np.frombuffer(text.encode()[:64], np.uint8)[None], np.array([150], np.int32)
+    arguments = data, counts, np.ones(1, bool), np.zeros(1, np.int32)
+    bridge = device_bridge(trained(RULES[0]))
+    words = jax.jit(lambda *given: bridge.closed(*given, widest=True))(*arguments)
+    assert (int(words.end_B[0]), bool(words.more_B[0])) == (63, True)
+    assert int(words.ends_BP[0, int(words.tokens_B[0]) - 1]) == 63
