@@ -1,6 +1,8 @@
 """Bounds on the kernel launches, collectives and copies of the miniature's programs, compiled for an absent TPU.
 
 Counts do not depend on the machine that compiles. Give a reason for raising a bound. If a count falls, lower its bound.
+A step includes the decision whose turn it is, with the reductions over all lanes that this takes, and the tokenizer's merges
+are counted once per assumed merge (`measure.MERGES`).
 """
 
 import importlib.util
@@ -29,7 +31,7 @@ def programs():
 
 @pytest.mark.parametrize(
     ("side", "part", "kernels", "host_reads", "collectives"),
-    [(0, "step", 1100, 26, 44), (0, "hand-over", 1900, 53, 42), (1, "step", 1090, 26, 44), (1, "hand-over", 1890, 53, 42)],
+    [(0, "step", 1100, 26, 44), (0, "hand-over", 1930, 53, 42), (1, "step", 1090, 26, 44), (1, "hand-over", 1930, 53, 42)],
 )
 def test_launches_of_a_step_and_a_hand_over_stay_within_their_bounds(programs, side, part, kernels, host_reads, collectives):
     (found,) = (step for step in programs["loop"]["steps"] if (step["side"], step["part"]) == (side, part))
