@@ -3,7 +3,8 @@
 A property of P bytes is packed into X = P / 32 numbers of 32 bits. Each search then takes a few operations on a block of 32
 bytes and on the X blocks. There are no scatters, and no operation takes P² steps or log P passes over the text.
 
-On TPUs, where blocks of 32 bytes would be laid out anew for each operation, a search compares all pairs of bytes instead.
+On TPUs, where blocks of 32 bytes would be laid out anew for each operation, a search among few bytes compares all pairs
+instead. (Among many bytes, XLA for v6e does not compile that in ten minutes.)
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import numpy as np
 from tessy_jax.backend import backend
 
 BLOCK = 32
+FEW = 64  # bytes of which all pairs are compared
 
 
 @dataclass(frozen=True)
@@ -29,8 +31,9 @@ class Marks:
 
     @classmethod
     def of(cls, marked_BP: jax.Array) -> Marks:
-        """The bytes with a property; packed, unless on a TPU."""
-        return DenseMarks(marked_BP) if backend().platform == "tpu" else PackedMarks(marked_BP)
+        """The bytes with a property; packed, unless they are few and on a TPU."""
+        few = marked_BP.shape[1] <= FEW and backend().platform == "tpu"
+        return DenseMarks(marked_BP) if few else PackedMarks(marked_BP)
 
     @property
     def size(self) -> int:
@@ -150,7 +153,7 @@ def pick(x_BP: jax.Array, index_BX: jax.Array) -> jax.Array:
 def lowest_in_run(values_BP: jax.Array, run_BP: jax.Array, fill: int) -> jax.Array:
     """The minimum of values over all bytes of the same run, at each byte [B, P]. run_BP: ascending numbers of runs. fill:
     at least the maximum of values."""
-    if values_BP.shape[1] <= 2 * BLOCK or backend().platform == "tpu":
+    if values_BP.shape[1] <= FEW:
         same_BPP = run_BP[:, :, None] == run_BP[:, None, :]
         return jnp.where(same_BPP, values_BP[:, None, :], fill).min(axis=-1)
     values_BX32, run_BX32 = _blocks(values_BP, fill), _blocks(run_BP, -1)
