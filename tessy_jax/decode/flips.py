@@ -89,7 +89,7 @@ def run_predictor(
             lambda carry: (where_B & (left_B(carry) > 0)).any(), lambda carry: read(carry, where_B, size, lanes_each), carry
         )
 
-    carry = predictor, lanes.flip_B, lanes.counts.predictor_passes_M[m]
+    carry = predictor, lanes.flip_B, jnp.float32(0)
     chunk, *step = config.predictor_tokens or PREDICTOR_TOKENS.get(backend().platform, ONE_FORM)
     if config.online and step:
         with jax.named_scope("catch_up"):
@@ -100,8 +100,8 @@ def run_predictor(
         with jax.named_scope("read_token"):
             carry = reads(carry, jnp.ones_like(moved_B), chunk, 0 if config.online else config.predictor_lanes)
     predictor, flip_B, passes = carry
-    counts = replace(lanes.counts, predictor_passes_M=lanes.counts.predictor_passes_M.at[m].set(passes))
-    return replace(lanes.with_predictor(m, predictor), flip_B=flip_B, counts=counts)
+    lanes = replace(lanes.with_predictor(m, predictor), flip_B=flip_B)
+    return replace(lanes, counts=lanes.counts.add(m, predictor_passes=passes))
 
 
 @jax.named_scope("label_flips")

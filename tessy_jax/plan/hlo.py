@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -174,7 +174,6 @@ def launches(
     *,
     skip: Callable[[Scopes], bool] = lambda scopes: False,
     group: Callable[[Scopes], str] = lambda scopes: "",
-    leave_out: Container[str] = (),
     iterations: Mapping[str, int] = MappingProxyType({}),
     within: Scopes = (),
 ) -> Launches:
@@ -185,14 +184,13 @@ def launches(
     `iterations` gives 0.
 
     skip: whether to ignore instructions with these scopes, such as those of a path that is not taken. group: the group of a
-    kernel with these scopes. leave_out: names of instructions to ignore. within: the scopes of the loop or branch that runs
-    the computation.
+    kernel with these scopes. within: the scopes of the loop or branch that runs the computation.
     """
     result = Launches()
-    options: dict[str, Any] = {"skip": skip, "group": group, "leave_out": leave_out, "iterations": iterations}
+    options: dict[str, Any] = {"skip": skip, "group": group, "iterations": iterations}
     for instruction in module.computations[computation]:
         scopes = instruction.scopes_within(within)
-        if instruction.name in leave_out or skip(scopes):
+        if skip(scopes):
             continue
         inner = [launches(module, name, within=scopes, **options) for name in module.called(instruction)]
         given = next((count for name, count in iterations.items() if name in scopes and name not in within), 1)

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tessy_jax.backend import backend
-from tessy_jax.text.characters import Text, characters, code_point_classes, lengths, shifted
+from tessy_jax.text.characters import Text, characters, code_point_classes, lengths
 from tessy_jax.text.encoding import UNSPELLED, ClosedWords, Shown
 from tessy_jax.text.host_bridge import plain_tokenizer
 from tessy_jax.text.scan import Marks, lowest_in_run, pick
@@ -169,20 +169,20 @@ def merge(merges: Table, symbols: Symbols, words: Marks, missed: jax.Array, v_B:
     """Merges symbols within words by the merges of vocabulary v_B as often as possible, if a word was missed. words: the
     starts of words."""
     P = words.size
-    word_BP, end_BP = words.count(), shifted(words.next(), 1, P)
+    word_BP, end_BP = words.count(), words.after()
     at_P = jnp.arange(P, dtype=jnp.int32)
 
     def body(carry: tuple[jax.Array, Symbols]) -> tuple[jax.Array, Symbols]:
         ids_BP, alive_BP = carry[1]
         alive = Marks.of(alive_BP)
-        next_BP = shifted(alive.next(), 1, P)
+        next_BP = alive.after()
         right_BP = pick(ids_BP, jnp.minimum(next_BP, P - 1))
         rank_BP, merged_BP = find_merges(merges, ids_BP, right_BP, v_B)
         merges_BP = alive_BP & (next_BP < end_BP) & (rank_BP != NONE)
         rank_BP = jnp.where(merges_BP, rank_BP, NONE)
         lowest_BP = merges_BP & (rank_BP == lowest_in_run(rank_BP, word_BP, NONE))
         wins_BP = lowest_BP & (at_P == lowest_in_run(jnp.where(lowest_BP, at_P, P), word_BP, P))
-        left_BP = jnp.pad(alive.last(), ((0, 0), (1, 0)), constant_values=-1)[:, :-1]
+        left_BP = alive.before()
         absorbed_BP = (left_BP >= 0) & pick(wins_BP, jnp.maximum(left_BP, 0))
         symbols = Symbols(jnp.where(wins_BP, merged_BP, ids_BP), alive_BP & ~absorbed_BP)
         return wins_BP.any(), symbols

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+
+from tessy_jax.text.characters import lengths
 
 UNSPELLED = -1
 """The token of a byte that the vocabulary lacks (SmolLM2 lacks some control characters)."""
@@ -71,9 +74,17 @@ class Shown(NamedTuple):
         return ended_B & (~self.hidden_B | (~closed_B if widest else False))
 
 
-def closed_words(seen: Encoding, shown: Shown, ended_B: jax.Array, widest: bool) -> ClosedWords:
-    """The words of a window from all of its tokens; see `DeviceBridge.closed`. seen: the encoding of the window. A word that
-    shares a token with the next one belongs to it."""
+def closed_words(
+    encode: Callable[[jax.Array, jax.Array], Encoding],
+    bytes_BP: jax.Array,
+    counts_B: jax.Array,
+    ended_B: jax.Array,
+    widest: bool,
+) -> ClosedWords:
+    """The words of a window from all of its tokens; see `DeviceBridge.closed`. Their number has no limit. encode: gives the
+    tokens of the first bytes of each text. A word that shares a token with the next one belongs to it."""
+    shown = Shown.of(lengths(bytes_BP), counts_B)
+    seen = encode(bytes_BP, shown.end_B)
     at_P = jnp.arange(seen.ids_BP.shape[1], dtype=jnp.int32)
     closed_BP = seen.starts_BP & (at_P <= seen.final_B[:, None]) & (at_P < shown.end_B[:, None])
     sure_BP = (at_P < seen.tokens_B[:, None]) & (seen.ends_BP <= jnp.where(closed_BP, at_P, 0).max(axis=1)[:, None])

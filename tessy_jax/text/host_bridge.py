@@ -11,8 +11,7 @@ import jax
 import numpy as np
 from numpy.typing import NDArray
 
-from tessy_jax.text.characters import lengths
-from tessy_jax.text.encoding import UNSPELLED, ClosedWords, Encoding, Shown, closed_words
+from tessy_jax.text.encoding import UNSPELLED, ClosedWords, Encoding, closed_words
 from tessy_jax.text.tokenizer import library_of, unprefixed
 from tessy_jax.text.vocab import Vocabulary, is_byte_level, parts
 
@@ -108,10 +107,8 @@ class HostBridge:
     def closed(
         self, bytes_BP: jax.Array, counts_B: jax.Array, ended_B: jax.Array, v_B: jax.Array, *, widest: bool
     ) -> ClosedWords:
-        """See `DeviceBridge.closed`. The number of words has no limit."""
-        shown = Shown.of(lengths(bytes_BP), counts_B)
-        seen = self.encode(bytes_BP, shown.end_B)
-        return closed_words(seen, shown, ended_B, widest)
+        """See `DeviceBridge.closed`."""
+        return closed_words(self.encode, bytes_BP, counts_B, ended_B, widest)
 
     def encode(self, bytes_BP: jax.Array, counts_B: jax.Array) -> Encoding:
         """The tokens of the first counts_B bytes, as if the text ended there."""

@@ -9,6 +9,7 @@ instead. (Among many bytes, XLA for v6e does not compile that in ten minutes.)
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,7 +25,7 @@ FEW = 64  # bytes of which all pairs are compared
 
 
 @dataclass(frozen=True)
-class Marks:
+class Marks(ABC):
     """The bytes of each text that have a property [B, P]."""
 
     marked_BP: jax.Array
@@ -40,26 +41,34 @@ class Marks:
         """P."""
         return self.marked_BP.shape[1]
 
+    @abstractmethod
     def next(self) -> jax.Array:
         """The first marked byte from each byte on [B, P], P if there is none."""
-        raise NotImplementedError
 
+    @abstractmethod
     def last(self) -> jax.Array:
         """The last marked byte up to each byte [B, P], -1 if there is none."""
-        raise NotImplementedError
 
+    @abstractmethod
     def count(self) -> jax.Array:
         """The number of marked bytes up to each byte, itself included [B, P]."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def total_B(self) -> jax.Array:
         """The number of marked bytes [B]."""
-        raise NotImplementedError
 
+    @abstractmethod
     def nth(self, n_BX: jax.Array) -> jax.Array:
         """The marked byte with n marked bytes before it [B, X], P if there is none. n_BX: [B, X] or [X]."""
-        raise NotImplementedError
+
+    def after(self) -> jax.Array:
+        """The first marked byte after each byte [B, P], P if there is none."""
+        return jnp.pad(self.next()[:, 1:], ((0, 0), (0, 1)), constant_values=self.size)
+
+    def before(self) -> jax.Array:
+        """The last marked byte before each byte [B, P], -1 if there is none."""
+        return jnp.pad(self.last()[:, :-1], ((0, 0), (1, 0)), constant_values=-1)
 
 
 class DenseMarks(Marks):

@@ -22,8 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tessy_jax.text.bridge import Symbols, merge, merge_rows
-from tessy_jax.text.characters import lengths, shifted
-from tessy_jax.text.encoding import ClosedWords, Encoding, Shown, closed_words
+from tessy_jax.text.characters import shifted
+from tessy_jax.text.encoding import ClosedWords, Encoding, closed_words
 from tessy_jax.text.host_bridge import plain_content
 from tessy_jax.text.scan import Marks
 from tessy_jax.text.vocab import is_byte_level, parts, spellings
@@ -66,10 +66,8 @@ class SentencePieceBridge:
     def closed(
         self, bytes_BP: jax.Array, counts_B: jax.Array, ended_B: jax.Array, v_B: jax.Array, *, widest: bool
     ) -> ClosedWords:
-        """See `DeviceBridge.closed`. The number of words has no limit."""
-        shown = Shown.of(lengths(bytes_BP), counts_B)
-        seen = self._encode(bytes_BP, shown.end_B)
-        return closed_words(seen, shown, ended_B, widest)
+        """See `DeviceBridge.closed`."""
+        return closed_words(self._encode, bytes_BP, counts_B, ended_B, widest)
 
     def _encode(self, bytes_BP: jax.Array, counts_B: jax.Array) -> Encoding:
         """The tokens of the first counts_B bytes, as if the text ended there."""

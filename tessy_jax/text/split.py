@@ -130,11 +130,11 @@ def _matches(rule: str, text: Text, runs: dict[Kind, jax.Array]) -> Matches:
     P = text.codes.shape[1]
     stop = jnp.broadcast_to(text.counts_B[:, None], text.codes.shape)
     if rule in (DIGITS_GPT2, DEEPSEEK3):
-        stop = jnp.minimum(shifted(Marks.of(_breaks(rule, text, Marks.of(text.begins))).next(), 1, P), stop)
+        stop = jnp.minimum(Marks.of(_breaks(rule, text, Marks.of(text.begins))).after(), stop)
     ends = RULES[rule][0](Scan(text, runs, stop), rule)
     matched = (ends > 0) & text.begins
     # text that no alternative matches is one piece up to the next match
-    ends = jnp.where(matched, ends, jnp.minimum(shifted(Marks.of(matched).next(), 1, P), stop))
+    ends = jnp.where(matched, ends, jnp.minimum(Marks.of(matched).after(), stop))
     # without the barrier, XLA computes the matches again in every use
     return jax.lax.optimization_barrier(Matches(text, jnp.where(text.begins, ends, P), matched))
 
@@ -171,7 +171,7 @@ def _at(x: jax.Array, index_B: jax.Array) -> jax.Array:
 
 def _breaks(rule: str, text: Text, begins: Marks) -> jax.Array:
     """Characters at which an earlier Split step of the tokenizer begins a new piece."""
-    previous = jnp.pad(begins.last(), ((0, 0), (1, 0)), constant_values=-1)[:, :-1]
+    previous = begins.before()
 
     def before(x: jax.Array) -> jax.Array:
         return pick(x, jnp.maximum(previous, 0)) & (previous >= 0)
