@@ -1,6 +1,7 @@
 """Eight virtual CPU devices, a compile cache, and the shared material."""
 
 import os
+from importlib.metadata import version
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -8,6 +9,9 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 LONGEST = ("test_loop.py", "test_parity.py")
 QUICK = " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+QUICK += " --xla_disable_hlo_passes=while-loop-invariant-code-motion,simplify-while-loops"
+if version("jaxlib").startswith("0.10."):  # the emitters that compile faster; newer versions lack them and refuse the flag
+    QUICK += " --xla_cpu_use_fusion_emitters=false"
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "xla"))  # of child processes, too
