@@ -1,14 +1,14 @@
-"""Checks and measures the device's tokenizer.
+"""Checks and measures the device tokenizer.
 
 python scripts/bench_bridge.py TOKENIZERS_DIR [--texts 1000000] [--lanes 128] [--names qwen3 gpt-oss deepseek-v3]
 
-TOKENIZERS_DIR: a folder of folders with a tokenizer.json. Of each tokenizer, `--texts` random and adversarial texts arrive
-in random pieces. Their words are read as the decode loop reads them, and the tokens are compared with those of the
-`tokenizers` library. A line reports the texts compared so far, those that differ, and the texts per second of wall and
-processor time. `--seed` chooses other texts.
+TOKENIZERS_DIR: a folder with one folder per tokenizer, which contains its tokenizer.json. For each tokenizer, `--texts`
+random and adversarial texts arrive in random pieces. The device reads their words as the decode loop does, and their tokens
+are compared with those of the `tokenizers` library. Each line reports the number of texts and tokens compared so far, the
+number of texts that differ, and the texts per second of wall-clock and of processor time. `--seed` selects other texts.
 
-Then one call of `splits` and `closed` is measured for windows of 64 and 448 bytes: kernels in the program that is compiled
-for this machine's device, compile seconds and milliseconds per call, both in processor time.
+Then `splits` and `closed` are measured on windows of 64 and 448 bytes: the kernels of the program compiled for this machine,
+the seconds to compile it, and the milliseconds of a call. Both times are processor time.
 """
 
 import argparse

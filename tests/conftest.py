@@ -14,7 +14,7 @@ if version("jaxlib").startswith("0.10."):  # the emitters that compile faster; n
     QUICK += " --xla_cpu_use_fusion_emitters=false"
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "xla"))  # of child processes, too
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "xla"))  # also for child processes
 
 import jax  # noqa: E402
 import pytest  # noqa: E402

@@ -29,12 +29,13 @@ from tessy_jax.decode.state import (
 from tessy_jax.decode.tokenize import Reading, add_known
 from tessy_jax.decode.windows import read_window, write_window
 
-MAX_STRIPPED_BYTES = 64  # bytes of white space that are taken off the end of the thinking at most
+MAX_STRIPPED_BYTES = 64  # most bytes of white space that are stripped from the end of the thinking
 
 
 @jax.named_scope("commit")
 def commit(ctx: LoopContext, m: Index, lanes: Lanes, commits_B: jax.Array, cut_B: jax.Array, reading: Reading) -> Lanes:
-    """The text of lanes commits_B up to cut_B joins the response; the lane continues, hands over, answers, or ends."""
+    """Commits the text up to byte cut_B of the response in lanes commits_B. Each of these lanes then continues, hands over,
+    answers, or ends. reading: see `tokenize`."""
     config, params, tokens = ctx.config, ctx.params, lanes.tokens
     turned_B = commits_B & (lanes.flip_B >= 0)
     over_B = jnp.where(commits_B & ~turned_B, lanes.stop_B, CONTINUES)
@@ -88,8 +89,9 @@ def commit(ctx: LoopContext, m: Index, lanes: Lanes, commits_B: jax.Array, cut_B
 
 
 def _adopt_heard(ctx: LoopContext, v: Index, lanes: Lanes, commits_B: jax.Array, reading: Reading) -> Lanes:
-    """Makes those tokens of `reading` known that no further text can change; all of them if more than `max_pending_bytes` of
-    an unfinished word wait. (After a flip, side v speaks next and tokenizes the text itself.)"""
+    """Makes the listener's tokens of the committed text known, in lanes commits_B: those of `reading` that no following text
+    can change, or all of them if an unfinished word has more than `max_pending_bytes` bytes. v: the listener's side. After a
+    flip, this side speaks next and tokenizes the text itself."""
     final_B = jnp.minimum(lanes.tokens.end_B(v, reading.sure_B), lanes.committed_B)
     waits_B = lanes.committed_B - final_B > ctx.config.max_pending_bytes
     final_B = jnp.where(waits_B, lanes.committed_B, final_B)
@@ -98,8 +100,8 @@ def _adopt_heard(ctx: LoopContext, v: Index, lanes: Lanes, commits_B: jax.Array,
 
 
 def close_thinking(ctx: LoopContext, lanes: Lanes, closes_B: jax.Array) -> Lanes:
-    """Ends the thinking of lanes closes_B at the committed text without trailing white space. The template's text follows,
-    then the answer. The answering side appends its own tokens of that text at its turn (`tokenize`)."""
+    """Ends the thinking of lanes closes_B: removes white space from the end of the committed text and appends the template's
+    text between thinking and answer. The answering side appends its own tokens of that text at its turn (`tokenize`)."""
     tail_BW = read_window(lanes.text_BY, lanes.committed_B - MAX_STRIPPED_BYTES, MAX_STRIPPED_BYTES)
     at_W = jnp.arange(MAX_STRIPPED_BYTES)
     inside_BW = lanes.committed_B[:, None] - MAX_STRIPPED_BYTES + at_W >= 0
@@ -139,7 +141,7 @@ def is_repetitive(lanes: Lanes, m: Index, known_B: jax.Array, period: int, repea
 
 
 def trim_caches(lanes: Lanes) -> Lanes:
-    """Rolls each cache back to all known tokens except the last, which has to be fed again for its logits."""
+    """Rolls each cache back to at most all known tokens except the last. The model must read the last one for its logits."""
     caches = tuple(
         cache.rollback(jnp.minimum(cache.lengths_B, lanes.tokens.known_B(m) - 1)) for m, cache in enumerate(lanes.caches)
     )

@@ -48,7 +48,7 @@ CACHE_SLACK = max(PREFILL_CHUNK, MAX_ROLLBACK)
 
 PREDICTOR_SLACK = 64  # tokens that predictors keep beyond their window; after a deeper rollback, they read the window again
 
-MIN_PREDICTOR_LANES = 4  # smallest number of lanes in a predictor pass at a hand-over
+MIN_PREDICTOR_LANES = 4  # smallest `LoopConfig.predictor_lanes`, unless lanes are sharded
 
 MIN_PACKED_TOKENS = 32  # smallest capacity, in tokens, of a catch-up pass of all lanes; so few cost hardly more than one
 

@@ -1,4 +1,4 @@
-"""Reads with the boundary predictors, until the label of a proposal flips."""
+"""Runs the boundary predictors until the label of a proposal flips."""
 
 from __future__ import annotations
 
@@ -19,15 +19,20 @@ Carry = tuple[PredictorState, jax.Array, jax.Array]
 PREDICTOR_TOKENS = {"cpu": (16, 1)}
 """The default of `LoopConfig.predictor_tokens` by platform: on CPUs, slots without tokens cost time."""
 ONE_FORM = (4,)
-"""The default on accelerators, where such slots are almost free; compiling one form takes less time and memory."""
+"""The default on other platforms, where slots without tokens are almost free. A predictor with one number of tokens per pass
+is compiled once, which takes less time and memory."""
 
 
 @jax.named_scope("read_predictors")
 def read_predictors(
     ctx: LoopContext, m: Index, lanes: Lanes, moved_B: jax.Array, over_B: jax.Array, certain_B: jax.Array, reading: Reading
 ) -> Lanes:
-    """Lets the predictor of side m read its side's tokens in the lanes that this side writes: the committed ones, and in
-    lanes moved_B those of the proposal that no following text can change, or all of them if the proposal is over."""
+    """Runs the predictor of side m in the lanes that this side writes. It reads the committed tokens and, in lanes moved_B,
+    the tokens of the proposal: all of them if the proposal is over; otherwise those that no following text can change if
+    the predictors are online, and none if not.
+
+    moved_B: lanes that sampled a token. over_B: the proposal is over. certain_B: see `Sampled`. reading: see `tokenize`.
+    """
     tokens, v = lanes.tokens, ctx.reads(m)
     own = v == m
     total_B = jnp.where(own, tokens.known_B(v), reading.total_B)
@@ -47,10 +52,12 @@ def read_predictors(
 def run_predictor(
     ctx: LoopContext, m: int, lanes: Lanes, target_B: jax.Array, before_B: jax.Array, moved_B: jax.Array
 ) -> Lanes:
-    """Runs the predictor of side m over tokens of the response up to target_B until the flip: the first token of the
-    proposal, from number `min_span_tokens` on, after which the other kind of text follows.
+    """Runs the predictor of side m over the first target_B tokens of the response until the flip. The flip is the end of the
+    first token of the proposal, from token number `min_span_tokens` on, after which the predictor expects the other kind of
+    text.
 
-    before_B: tokens of the response before the proposal. Online, lanes moved_B have few tokens to read.
+    before_B: tokens of the response before the proposal. moved_B: lanes that sampled a token; online, they have few tokens
+    to read.
     """
     v, predictor, config = ctx.config.predictor_reads[m], lanes.predictors[m], ctx.config
     assert v is not None
@@ -108,8 +115,8 @@ def run_predictor(
 def label_flips(
     ctx: LoopContext, m: int, sample_G: jax.Array, attempt_G: jax.Array, tokens_GT: jax.Array, probability: jax.Array
 ) -> jax.Array:
-    """Whether the labels of side m's predictor for tokens of the responses [G, T], numbered from 0, are inverted. The draw
-    depends on the position, as sampling does; negative positions are reserved for these draws."""
+    """Whether to invert the labels of side m's predictor [G, T]. tokens_GT: the tokens' numbers in the response, from 0 on.
+    Each draw depends on the position, as in sampling; negative positions are reserved for these draws."""
 
     def one(places_G: jax.Array) -> jax.Array:
         keys_G = position_keys(ctx.params.seed, sample_G, attempt_G, -1 - (2 * places_G + m))

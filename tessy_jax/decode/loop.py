@@ -1,11 +1,11 @@
 """The alternating loop: student and teacher take turns inside one `lax.while_loop`.
 
 An iteration checks the proposals of lanes that have sampled a token, decides whose turn it is, and runs one forward pass of
-that side. The forward passes and the predictors are compiled once per side; everything else is compiled once, for the side
-whose turn it is.
+that side. The forward passes and the predictors are compiled for each side. All other code is shared by both sides: the side
+is a traced number.
 
-A turn ends when no lane of the side can continue, when most of them have handed over, or after as many passes as a proposal
-has tokens. The remaining lanes continue in the side's next turn. A round is a turn of each side.
+A turn ends when no lane of the side can continue, when enough lanes have handed over (`DecodeParams.handover`), or after as
+many passes as a proposal has tokens. The remaining lanes continue in the side's next turn. A round is a turn of each side.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def iteration(ctx: LoopContext, x: Turn) -> Turn:
     side = jnp.where(stays, m, (m + 1) % len(lanes.caches))
     is_over = ~stays & (side == 0)
     lanes = replace(lanes, counts=replace(lanes.counts, rounds=lanes.counts.rounds + is_over))
-    # a side whose turn begins first reads what it lacks, in the next iteration
+    # a turn begins with an iteration in which the side tokenizes the text that it has not read; its first pass follows
     lanes, token_B, moved_B = forward(ctx, side, lanes, stays)
     lanes, sampled = append_sampled(ctx, side, lanes, token_B, moved_B)
     return Turn(lanes, side, jnp.where(stays, x.passes + 1, 0), sampled, ~is_over | goes_on(ctx, lanes))

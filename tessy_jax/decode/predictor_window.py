@@ -84,7 +84,8 @@ def new_predictor_state(
 
 
 def first_token_needed(tokens: Any, half: int) -> Any:
-    """The first token that the decision after `tokens` tokens needs in the cache. Accepts integers and arrays."""
+    """The first token that the cache must hold for the next decision when `tokens` tokens have been read. Accepts integers
+    and arrays."""
     before = (tokens // half - 1) * half
     return before * (before > 0)
 
@@ -150,7 +151,7 @@ def predict(
     logit: jax.Array,
     group: Group = Group(None),
 ) -> tuple[PredictorState, jax.Array]:
-    """Reads the first counts_G tokens of each lane of a group (default: all), which must not cross a multiple of `half`.
+    """Reads the first counts_G tokens of each lane of a group (default: all). They must not cross a multiple of `half`.
 
     Returns the predictor's state and [G, T]: whether the token *after* each is style, i.e. its style score minus its
     capability score exceeds `logit`.

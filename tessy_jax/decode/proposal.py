@@ -29,8 +29,8 @@ from tessy_jax.decode.windows import read_window, write_window
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Sampled:
-    """The result of a forward pass. moved_B: lanes that sampled a token. certain_B: bytes of the text before anything that
-    may be the beginning of a marker."""
+    """The result of a forward pass. moved_B: lanes that sampled a token. certain_B: bytes of the response before anything
+    that may be the beginning of a marker."""
 
     moved_B: jax.Array
     certain_B: jax.Array
@@ -39,7 +39,8 @@ class Sampled:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Proposals:
-    """The proposals of all lanes. over_B: the proposal gets no longer. closed_B: it ended its turn."""
+    """The proposals of all lanes. bytes_BP: their text. counts_B: its length in bytes. over_B: the proposal gets no longer.
+    closed_B: it stopped because the thinking closed, the turn ended, or a control token was sampled."""
 
     bytes_BP: jax.Array
     counts_B: jax.Array
@@ -80,7 +81,7 @@ def append_sampled(
 
 @jax.named_scope("find_close_marker")
 def find_close_marker(ctx: LoopContext, lanes: Lanes, moved_B: jax.Array) -> tuple[Lanes, Sampled]:
-    """Searches the end of the thinking for a marker and cuts the text there."""
+    """Searches the end of the text for a marker that closes the thinking, and cuts the text before it."""
     markers, lengths = ctx.tables.markers_MI, ctx.tables.marker_lengths_M
     longest = markers.shape[1]
     size = ctx.config.max_token_bytes + longest
@@ -128,8 +129,8 @@ def proposals(ctx: LoopContext, m: Index, lanes: Lanes) -> Proposals:
 
 @jax.named_scope("resolve_proposal")
 def resolve(ctx: LoopContext, m: Index, lanes: Lanes, proposal: Proposals, sampled: Sampled, reading: Reading) -> Lanes:
-    """Commits the proposals of lanes that have sampled a token and whose cut is decided: by a flip, or because they are
-    over."""
+    """Commits the proposals whose cut is decided, by a flip or because the proposal is over, in lanes that have sampled a
+    token."""
     config = ctx.config
     turned_B = lanes.flip_B >= 0
     asked_B = sampled.moved_B & lanes.interleaves_B & (turned_B | proposal.over_B)

@@ -85,7 +85,7 @@ def choose(logits_BV: jax.Array, uniform_B1: jax.Array, sampling: Sampling) -> j
 
 @jax.named_scope("greedy")
 def _greedy(logits_BV: jax.Array) -> jax.Array:
-    """The token [B] with the largest logit; of equal ones, the first: the first one in the first group with the maximum."""
+    """The token [B] with the largest logit, the first if several are equal. It is in the first group with the maximum."""
     logits_BGX = _groups(logits_BV, GROUP, -jnp.inf)
     largest_BG = logits_BGX.max(axis=-1)
     largest_B1 = largest_BG.max(axis=-1, keepdims=True)
@@ -163,7 +163,7 @@ def _edge(weights_BV: jax.Array, mass_BV: jax.Array, target: jax.Array) -> jax.A
     """The largest threshold [B, 1] such that the tokens with at least this weight have at least the target mass. The bit
     patterns of non-negative floats have the order of their values, so a search from the highest bit needs no sort."""
     bits_BV = jax.lax.bitcast_convert_type(weights_BV, jnp.int32)
-    # bits per pass: the number of passes dominates on accelerators, and the seven sums of a three-bit pass on CPUs
+    # bits per pass: passes are slow on accelerators, and the seven sums of a three-bit pass are slow on CPUs
     size = 1 if backend().platform == "cpu" else 3
 
     def refine(i: jax.Array, found_B1: jax.Array) -> jax.Array:

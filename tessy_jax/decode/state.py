@@ -48,8 +48,8 @@ CONTINUES, CLOSED, ENDED, CONTROL_TOKEN = range(4)
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class DecodeParams:
-    """The numbers of a run. They are traced, so a new value does not recompile. Exceptions are static: `Sampling.top_k`, and
-    which values are None."""
+    """The numbers of a run. They are traced, so a new value does not recompile the loop. `Sampling.top_k` is static, and so
+    is the choice of None for a value."""
 
     samplings: tuple[Sampling, ...]
     """Sampling of each side."""
@@ -109,10 +109,11 @@ class LoopConfig(NamedTuple):
     packed_tokens: int = 0
     """Tokens of all lanes in one catch-up pass, see `mixed_step`; 0 if lanes are sharded."""
     predictor_tokens: tuple[int, ...] = ()
-    """Tokens per lane in one pass of a predictor: first for lanes that catch up, then for lanes that have sampled a token.
-    With one number, all passes use it and read all lanes. Empty: the default of the platform, see `flips`."""
+    """Tokens per lane in one pass of a predictor: for lanes that catch up, and for lanes that have sampled a token. With one
+    number, or if not `online`, all passes use the first. Empty: the default of the platform, see `flips`."""
     predictor_lanes: int = 0
-    """Lanes that catch up in one pass of a predictor; 0 for all. It is 0 if lanes are sharded."""
+    """Lanes in a catch-up pass of a predictor, or in any pass if not `online`; 0 for all lanes, also if lanes are sharded.
+    Online with one number of `predictor_tokens`, each pass reads all lanes."""
 
 
 @jax.tree_util.register_dataclass
@@ -150,7 +151,7 @@ class Tokens:
         return self.known_B(m) - self.prompt_B(m)
 
     def up_to(self, m: Index, bytes_B: jax.Array, known_B: jax.Array | None = None) -> jax.Array:
-        """The number [B] of the first known_B tokens (default: all) that end within the response's first bytes_B bytes."""
+        """How many [B] of the first known_B tokens (default: all) end within the first bytes_B bytes of the response."""
         known_B = self.known_B(m) if known_B is None else known_B
         index_S = jnp.arange(self.ids_MBS.shape[2])
         covered_BS = (of_side(self.ends_MBS, m) <= bytes_B[:, None]) & (index_S < known_B[:, None])
@@ -322,7 +323,7 @@ class Lanes:
 
 
 def of_side(x: jax.Array, m: Index) -> jax.Array:
-    """Part m of an array [M, B, ...]; in each lane its own part if m is [B]."""
+    """Part m of an array [M, B, ...]. If m is [B], each lane has its own part."""
     return x[m] if jnp.ndim(m) == 0 else x[m, jnp.arange(x.shape[1])]
 
 

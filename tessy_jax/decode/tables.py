@@ -34,12 +34,12 @@ class Bridge(Protocol):
 
     @property
     def narrow(self) -> bool:
-        """Whether words have the same tokens in windows of any size that holds them."""
+        """Whether a word has the same tokens in every window that contains it."""
         ...
 
     def splits(self, bytes_BP: jax.Array, counts_B: jax.Array) -> list[tuple[jax.Array, jax.Array]]:
-        """Where pre-tokens begin [B, P], and the largest position [B] up to which no following text can change that, for all
-        vocabularies."""
+        """Of each split rule: whether a pre-token begins at each byte [B, P], and the last byte [B] up to which no following
+        text can change this."""
         ...
 
     def closed(

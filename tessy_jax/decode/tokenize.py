@@ -1,4 +1,4 @@
-"""Tokenizes text that one side wrote in the vocabulary of the other side.
+"""Tokenizes the text of one side in the vocabulary of the other side.
 
 At its turn, a side tokenizes the text that it has not read, and appends its own tokens that start the answer. While the
 other side writes, a predictor may read the text in this side's vocabulary: words are then tokenized as they close, i.e. as
@@ -49,8 +49,8 @@ class Unread:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class _Progress:
-    """The state of `_read_words`. wide_B: lanes that use the widest window, since their next word leaves the narrow one or
-    their text leaves both. spent_B: lanes with more than limit_B tokens."""
+    """The state of `_read_words`. waits_B: lanes with text to read. wide_B: lanes that use the widest window, because their
+    next word does not fit into the narrow one, or their text into either. spent_B: lanes with more than limit_B tokens."""
 
     tokens: Tokens
     reading: Reading
@@ -63,11 +63,11 @@ class _Progress:
 def tokenize(
     ctx: LoopContext, m: Index, lanes: Lanes, moved_B: jax.Array, over_B: jax.Array, certain_B: jax.Array
 ) -> tuple[Lanes, Reading]:
-    """Tokenizes what side m has not read in lanes that it writes, and the proposals of lanes moved_B if their predictor
-    reads the other side's tokens.
+    """Tokenizes the text that side m has not read, in the lanes that it writes. If its predictor reads the other side's
+    tokens, also tokenizes the proposals of lanes moved_B.
 
-    over_B: the proposal is over, so that its text is tokenized to the end. certain_B: bytes that are text for certain.
-    Returns the lanes, and the tokens that side m's predictor may read in lanes moved_B.
+    over_B: the proposal is over, so its text is tokenized to the end. certain_B: bytes that are text for certain. Returns
+    the lanes, and the tokens that side m's predictor may read in lanes moved_B.
     """
     params, reads = ctx.params, ctx.reads(m)
     target_B = bridge_target_B(lanes)
@@ -80,7 +80,7 @@ def tokenize(
         end_B=jnp.where(unread_B, target_B, jnp.where(over_B, lanes.written_B, certain_B)),
         ended_B=unread_B | over_B,
         answers_B=unread_B & (lanes.scalars.phase == ANSWER),
-        # the listener has a window more, since a proposal is cut only after its tokens have been read
+        # the listener's limit is larger by a window, because a proposal is cut only after its tokens have been read
         limit_B=lanes.tokens.prompt_B(v_B) + params.max_response_tokens + jnp.where(unread_B, 0, ctx.config.window_bytes),
     )
     read = _read_words(ctx, lanes, unread)
@@ -152,7 +152,8 @@ def _answer(ctx: LoopContext) -> tuple[jax.Array, jax.Array]:
 
 
 def add_known(v: Index, lanes: Lanes, who_B: jax.Array, total_B: jax.Array) -> Lanes:
-    """Makes the first total_B tokens of side v known in lanes who_B. A lane ends if the vocabulary lacks one of them."""
+    """Makes the first total_B tokens of side v known in lanes who_B. A lane ends if its vocabulary lacks a byte of the
+    text."""
     before_B = lanes.tokens.known_B(v)
     known_B = jnp.where(who_B, total_B, before_B)
     at_S = jnp.arange(lanes.tokens.ids_MBS.shape[2])

@@ -181,7 +181,7 @@ def launches(
 
     Loops with a known trip count count that many iterations. Other loops count the iterations that `iterations` gives for a
     scope that the loop begins (default: 1). Conditionals count the branch with the most kernels, or with the fewest if
-    `iterations` gives 0.
+    `iterations` gives 0 for a scope that the conditional begins.
 
     skip: whether to ignore instructions with these scopes, such as those of a path that is not taken. group: the group of a
     kernel with these scopes. within: the scopes of the loop or branch that runs the computation.

@@ -92,7 +92,7 @@ def _steps(module: Module, planned: Planned) -> Iterator[dict[str, Any]]:
     body = rounds[0].attribute("body")
     assert body is not None
     sides = [f"side{m}" for m in range(len(planned.writers))]
-    one_form = not any("catch_up" in i.scopes for i in module.walk(body))  # of the predictors
+    one_form = not any("catch_up" in i.scopes for i in module.walk(body))  # each predictor is compiled once
     for m, side in enumerate(sides):
         others = {other: 0 for other in sides if other != side}
         step = others | {"mixed": 0, "catch_up": 0, "tokenize": int(planned.hears[m]), "merges": MERGES}

@@ -28,7 +28,7 @@ from tessy_jax.text.vocab import byte_alphabet, parts
 from tessy_jax.text.words import NONE, WIDTH, Table, Words, find_merges, joined_words, merge_table, word_table
 
 PER_WORD = 8
-"""`DeviceBridge.closed` returns at most one word per so many bytes of the window."""
+"""`DeviceBridge.closed` returns at most one word per this many bytes of the window."""
 
 
 class Symbols(NamedTuple):
@@ -57,8 +57,8 @@ class Symbols(NamedTuple):
 @dataclass(frozen=True)
 class DeviceBridge:
     """The tables of M vocabularies. rules: the split rule of each. bytes_M256: the token of each byte. merges: see
-    `merge_table`. words: the tokens that are words by themselves; if a word is a token that merges do not make
-    (`ignore_merges`), it is among them. narrow: words have the same tokens in windows of any size that holds them."""
+    `merge_table`. words: the tokens that are words by themselves, including those that merges do not make
+    (`ignore_merges`). narrow: whether a word has the same tokens in every window that contains it."""
 
     narrow: ClassVar[bool] = True
     rules: tuple[str, ...]
@@ -103,7 +103,7 @@ class DeviceBridge:
         at_P = jnp.arange(P, dtype=jnp.int32)
         shown = Shown.of(lengths(bytes_BP), counts_B)
         found = self._matches(characters(bytes_BP, shown.whole_B, self.pages_X, self.classes_X256), v_B)
-        # bytes that belong to no character are a word by themselves
+        # bytes before the first character are a word by themselves
         first_B1 = found.first_B()[:, None]
         ends_BP = jnp.where((at_P == 0) & (first_B1 > 0), first_B1, found.ends_BP)
 
@@ -112,7 +112,7 @@ class DeviceBridge:
             return jnp.where((start_B < P) & (end_B < shown.whole_B), end_B, P), start_B
 
         count = P // PER_WORD
-        # unrolled on CPUs, XLA would follow the words again for each one
+        # on CPUs, XLA would compute an unrolled walk again for each word
         unroll = 1 if backend().platform == "cpu" or count > PER_WORD else count + 2
         _, starts_WB = jax.lax.scan(next_start, jnp.zeros_like(counts_B), length=count + 2, unroll=unroll)
         starts_BW = starts_WB.T
@@ -152,8 +152,8 @@ class DeviceBridge:
         self, bytes_BP: jax.Array, counts_B: jax.Array, words: Marks, at_BW: jax.Array, v_B: jax.Array
     ) -> tuple[Symbols, jax.Array]:
         """The symbols of the first counts_B bytes: one for each word that is a token, and one for each byte of the others.
-        words: the starts of the words. at_BW: the same in order, and where the last one ends. Also returns whether a word is
-        no token."""
+        words: the starts of the words. at_BW [B, W + 1]: the same in order, and the end of the last word. Also returns
+        whether any word is not a token."""
         at_P = jnp.arange(bytes_BP.shape[1], dtype=jnp.int32)
         ids_BW = self.words.find(bytes_BP, at_BW[:, :-1], at_BW[:, 1:], v_B)
         number_BP = words.count() - 1
@@ -166,8 +166,8 @@ class DeviceBridge:
 
 
 def merge(merges: Table, symbols: Symbols, words: Marks, missed: jax.Array, v_B: jax.Array) -> Symbols:
-    """Merges symbols within words by the merges of vocabulary v_B as often as possible, if a word was missed. words: the
-    starts of words."""
+    """Merges symbols within words by the merges of vocabulary v_B until no pair has a merge. words: the starts of words.
+    missed: whether any word is not a token; otherwise, nothing is merged."""
     P = words.size
     word_BP, end_BP = words.count(), words.after()
     at_P = jnp.arange(P, dtype=jnp.int32)
@@ -232,7 +232,7 @@ def _is_plain_bpe(content: dict[str, Any]) -> bool:
 
 def _words(content: dict[str, Any]) -> Words:
     """The tokens that are words by themselves: all tokens if the tokenizer ignores merges for such words, else the tokens
-    that the merges make of their own bytes. Longer ones than WIDTH are left out if merges make them anyway."""
+    that the merges make of their own bytes. Tokens longer than the table's width are left out, because merges make them."""
     alphabet, ids = byte_alphabet(), content["model"]["vocab"]
     names = [name for name in ids if name and alphabet.keys() >= set(name)]
     spelled = {ids[name]: bytes(alphabet[character] for character in name) for name in names}

@@ -70,8 +70,8 @@ class SeparateBridges:
 
 
 def joined(bridges: Sequence[AnyBridge]) -> AnyBridge | SeparateBridges:
-    """One bridge into the vocabularies of these bridges, which are numbered in this order. The same bridge counts once; if
-    only one remains, its vocabulary has the number 0."""
+    """One bridge into the vocabularies of these bridges, which are numbered in this order. A bridge that occurs twice counts
+    once. If only one bridge remains, its vocabulary has the number 0."""
     distinct = list({id(bridge): bridge for bridge in bridges}.values())
     if len(distinct) == 1:
         return distinct[0]

@@ -39,8 +39,8 @@ def code_point_classes() -> tuple[np.ndarray, np.ndarray]:
 
 
 class Text(NamedTuple):
-    """Text as characters. Arrays are [B, P] and valid at first bytes of complete characters: code points and classes.
-    begins: first bytes. counts_B: number of bytes."""
+    """Text as characters. codes, classes [B, P]: code points and their classes, valid where begins is True. begins [B, P]:
+    whether a complete character begins at each byte. counts_B: number of bytes."""
 
     codes: jax.Array
     classes: jax.Array
@@ -61,7 +61,7 @@ class Text(NamedTuple):
 
 
 def lengths(bytes_BP: jax.Array) -> jax.Array:
-    """The bytes of the character that begins at each byte [B, P], as its first byte states; 0 for bytes inside of
+    """The bytes of the character that begins at each byte [B, P], as its first byte states; 0 for bytes inside
     characters."""
     first = bytes_BP.astype(jnp.int32)
     length = jnp.where(first < 0xC0, 1, jnp.where(first < 0xE0, 2, jnp.where(first < 0xF0, 3, 4)))
@@ -86,5 +86,5 @@ def characters(bytes_BP: jax.Array, counts_B: jax.Array, pages_X: jax.Array, cla
 
 
 def shifted(x: jax.Array, by: int, fill: int) -> jax.Array:
-    """x[:, i + by] at i."""
+    """x[:, i + by] at i; `fill` beyond the end."""
     return jnp.pad(x[:, by:], ((0, 0), (0, by)), constant_values=fill)

@@ -34,8 +34,8 @@ class ClosedWords(NamedTuple):
 
     ids_BP, ends_BP: ids and byte ends of the tokens, valid for the first tokens_B tokens; see `Encoding`. sure_B: tokens of
     words that no following text can change; the others come after them. end_B: the byte end of the last word; 0 if there is
-    none. more_B: whether another call from end_B on may return more words. long_B: whether there is none because the first
-    word does not end in the window; a wider window may contain it.
+    none. more_B: whether another call from end_B on may return more words. long_B: whether there is no word because
+    the first one does not end in the window; a wider window may contain it.
     """
 
     ids_BP: jax.Array
@@ -53,8 +53,9 @@ class ClosedWords(NamedTuple):
 
 
 class Shown(NamedTuple):
-    """What a window shows of texts of counts_B bytes. hidden_B: whether the text continues beyond the window. whole_B: bytes
-    of complete characters in the window. end_B: bytes that can be tokenized: all if none are hidden, else whole_B."""
+    """The part of texts of counts_B bytes that a window shows. hidden_B: whether the text continues beyond the window.
+    whole_B: bytes of complete characters in the window. end_B: bytes that can be tokenized: all if none are hidden, else
+    whole_B."""
 
     hidden_B: jax.Array
     whole_B: jax.Array
@@ -81,8 +82,8 @@ def closed_words(
     ended_B: jax.Array,
     widest: bool,
 ) -> ClosedWords:
-    """The words of a window from all of its tokens; see `DeviceBridge.closed`. Their number has no limit. encode: gives the
-    tokens of the first bytes of each text. A word that shares a token with the next one belongs to it."""
+    """The first words of texts, from the tokens of a whole window; see `DeviceBridge.closed`. Their number has no limit.
+    Neighbouring words that share a token count as one word. encode: returns the tokens of the first counts_B bytes."""
     shown = Shown.of(lengths(bytes_BP), counts_B)
     seen = encode(bytes_BP, shown.end_B)
     at_P = jnp.arange(seen.ids_BP.shape[1], dtype=jnp.int32)

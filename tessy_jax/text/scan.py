@@ -3,8 +3,8 @@
 A property of P bytes is packed into X = P / 32 numbers of 32 bits. Each search then takes a few operations on a block of 32
 bytes and on the X blocks. There are no scatters, and no operation takes P² steps or log P passes over the text.
 
-On TPUs, where blocks of 32 bytes would be laid out anew for each operation, a search among few bytes compares all pairs
-instead. (Among many bytes, XLA for v6e does not compile that in ten minutes.)
+On TPUs, each operation on blocks of 32 bytes would need a new memory layout, so a search among few bytes compares all pairs
+instead. With many bytes, XLA for v6e does not compile this within ten minutes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import numpy as np
 from tessy_jax.backend import backend
 
 BLOCK = 32
-FEW = 64  # bytes of which all pairs are compared
+FEW = 64  # largest number of bytes of which all pairs are compared
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Marks(ABC):
 
     @classmethod
     def of(cls, marked_BP: jax.Array) -> Marks:
-        """The bytes with a property; packed, unless they are few and on a TPU."""
+        """The bytes with a property. They are packed, except texts of at most `FEW` bytes on a TPU."""
         few = marked_BP.shape[1] <= FEW and backend().platform == "tpu"
         return DenseMarks(marked_BP) if few else PackedMarks(marked_BP)
 
@@ -97,7 +97,7 @@ class DenseMarks(Marks):
 
 
 class PackedMarks(Marks):
-    """Packs 32 bytes per number, the first in its lowest bit."""
+    """Packs the marks of 32 bytes into one number, the first byte into its lowest bit."""
 
     @cached_property
     def bits_BX(self) -> jax.Array:
@@ -153,7 +153,7 @@ class PackedMarks(Marks):
 
 
 def pick(x_BP: jax.Array, index_BX: jax.Array) -> jax.Array:
-    """x[b, index[b, n]]; every index is in 0 … P−1."""
+    """x[b, index[b, n]]; every index must be in 0 … P−1."""
     return jax.vmap(lambda x_P, index_N: x_P.at[index_N].get(mode="promise_in_bounds", wrap_negative_indices=False))(
         x_BP, index_BX
     )
@@ -212,7 +212,7 @@ def _highest(bits: jax.Array) -> jax.Array:
 
 
 def _carried(x_BX: jax.Array, fill: int, combine: Callable[[jax.Array, jax.Array], jax.Array], *, back: bool) -> jax.Array:
-    """Combines all blocks before each block, or, if `back`, all blocks behind it."""
+    """The combined values [B, X] of all blocks before each block, or, if `back`, of all blocks after it."""
     X = x_BX.shape[1]
 
     def shifted(x_BX: jax.Array, by: int) -> jax.Array:

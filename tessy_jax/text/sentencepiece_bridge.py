@@ -136,7 +136,7 @@ def _covered(lengths_BP: jax.Array) -> jax.Array:
 
 
 def _words(codes_BP: jax.Array, lengths_BP: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """See `SentencePieceBridge.split`; codes_BP and lengths_BP are those of `_characters`."""
+    """See `SentencePieceBridge.splits`; codes_BP and lengths_BP are those of `_characters`."""
     at_P = jnp.arange(codes_BP.shape[1], dtype=jnp.int32)
     begins_BP, white_BP = lengths_BP > 0, _white(codes_BP)
     solid_BP = begins_BP & ~white_BP

@@ -80,7 +80,7 @@ def rule_of(content: dict[str, Any]) -> str | None:
 
 class Matches(NamedTuple):
     """The matches of a rule. ends_BP: where the match that begins at each character ends; P if none begins there.
-    matched_BP: whether an alternative of the rule matches; else the match is text up to the next one."""
+    matched_BP: whether an alternative of the rule matches; otherwise, the match is the text up to the next one that does."""
 
     text: Text
     ends_BP: jax.Array
@@ -150,7 +150,7 @@ def split(rules: Sequence[str], text: Text) -> list[tuple[jax.Array, jax.Array]]
 
 
 def walk(ends_BP: jax.Array, first_B: jax.Array) -> jax.Array:
-    """The bytes [B, P] that a walk from first_B visits; it goes on from each byte to its end."""
+    """The bytes [B, P] that a walk from first_B visits. From each byte, the walk continues at the end in ends_BP."""
     P = ends_BP.shape[1]
     at_P = jnp.arange(P, dtype=jnp.int32)
 
@@ -186,8 +186,8 @@ def _breaks(rule: str, text: Text, begins: Marks) -> jax.Array:
 
 
 class Kind(NamedTuple):
-    """A kind of character: those of the classes in `has`, or with one of the `codes`; without both, those of none of the
-    classes in `lacks`."""
+    """A kind of character. With `lacks`: characters of none of these classes. Otherwise: characters of a class in `has`, or
+    one of the characters in `codes`."""
 
     has: int = 0
     lacks: int = 0
@@ -288,7 +288,7 @@ class Scan:
 
         is_long = (next_code == ord("l")) & (second_code == ord("l"))
         is_long |= is_any(next_code, "rv") & (second_code == ord("e"))
-        is_long |= shifted(long_s, 1, False)  # of two bytes
+        is_long |= shifted(long_s, 1, False)  # a long s has two bytes
         bytes_ = jnp.where(is_long, 3, jnp.where(is_any(next_code, "stmd"), 2, 0))
         behind = self.runs[NOTHING]
         end = jnp.where(bytes_ == 2, shifted(behind, 2, self.size), shifted(behind, 3, self.size))

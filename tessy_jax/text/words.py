@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 ROW = 128
 WIDTH = 64
-"""Bytes of the longest token that a table of words holds, unless longer ones are asked for."""
+"""Bytes of the longest token that a table of words holds by default."""
 PAIRS = 1 << 13
 """Pairs that are looked up at a time; their rows fit into a cache of 4 MB."""
 NONE = np.iinfo(np.int32).max
@@ -57,7 +57,7 @@ class Table:
 @dataclass(frozen=True)
 class Words:
     """The tokens of M vocabularies that are pre-tokens by themselves. table: 64 entries (hash, id) per bucket. spelled_XI:
-    the bytes of each token, zeros after its end, one vocabulary behind another. first_M: the first token of each."""
+    the bytes of each token, zeros after its end, one vocabulary after another. first_M: the first row of each vocabulary."""
 
     table: Table
     spelled_XI: jax.Array

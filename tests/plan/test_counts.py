@@ -1,8 +1,8 @@
 """Bounds on the kernel launches, collectives and copies of the miniature's programs, compiled for an absent TPU.
 
 Counts do not depend on the machine that compiles. Give a reason for raising a bound. If a count falls, lower its bound.
-A step includes the decision whose turn it is, with the reductions over all lanes that this takes, and the tokenizer's merges
-are counted once per assumed merge (`measure.MERGES`).
+A step includes the choice of the side whose turn it is, with its reductions over all lanes, and `measure.MERGES` iterations
+of the tokenizer's merges.
 """
 
 import importlib.util

@@ -135,7 +135,7 @@ def dealt(tasks, lanes):
 
 
 def read_all(bridge, tasks, lanes=256, wide=WIDE):
-    """Reads tasks (text, ends of pieces). Returns of each task its text, ids and byte ends of its tokens, and the number of
+    """Reads tasks (text, ends of pieces). Returns for each task its text, ids and byte ends of its tokens, and the number of
     tokens that were sure before the text ended."""
     queues = dealt(tasks, min(lanes, len(tasks)))
     lengths = [[len(text) for text, _ in queue] for queue in queues]
@@ -161,9 +161,9 @@ def read_all(bridge, tasks, lanes=256, wide=WIDE):
 
 
 def differing(content, bridge, count, seed, most=24, share=8192):
-    """Reads `count` random texts in at most `most` random pieces, and compares them with the library; those that are not
-    UTF-8 with the same text in one piece. Returns those that differ, how many tokens were compared, and the largest number
-    of words that stayed open in a text that is UTF-8."""
+    """Reads `count` random texts in at most `most` random pieces, and compares their tokens with those of the library. Texts
+    that are not UTF-8 are compared with the same text read in one piece. Returns the texts that differ, the number of
+    tokens compared, and the largest number of words that stayed open in a UTF-8 text."""
     rng, theirs = random.Random(seed), library(content)
     spelled = np.zeros(max(content["model"]["vocab"].values()) + 1, np.int64)
     spelled[list(content["model"]["vocab"].values())] = [len(name) for name in content["model"]["vocab"]]

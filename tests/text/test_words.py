@@ -70,7 +70,7 @@ def test_closed_words_of_real_tokenizers_have_the_tokens_of_the_library(shared, 
     assert still_open <= 3
 
 
-def test_words_beyond_the_most_of_a_call_and_beyond_the_window_are_announced():
+def test_a_call_reports_that_more_words_follow_and_that_a_word_is_longer_than_the_window():
     bridge = device_bridge(trained(RULES[0]))
     texts = [b"a b c d e f g h i j k", b"x" * 64, b"x" * 64 + b" y", b"one two", b"", b"ab\xe4\xb8", b" " * 64]
     words = jax.device_get(closed_words(bridge, *windows(texts)))
@@ -91,7 +91,7 @@ def test_the_words_of_an_ended_text_are_read_to_its_end_if_the_window_shows_it(w
     texts = [b"a b c d e f g h i j k", b"x" * 64, b"x" * 64 + b" y", b"one two", b"", b"ab\xe4\xb8", b" " * 64]
     words = jax.device_get(closed_words(bridge, *windows(texts), ended=True, widest=widest))
     words = type(words)(*(x[: len(texts)] for x in words))
-    cut = 64 if widest else 0  # the text of the widest window counts as the end of a word that leaves it
+    cut = 64 if widest else 0  # a word that leaves the widest window is cut at its end
     assert words.end_B.tolist() == [15, 64, cut, 7, 0, 4, 64]
     assert words.ends_BP.max(axis=1).tolist() == words.end_B.tolist()
     assert words.more_B.tolist() == [True, False, widest, False, False, False, False]
