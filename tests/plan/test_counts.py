@@ -23,6 +23,7 @@ pytestmark = [
 def programs():
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(ROOT)
+        patch.delenv("XLA_FLAGS")  # those of the tests turn passes off for TPUs, too
         config = reconcile(read_any(ROOT / "configs" / "mini.yaml", ["mesh={data: 2, tensor: 2}"]), None)
         (target,) = plan_job(config, ["v5e:2x2"], ["loop", "train"], layers=1)["targets"]
     assert "error" not in target
