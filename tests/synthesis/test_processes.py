@@ -198,7 +198,7 @@ def test_two_processes_pass_the_students_arrays_on_as_one_does(pair, tmp_path):
             },
             "evaluate": evaluation(pair, folder, "after", mesh=mesh),
         }
-        raw["synthesize"]["data"]["rollouts"] = 1
+        raw["synthesize"]["data"]["rollouts"] = raw["evaluate"]["tasks"][0]["samples"] = 1
         for part in ("synthesize", "evaluate"):
             raw[part]["synthesis"] |= {
                 "max_response_tokens": 12,

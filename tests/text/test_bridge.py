@@ -75,9 +75,9 @@ def test_the_device_agrees_with_the_library_on_real_tokenizers(shared, name, cou
 @pytest.mark.heavy
 def test_the_device_agrees_with_the_library_on_smollm2(real_models):
     content = json.loads((real_models / "smollm2" / "tokenizer.json").read_text("utf-8"))
-    differing = compare(content, 100_000)
-    print(f"smollm2: {len(differing)} of 100000 chunks differ: {differing}")
-    assert len(differing) <= 10, differing
+    differing = compare(content, 20_000)
+    print(f"smollm2: {len(differing)} of 20000 chunks differ: {differing}")
+    assert len(differing) <= 2, differing
 
 
 def trained(rule):
