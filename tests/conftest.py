@@ -10,7 +10,7 @@ os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_p
 LONGEST = ("test_loop.py", "test_parity.py")
 QUICK = " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 QUICK += " --xla_disable_hlo_passes=while-loop-invariant-code-motion,simplify-while-loops"
-if version("jaxlib").startswith("0.10."):  # the emitters that compile faster; newer versions lack them and refuse the flag
+if version("jaxlib").startswith("0.10."):  # the emitters that compile faster; JAX 0.12 refuses the flag
     QUICK += " --xla_cpu_use_fusion_emitters=false"
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

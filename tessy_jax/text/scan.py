@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tessy_jax.backend import backend
+from tessy_jax.text.characters import shifted
 
 BLOCK = 32
 FEW = 64  # largest number of bytes of which all pairs are compared
@@ -64,7 +65,7 @@ class Marks(ABC):
 
     def after(self) -> jax.Array:
         """The first marked byte after each byte [B, P], P if there is none."""
-        return jnp.pad(self.next()[:, 1:], ((0, 0), (0, 1)), constant_values=self.size)
+        return shifted(self.next(), 1, self.size)
 
     def before(self) -> jax.Array:
         """The last marked byte before each byte [B, P], -1 if there is none."""
@@ -215,14 +216,14 @@ def _carried(x_BX: jax.Array, fill: int, combine: Callable[[jax.Array, jax.Array
     """The combined values [B, X] of all blocks before each block, or, if `back`, of all blocks after it."""
     X = x_BX.shape[1]
 
-    def shifted(x_BX: jax.Array, by: int) -> jax.Array:
+    def moved(x_BX: jax.Array, by: int) -> jax.Array:
         if back:
-            return jnp.pad(x_BX[:, by:], ((0, 0), (0, by)), constant_values=fill)
+            return shifted(x_BX, by, fill)
         return jnp.pad(x_BX[:, : X - by], ((0, 0), (by, 0)), constant_values=fill)
 
-    x_BX = shifted(x_BX, 1)
+    x_BX = moved(x_BX, 1)
     by = 1
     while by < X - 1:
-        x_BX = combine(x_BX, shifted(x_BX, by))
+        x_BX = combine(x_BX, moved(x_BX, by))
         by *= 2
     return x_BX
