@@ -46,6 +46,10 @@ MAX_ROLLBACK = 256  # largest rollback of a lane in tokens; sliding-window layer
 CACHE_SLACK = max(PREFILL_CHUNK, MAX_ROLLBACK)
 """Tokens that sliding-window layers keep in addition to their window; see `cache`."""
 
+MIN_CAPACITY = 256
+"""Smallest capacity of the caches, in tokens per lane. Each growth compiles the loop again, and to attend to so few tokens costs
+hardly anything."""
+
 PREDICTOR_SLACK = 64  # tokens that predictors keep beyond their window; after a deeper rollback, they read the window again
 
 MIN_PREDICTOR_LANES = 4  # smallest `LoopConfig.predictor_lanes`, unless lanes are sharded
@@ -104,7 +108,7 @@ class Engine:
         # the last window may exceed a limit, and one more window may be written after it
         self.tokens = tokens + 2 * config.window_bytes + self.margin
         self.room = int(params.max_response_bytes) + 2 * config.window_bytes + len(tables.close_X)
-        self._capacity = bucket(max(capacity, 2 * self.margin))
+        self._capacity = bucket(max(capacity, MIN_CAPACITY, 2 * self.margin))
         self.lanes = self._empty(predictors)
 
     @property

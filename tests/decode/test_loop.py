@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+import tessy_jax.decode.engine
 import tests.decode.world
 from tessy_jax.decode import tokenize
 from tessy_jax.decode.state import STUDENT, TEACHER, TEMPLATE
@@ -95,12 +96,16 @@ def test_a_response_does_not_depend_on_when_turns_end(alone, handover):
 
 
 @pytest.mark.slow
-def test_a_response_does_not_depend_on_cache_sizes(alone):
-    assert by_engine(World(capacity=96), JOBS, lanes=3) == alone
+def test_a_response_does_not_depend_on_cache_sizes(alone, monkeypatch):
+    monkeypatch.setattr(tessy_jax.decode.engine, "MIN_CAPACITY", 64)
+    grown = engine(World(capacity=64), 3)
+    assert by_engine(World(), JOBS, built=grown) == alone
+    assert grown.capacity > 64
 
 
 @pytest.mark.slow
 def test_an_answer_that_starts_with_many_tokens_does_not_leave_the_cache(monkeypatch):
+    monkeypatch.setattr(tessy_jax.decode.engine, "MIN_CAPACITY", 64)
     monkeypatch.setattr(tests.decode.world, "CLOSE", CLOSE + b"so the final answer is, as we have seen, the following: ")
     small, large = engine(World(capacity=0), 3), engine(World(capacity=512), 3)
     assert by_engine(World(), JOBS, built=small) == by_engine(World(), JOBS, built=large)
