@@ -17,7 +17,7 @@ from tests.small_job import job
 
 
 def comparison(folder, **changes):
-    file = job(folder)
+    file = job(folder, items_each=2)
     raw = yaml.safe_load(file.read_text()) | {"variants": {"tessy": {}, "slow": {"optimizer.learning_rate": 1e-6}}}
     raw |= {"seeds": [3]} | changes
     (folder / "comparison.yaml").write_text(yaml.safe_dump(raw))

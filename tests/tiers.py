@@ -1,8 +1,8 @@
 """Which tests run where, in addition to the markers in the test files.
 
 The default suite holds one quick test per claim. `SLOW` adds the marker `slow` to variants of such a test, and to tests that
-take minutes of processor time; CI runs both in its long part. `BY_HAND` adds the marker `by_hand` to slow variants that CI
-leaves out: `bash scripts/test.sh -m slow` runs them. An entry is a test's path and name, with the beginning of its
+take minutes of processor time; CI runs both in its long part. `BY_HAND` adds the marker `by_hand` to slow tests that CI
+leaves out, variants and the most expensive complete jobs: `bash scripts/test.sh -m slow` runs them. An entry is a test's path and name, with the beginning of its
 parameters where only some of them are meant.
 """
 
@@ -77,7 +77,8 @@ SLOW = (
 )
 
 BY_HAND = (
-    "tests/boundary/test_commands.py::test_a_predictor_trained_from_scratch_knows_the_boundaries_of_the_grammar[teacher",
+    "tests/boundary/test_commands.py::test_a_predictor_trained_from_scratch_knows_the_boundaries_of_the_grammar",
+    "tests/boundary/test_commands.py::test_kill_9_at_random_instants_changes_no_bit_of_a_predictor",
     "tests/decode/test_generate.py::test_generation_equals_a_plain_loop_over_whole_sequences[deepseek_v3-untied-0.9",
     "tests/decode/test_generate.py::test_generation_equals_a_plain_loop_over_whole_sequences[gpt_oss-untied-0.0",
     "tests/decode/test_generate.py::test_generation_equals_a_plain_loop_over_whole_sequences[qwen3_moe",
@@ -94,12 +95,11 @@ BY_HAND = (
     "tests/decode/test_loop.py::test_the_engine_and_the_plain_method_agree_token_for_token[two vocabularies, none, online",
     "tests/decode/test_sampling.py::test_filters_keep_the_tokens_and_shares_that_transformers_keeps[filters1",
     "tests/decode/test_sampling.py::test_filters_keep_the_tokens_and_shares_that_transformers_keeps[filters3",
+    "tests/decode/test_sampling.py::test_filters_keep_the_tokens_and_shares_that_transformers_keeps[filters4",
     "tests/evaluate/programs/test_levels.py::test_a_user_without_privileges_has_the_same_limits[bubblewrap",
     "tests/evaluate/programs/test_levels.py::test_kill_9_leaves_no_process_and_no_file_behind_and_the_next_sandbox_no_group"
     "[bubblewrap",
-    "tests/mini/test_build.py::test_a_shipped_model_passes_its_gate_again[student-1",
-    "tests/mini/test_build.py::test_a_shipped_model_passes_its_gate_again[student-2",
-    "tests/mini/test_build.py::test_a_shipped_model_passes_its_gate_again[teacher",
+    "tests/mini/test_build.py::test_a_shipped_model_passes_its_gate_again",
     "tests/models/test_parity.py::test_a_token_classifier_gives_the_scores_of_transformers_complete_in_chunks_and_by_token"
     "[deepseek_v3-tied-8",
     "tests/models/test_parity.py::test_a_token_classifier_gives_the_scores_of_transformers_complete_in_chunks_and_by_token"
@@ -152,15 +152,21 @@ BY_HAND = (
     "tests/models/test_parity.py::test_complete_sequences_give_the_logits_of_transformers[qwen3_moe-tied-unrolled-8",
     "tests/models/test_parity.py::test_complete_sequences_give_the_logits_of_transformers[qwen3_moe-untied-stacked-1",
     "tests/models/test_parity.py::test_complete_sequences_give_the_logits_of_transformers[qwen3_moe-untied-unrolled",
-    "tests/models/test_restack.py::test_restacking_and_unstacking_changes_no_array_and_keeps_the_mesh[deepseek_v3-untied-1",
+    "tests/models/test_restack.py::test_restacking_and_unstacking_changes_no_array_and_keeps_the_mesh[deepseek_v3-untied",
     "tests/models/test_restack.py::test_restacking_and_unstacking_changes_no_array_and_keeps_the_mesh[gpt_oss-tied-8",
     "tests/models/test_restack.py::test_restacking_and_unstacking_changes_no_array_and_keeps_the_mesh[llama-untied-8",
+    "tests/plan/test_programs.py::test_a_dry_run_counts_the_bytes_of_the_compiled_program_within_3_percent[gpt-oss-120b",
     "tests/synthesis/test_job.py::test_kill_9_at_random_instants_changes_nothing[10",
     "tests/synthesis/test_job.py::test_kill_9_at_random_instants_changes_nothing[25",
     "tests/synthesis/test_job.py::test_one_model_alone_writes_through_the_same_engine[student_only",
     "tests/synthesis/test_job.py::test_one_model_alone_writes_through_the_same_engine[teacher_only",
+    "tests/synthesis/test_processes.py::test_two_killed_processes_continue_as_two_or_as_one",
     "tests/synthesis/test_processes.py::test_two_processes_do_both_passes_of_a_recipe_as_one_does[teacher_reference",
+    "tests/synthesis/test_processes.py::test_two_processes_evaluate_as_one_on_a_mesh_that_does_not_shard_lanes",
     "tests/synthesis/test_processes.py::test_two_processes_of_four_devices_write_the_responses_of_one_of_eight",
+    "tests/synthesis/test_processes.py::test_two_processes_pass_the_students_arrays_on_as_one_does",
+    "tests/synthesis/test_recipes.py::test_an_isolation_message_is_saved_and_no_writer_reads_it[teacher_score",
+    "tests/synthesis/test_recipes.py::test_both_passes_continue_after_an_interruption[teacher_reference",
     "tests/synthesis/test_recipes.py::test_the_writers_are_those_of_the_recipe[student_only",
     "tests/synthesis/test_recipes.py::test_the_writers_are_those_of_the_recipe[teacher_answer",
     "tests/synthesis/test_recipes.py::test_the_writers_are_those_of_the_recipe[teacher_mix",
@@ -168,22 +174,28 @@ BY_HAND = (
     "tests/synthesis/test_recipes.py::test_the_writers_are_those_of_the_recipe[teacher_score",
     "tests/synthesis/test_recipes.py::test_the_writers_are_those_of_the_recipe[teacher_think",
     "tests/synthesis/test_recipes.py::test_the_writers_are_those_of_the_recipe[tessy",
-    "tests/synthesis/test_recipes.py::test_an_isolation_message_is_saved_and_no_writer_reads_it[teacher_score",
-    "tests/synthesis/test_recipes.py::test_both_passes_continue_after_an_interruption[teacher_reference",
-    "tests/plan/test_programs.py::test_a_dry_run_counts_the_bytes_of_the_compiled_program_within_3_percent[gpt-oss-120b_qwen3-8b",
-    "tests/synthesis/test_small_pair.py::test_the_writers_are_those_of_every_other_recipe",
     "tests/synthesis/test_small_pair.py::test_the_real_small_pair_writes_responses_to_shared_prompts[5",
+    "tests/synthesis/test_small_pair.py::test_the_writers_are_those_of_every_other_recipe",
+    "tests/synthesis/test_verification.py::test_a_killed_resampling_continues_to_the_same_responses",
     "tests/synthesis/test_verification.py::test_two_processes_resample_as_one_does",
+    "tests/test_compile_cache.py::test_the_second_start_of_a_job_compiles_nothing_even_in_a_new_run_folder",
     "tests/test_fused.py::test_the_students_arrays_go_from_synthesis_to_training_and_back_without_touching_disk[mesh0",
+    "tests/test_pipeline.py::test_a_full_disk_is_reported_and_the_run_continues_afterwards",
     "tests/test_pipeline.py::test_two_processes_run_the_job_of_one",
-    "tests/test_real_models.py::test_a_real_model_continues_the_shared_prompts_as_transformers_does[qwen-coder",
+    "tests/test_real_models.py::test_a_real_model_continues_the_shared_prompts_as_transformers_does",
     "tests/test_sharding.py::test_gradients_on_8_devices_equal_those_on_one[qwen3_moe",
     "tests/text/test_bridge.py::test_the_device_agrees_with_the_library_on_real_tokenizers[deepseek-v3-",
     "tests/text/test_bridge.py::test_the_device_agrees_with_the_library_on_real_tokenizers[gpt-oss-",
     "tests/text/test_bridge.py::test_the_device_agrees_with_the_library_on_real_tokenizers[qwen3-100000",
+    "tests/text/test_joined_bridges.py::test_each_lane_has_the_tokens_of_its_own_vocabulary[device and host",
     "tests/text/test_joined_bridges.py::test_each_lane_has_the_tokens_of_its_own_vocabulary[one rule",
     "tests/text/test_joined_bridges.py::test_each_lane_has_the_tokens_of_its_own_vocabulary[two devices",
+    "tests/text/test_sentencepiece_bridge.py::test_the_device_agrees_on_a_tokenizer_that_sentencepiece_trained[llama",
+    "tests/text/test_words.py::test_closed_words_of_real_tokenizers_have_the_tokens_of_the_library[deepseek-v3",
+    "tests/text/test_words.py::test_words_and_white_space_of_ten_thousand_bytes_close_in_a_window_that_holds_them[ ",
+    "tests/text/test_words.py::test_words_and_white_space_of_ten_thousand_bytes_close_in_a_window_that_holds_them[x",
     "tests/train/test_job.py::test_kill_9_at_random_instants_changes_no_bit[10",
+    "tests/train/test_processes.py::test_two_processes_stop_at_the_same_step_on_sigterm_and_continue",
     "tests/train/test_real_training.py::test_the_first_losses_of_smollm2_are_those_of_torch[20",
     "tests/train/test_step.py::test_the_gradient_in_bfloat16_is_near_that_which_jax_derives_for_every_family[gpt_oss-untied-8",
 )

@@ -346,12 +346,12 @@ class Engine:
             start = time.perf_counter()
             lowered = program.jitted.lower(*program.args)
             at_lowered, hits = time.perf_counter(), compile_cache.hits()
-            _COMPILED[program.key] = lowered.compile()
+            compiled = lowered.compile()
             traced = at_lowered - start
             seconds = time.perf_counter() - at_lowered if compile_cache.hits() == hits else 0.0
-        compiled = _COMPILED[program.key]
+            _COMPILED[program.key] = compiled, int(getattr(compiled.memory_analysis(), "temp_size_in_bytes", 0))
+        compiled, temporary = _COMPILED[program.key]
         if not any(c.name == program.name and c.capacity == self._capacity for c in self.compilations):
-            temporary = int(getattr(compiled.memory_analysis(), "temp_size_in_bytes", 0))
             self.compilations.append(Compilation(program.name, self._capacity, traced, seconds, temporary))
         return compiled(*program.args)
 
