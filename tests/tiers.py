@@ -1,9 +1,9 @@
 """Which tests run where, in addition to the markers in the test files.
 
 The default suite holds one quick test per claim. `SLOW` adds the marker `slow` to variants of such a test, and to tests that
-take minutes of processor time; CI runs both in its long part. `BY_HAND` adds the marker `by_hand` to slow tests that CI
-leaves out, variants and the most expensive complete jobs: `bash scripts/test.sh -m slow` runs them. An entry is a test's path and name, with the beginning of its
-parameters where only some of them are meant.
+take minutes of processor time; CI runs both in its long part. `BY_HAND` adds the markers `slow` and `by_hand` to tests that
+CI leaves out: variants, and the most expensive complete jobs. `bash scripts/test.sh -m slow` runs them. An entry is a test's
+path and name, with the beginning of its parameters where only some of them are meant.
 """
 
 from __future__ import annotations

@@ -47,8 +47,8 @@ CACHE_SLACK = max(PREFILL_CHUNK, MAX_ROLLBACK)
 """Tokens that sliding-window layers keep in addition to their window; see `cache`."""
 
 MIN_CAPACITY = 256
-"""Smallest capacity of the caches, in tokens per lane. Each growth compiles the loop again, and to attend to so few tokens costs
-hardly anything."""
+"""Smallest capacity of the caches, in tokens per lane. Each growth compiles the loop again; attention to so few tokens is
+cheap."""
 
 PREDICTOR_SLACK = 64  # tokens that predictors keep beyond their window; after a deeper rollback, they read the window again
 
