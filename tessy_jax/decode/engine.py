@@ -17,7 +17,7 @@ from flax import nnx
 from tessy_jax import compile_cache
 from tessy_jax.decode.cache import KVCache, grow, new_cache
 from tessy_jax.decode.context import LoopGraphs, LoopWeights
-from tessy_jax.decode.generate import MIN_LANES, bucket
+from tessy_jax.decode.generate import MIN_LANES, bucket, buckets
 from tessy_jax.decode.lane_ops import extract, free, insert, report, without_caches
 from tessy_jax.decode.loop import run_rounds, zero_counts
 from tessy_jax.decode.predictor_window import first_token_needed, new_predictor_state
@@ -47,8 +47,8 @@ CACHE_SLACK = max(PREFILL_CHUNK, MAX_ROLLBACK)
 """Tokens that sliding-window layers keep in addition to their window; see `cache`."""
 
 MIN_CAPACITY = 256
-"""Smallest capacity of the caches, in tokens per lane. Each growth compiles the loop again; attention to so few tokens is
-cheap."""
+"""Smallest capacity of the caches, in tokens per lane. The loop compiles again after each growth, and attention to so few
+tokens is cheap."""
 
 PREDICTOR_SLACK = 64  # tokens that predictors keep beyond their window; after a deeper rollback, they read the window again
 
@@ -57,7 +57,7 @@ MIN_PREDICTOR_LANES = 4  # smallest `LoopConfig.predictor_lanes`, unless lanes a
 MIN_PACKED_TOKENS = 32  # smallest capacity, in tokens, of a catch-up pass of all lanes; so few cost hardly more than one
 
 
-_COMPILED: dict[Any, Any] = {}
+_COMPILED: dict[Any, tuple[Any, int]] = {}  # compiled programs and the bytes of their temporary arrays
 
 
 def forget_programs() -> None:
@@ -65,12 +65,21 @@ def forget_programs() -> None:
     _COMPILED.clear()
 
 
+def cache_sizes(tokens: int, steps: int) -> list[int]:
+    """The capacities of caches that grow to at least `tokens` tokens per lane. steps: tokens of the longest proposal."""
+    return buckets(tokens, bucket(max(MIN_CAPACITY, 2 * _margin(steps))))
+
+
+def _margin(steps: int) -> int:
+    return steps + 2
+
+
 class Engine:
     """Lanes on a mesh, with the writers and their boundary predictors.
 
     writers: student and teacher, or one of them alone. predictors: their boundary predictors, or None. tokens: the most of
-    prompt and response in one vocabulary. capacity: tokens per lane that the caches hold at first; they grow. The
-    engine sets `capacity` and `packed_tokens` of the configuration.
+    prompt and response in one vocabulary. capacity: tokens per lane that the caches hold at first, at least
+    `MIN_CAPACITY`; they grow. The engine sets `capacity` and `packed_tokens` of the configuration.
 
     Raises:
         ShardingError: lanes that the mesh does not divide.
@@ -104,11 +113,11 @@ class Engine:
         self.compilations: list[Compilation] = []
         self.slack = CACHE_SLACK
         steps = max(int(step) for step in params.steps)
-        self.margin = steps + 2
+        self.margin = _margin(steps)
         # the last window may exceed a limit, and one more window may be written after it
         self.tokens = tokens + 2 * config.window_bytes + self.margin
         self.room = int(params.max_response_bytes) + 2 * config.window_bytes + len(tables.close_X)
-        self._capacity = bucket(max(capacity, MIN_CAPACITY, 2 * self.margin))
+        self._capacity = cache_sizes(capacity, steps)[-1]
         self.lanes = self._empty(predictors)
 
     @property

@@ -135,9 +135,9 @@ def bucket(tokens: int) -> int:
     return between if between > SMALLEST_BUCKET and tokens <= between else power
 
 
-def buckets(tokens: int) -> list[int]:
-    """All buckets up to `bucket(tokens)`."""
-    sizes = [SMALLEST_BUCKET]
+def buckets(tokens: int, smallest: int = SMALLEST_BUCKET) -> list[int]:
+    """The buckets from `smallest`, itself a bucket, up to the first of at least `tokens` tokens."""
+    sizes = [smallest]
     while sizes[-1] < tokens:
         sizes.append(bucket(sizes[-1] + 1))
     return sizes

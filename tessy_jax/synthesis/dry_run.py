@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from tessy_jax.config import Synthesize, reconcile
-from tessy_jax.decode.engine import CACHE_SLACK, PREDICTOR_SLACK
-from tessy_jax.decode.generate import bucket, buckets
+from tessy_jax.decode.engine import CACHE_SLACK, PREDICTOR_SLACK, cache_sizes
 from tessy_jax.models.plan import cached_numbers, plan
 from tessy_jax.sharding import Partitioner, plan_mesh
 from tessy_jax.synthesis.contamination import contaminated
@@ -64,7 +63,7 @@ def memory(models: ModelSet) -> tuple[int, list[str]]:
             dtype=writer.section.dtype,
             mesh=models.config.mesh,
             lanes=lanes,
-            context=bucket(context),
+            context=cache_sizes(context, max(models.steps))[-1],
             slack=CACHE_SLACK,
         )
         weights, cache = result["weights"]["bytes_per_device"], result["kv"]["bytes_per_device"]
@@ -89,7 +88,8 @@ def memory(models: ModelSet) -> tuple[int, list[str]]:
 
 def _programs(models: ModelSet) -> list[str]:
     synthesis = models.config.synthesis
-    sizes = buckets(synthesis.max_prompt_tokens + synthesis.max_response_tokens + max(models.steps) + 2)
+    steps = max(models.steps)
+    sizes = cache_sizes(synthesis.max_prompt_tokens + synthesis.max_response_tokens + steps + 2, steps)
     kinds = ("prefill",) if models.partitioner.num_shards("lanes") > 1 else ("share", "prefill")
     names = ", ".join(["insert", *(f"{kind} {i}" for kind in kinds for i in range(len(models.writers))), "loop"])
     bridges = []

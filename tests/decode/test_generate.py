@@ -9,6 +9,7 @@ import pytest
 from flax import nnx
 
 from tessy_jax.decode import generate as module
+from tessy_jax.decode.engine import cache_sizes
 from tessy_jax.decode.generate import bucket, buckets, generate
 from tessy_jax.decode.sampling import Sampling, position_keys, sample
 from tessy_jax.models import hf
@@ -105,6 +106,12 @@ def test_buckets_hold_the_tokens_and_at_most_half_as_many_more():
     assert [bucket(n) for n in (1, 64, 65, 97, 128, 129, 40_000)] == [64, 64, 96, 128, 128, 192, 49_152]
     assert buckets(1000) == [64, 96, 128, 192, 256, 384, 512, 768, 1024] == [bucket(n) for n in buckets(1000)]
     assert all(n <= bucket(n) < 1.5 * n + 1 for n in range(64, 5000))
+
+
+def test_the_caches_of_the_engine_begin_with_room_for_256_tokens_or_two_proposals():
+    assert cache_sizes(1000, 20) == [256, 384, 512, 768, 1024]
+    assert cache_sizes(100, 20) == [256]
+    assert cache_sizes(2000, 300) == [768, 1024, 1536, 2048]
 
 
 def test_one_program_is_compiled_per_bucket_and_reused():
