@@ -309,7 +309,7 @@ def test_the_previous_snapshot_replaces_a_torn_one(output):
         newest = sorted(store._files.sizes("snapshots"))[-1]
         assert len(store._files.sizes("snapshots")) == 2
         content = store._files.get(f"snapshots/{newest}")
-        for torn in (content[:-1], content[:20], b"", content[:50] + b"\0" + content[51:]):
+        for torn in (content[:-1], content[:20], b"", content[:50] + bytes([content[50] ^ 1]) + content[51:]):
             store._files.put(f"snapshots/{newest}", torn)
             assert RunReader(output).load_snapshot().endswith(b"2")
         store.clear_snapshots()
