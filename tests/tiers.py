@@ -189,7 +189,6 @@ BY_HAND = (
     "tests/text/test_joined_bridges.py::test_each_lane_has_the_tokens_of_its_own_vocabulary[one rule",
     "tests/text/test_joined_bridges.py::test_each_lane_has_the_tokens_of_its_own_vocabulary[two devices",
     "tests/text/test_sentencepiece_bridge.py::test_the_device_agrees_on_a_tokenizer_that_sentencepiece_trained[llama",
-    "tests/text/test_words.py::test_closed_words_of_real_tokenizers_have_the_tokens_of_the_library[deepseek-v3",
     "tests/text/test_words.py::test_words_and_white_space_of_ten_thousand_bytes_close_in_a_window_that_holds_them[ ",
     "tests/text/test_words.py::test_words_and_white_space_of_ten_thousand_bytes_close_in_a_window_that_holds_them[x",
     "tests/train/test_job.py::test_kill_9_at_random_instants_changes_no_bit[10",

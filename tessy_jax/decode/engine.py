@@ -67,10 +67,11 @@ def forget_programs() -> None:
 
 def cache_sizes(tokens: int, steps: int) -> list[int]:
     """The capacities of caches that grow to at least `tokens` tokens per lane. steps: tokens of the longest proposal."""
-    return buckets(tokens, bucket(max(MIN_CAPACITY, 2 * _margin(steps))))
+    return buckets(tokens, bucket(max(MIN_CAPACITY, 2 * margin(steps))))
 
 
-def _margin(steps: int) -> int:
+def margin(steps: int) -> int:
+    """Tokens that a lane must have free before a proposal of at most `steps` tokens."""
     return steps + 2
 
 
@@ -113,7 +114,7 @@ class Engine:
         self.compilations: list[Compilation] = []
         self.slack = CACHE_SLACK
         steps = max(int(step) for step in params.steps)
-        self.margin = _margin(steps)
+        self.margin = margin(steps)
         # the last window may exceed a limit, and one more window may be written after it
         self.tokens = tokens + 2 * config.window_bytes + self.margin
         self.room = int(params.max_response_bytes) + 2 * config.window_bytes + len(tables.close_X)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tessy_jax.config import Synthesize, reconcile
-from tessy_jax.decode.engine import CACHE_SLACK, PREDICTOR_SLACK, cache_sizes
+from tessy_jax.decode.engine import CACHE_SLACK, PREDICTOR_SLACK, cache_sizes, margin
 from tessy_jax.models.plan import cached_numbers, plan
 from tessy_jax.sharding import Partitioner, plan_mesh
 from tessy_jax.synthesis.contamination import contaminated
@@ -89,7 +89,7 @@ def memory(models: ModelSet) -> tuple[int, list[str]]:
 def _programs(models: ModelSet) -> list[str]:
     synthesis = models.config.synthesis
     steps = max(models.steps)
-    sizes = cache_sizes(synthesis.max_prompt_tokens + synthesis.max_response_tokens + steps + 2, steps)
+    sizes = cache_sizes(synthesis.max_prompt_tokens + synthesis.max_response_tokens + margin(steps), steps)
     kinds = ("prefill",) if models.partitioner.num_shards("lanes") > 1 else ("share", "prefill")
     names = ", ".join(["insert", *(f"{kind} {i}" for kind in kinds for i in range(len(models.writers))), "loop"])
     bridges = []

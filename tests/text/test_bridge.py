@@ -105,7 +105,7 @@ def _trained(rule):
 def test_every_rule_is_recognised_and_agrees_with_the_library(rule):
     content = trained(rule)
     assert device_bridge(content).rule == rule
-    assert compare(content, 500) == []
+    assert compare(content, 2_000) == []
 
 
 @pytest.mark.parametrize("rule", RULES)
