@@ -151,6 +151,21 @@ class Partitioner:
                     f"is one of {', '.join(map(str, fits[:16]))}"
                 )
 
+    def by_shard(
+        self,
+        body: Callable[[dict[str, jax.Array]], tuple[jax.Array, ...]],
+        arrays: dict[str, jax.Array],
+        axes: dict[str, Axes],
+        out_axes: tuple[Axes, ...],
+    ) -> tuple[jax.Array, ...]:
+        """Runs body(arrays) on each device with its shards, without communication. axes, out_axes: logical axes of the
+        arrays and of the results."""
+        if self.mesh is None:
+            return body(arrays)
+        specs = {name: self.spec(names) for name, names in axes.items()}
+        out_specs = tuple(self.spec(names) for names in out_axes)
+        return jax.shard_map(body, mesh=self.mesh, in_specs=(specs,), out_specs=out_specs, check_vma=False)(arrays)
+
     def over_experts(
         self,
         body: Callable[..., jax.Array],

@@ -32,6 +32,7 @@ MAY_CHANGE = frozenset(
         "analysis",
         "boundary.mode",
         "synthesis.lanes",
+        "synthesis.cache_tokens",
         "synthesis.rounds_per_dispatch",
         "synthesis.snapshot_seconds",
         "synthesis.scored_responses",
@@ -230,6 +231,9 @@ class Synthesis(Section):
     """Attempts before a response is recorded as failed."""
     lanes: Count = 32
     """Responses that are written in parallel."""
+    cache_tokens: Count | None = None
+    """Tokens that the cache of each model holds, all lanes together (null: the longest prompt and response for every lane,
+    or what memory holds). When it is full, lanes wait."""
     repetition: Repetition = Repetition()
     """When a response is a loop, which makes it a failed attempt."""
     rounds_per_dispatch: Count = 64

@@ -15,13 +15,14 @@ import numpy as np
 from flax import nnx
 
 from tessy_jax import compile_cache
-from tessy_jax.decode.cache import KVCache, grow, new_cache
+from tessy_jax.decode.cache import PageCache, new_cache
 from tessy_jax.decode.context import LoopGraphs, LoopWeights
-from tessy_jax.decode.generate import MIN_LANES, bucket, buckets
-from tessy_jax.decode.lane_ops import extract, free, insert, report, without_caches
+from tessy_jax.decode.generate import MIN_LANES
+from tessy_jax.decode.lane_ops import Report, extract, free, insert, park, report, without_pages
 from tessy_jax.decode.loop import run_rounds, zero_counts
+from tessy_jax.decode.pool import fitting_pool
 from tessy_jax.decode.predictor_window import first_token_needed, new_predictor_state
-from tessy_jax.decode.prefill import PREFILL_CHUNK, copy_prefix, prefill_lane, prefill_lanes
+from tessy_jax.decode.prefill import PREFILL_CHUNK, prefill, share
 from tessy_jax.decode.response_state import ResponseState, TokenizedView
 from tessy_jax.decode.state import (
     CONTINUES,
@@ -37,6 +38,7 @@ from tessy_jax.decode.state import (
 )
 from tessy_jax.decode.tables import TextTables
 from tessy_jax.decode.totals import Compilation, Totals
+from tessy_jax.models.pages import PAGE
 from tessy_jax.models.transformer import Decoder
 from tessy_jax.program import Program
 from tessy_jax.sharding import put
@@ -46,15 +48,11 @@ MAX_ROLLBACK = 256  # largest rollback of a lane in tokens; sliding-window layer
 CACHE_SLACK = max(PREFILL_CHUNK, MAX_ROLLBACK)
 """Tokens that sliding-window layers keep in addition to their window; see `cache`."""
 
-MIN_CAPACITY = 256
-"""Smallest capacity of the caches, in tokens per lane. The loop compiles again after each growth, and attention to so few
-tokens is cheap."""
-
 PREDICTOR_SLACK = 64  # tokens that predictors keep beyond their window; after a deeper rollback, they read the window again
 
 MIN_PREDICTOR_LANES = 4  # smallest `LoopConfig.predictor_lanes`, unless lanes are sharded
 
-MIN_PACKED_TOKENS = 32  # smallest capacity, in tokens, of a catch-up pass of all lanes; so few cost hardly more than one
+MIN_PACKED_TOKENS = 32  # smallest `LoopConfig.packed_tokens`; so few tokens cost hardly more than one
 
 
 _COMPILED: dict[Any, tuple[Any, int]] = {}  # compiled programs and the bytes of their temporary arrays
@@ -65,22 +63,27 @@ def forget_programs() -> None:
     _COMPILED.clear()
 
 
-def cache_sizes(tokens: int, steps: int) -> list[int]:
-    """The capacities of caches that grow to at least `tokens` tokens per lane. steps: tokens of the longest proposal."""
-    return buckets(tokens, bucket(max(MIN_CAPACITY, 2 * margin(steps))))
-
-
 def margin(steps: int) -> int:
     """Tokens that a lane must have free before a proposal of at most `steps` tokens."""
     return steps + 2
+
+
+def longest(tokens: int, window_bytes: int, steps: int) -> int:
+    """The most tokens of a lane. tokens: limit of prompt and response. The last window may exceed the limit, and one more
+    window may be written after it."""
+    return tokens + 2 * window_bytes + margin(steps)
 
 
 class Engine:
     """Lanes on a mesh, with the writers and their boundary predictors.
 
     writers: student and teacher, or one of them alone. predictors: their boundary predictors, or None. tokens: the most of
-    prompt and response in one vocabulary. capacity: tokens per lane that the caches hold at first, at least
-    `MIN_CAPACITY`; they grow. The engine sets `capacity` and `packed_tokens` of the configuration.
+    prompt and response in one vocabulary. pool: tokens that the cache of each writer holds, all lanes together; at least one
+    lane's tokens on each shard (default: what memory holds, at most `tokens` and a proposal for every lane). page: tokens
+    per page; it must divide `PAGE`. The engine sets `packed_tokens` and `predictor_lanes` of the configuration.
+
+    If the pool has no free page for a lane, other lanes are parked: they keep their text, and wait without a cache until
+    pages are free.
 
     Raises:
         ShardingError: lanes that the mesh does not divide.
@@ -96,7 +99,8 @@ class Engine:
         *,
         lanes: int,
         tokens: int,
-        capacity: int = 0,
+        pool: int | None = None,
+        page: int = PAGE,
     ) -> None:
         self.partitioner = writers[0].partitioner
         shards = self.partitioner.num_shards("lanes")
@@ -115,16 +119,15 @@ class Engine:
         self.slack = CACHE_SLACK
         steps = max(int(step) for step in params.steps)
         self.margin = margin(steps)
-        # the last window may exceed a limit, and one more window may be written after it
-        self.tokens = tokens + 2 * config.window_bytes + self.margin
+        self.tokens = longest(tokens, config.window_bytes, steps)
         self.room = int(params.max_response_bytes) + 2 * config.window_bytes + len(tables.close_X)
-        self._capacity = cache_sizes(capacity, steps)[-1]
+        self.page = page
+        if pool is None:
+            most = self.size * (tokens + self.margin)
+            pool = fitting_pool(writers, self.weights, most, self.tokens, self.partitioner)
+        self.pool = pool
+        self._parked: list[int] = []  # lanes, the first parked first
         self.lanes = self._empty(predictors)
-
-    @property
-    def capacity(self) -> int:
-        """The current capacity of the caches, in tokens per lane."""
-        return self._capacity
 
     def _put(self, x: np.ndarray) -> jax.Array:
         return put(x, self.partitioner, ("lanes", *(None,) * (x.ndim - 1)))
@@ -142,9 +145,10 @@ class Engine:
             x = np.full((len(self.writers), B, *shape), value, np.int32)
             return put(x, self.partitioner, (None, "lanes", *(None,) * len(shape)))
 
-        def empty(model: Decoder) -> KVCache:
+        def empty(model: Decoder) -> PageCache:
             config, dtype = model.config, model.embed.dtype
-            return new_cache(config, B, self._capacity, slack=self.slack, dtype=dtype, partitioner=self.partitioner)
+            sizes: dict[str, int] = {"slack": self.slack, "pool": self.pool, "page": self.page}
+            return new_cache(config, B, S, dtype=dtype, partitioner=self.partitioner, **sizes)
 
         caches = tuple(empty(model) for model in self.writers)
         windows: list[PredictorState | None] = []
@@ -154,14 +158,13 @@ class Engine:
                 None
                 if predictor is None
                 else new_predictor_state(
-                    predictor.config, B, 2 * half, PREDICTOR_SLACK, predictor.embed.dtype, self.partitioner
+                    predictor.config, B, 2 * half, PREDICTOR_SLACK, predictor.embed.dtype, self.partitioner, self.page
                 )
             )
-        sharded = self.partitioner.num_shards("lanes") > 1
+        shards = self.partitioner.num_shards("lanes")
         config = self.graphs.config._replace(
-            capacity=self._capacity,
-            packed_tokens=0 if sharded else max(MIN_PACKED_TOKENS, 4 * B),
-            predictor_lanes=0 if sharded else max(MIN_PREDICTOR_LANES, B // 4),
+            packed_tokens=max(MIN_PACKED_TOKENS, 4 * B // shards),
+            predictor_lanes=0 if shards > 1 else max(MIN_PREDICTOR_LANES, B // 4),
         )
         self.graphs = self.graphs._replace(config=config)
         return Lanes(
@@ -174,6 +177,8 @@ class Engine:
             flip_B=numbers(-1),
             scalars=jax.tree.map(lambda value: numbers(int(value), dtype=value.dtype), LaneScalars().arrays()),
             pending_B=numbers(),
+            parked_B=numbers(0, dtype=np.bool_),
+            starved_B=numbers(0, dtype=np.bool_),
             tokens=Tokens(of_sides(0, S), of_sides(0, S), of_sides(1), of_sides(1)),
             caches=caches,
             predictors=tuple(windows),
@@ -182,8 +187,6 @@ class Engine:
 
     def insert(self, lane: int, state: ResponseState) -> None:
         """Inserts a new or unfinished response into a lane, and its known tokens into the caches."""
-        longest = max(len(view.tokens) for view in state.views)
-        self._reserve(longest + self.margin)
         rows = {
             "text": _padded(np.frombuffer(state.text, np.uint8), self.room),
             "source": _padded(np.frombuffer(state.sources, np.uint8), self.room),
@@ -201,11 +204,15 @@ class Engine:
         self.lanes = self._run(self._program("insert", insert, (), (self.lanes, np.int32(lane), rows), donate=0))
         self._unwritten.discard(lane)
         for m, view in enumerate(state.views):
-            shared = self._share(m, lane, view)
-            self._fill(m, lane)
-            self.totals.shared[m] += shared
-            self.totals.prefilled[m] += len(view.tokens) - 1 - shared
-        if not state.text:
+            self._read_tokens[m].pop(lane, None)
+            if not self._parked:
+                shared = self._share(m, lane, view)
+                self._fill(m, lane)
+                self.totals.shared[m] += shared
+                self.totals.prefilled[m] += len(view.tokens) - 1 - shared
+        if self._parked:  # lanes that wait for pages come first
+            self._park(lane)
+        elif not state.text:
             self._unwritten.add(lane)
 
     def _share(self, m: int, lane: int, view: TokenizedView) -> int:
@@ -213,14 +220,15 @@ class Engine:
 
         Returns the number of tokens copied. The copy is bitwise equal to a prefill: it covers full chunks or all tokens, so
         that the remaining tokens are prefilled in the same chunks. A sliding layer overwrites the beginning of its lane, so
-        such a lane shares all of its tokens, before it has written anything, or none.
+        such a lane shares all of its tokens, before it has written anything, or none. Lanes of one shard share.
         """
-        if self.partitioner.num_shards("lanes") > 1:
-            return 0
+        own = self.size // self.partitioner.num_shards("lanes")
         read_tokens, new_tokens = self._read_tokens[m], np.array(view.tokens[:-1], np.int32)
         sliding = any(window is not None for window in self.writers[m].config.windows)
         best, source = 0, lane
         for other, tokens in read_tokens.items():
+            if other // own != lane // own:
+                continue
             if sliding and not (other in self._unwritten and np.array_equal(tokens, new_tokens)):
                 continue
             size = min(len(tokens), len(new_tokens))
@@ -233,36 +241,109 @@ class Engine:
         read_tokens[lane] = new_tokens[: view.prompt - 1]
         if best:
             args = (self.lanes.caches[m], np.int32(source), np.int32(lane), np.int32(best))
-            self._set_cache(m, self._run(self._program(f"share {m}", copy_prefix, (), args, donate=0)))
+            self._set_cache(m, self._run(self._program(f"share {m}", share, (self.partitioner,), args, donate=0)))
         return best
 
     def _fill(self, m: int, lane: int) -> None:
         self._set_cache(m, self._run(self.prefill(m, lane)))
 
-    def _set_cache(self, m: int, cache: KVCache) -> None:
+    def _set_cache(self, m: int, cache: PageCache) -> None:
         self.lanes = replace(self.lanes, caches=replace_at(self.lanes.caches, m, cache))
 
     def free(self, lane: int) -> None:
         """Leaves a lane empty."""
-        status = self._run(self._program("free", free, (), (self.lanes.scalars.status, np.int32(lane)), donate=0))
-        self.lanes = self.lanes.with_scalars(status=status)
+        if lane in self._parked:
+            self._parked.remove(lane)
+        args = self.lanes.scalars.status, *self._change(lane)
+        status, caches = self._run(self._program("free", free, (), args, like=(0, 1)))
+        self.lanes = self._with_tables(caches).with_scalars(status=status)
+
+    def _park(self, lane: int, parks: bool = True) -> None:
+        """Parks a lane, or takes it back."""
+        if parks:
+            self._parked.append(lane)
+        args = self.lanes.parked_B, *self._change(lane), np.bool_(parks)
+        parked_B, caches = self._run(self._program("park", park, (), args, like=(0, 1)))
+        self.lanes = replace(self._with_tables(caches), parked_B=parked_B)
+        if not parks:
+            for m in range(len(self.writers)):
+                self._fill(m, lane)
+
+    def _change(self, lane: int) -> tuple[Any, Any]:
+        """The caches without keys and values, and the number of a lane whose pages will be released."""
+        for tokens in self._read_tokens:
+            tokens.pop(lane, None)
+        self._unwritten.discard(lane)
+        return without_pages(self.lanes).caches, np.int32(lane)
+
+    def _with_tables(self, caches: tuple[PageCache, ...]) -> Lanes:
+        """The lanes with other tables of pages."""
+        kept = zip(self.lanes.caches, caches, strict=True)
+        return replace(self.lanes, caches=tuple(new.with_pages(old) for old, new in kept))
 
     def run(self, *, harvest: int = 1) -> np.ndarray:
         """Runs until `harvest` lanes have ended or the rounds of a dispatch are used up. Returns the lanes' status [B]."""
         self._unwritten.clear()
+        self._take_back()
         while True:
             self.lanes = self._run(self.loop(harvest))
-            reported = self._run(self._program("report", report, (), (without_caches(self.lanes),)))
-            status, counts, needed = jax.device_get(reported)
-            self._add(counts)
-            ended = (status >= DONE).sum() >= harvest or not (status == RUNNING).any()
-            if int(needed) + self.margin > self._capacity and not ended:
-                self._reserve(int(needed) + self.margin)
+            seen = self._report()
+            self._add(seen.counts)
+            ended_B = seen.status_B >= DONE
+            if ended_B.sum() >= harvest or not (seen.status_B == RUNNING).any() or not seen.starved_B.any():
+                return np.asarray(seen.status_B)
+            self._make_room(seen)
+
+    def _report(self) -> Report:
+        seen: Report = jax.device_get(self._run(self._program("report", report, (), (without_pages(self.lanes),))))
+        self.totals.host_syncs += 1
+        return seen
+
+    def _make_room(self, seen: Report) -> None:
+        """Releases the pages of lanes that have ended, and otherwise parks the lanes with the fewest pages, one for two
+        lanes that found no page. The lane with the most pages continues."""
+        own = self.size // self.partitioner.num_shards("lanes")
+        pages_B, parked = seen.owned_MB.sum(axis=0), set(self._parked)
+        for shard in sorted({int(lane) // own for lane in np.flatnonzero(seen.starved_B)}):
+            lanes = range(shard * own, (shard + 1) * own)
+            over = [lane for lane in lanes if seen.status_B[lane] >= DONE and pages_B[lane]]
+            active = [lane for lane in lanes if seen.status_B[lane] == RUNNING and lane not in parked]
+            active.sort(key=lambda lane: pages_B[lane])
+            for lane in over:
+                self._release(lane)
+            if not over:
+                assert len(active) > 1, "the pool holds one response of full length"
+                starved = int(seen.starved_B[shard * own : (shard + 1) * own].sum())
+                for lane in active[: min(-(-starved // 2), len(active) - 1)]:
+                    self._park(lane)
+
+    def _release(self, lane: int) -> None:
+        """Releases the pages of a lane that has ended."""
+        args = self.lanes.parked_B, *self._change(lane), np.bool_(False)
+        _, caches = self._run(self._program("park", park, (), args, like=(0, 1)))
+        self.lanes = self._with_tables(caches)
+
+    def _take_back(self) -> None:
+        """Takes back parked lanes, the first parked first, as long as there are pages for their tokens and for a page of
+        every other lane."""
+        if not self._parked:
+            return
+        seen = self._report()
+        own = self.size // self.partitioner.num_shards("lanes")
+        left_MD, parked = seen.left_MD.copy(), set(self._parked)
+        running = [lane for lane in np.flatnonzero(seen.status_B == RUNNING).tolist() if lane not in parked]
+        active_D = np.bincount(np.array(running, int) // own, minlength=left_MD.shape[1])
+        for lane in list(self._parked):
+            shard = lane // own
+            need_M = -(-(seen.known_MB[:, lane] + self.margin) // self.page)
+            if active_D[shard] and (left_MD[:, shard] < need_M + active_D[shard]).any():
                 continue
-            return status
+            self._parked.remove(lane)
+            self._park(lane, False)
+            left_MD[:, shard] -= need_M
+            active_D[shard] += 1
 
     def _add(self, counts: Any) -> None:
-        self.totals.host_syncs += 1
         for name in ("passes", "sampled", "chunked_passes", "caught_up", "predictor_passes", "bridged"):
             values = np.asarray(getattr(counts, f"{name}_M"), np.float64)
             getattr(self.totals, name)[: len(values)] += values
@@ -274,7 +355,7 @@ class Engine:
             return []
         size = 1 << (len(lanes) - 1).bit_length()  # so that few sizes are compiled for
         index = np.pad(np.array(lanes, np.int32), (0, size - len(lanes)), mode="edge")
-        extracted = self._run(self._program(f"extract {size}", extract, (), (without_caches(self.lanes), index)))
+        extracted = self._run(self._program(f"extract {size}", extract, (), (without_pages(self.lanes), index)))
         scalars_X, committed_X, text, sources, tokens = jax.device_get(extracted)
         self.totals.host_syncs += 1
         states = []
@@ -303,16 +384,6 @@ class Engine:
                 x.delete()
         return self.writers[m]
 
-    def _reserve(self, tokens: int) -> None:
-        """Grows the caches to at least `tokens` tokens per lane."""
-        if tokens <= self._capacity:
-            return
-        self._capacity = bucket(tokens)
-        for m, model in enumerate(self.writers):
-            cache, static = self.lanes.caches[m], (model.config, self._capacity, self.slack)
-            self._set_cache(m, self._run(self._program(f"grow {m}", grow, static, (cache,), like=0)))
-        self.graphs = self.graphs._replace(config=self.graphs.config._replace(capacity=self._capacity))
-
     def loop(self, harvest: int = 1) -> Program:
         """The program of the decode loop. Its result is the new lanes. harvest: see `run`."""
         params = replace(self.params, harvest=self._replicated(np.int32(harvest)))
@@ -320,13 +391,10 @@ class Engine:
         return self._program("loop", run_rounds, (self.graphs,), args, donate=3)
 
     def prefill(self, m: int, lane: int = 0) -> Program:
-        """The program that reads the known tokens of a lane, or of all lanes if they are sharded. Its result is the cache of
-        side m."""
+        """The program that reads the known tokens of a lane. Its result is the cache of side m."""
         static, tokens = (self.graphs.writers[m], m), self.lanes.tokens
-        args = self.weights.writers[m], tokens.ids_MBS, tokens.known_MB, self.lanes.caches[m]
-        if self.partitioner.num_shards("lanes") == 1:
-            return self._program(f"prefill {m}", prefill_lane, static, (*args, np.int32(lane)), donate=3)
-        return self._program(f"prefill {m}", prefill_lanes, static, args, donate=3)
+        args = self.weights.writers[m], tokens.ids_MBS, tokens.known_MB, self.lanes.caches[m], np.int32(lane)
+        return self._program(f"prefill {m}", prefill, static, args, donate=3)
 
     def _program(
         self,
@@ -336,14 +404,14 @@ class Engine:
         args: tuple[Any, ...],
         *,
         donate: int | None = None,
-        like: int | None = None,
+        like: tuple[int, ...] = (),
     ) -> Program:
-        """The program function(*static, *args). donate: index of the argument that the result overwrites. like: index of the
-        argument whose sharding the result has (default: donate). Without either the result is replicated."""
-        like = donate if like is None else like
+        """The program function(*static, *args). donate: index of the argument that the result overwrites, and whose sharding
+        it has. like: indices of the arguments whose shardings the results have. Without either the result is replicated."""
         placed: Any = self.partitioner.sharding(())
-        if like is not None and placed is not None:
-            placed = jax.tree.map(lambda x: x.sharding, args[like])
+        if placed is not None and (like or donate is not None):
+            of = [jax.tree.map(lambda x: x.sharding, args[i]) for i in (like or (donate or 0,))]
+            placed = tuple(of) if like else of[0]
         jitted = jax.jit(lambda *given: function(*static, *given), donate_argnums=donate, out_shardings=placed)
         leaves, structure = jax.tree.flatten(args)
         shapes = tuple((np.shape(x), np.dtype(x.dtype), getattr(x, "sharding", None)) for x in leaves)
@@ -361,8 +429,8 @@ class Engine:
             seconds = time.perf_counter() - at_lowered if compile_cache.hits() == hits else 0.0
             _COMPILED[program.key] = compiled, int(getattr(compiled.memory_analysis(), "temp_size_in_bytes", 0))
         compiled, temporary = _COMPILED[program.key]
-        if not any(c.name == program.name and c.capacity == self._capacity for c in self.compilations):
-            self.compilations.append(Compilation(program.name, self._capacity, traced, seconds, temporary))
+        if not any(c.name == program.name for c in self.compilations):
+            self.compilations.append(Compilation(program.name, traced, seconds, temporary))
         return compiled(*program.args)
 
 

@@ -14,12 +14,12 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from tessy_jax.decode.cache import KVCache
+from tessy_jax.decode.cache import PageCache
 from tessy_jax.decode.context import LoopContext
 from tessy_jax.decode.sampling import choose, position_keys, uniform
 from tessy_jax.decode.state import Index, Lanes, LoopConfig, Tokens, replace_at
 from tessy_jax.decode.windows import read_window
-from tessy_jax.models.attention import Packing
+from tessy_jax.models.pages import Packing, Rows
 from tessy_jax.models.transformer import Decoder
 
 Pass = tuple[jax.Array, Any, jax.Array]
@@ -45,12 +45,15 @@ def forward(ctx: LoopContext, m: Index, lanes: Lanes, runs: jax.Array) -> tuple[
 def _forward(
     ctx: LoopContext, m: int, lanes: Lanes, uniform_B1: jax.Array, runs: jax.Array
 ) -> tuple[Lanes, jax.Array, jax.Array]:
-    cache, tokens = lanes.caches[m], lanes.tokens
-    left_B = jnp.where(lanes.ready_B(m) & runs, tokens.known_B(m) - cache.lengths_B, 0)
+    tokens = lanes.tokens
+    left_B = jnp.where(lanes.ready_B(m) & runs, tokens.known_B(m) - lanes.caches[m].lengths_B, 0)
+    wanted_B = jnp.minimum(left_B, ctx.config.chunk)
+    cache, ok_B = lanes.caches[m].reserve(jnp.where(wanted_B > 0, lanes.caches[m].lengths_B + wanted_B, 0))
+    left_B, starved_B = jnp.where(ok_B, left_B, 0), lanes.starved_B | ~ok_B
     model = nnx.merge(ctx.graphs.writers[m], ctx.weights.writers[m])
     behind, some = (left_B > 1).any(), (left_B > 0).any()
 
-    def one_token(cache: KVCache) -> Pass:
+    def one_token(cache: PageCache) -> Pass:
         return decode_step(model, tokens, m, cache, left_B)
 
     hidden, _, counts = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(one_token, cache))
@@ -71,10 +74,11 @@ def _forward(
         chunked_passes=behind,
         caught_up=counts_B.sum().astype(jnp.float32) - sampled,
     )
-    return replace(lanes, caches=replace_at(lanes.caches, m, cache), counts=counts), token_B, samples_B
+    lanes = replace(lanes, caches=replace_at(lanes.caches, m, cache), counts=counts, starved_B=starved_B)
+    return lanes, token_B, samples_B
 
 
-def once(when: jax.Array, step: Callable[[KVCache], Pass], state: Pass) -> Pass:
+def once(when: jax.Array, step: Callable[[PageCache], Pass], state: Pass) -> Pass:
     """The state after `step` if `when` is true. `lax.cond` would copy the cache; a loop of at most one iteration updates it
     in place."""
 
@@ -85,29 +89,30 @@ def once(when: jax.Array, step: Callable[[KVCache], Pass], state: Pass) -> Pass:
 
 
 @jax.named_scope("decode_step")
-def decode_step(model: Decoder, tokens: Tokens, m: int, cache: KVCache, left_B: jax.Array) -> Pass:
+def decode_step(model: Decoder, tokens: Tokens, m: int, cache: PageCache, left_B: jax.Array) -> Pass:
     """The forward pass when every lane lacks at most its last token."""
     counts_B = jnp.minimum(left_B, 1)
     last_B1 = read_window(tokens.ids_MBS, tokens.known_B(m) - 1, 1, m)
-    hidden_B1D, new = model(last_B1, cache=cache, counts_B=counts_B)
-    return hidden_B1D, new, counts_B
+    hidden_B1D, kv = model(last_B1, cache=cache.kv, rows=Rows(cache.lengths_B, counts_B))
+    return hidden_B1D, cache.filled(kv, cache.lengths_B + counts_B), counts_B
 
 
 @jax.named_scope("mixed_step")
-def mixed_step(config: LoopConfig, model: Decoder, tokens: Tokens, m: int, cache: KVCache, left_B: jax.Array) -> Pass:
-    """The forward pass when a lane lacks more than its last token. If packed, it is one row of at most `packed_tokens`
-    tokens of all lanes."""
-    T, U = config.chunk, config.packed_tokens
+def mixed_step(config: LoopConfig, model: Decoder, tokens: Tokens, m: int, cache: PageCache, left_B: jax.Array) -> Pass:
+    """The forward pass when a lane lacks more than its last token: at most `packed_tokens` tokens of each shard's lanes, and
+    at most `chunk` of a lane."""
+    T, u, D = config.chunk, config.packed_tokens, cache.free_DP.shape[0]
     tokens_BT = read_window(tokens.ids_MBS, cache.lengths_B, T, m)
-    counts_B = jnp.minimum(left_B, T)
-    if not U:
-        hidden_BTD, new = model(tokens_BT, cache=cache, counts_B=counts_B)
-        last_B11 = jnp.maximum(counts_B - 1, 0)[:, None, None]
-        return jnp.take_along_axis(hidden_BTD, last_B11, axis=1), new, counts_B
-    counts_B = jnp.clip(U - (jnp.cumsum(counts_B) - counts_B), 0, counts_B)
-    upto_B = jnp.cumsum(counts_B)
-    lanes_U = jnp.minimum((jnp.arange(U)[:, None] >= upto_B).sum(axis=1), len(upto_B) - 1)
-    times_U = jnp.minimum(jnp.arange(U) - (upto_B - counts_B)[lanes_U], T - 1)
-    packing = Packing(lanes_U, times_U, jnp.minimum((upto_B - counts_B)[:, None] + jnp.arange(T), U - 1))
-    hidden_1UD, new = model(packing.pack(tokens_BT), cache=cache, counts_B=counts_B, packing=packing)
-    return hidden_1UD[0, jnp.maximum(upto_B - 1, 0)][:, None], new, counts_B
+    counts_Db = jnp.minimum(left_B, T).reshape(D, -1)
+    counts_Db = jnp.clip(u - (jnp.cumsum(counts_Db, axis=1) - counts_Db), 0, counts_Db)
+    upto_Db = jnp.cumsum(counts_Db, axis=1)
+    first_Db = upto_Db - counts_Db
+    rows_Du = jnp.minimum((jnp.arange(u)[:, None] >= upto_Db[:, None]).sum(axis=2), upto_Db.shape[1] - 1)
+    times_Du = jnp.minimum(jnp.arange(u) - jnp.take_along_axis(first_Db, rows_Du, axis=1), T - 1)
+    index_BT = jnp.minimum(first_Db.reshape(-1, 1) + jnp.arange(T), u - 1)
+    packing, counts_B = Packing(rows_Du, times_Du, index_BT), counts_Db.reshape(-1)
+    rows = Rows(cache.lengths_B, counts_B, packing=packing)
+    hidden_DuD, kv = model(packing.pack(tokens_BT), cache=cache.kv, rows=rows)
+    last_Db1 = jnp.maximum(upto_Db - 1, 0)[..., None]
+    hidden_B1D = jnp.take_along_axis(hidden_DuD, last_Db1, axis=1).reshape(len(left_B), 1, -1)
+    return hidden_B1D, cache.filled(kv, cache.lengths_B + counts_B), counts_B

@@ -5,18 +5,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from tessy_jax.decode.cache import KVCache
+from tessy_jax.decode.cache import PageCache
 from tessy_jax.decode.state import CONTINUES, EMPTY, RUNNING, Counts, Lanes, LaneScalars, Tokens
 
 
-def without_caches(lanes: Lanes) -> Lanes:
-    """The lanes without cache contents: a few arrays instead of several per layer."""
-    caches = tuple(KVCache((), cache.lengths_B) for cache in lanes.caches)
+def without_pages(lanes: Lanes) -> Lanes:
+    """The lanes without keys and values."""
+    caches = tuple(cache.without_pages() for cache in lanes.caches)
     return replace(lanes, caches=caches, predictors=(None,) * len(lanes.predictors))
 
 
@@ -35,7 +35,7 @@ def insert(lanes: Lanes, lane: jax.Array, rows: dict[str, Any]) -> Lanes:
         prompt_MB=of_sides(lanes.tokens.prompt_MB, rows["prompt"]),
         known_MB=of_sides(lanes.tokens.known_MB, rows["known"]),
     )
-    caches = tuple(cache.rollback(row(cache.lengths_B, jnp.int32(0))) for cache in lanes.caches)
+    caches = tuple(cache.release(lane) for cache in lanes.caches)
     predictors = tuple(
         None
         if predictor is None
@@ -55,22 +55,43 @@ def insert(lanes: Lanes, lane: jax.Array, rows: dict[str, Any]) -> Lanes:
         flip_B=row(lanes.flip_B, jnp.int32(-1)),
         scalars=jax.tree.map(row, lanes.scalars, replace(rows["scalars"], status=jnp.int32(RUNNING))),
         pending_B=row(lanes.pending_B, jnp.int32(0)),
+        parked_B=row(lanes.parked_B, jnp.bool_(False)),
+        starved_B=row(lanes.starved_B, jnp.bool_(False)),
         tokens=tokens,
         caches=caches,
         predictors=predictors,
     )
 
 
-def free(status_B: jax.Array, lane: jax.Array) -> jax.Array:
-    """Marks a lane as empty."""
-    return status_B.at[lane].set(EMPTY)
+def free(status_B: jax.Array, caches: tuple[PageCache, ...], lane: jax.Array) -> tuple[jax.Array, tuple[PageCache, ...]]:
+    """Marks a lane as empty, and releases its pages."""
+    return status_B.at[lane].set(EMPTY), tuple(cache.release(lane) for cache in caches)
 
 
-def report(lanes: Lanes) -> tuple[jax.Array, Counts, jax.Array]:
-    """The report to the host after a dispatch: the lanes' status [B], the counts, and the tokens of the longest lane that
-    continues."""
-    longest = jnp.stack([lanes.longest(m) for m in range(len(lanes.caches))]).max()
-    return lanes.scalars.status, lanes.counts, longest
+def park(
+    parked_B: jax.Array, caches: tuple[PageCache, ...], lane: jax.Array, parks: jax.Array
+) -> tuple[jax.Array, tuple[PageCache, ...]]:
+    """Parks a lane, or takes it back, in either case with empty caches: it reads its tokens again."""
+    return parked_B.at[lane].set(parks), tuple(cache.release(lane) for cache in caches)
+
+
+class Report(NamedTuple):
+    """What the host learns after a dispatch: the lanes' status, the counts, lanes that found no page, tokens known and pages
+    owned per side and lane, and free pages per side and shard."""
+
+    status_B: Any
+    counts: Counts
+    starved_B: Any
+    known_MB: Any
+    owned_MB: Any
+    left_MD: Any
+
+
+def report(lanes: Lanes) -> Report:
+    """The report to the host."""
+    owned_MB = jnp.stack([cache.owned_B for cache in lanes.caches])
+    left_MD = jnp.stack([cache.left_D for cache in lanes.caches])
+    return Report(lanes.scalars.status, lanes.counts, lanes.starved_B, lanes.tokens.known_MB, owned_MB, left_MD)
 
 
 def extract(lanes: Lanes, index_X: jax.Array) -> tuple[LaneScalars, jax.Array, jax.Array, jax.Array, Tokens]:

@@ -19,7 +19,7 @@ from tessy_jax.decode.context import LoopContext, LoopGraphs, LoopWeights
 from tessy_jax.decode.flips import read_predictors
 from tessy_jax.decode.forward import forward
 from tessy_jax.decode.proposal import Sampled, append_sampled, proposals, resolve
-from tessy_jax.decode.state import THINK, Counts, DecodeParams, Index, Lanes, pick_side
+from tessy_jax.decode.state import THINK, Counts, DecodeParams, Lanes, pick_side
 from tessy_jax.decode.tables import TextTables
 from tessy_jax.decode.tokenize import tokenize
 
@@ -38,9 +38,9 @@ class Turn:
 
 
 def run_rounds(graphs: LoopGraphs, weights: LoopWeights, tables: TextTables, params: DecodeParams, lanes: Lanes) -> Lanes:
-    """Runs rounds until enough lanes have ended, a lane needs a larger cache, the rounds are used up, or no lane runs."""
+    """Runs rounds until enough lanes have ended, a lane found no free page, the rounds are used up, or no lane runs."""
     ctx = LoopContext(graphs, weights, tables, params)
-    lanes = replace(lanes, counts=zero_counts(len(lanes.caches)))
+    lanes = replace(lanes, counts=zero_counts(len(lanes.caches)), starved_B=jnp.zeros_like(lanes.starved_B))
     nothing = Sampled(jnp.zeros_like(lanes.running_B), jnp.zeros_like(lanes.committed_B))
     start = Turn(lanes, jnp.int32(0), jnp.int32(0), nothing, goes_on(ctx, lanes))
     return jax.lax.while_loop(lambda x: x.goes_on, lambda x: iteration(ctx, x), start).lanes
@@ -67,15 +67,7 @@ def iteration(ctx: LoopContext, x: Turn) -> Turn:
 def goes_on(ctx: LoopContext, lanes: Lanes) -> jax.Array:
     """Whether another round follows."""
     going = lanes.running_B.any() & (lanes.ended_B.sum() < ctx.params.harvest)
-    going &= lanes.counts.rounds < ctx.params.rounds_per_dispatch
-    for m in range(len(lanes.caches)):
-        going &= has_room(ctx, m, lanes)
-    return going
-
-
-def has_room(ctx: LoopContext, m: Index, lanes: Lanes) -> jax.Array:
-    """Whether the caches have room for a turn of side m."""
-    return lanes.longest(m) + pick_side(ctx.params.steps, m) + 2 <= ctx.config.capacity
+    return going & (lanes.counts.rounds < ctx.params.rounds_per_dispatch) & ~lanes.starved_B.any()
 
 
 def turn_continues(ctx: LoopContext, m: jax.Array, passes: jax.Array, lanes: Lanes) -> jax.Array:
@@ -89,8 +81,7 @@ def turn_continues(ctx: LoopContext, m: jax.Array, passes: jax.Array, lanes: Lan
     few = thinking < (1 - ctx.params.handover) * (thinking + waiting)
     keeps = (waiting == 0) | ((thinking > 0) & ~few)
     keeps &= (passes < pick_side(ctx.params.steps, m)) & (lanes.ended_B.sum() < ctx.params.harvest)
-    keeps &= lanes.longest(m) + 2 <= ctx.config.capacity  # the tokens that start an answer come in addition to the steps
-    return speaks_B.any() & jnp.where(passes == 0, has_room(ctx, m, lanes), keeps)
+    return speaks_B.any() & ((passes == 0) | keeps)
 
 
 def zero_counts(sides: int) -> Counts:

@@ -6,15 +6,14 @@ at token (j − 1) h, decides for tokens of block j (those with t // h = j) and 
 in both rows of one forward pass: in the window that decides, and in the one that will decide from the next multiple of h
 on. Moving the window needs no prefill.
 
-A row stores token t in slot t mod R with R = window + slack, so a lane is rolled back by up to `slack` tokens by lowering
-its count of read tokens. After a deeper rollback, the window is read again.
+A row stores tokens in a ring of pages that holds the window and `slack` tokens more, so a lane is rolled back by up to
+`slack` tokens by lowering its count of read tokens. After a deeper rollback, the window is read again.
 
 A pass reads all lanes or a group of lanes. At a hand-over, only a few lanes have tokens to read, but each has many.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,65 +21,31 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from tessy_jax.decode.cache import LayerKV
+from tessy_jax.decode.cache import new_pages, ring_pages, ring_table
 from tessy_jax.decode.state import PredictorState
 from tessy_jax.decode.windows import read_window
-from tessy_jax.models.attention import LayerCache
 from tessy_jax.models.config import ModelConfig
+from tessy_jax.models.pages import PAGE, PagedKV, Rows
 from tessy_jax.models.transformer import Decoder
 from tessy_jax.sharding import Partitioner, zeros
 
 ROWS = 2
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class WindowLayerKV:
-    """One layer's slots; lengths and positions count from anchors_B [2 B]. rows_B: see `LayerKV.append`."""
-
-    kv: LayerKV
-    anchors_B: jax.Array
-    rows_B: jax.Array | None
-
-    def append(
-        self, keys_BKTH: jax.Array, values_BKTH: jax.Array | None, lengths_B: jax.Array, counts_B: jax.Array
-    ) -> WindowLayerKV:
-        starts_B = self.anchors_B + lengths_B
-        return replace(self, kv=self.kv.append(keys_BKTH, values_BKTH, starts_B, counts_B, self.rows_B))
-
-    def read(self) -> tuple[jax.Array, jax.Array | None]:
-        return self.kv.read(self.rows_B)
-
-    def positions(self, lengths_B: jax.Array) -> jax.Array:
-        return self.kv.positions(self.anchors_B + lengths_B) - self.anchors_B[:, None]
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class WindowCache:
-    """The view of a `PredictorState` in a predictor's forward pass."""
-
-    layers: tuple[WindowLayerKV, ...]
-    lengths_B: jax.Array
-
-    def advance(self, layers: Sequence[LayerCache], counts_B: jax.Array) -> WindowCache:
-        return WindowCache(tuple(layers), self.lengths_B + counts_B)  # type: ignore[arg-type]
-
-
 def new_predictor_state(
-    config: ModelConfig, lanes: int, window: int, slack: int, dtype: Any, partitioner: Partitioner
+    config: ModelConfig, lanes: int, window: int, slack: int, dtype: Any, partitioner: Partitioner, page: int = PAGE
 ) -> PredictorState:
     """An empty cache of 2 rows per lane for a predictor. slack: number of tokens kept beyond the window; at least the
     number of tokens that a lane reads per pass."""
-    heads, dim = (1, config.latent.kv_rank + config.latent.rope_dim) if config.latent else (config.kv_heads, config.head_dim)
-    axes = ("lanes", None if config.latent else "kv_heads", None, None)
-
-    def empty() -> jax.Array:
-        return zeros((ROWS * lanes, heads, window + slack, dim), dtype, partitioner, axes)
-
-    layers = tuple(LayerKV(empty(), None if config.latent else empty()) for _ in range(config.layers))
+    rows, each = ROWS * lanes, ring_pages(window + slack, page)
+    kv = PagedKV(
+        pages=(new_pages(config, config.layers, rows * each, dtype, partitioner, page),),
+        tables=(ring_table(rows, each, partitioner),),
+        rings=(True,),
+        places=tuple((0, i) for i in range(config.layers)),
+    )
     numbers = (zeros((lanes,), jnp.int32, partitioner, ("lanes",)) for _ in range(2))
-    return PredictorState(layers, *numbers)
+    return PredictorState(kv, *numbers)
 
 
 def first_token_needed(tokens: Any, half: int) -> Any:
@@ -163,18 +128,15 @@ def predict(
     row_2 = jnp.arange(ROWS)
     window_G2 = block_G[:, None] + (block_G[:, None] % ROWS != row_2)
     anchors = jnp.maximum(0, (window_G2 - 1) * half).reshape(-1)
-    lengths = jnp.repeat(read_G, ROWS) - anchors
-    rows = group.rows()
-    cache = WindowCache(tuple(WindowLayerKV(layer, anchors, rows) for layer in predictor.layers), lengths)
-    hidden, filled = model(
-        jnp.repeat(jnp.maximum(tokens_GT, 0), ROWS, axis=0), cache=cache, counts_B=jnp.repeat(counts_G, ROWS)
-    )
-    assert filled is not None
+    if group.lanes_G is not None:
+        counts_G = jnp.where(group.lanes_G < predictor.read_B.shape[0], counts_G, 0)
+    rows = Rows(jnp.repeat(read_G, ROWS), jnp.repeat(counts_G, ROWS), group.rows(), anchors)
+    hidden, kv = model(jnp.repeat(jnp.maximum(tokens_GT, 0), ROWS, axis=0), cache=predictor.kv, rows=rows)
+    assert kv is not None
     hidden_G2TD = hidden.reshape(G, ROWS, T, -1)
     deciding_GTD = jnp.take_along_axis(hidden_G2TD, (block_G % ROWS)[:, None, None, None], axis=1)[:, 0]
     scores_GTC = model.logits(deciding_GTD)
     style_GT = scores_GTC[..., 1] - scores_GTC[..., 0] > logit
-    layers = tuple(layer.kv for layer in filled.layers)  # type: ignore[attr-defined]
     read_B = group.put(predictor.read_B, read_G + counts_G)
-    slots = layers[0].keys.shape[2]
-    return PredictorState(layers, read_B, jnp.maximum(predictor.first_B, read_B - slots)), style_GT
+    slots = kv.tables[0].shape[1] * kv.pages[0].shape[3]
+    return PredictorState(kv, read_B, jnp.maximum(predictor.first_B, read_B - slots)), style_GT

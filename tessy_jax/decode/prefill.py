@@ -1,4 +1,4 @@
-"""Reads the known tokens of lanes into the caches, and copies what another lane has read."""
+"""Reads the known tokens of a lane into the cache of one side."""
 
 from __future__ import annotations
 
@@ -8,49 +8,37 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from tessy_jax.decode.cache import KVCache
+from tessy_jax.decode.cache import PageCache
 from tessy_jax.decode.windows import read_window
+from tessy_jax.models.pages import Rows
+from tessy_jax.sharding import Partitioner
 
 PREFILL_CHUNK = 128  # tokens per chunk when a prompt enters the cache
 
 
-def prefill_lane(
-    graph: Any, m: int, params: Any, ids_MBS: jax.Array, known_MB: jax.Array, cache: KVCache, lane: jax.Array
-) -> KVCache:
-    """Fills the cache of one lane of side m with its known tokens except the last. The lane is sliced out, filled and
-    written back, so that the other lanes cost nothing. For caches that are not sharded over lanes."""
-
-    def part(x: jax.Array, axis: int = 0) -> jax.Array:
-        return jax.lax.dynamic_slice_in_dim(x, lane, 1, axis=axis)
-
-    filled = prefill_lanes(graph, m, params, part(ids_MBS, 1), part(known_MB, 1), jax.tree.map(part, cache))
-
-    def back(old: jax.Array, new: jax.Array) -> jax.Array:
-        return jax.lax.dynamic_update_slice_in_dim(old, new, lane, axis=0)
-
-    return jax.tree.map(back, cache, filled)
-
-
-def copy_prefix(cache: KVCache, source: jax.Array, lane: jax.Array, count: jax.Array) -> KVCache:
-    """Copies the cache row of lane `source` to `lane`, of which the first `count` tokens are valid."""
-
-    def copied(x: jax.Array) -> jax.Array:
-        row = jax.lax.dynamic_slice_in_dim(x, source, 1, axis=0)
-        return jax.lax.dynamic_update_slice_in_dim(x, row, lane, axis=0)
-
-    return KVCache(jax.tree.map(copied, cache.layers), cache.lengths_B.at[lane].set(count))
-
-
-def prefill_lanes(graph: Any, m: int, params: Any, ids_MBS: jax.Array, known_MB: jax.Array, cache: KVCache) -> KVCache:
-    """Fills the caches of all lanes of side m with their known tokens except the last."""
+def prefill(
+    graph: Any, m: int, params: Any, ids_MBS: jax.Array, known_MB: jax.Array, cache: PageCache, lane: jax.Array
+) -> PageCache:
+    """Fills the cache of one lane of side m with its known tokens except the last. Without enough free pages, the lane reads
+    them later, in the loop. Each shard of the lanes runs one row, which counts in the lane's own shard only."""
     model = nnx.merge(graph, params)
+    D = cache.free_DP.shape[0]
+    own = cache.owned_B.shape[0] // D
+    here_D = jnp.arange(D) == lane // own
+    lanes_D = jnp.full(D, lane % own, jnp.int32)
+    ids_1S, target = ids_MBS[m, lane][None], known_MB[m, lane] - 1
+    cache, ok_B = cache.reserve(jnp.zeros_like(cache.owned_B).at[lane].set(target))
 
-    def left_B(cache: KVCache) -> jax.Array:
-        return jnp.maximum(known_MB[m] - 1 - cache.lengths_B, 0)
+    def chunk(cache: PageCache) -> PageCache:
+        start_D = jnp.full(D, cache.lengths_B[lane])
+        count = jnp.minimum(target - cache.lengths_B[lane], PREFILL_CHUNK)
+        tokens_DT = jnp.tile(read_window(ids_1S, start_D[:1], PREFILL_CHUNK), (D, 1))
+        _, kv = model(tokens_DT, cache=cache.kv, rows=Rows(start_D, jnp.where(here_D, count, 0), lanes_D))
+        return cache.filled(kv, cache.lengths_B.at[lane].add(count))
 
-    def chunk(cache: KVCache) -> KVCache:
-        tokens_BT = read_window(ids_MBS, cache.lengths_B, PREFILL_CHUNK, m)
-        _, cache = model(tokens_BT, cache=cache, counts_B=jnp.minimum(left_B(cache), PREFILL_CHUNK))
-        return cache
+    return jax.lax.while_loop(lambda cache: ok_B[lane] & (cache.lengths_B[lane] < target), chunk, cache)
 
-    return jax.lax.while_loop(lambda cache: (left_B(cache) > 0).any(), chunk, cache)
+
+def share(partitioner: Partitioner, cache: PageCache, source: jax.Array, lane: jax.Array, tokens: jax.Array) -> PageCache:
+    """See `PageCache.share`."""
+    return cache.share(source, lane, tokens, partitioner)

@@ -22,9 +22,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tessy_jax.decode.cache import KVCache, LayerKV
+from tessy_jax.decode.cache import PageCache
 from tessy_jax.decode.sampling import Sampling
 from tessy_jax.decode.windows import read_window, write_window
+from tessy_jax.models.pages import PagedKV
 
 T = TypeVar("T")
 Index = int | jax.Array
@@ -102,12 +103,10 @@ class LoopConfig(NamedTuple):
     """Longest period, in tokens, of a text that counts as repetitive."""
     repetition_window: int
     """Last tokens that are checked for a period; 0 turns the check off."""
-    capacity: int
-    """Tokens per lane that the caches hold."""
     chunk: int = 8
     """Tokens that a lane reads per pass during catch-up."""
     packed_tokens: int = 0
-    """Tokens of all lanes in one catch-up pass, see `mixed_step`; 0 if lanes are sharded."""
+    """Tokens of all lanes of a shard in one catch-up pass, see `mixed_step`."""
     predictor_tokens: tuple[int, ...] = ()
     """Tokens per lane in one pass of a predictor: for lanes that catch up, and for lanes that have sampled a token. With one
     number, or if not `online`, all passes use the first. Empty: the default of the platform, see `flips`."""
@@ -183,8 +182,8 @@ class Tokens:
 class PredictorState:
     """The state of one boundary predictor: two windows per lane, see `predictor_window`."""
 
-    layers: tuple[LayerKV, ...]
-    """Keys and values [2 B, K, R, H]."""
+    kv: PagedKV
+    """Keys and values: a ring of pages per window, two windows per lane."""
     read_B: jax.Array
     """Tokens of the response that the predictor has read."""
     first_B: jax.Array
@@ -276,9 +275,13 @@ class Lanes:
     pending_B: jax.Array
     """Tokens of the listener after its known ones: those of the proposal's closed words, which no following text can
     change."""
+    parked_B: jax.Array
+    """Whether the lane waits for free pages, with empty caches, until the host takes it back."""
+    starved_B: jax.Array
+    """Whether the lane found no free page in its last pass."""
     tokens: Tokens
     """The tokens of both sides."""
-    caches: tuple[KVCache, ...]
+    caches: tuple[PageCache, ...]
     """The cache of each side's model; it holds a prefix of the side's tokens."""
     predictors: tuple[PredictorState | None, ...]
     """The state of each side's boundary predictor; None without one."""
@@ -287,7 +290,7 @@ class Lanes:
 
     @property
     def running_B(self) -> jax.Array:
-        return self.scalars.status == RUNNING
+        return (self.scalars.status == RUNNING) & ~self.parked_B
 
     @property
     def ended_B(self) -> jax.Array:
@@ -316,10 +319,6 @@ class Lanes:
         """The number of tokens of side m that count: the known ones and, for the listener, the pending ones. New tokens are
         written after them."""
         return self.tokens.known_B(m) + jnp.where(self.scalars.speaker == m, 0, self.pending_B)
-
-    def longest(self, m: Index) -> jax.Array:
-        """Tokens of the longest lane that side m is about to write."""
-        return jnp.where(self.speaks_B(m), self.tokens.known_B(m), 0).max()
 
 
 def of_side(x: jax.Array, m: Index) -> jax.Array:

@@ -9,12 +9,10 @@ import numpy as np
 
 
 class Compilation(NamedTuple):
-    """A compiled program of the engine: its purpose, the tokens per lane, the seconds to trace it (0 if the process had
-    compiled it before) and to compile it (0 also if it came from the compilation cache), and its temporary bytes in addition
-    to its arguments."""
+    """A compiled program of the engine: its purpose, the seconds to trace it (0 if the process had compiled it before) and
+    to compile it (0 also if it came from the compilation cache), and its temporary bytes in addition to its arguments."""
 
     name: str
-    capacity: int
     trace_seconds: float
     compile_seconds: float
     temporary_bytes: int

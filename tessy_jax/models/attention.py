@@ -1,13 +1,13 @@
 """Attention: grouped queries with windows and sinks, and DeepSeek's multi-head latent attention.
 
-One function, `attend`, serves complete packed sequences and chunks on a cache: positions and segments determine which keys a
-query sees, array shapes do not. `decode/` implements the cache; `LayerCache` is the interface that attention needs.
+Positions and segments determine which keys a query sees, array shapes do not. Attention over complete sequences is here;
+attention over a cache is in `pages`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, Self
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -16,65 +16,26 @@ from flax import nnx
 from tessy_jax.backend import backend
 from tessy_jax.models.config import ModelConfig
 from tessy_jax.models.layers import Linear, RMSNorm, apply_rope, einsum_f32, filled
+from tessy_jax.models.pages import MASKED, Heads, PagedKV, Rows
 from tessy_jax.sharding import Partitioner
 
 QUERY_BLOCK = 512  # longer sequences compute scores for this many queries at a time
 FUSED_BLOCK = 4096  # queries, and rows of the mask, of one call of a fused kernel
 FUSED_HEAD = 128  # the largest head dim that cuDNN's kernels take, forward and backward
-MASKED = -0.7 * float(jnp.finfo(jnp.float32).max)  # finite: a lane without any key must not produce NaN
-
-
-class LayerCache(Protocol):
-    """One layer's keys and values, as attention uses them."""
-
-    def append(self, keys_BKTH: jax.Array, values_BKTH: jax.Array | None, lengths_B: jax.Array, counts_B: jax.Array) -> Self:
-        """Writes the first counts_B tokens of each lane after its lengths_B cached ones."""
-        ...
-
-    def read(self) -> tuple[jax.Array, jax.Array | None]:
-        """Keys and values [B, K, S, H]; values are None where the keys contain them (latent attention)."""
-        ...
-
-    def positions(self, lengths_B: jax.Array) -> jax.Array:
-        """The position in each slot [B, S] when lengths_B tokens are cached; negative where the slot is empty."""
-        ...
-
-
-@dataclass(frozen=True)
-class Packing:
-    """A few tokens of many lanes in one row [1, U]. Only attention works on [B, T], so unused times of a lane cost nothing
-    elsewhere.
-
-    lanes_U, times_U: lane and time of each packed token. index_BT: the packed index of each token, the inverse.
-    """
-
-    lanes_U: jax.Array
-    times_U: jax.Array
-    index_BT: jax.Array
-
-    def unpack(self, x_1U: jax.Array) -> jax.Array:
-        """[1, U, …] as [B, T, …]."""
-        return x_1U[0][self.index_BT]
-
-    def pack(self, x_BT: jax.Array) -> jax.Array:
-        """[B, T, …] as [1, U, …]."""
-        return x_BT[self.lanes_U, self.times_U][None]
 
 
 @dataclass(frozen=True)
 class AttentionContext:
     """Positions, rotation and masks of one forward pass of T tokens, shared by all layers.
 
-    rope: cos and sin [B, T, H/2], or [1, U, H/2] for packed lanes. segments_BT: documents of a packed sequence, 0 is
-    padding; None with a cache. lengths_B, counts_B: tokens already cached, and valid new ones; None without a cache.
+    rope: cos and sin [B, T, H/2], or [D, u, H/2] for packed rows. segments_BT: documents of a packed sequence, 0 is padding;
+    None with a cache. rows: the tokens that are appended to the cache; None without a cache.
     """
 
     positions_BT: jax.Array
     rope: tuple[jax.Array, jax.Array]
     segments_BT: jax.Array | None = None
-    lengths_B: jax.Array | None = None
-    counts_B: jax.Array | None = None
-    packing: Packing | None = None
+    rows: Rows | None = None
 
 
 def attend(
@@ -199,8 +160,13 @@ class Attention(nnx.Module):
         self.partitioner = partitioner
 
     def __call__(
-        self, x_BTD: jax.Array, context: AttentionContext, window: int | jax.Array | None, cache: LayerCache | None
-    ) -> tuple[jax.Array, LayerCache | None]:
+        self,
+        x_BTD: jax.Array,
+        context: AttentionContext,
+        window: int | jax.Array | None,
+        cache: PagedKV | None,
+        layer: int,
+    ) -> tuple[jax.Array, PagedKV | None]:
         c, partitioner = self.config, self.partitioner
         B, T, _ = x_BTD.shape
         K, H = c.kv_heads, c.head_dim
@@ -215,7 +181,13 @@ class Attention(nnx.Module):
         k_BKTH = partitioner.constrain(k.swapaxes(1, 2), "lanes", "kv_heads", None, None)
         v_BKTH = partitioner.constrain(v.swapaxes(1, 2), "lanes", "kv_heads", None, None)
         sinks = None if self.sinks is None else self.sinks[...].reshape(K, c.heads // K)
-        out, cache = _attend_cached(q_BTKGH, k_BKTH, v_BKTH, context, window, cache, c.query_scale, sinks)
+        if cache is None:
+            out = _attend_complete(q_BTKGH, k_BKTH, v_BKTH, context, window, c.query_scale, sinks)
+        else:
+            new_BKTC = jnp.concatenate([k_BKTH, v_BKTH], axis=-1)
+            assert not isinstance(window, jax.Array)
+            heads = Heads((0, H), (H, 2 * H), window, c.query_scale)
+            out, cache = _attend_cached(q_BTKGH, new_BKTC, context, heads, cache, layer, partitioner, sinks)
         return self.o(out.reshape(B, T, c.heads * H)), cache
 
 
@@ -247,8 +219,13 @@ class LatentAttention(nnx.Module):
         self.partitioner = partitioner
 
     def __call__(
-        self, x_BTD: jax.Array, context: AttentionContext, window: int | jax.Array | None, cache: LayerCache | None
-    ) -> tuple[jax.Array, LayerCache | None]:
+        self,
+        x_BTD: jax.Array,
+        context: AttentionContext,
+        window: int | jax.Array | None,
+        cache: PagedKV | None,
+        layer: int,
+    ) -> tuple[jax.Array, PagedKV | None]:
         c, m, partitioner = self.config, self.latent, self.partitioner
         B, T, _ = x_BTD.shape
         N, R = c.heads, m.kv_rank
@@ -267,74 +244,66 @@ class LatentAttention(nnx.Module):
             q_BTKGH = jnp.concatenate([q_nope, q_rope], axis=-1)[:, :, :, None]
             k_BKTH = partitioner.constrain(k.swapaxes(1, 2), "lanes", "heads", None, None)
             v_BKTH = partitioner.constrain(v.swapaxes(1, 2), "lanes", "heads", None, None)
-            out, _ = _attend_cached(q_BTKGH, k_BKTH, v_BKTH, context, window, None, c.query_scale)
+            out = _attend_complete(q_BTKGH, k_BKTH, v_BKTH, context, window, c.query_scale)
             return self.o(out.reshape(B, T, N * m.v_dim)), None
 
         expand = self.kv_b.kernel[...].reshape(R, N, m.nope_dim + m.v_dim)
         q_latent = einsum_f32("btnh,rnh->btnr", q_nope, expand[..., : m.nope_dim]).astype(q.dtype)
         q_BTKGH = jnp.concatenate([q_latent, q_rope], axis=-1)[:, :, None]
-        keys_BKTH = jnp.concatenate([latent_BTR[:, :, None], k_rope], axis=-1).swapaxes(1, 2)
-        out, cache = _attend_cached(q_BTKGH, keys_BKTH, None, context, window, cache, c.query_scale, value_dim=R)
+        new_BKTC = jnp.concatenate([latent_BTR[:, :, None], k_rope], axis=-1).swapaxes(1, 2)
+        assert not isinstance(window, jax.Array)
+        heads = Heads((0, R + m.rope_dim), (0, R), window, c.query_scale, latent=True)
+        out, cache = _attend_cached(q_BTKGH, new_BKTC, context, heads, cache, layer, partitioner)
         out = einsum_f32("btnr,rnh->btnh", out[:, :, 0], expand[..., m.nope_dim :]).astype(q.dtype)
         return self.o(out.reshape(B, T, N * m.v_dim)), cache
 
 
-def _attend_cached(
+def _attend_complete(
     q_BTKGH: jax.Array,
     k_BKTH: jax.Array,
-    v_BKTH: jax.Array | None,
+    v_BKTH: jax.Array,
     context: AttentionContext,
     window: int | jax.Array | None,
-    cache: LayerCache | None,
     scale: float,
     sinks_KG: jax.Array | None = None,
-    value_dim: int | None = None,
-) -> tuple[jax.Array, LayerCache | None]:
-    """Attention over the given tokens, or over a cache after appending them to it."""
-    if cache is None:
-        assert v_BKTH is not None
-        if _fusable(q_BTKGH, v_BKTH, context.segments_BT, sinks_KG):
-            assert context.segments_BT is not None
-            out = attend_fused(
-                q_BTKGH,
-                k_BKTH,
-                v_BKTH,
-                scale=scale,
-                positions_BT=context.positions_BT,
-                segments_BT=context.segments_BT,
-                window=window,
-            )
-            return out, None
-        out = attend(
-            q_BTKGH,
-            k_BKTH,
-            v_BKTH,
-            q_positions_BT=context.positions_BT,
-            k_positions_BS=context.positions_BT,
-            q_segments_BT=context.segments_BT,
-            k_segments_BS=context.segments_BT,
-            window=window,
-            scale=scale,
-            sinks_KG=sinks_KG,
+) -> jax.Array:
+    """Attention over complete sequences [B, T, K, G, H']."""
+    positions_BT, segments_BT = context.positions_BT, context.segments_BT
+    if _fusable(q_BTKGH, v_BKTH, segments_BT, sinks_KG):
+        assert segments_BT is not None
+        return attend_fused(
+            q_BTKGH, k_BKTH, v_BKTH, scale=scale, positions_BT=positions_BT, segments_BT=segments_BT, window=window
         )
-        return out, None
-    assert context.lengths_B is not None
-    assert context.counts_B is not None
-    packing = context.packing
-    if packing is not None:
-        q_BTKGH = packing.unpack(q_BTKGH)
-        k_BKTH = packing.unpack(k_BKTH.swapaxes(1, 2)).swapaxes(1, 2)
-        v_BKTH = None if v_BKTH is None else packing.unpack(v_BKTH.swapaxes(1, 2)).swapaxes(1, 2)
-    cache = cache.append(k_BKTH, v_BKTH, context.lengths_B, context.counts_B)
-    keys, values = cache.read()
-    out = attend(
+    return attend(
         q_BTKGH,
-        keys,
-        keys[..., :value_dim] if values is None else values,
-        q_positions_BT=context.positions_BT,
-        k_positions_BS=cache.positions(context.lengths_B + context.counts_B),
+        k_BKTH,
+        v_BKTH,
+        q_positions_BT=positions_BT,
+        k_positions_BS=positions_BT,
+        q_segments_BT=segments_BT,
+        k_segments_BS=segments_BT,
         window=window,
         scale=scale,
         sinks_KG=sinks_KG,
     )
+
+
+def _attend_cached(
+    q_BTKGH: jax.Array,
+    new_BKTC: jax.Array,
+    context: AttentionContext,
+    heads: Heads,
+    cache: PagedKV,
+    layer: int,
+    partitioner: Partitioner,
+    sinks_KG: jax.Array | None = None,
+) -> tuple[jax.Array, PagedKV]:
+    """Attention over the cache after the new tokens are appended to it."""
+    rows = context.rows
+    assert rows is not None
+    packing = rows.packing
+    if packing is not None:
+        q_BTKGH = packing.unpack(q_BTKGH)
+        new_BKTC = packing.unpack(new_BKTC.swapaxes(1, 2)).swapaxes(1, 2)
+    out, cache = cache.attend(layer, q_BTKGH, new_BKTC, rows, heads, sinks_KG, partitioner)
     return out if packing is None else packing.pack(out), cache

@@ -11,6 +11,7 @@ from flax import nnx
 
 from tessy_jax.models.config import ModelConfig
 from tessy_jax.models.hf import abstract, parameter_paths
+from tessy_jax.models.pages import PAGE
 from tessy_jax.models.transformer import check_layout
 from tessy_jax.sharding import Partitioner, plan_mesh
 
@@ -30,13 +31,14 @@ def plan(
     lanes: int = 1,
     context: int | None = None,
     slack: int,
+    pool: int | None = None,
 ) -> dict[str, Any]:
     """Parameters, weight bytes and cache bytes of a model in a dtype, in total and per device of a mesh.
 
     active: parameters in the products of one token's forward pass: the routed experts it uses, and of the two embedding
     tables the output table (a lookup reads one row). GPT-OSS's published counts do the same; Qwen's add `embedding`.
     kv.bytes_per_token: growth of a lane's cache per token, in full-attention layers. Sliding-window layers take at most
-    window_bytes_per_lane (window + slack slots) for any length. slack: see `decode.cache`.
+    window_bytes_per_lane (window and slack in full pages) for any length. slack, pool: see `decode.cache.new_cache`.
 
     Raises:
         ShardingError: a mesh that does not divide the model or the lanes.
@@ -66,8 +68,11 @@ def plan(
 
     per_layer = cached_numbers(config) * itemsize
     full = sum(window is None for window in config.windows)
-    window_bytes = sum(min(context, w + slack) * per_layer for w in config.windows if w is not None)
-    kv_bytes = lanes * (context * full * per_layer + window_bytes)
+    window_bytes = sum(_full_pages(min(context, w + slack)) * per_layer for w in config.windows if w is not None)
+    lane_shards = partitioner.num_shards("lanes")
+    least = lane_shards * _full_pages(context)
+    tokens = lanes * _full_pages(context) if pool is None else max(least, pool // lane_shards // PAGE * PAGE * lane_shards)
+    kv_bytes = tokens * full * per_layer + lanes * window_bytes
     kv_shards = 1 if config.latent else partitioner.num_shards("kv_heads")
     kv_device_bytes = kv_bytes // (partitioner.num_shards("lanes") * kv_shards)
     devices = math.prod(sizes.values()) if sizes else 1
@@ -91,6 +96,11 @@ def plan(
         },
         "bytes_per_device": device_bytes + kv_device_bytes,
     }
+
+
+def _full_pages(tokens: int) -> int:
+    """Tokens of the pages that hold `tokens` tokens."""
+    return -(-tokens // PAGE) * PAGE
 
 
 def describe(model: str, result: Mapping[str, Any]) -> str:

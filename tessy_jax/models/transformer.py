@@ -7,18 +7,18 @@ time in training does not grow with depth. Both compute the same function.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import groupby
-from typing import Any, Protocol, Self
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from tessy_jax.models.attention import Attention, AttentionContext, LatentAttention, LayerCache, Packing
+from tessy_jax.models.attention import Attention, AttentionContext, LatentAttention
 from tessy_jax.models.config import ModelConfig
 from tessy_jax.models.layers import Linear, Mlp, RMSNorm, matmul, rope_cos_sin, weight
 from tessy_jax.models.moe import Moe
+from tessy_jax.models.pages import PagedKV, Rows
 from tessy_jax.sharding import Partitioner
 
 REMAT: dict[str, Any] = {
@@ -29,24 +29,6 @@ REMAT: dict[str, Any] = {
 """Checkpoint policies: a scanned layer saves everything, its matrix products, or only its input for the gradient."""
 
 FULL_ATTENTION = 1 << 30  # a window longer than any sequence, for full attention in a scan over different windows
-
-
-class Cache(Protocol):
-    """The cache as the decoder uses it: keys and values of all layers, and the length of each lane."""
-
-    @property
-    def layers(self) -> tuple[LayerCache, ...]:
-        """The cache of each layer."""
-        ...
-
-    @property
-    def lengths_B(self) -> jax.Array:
-        """The number of cached tokens of each lane."""
-        ...
-
-    def advance(self, layers: Sequence[LayerCache], counts_B: jax.Array) -> Self:
-        """The cache with new layers, and lengths increased by counts_B."""
-        ...
 
 
 class Block(nnx.Module):
@@ -61,9 +43,14 @@ class Block(nnx.Module):
         self.partitioner = partitioner
 
     def __call__(
-        self, x_BTD: jax.Array, context: AttentionContext, window: int | jax.Array | None, cache: LayerCache | None
-    ) -> tuple[jax.Array, LayerCache | None]:
-        y, cache = self.attn(self.attn_norm(x_BTD), context, window, cache)
+        self,
+        x_BTD: jax.Array,
+        context: AttentionContext,
+        window: int | jax.Array | None,
+        cache: PagedKV | None = None,
+        layer: int = 0,
+    ) -> tuple[jax.Array, PagedKV | None]:
+        y, cache = self.attn(self.attn_norm(x_BTD), context, window, cache, layer)
         x_BTD = self.partitioner.constrain(x_BTD + y, "lanes", None, None)
         x_BTD = x_BTD + self.mlp(self.mlp_norm(x_BTD))
         return self.partitioner.constrain(x_BTD, "lanes", None, None), cache
@@ -110,31 +97,24 @@ class Decoder(nnx.Module):
         tokens_BT: jax.Array,
         *,
         segments_BT: jax.Array | None = None,
-        cache: Cache | None = None,
-        counts_B: jax.Array | None = None,
-        packing: Packing | None = None,
+        cache: PagedKV | None = None,
+        rows: Rows | None = None,
         remat: str = "none",
-    ) -> tuple[jax.Array, Cache | None]:
+    ) -> tuple[jax.Array, PagedKV | None]:
         """Hidden states [B, T, D] after the last norm, and the cache including these tokens.
 
         Without a cache, `segments_BT` numbers the documents packed into a row from 1 (0 is padding; default: one document);
-        attention and positions stay within a document. With a cache (T may be 1), lane b continues at its own length, and
-        only its first counts_B[b] tokens are valid (default: all); outputs of the other tokens are undefined.
-        packing: tokens_BT is one row [1, N] with tokens of all lanes of the cache, at most T per lane, and hidden states are
-        [1, N, D]; lanes must not be sharded. remat: a key of REMAT, for the gradient of stacked layers.
+        attention and positions stay within a document. With a cache, `rows` says where the tokens go; if they are packed,
+        tokens are [D, u] and hidden states [D, u, D]. remat: a key of REMAT, for the gradient of stacked layers.
         """
-        B, T = tokens_BT.shape if packing is None else packing.index_BT.shape
-        config = self.config
-        lengths_B = None if cache is None else cache.lengths_B
-        if cache is None:
-            segments_BT = jnp.ones((B, T), jnp.int32) if segments_BT is None else segments_BT
+        config, packing = self.config, None if rows is None else rows.packing
+        if rows is None:
+            segments_BT = jnp.ones(tokens_BT.shape, jnp.int32) if segments_BT is None else segments_BT
             positions_BT = segment_positions(segments_BT)
         else:
-            counts_B = jnp.full(B, T, jnp.int32) if counts_B is None else counts_B
-            positions_BT = cache.lengths_B[:, None] + jnp.arange(T, dtype=jnp.int32)
-        rope_positions = positions_BT if packing is None else packing.pack(positions_BT)
-        rope = rope_cos_sin(config.rope, rope_positions)
-        context = AttentionContext(positions_BT, rope, segments_BT, lengths_B, counts_B, packing)
+            positions_BT = rows.positions(tokens_BT.shape[1] if packing is None else packing.index_RT.shape[1])
+        rope = rope_cos_sin(config.rope, positions_BT if packing is None else packing.pack(positions_BT))
+        context = AttentionContext(positions_BT, rope, segments_BT, rows)
 
         table_VD = self.embed[...]
         if cache is None:  # gather complete rows once, instead of each token's row in pieces
@@ -147,13 +127,8 @@ class Decoder(nnx.Module):
                 x_BTD = _scan(block, x_BTD, context, config.windows[first : first + count], REMAT[remat])
             return self.norm(x_BTD), None
 
-        layers: list[LayerCache] = []
         for i, block in enumerate(self.layers):
-            x_BTD, layer = block(x_BTD, context, config.windows[i], None if cache is None else cache.layers[i])
-            layers.append(layer)
-        if cache is not None:
-            assert counts_B is not None
-            cache = cache.advance(layers, counts_B)
+            x_BTD, cache = block(x_BTD, context, config.windows[i], cache, i)
         return self.norm(x_BTD), cache
 
     @jax.named_scope("logits")
@@ -208,7 +183,7 @@ def _scan(
 
     def body(x: jax.Array, layer: tuple[Any, jax.Array | None]) -> tuple[jax.Array, None]:
         params, window = layer
-        y, _ = nnx.merge(graph, params)(x, context, windows[0] if same else window, None)
+        y, _ = nnx.merge(graph, params)(x, context, windows[0] if same else window)
         return y, None
 
     layer = body if policy is None else jax.checkpoint(body, policy=policy, prevent_cse=False)

@@ -31,6 +31,7 @@ from tessy_jax.train.optimizer import build
 from tessy_jax.train.pack import Batch
 from tessy_jax.train.step import State, jit_step
 
+SHORT = 8192  # tokens of a shorter lane, for which reports also show how many lanes fit
 PROGRAMS = ("loop", "fill", "train", "evaluate")
 """loop: the decode loop of a synthesis. fill: the prefill of each model. train: a training step. evaluate: the decode loop
 of an evaluation."""
@@ -93,11 +94,13 @@ def _decode(
 ) -> Iterator[Planned]:
     models = PlannedModels(config, partitioner, published)
     tokens = config.synthesis.max_prompt_tokens + config.synthesis.max_response_tokens
-    engine = models.engine(capacity=tokens)
+    engine = models.engine()
     facts: dict[str, Any] = {
         "rows": engine.size,
-        "tokens": engine.capacity,
-        "cache_bytes": min(_device_bytes(x) for cache in engine.lanes.caches for x in jax.tree.leaves(cache.layers)),
+        "tokens": min(tokens, engine.pool // engine.size),
+        "cache_bytes": min(
+            _device_bytes(x) // x.shape[0] for cache in engine.lanes.caches for x in cache.kv.pages if x.size
+        ),
         "weight_bytes": min(_layer_weight(model) for model in engine.weights.writers),
         "multiple": partitioner.num_shards("lanes"),
         "lanes_key": lanes_key,
@@ -116,16 +119,16 @@ def _decode(
                 "predictors' weights": _bytes_of(engine.weights.predictors),
                 "caches": _bytes_of(engine.lanes),
             }
-            capacities = sorted({min(8192, engine.capacity), engine.capacity})
-            row_bytes = {size: _lane_bytes(models, engine, size) for size in capacities}
+            row_bytes = {facts["tokens"]: _lane_bytes(engine)}
+            if facts["tokens"] > SHORT:
+                row_bytes = {SHORT: _lane_bytes(models.engine(pool=SHORT * engine.size))} | row_bytes
             host = [v.name for v, b in zip(models.writers, models.bridges, strict=True) if isinstance(b, HostBridge)]
             yield Planned(name, engine.loop(), row_bytes=row_bytes, parts=parts, **facts, host_text=tuple(host))
 
 
-def _lane_bytes(models: PlannedModels, engine: Engine, capacity: int) -> int:
-    """Bytes that a lane adds to each device, with caches for `capacity` tokens."""
-    lanes = engine.lanes if capacity == engine.capacity else models.engine(capacity=capacity).lanes
-    return sum(_device_bytes(x) for x in jax.tree.leaves(lanes) if x.ndim) // engine.size
+def _lane_bytes(engine: Engine) -> int:
+    """Bytes that a lane adds to each device."""
+    return sum(_device_bytes(x) for x in jax.tree.leaves(engine.lanes) if x.ndim) // engine.size
 
 
 def _train(config: Train, partitioner: Partitioner, published: Published) -> Planned:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from tessy_jax.config import Synthesize, reconcile
-from tessy_jax.decode.engine import CACHE_SLACK, PREDICTOR_SLACK, cache_sizes, margin
+from tessy_jax.decode.cache import ring_pages
+from tessy_jax.decode.engine import CACHE_SLACK, PREDICTOR_SLACK, margin
+from tessy_jax.models.pages import PAGE
 from tessy_jax.models.plan import cached_numbers, plan
 from tessy_jax.sharding import Partitioner, plan_mesh
 from tessy_jax.synthesis.contamination import contaminated
@@ -63,7 +65,8 @@ def memory(models: ModelSet) -> tuple[int, list[str]]:
             dtype=writer.section.dtype,
             mesh=models.config.mesh,
             lanes=lanes,
-            context=cache_sizes(context, max(models.steps))[-1],
+            context=context + margin(max(models.steps)),
+            pool=synthesis.cache_tokens,
             slack=CACHE_SLACK,
         )
         weights, cache = result["weights"]["bytes_per_device"], result["kv"]["bytes_per_device"]
@@ -75,7 +78,14 @@ def memory(models: ModelSet) -> tuple[int, list[str]]:
         dtype, window = models.config.boundary.dtype, models.config.boundary.window
         result = plan(predictor.config, dtype=dtype, mesh=models.config.mesh, lanes=lanes, context=window, slack=CACHE_SLACK)
         weights = result["weights"]["bytes_per_device"]
-        numbers = cached_numbers(predictor.config) * predictor.config.layers * 2 * lanes * (window + PREDICTOR_SLACK)
+        numbers = (
+            cached_numbers(predictor.config)
+            * predictor.config.layers
+            * 2
+            * lanes
+            * PAGE
+            * ring_pages(window + PREDICTOR_SLACK)
+        )
         shards = models.partitioner.num_shards("lanes") * (
             1 if predictor.config.latent else models.partitioner.num_shards("kv_heads")
         )
@@ -87,10 +97,7 @@ def memory(models: ModelSet) -> tuple[int, list[str]]:
 
 
 def _programs(models: ModelSet) -> list[str]:
-    synthesis = models.config.synthesis
-    steps = max(models.steps)
-    sizes = cache_sizes(synthesis.max_prompt_tokens + synthesis.max_response_tokens + margin(steps), steps)
-    kinds = ("prefill",) if models.partitioner.num_shards("lanes") > 1 else ("share", "prefill")
+    kinds = ("share", "prefill")
     names = ", ".join(["insert", *(f"{kind} {i}" for kind in kinds for i in range(len(models.writers))), "loop"])
     bridges = []
     for writer, bridge in zip(models.writers, models.bridges, strict=True):
@@ -103,7 +110,7 @@ def _programs(models: ModelSet) -> list[str]:
         if predictor is not None
     ]
     return [
-        f"programs, compiled once for each cache size in use, of {', '.join(map(str, sizes))} tokens: {names}",
+        f"programs, each compiled once: {names}",
         *([f"  {shared}"] if shared else bridges),
         *reads,
     ]

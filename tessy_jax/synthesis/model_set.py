@@ -19,7 +19,7 @@ import numpy as np
 
 from tessy_jax import config as settings
 from tessy_jax.config import RECIPES, Recipe, Roles, Writer
-from tessy_jax.decode.engine import Engine
+from tessy_jax.decode.engine import Engine, longest
 from tessy_jax.decode.response_state import ResponseState, TokenizedView
 from tessy_jax.decode.sampling import Sampling
 from tessy_jax.decode.state import DecodeParams, LaneScalars, LoopConfig
@@ -154,6 +154,7 @@ class ModelSet:
                     f"synthesis.max_prompt_tokens + max_response_tokens is {tokens}, {v.folder} has "
                     f"{v.config.max_positions} positions; lower one of the two keys"
                 )
+        self._check_pool()
         self.predictors: list[PredictorSpec | None] = [None] * len(self.writers)
         if self.recipe.interleaved:
             for i, name in enumerate(self.names):
@@ -161,6 +162,17 @@ class ModelSet:
                 self.predictors[i] = self.read_predictor(f"boundary.{name}", model, i)
         # saved responses have the student's thinking markers, if there is a student
         self.open_text, self.close_text = self._markers(date)
+
+    def _check_pool(self) -> None:
+        synthesis, shards = self.config.synthesis, self.partitioner.num_shards("lanes")
+        tokens = synthesis.max_prompt_tokens + synthesis.max_response_tokens
+        least = shards * longest(tokens, self._window_bytes, max(self.steps))
+        if synthesis.cache_tokens is not None and synthesis.cache_tokens < least:
+            raise ConfigError(
+                f"synthesis.cache_tokens is {synthesis.cache_tokens}, one response of full length"
+                f"{f' on each of {shards} shards' if shards > 1 else ''} takes {least}; set it to at least {least}, lower "
+                "synthesis.max_prompt_tokens or max_response_tokens, or set cache_tokens to null"
+            )
 
     def read_writer(self, name: Writer, section: settings.Model, date: datetime.date) -> WriterSpec:
         """See `writer_spec`. `PlannedModels` overrides this method and the four below."""
@@ -212,12 +224,21 @@ class ModelSet:
         return tuple(cast(int, getattr(synthesis, f"{name}_step")) for name in self.names)
 
     @property
+    def _longest_token(self) -> int:
+        return max(v.vocabulary.longest for v in self.writers)
+
+    @property
+    def _max_proposal_bytes(self) -> int:
+        return 12 * max(self.steps)
+
+    @property
+    def _window_bytes(self) -> int:
+        return -(-(MAX_PENDING_BYTES + self._max_proposal_bytes + self._longest_token) // 64) * 64
+
+    @property
     def loop_config(self) -> LoopConfig:
         """The static configuration of the decode loop."""
         synthesis, boundary = self.config.synthesis, self.config.boundary
-        longest = max(v.vocabulary.longest for v in self.writers)
-        max_proposal_bytes = 12 * max(self.steps)
-        window_bytes = -(-(MAX_PENDING_BYTES + max_proposal_bytes + longest) // 64) * 64
         assert synthesis.word_rule is not None
         return LoopConfig(
             word_rule=synthesis.word_rule,
@@ -225,14 +246,13 @@ class ModelSet:
             one_vocabulary=self.one_vocabulary,
             predictor_reads=tuple(None if p is None else p.reads for p in self.predictors),
             half_window=boundary.window // 2,
-            max_token_bytes=longest,
-            window_bytes=window_bytes,
+            max_token_bytes=self._longest_token,
+            window_bytes=self._window_bytes,
             max_proposal_tokens=max(self.steps),
-            max_proposal_bytes=max_proposal_bytes,
+            max_proposal_bytes=self._max_proposal_bytes,
             max_pending_bytes=MAX_PENDING_BYTES,
             repetition_period=synthesis.repetition.period,
             repetition_window=synthesis.repetition.window,
-            capacity=0,
         )
 
     def decode_params(self) -> DecodeParams:
@@ -268,9 +288,9 @@ class ModelSet:
             close_X=jnp.asarray(close),
         )
 
-    def engine(self, student: Decoder | None = None, *, capacity: int = 0) -> Engine:
-        """Loads the weights into an engine with free lanes. student: the student's model, if it is loaded already. capacity:
-        see `Engine`."""
+    def engine(self, student: Decoder | None = None, *, pool: int | None = None) -> Engine:
+        """Loads the weights into an engine with free lanes. student: the student's model, if it is loaded already. pool: see
+        `Engine` (default: `synthesis.cache_tokens`)."""
         synthesis = self.config.synthesis
 
         def loaded(v: WriterSpec) -> Decoder:
@@ -286,7 +306,7 @@ class ModelSet:
             self.decode_params(),
             lanes=synthesis.lanes,
             tokens=synthesis.max_prompt_tokens + synthesis.max_response_tokens,
-            capacity=capacity,
+            pool=synthesis.cache_tokens if pool is None else pool,
         )
 
     @staticmethod

@@ -28,7 +28,6 @@ SCORES = "scores.jsonl"
 """The file in the run folder, with one object per line; see `score`."""
 LIMIT = 4096
 """The largest number of tokens of prompt and response; later tokens have no score."""
-SHORTEST = 256  # the smallest padded length; the others are cache buckets
 CHUNK = 256  # tokens whose log-probabilities over the vocabulary are in memory at the same time
 
 Score = tuple[int, int, float]
@@ -127,7 +126,7 @@ def _log_probabilities(model: Decoder, sequences: Sequence[Sequence[int]]) -> li
     order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))
     for start in range(0, len(order), at_once):
         group = order[start : start + at_once]
-        size = bucket(max(SHORTEST, len(sequences[group[-1]])))  # the longest comes last
+        size = bucket(len(sequences[group[-1]]))  # the longest comes last
         tokens_BT, segments_BT = np.zeros((2, at_once, size), np.int32)
         for row, i in enumerate(group):
             tokens_BT[row, : len(sequences[i])] = sequences[i]

@@ -9,8 +9,7 @@ import pytest
 from flax import nnx
 
 from tessy_jax.decode import generate as module
-from tessy_jax.decode.engine import cache_sizes
-from tessy_jax.decode.generate import bucket, buckets, generate
+from tessy_jax.decode.generate import bucket, generate
 from tessy_jax.decode.sampling import Sampling, position_keys, sample
 from tessy_jax.models import hf
 from tessy_jax.sharding import Partitioner, make_mesh, parse_mesh
@@ -55,7 +54,7 @@ def prompts_of(lengths):
 )
 def test_generation_equals_a_plain_loop_over_whole_sequences(name, temperature, monkeypatch):
     monkeypatch.setattr(module, "CHUNK", 16)
-    monkeypatch.setattr(module, "SMALLEST_BUCKET", 16)
+    monkeypatch.setattr(module, "NEW_TOKENS", 1)  # the pool grows
     model = hf.load(reference(name).folder)
     prompts = prompts_of([1, 17, 40, 3])
     eos = [5, 77, 130, 201]
@@ -103,25 +102,18 @@ def test_bfloat16_runs_and_its_one_lane_equals_the_same_lane_among_others():
 
 
 def test_buckets_hold_the_tokens_and_at_most_half_as_many_more():
-    assert [bucket(n) for n in (1, 64, 65, 97, 128, 129, 40_000)] == [64, 64, 96, 128, 128, 192, 49_152]
-    assert buckets(1000) == [64, 96, 128, 192, 256, 384, 512, 768, 1024] == [bucket(n) for n in buckets(1000)]
-    assert all(n <= bucket(n) < 1.5 * n + 1 for n in range(64, 5000))
+    assert [bucket(n) for n in (1, 256, 257, 385, 512, 513, 40_000)] == [256, 256, 384, 512, 512, 768, 49_152]
+    assert all(n <= bucket(n) < 1.5 * n + 1 for n in range(256, 5000))
 
 
-def test_the_caches_of_the_engine_begin_with_room_for_256_tokens_or_two_proposals():
-    assert cache_sizes(1000, 20) == [256, 384, 512, 768, 1024]
-    assert cache_sizes(100, 20) == [256]
-    assert cache_sizes(2000, 300) == [768, 1024, 1536, 2048]
-
-
-def test_one_program_is_compiled_per_bucket_and_reused():
+def test_a_program_is_compiled_once_for_similar_prompts_and_again_when_the_pool_has_grown():
     model = hf.load(reference("qwen2-tied").folder)
     module.decode.clear_cache()
     for seed in range(3):
-        generate(model, prompts_of([50]), max_new_tokens=30, eos_ids=[1], temperature=0.5 * seed, seed=seed)
-    assert module.decode._cache_size() == 2  # 96 tokens, greedy and drawn
-    generate(model, prompts_of([50]), max_new_tokens=150, eos_ids=[])
-    assert module.decode._cache_size() == 5  # and 128, 192, 256
+        generate(model, prompts_of([50 + seed]), max_new_tokens=30, eos_ids=[1], temperature=0.5 * seed, seed=seed)
+    assert module.decode._cache_size() == 2  # greedy and drawn
+    generate(model, prompts_of([50]), max_new_tokens=600, eos_ids=[])
+    assert module.decode._cache_size() == 4  # for 768 tokens, with pages for 384 and for 768 tokens a lane
 
 
 def test_the_cache_is_updated_in_place():
@@ -129,7 +121,7 @@ def test_the_cache_is_updated_in_place():
     model = hf.load(reference("llama-untied").folder)
     graph, params = nnx.split(model)
     lanes = module._start(model, [[1] * 8000], [0], 4)
-    cache_bytes = sum(x.nbytes for x in jax.tree.leaves(lanes.cache.layers))
+    cache_bytes = sum(x.nbytes for x in lanes.cache.kv.pages)
     program = module.decode.lower(graph, params, lanes, jnp.array([1]), Sampling.of(0.0), jnp.uint32(0)).compile()
     memory = program.memory_analysis()
     assert memory.alias_size_in_bytes >= cache_bytes

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-import tessy_jax.decode.engine
-import tests.decode.world
 from tessy_jax.decode import tokenize
+from tessy_jax.decode.engine import Engine
 from tessy_jax.decode.state import STUDENT, TEACHER, TEMPLATE
 from tessy_jax.sharding import Partitioner, make_mesh, parse_mesh
 from tests.decode.world import CLOSE, Job, World, by_engine, by_oracle, engine, model, parts, spelled
@@ -95,23 +94,23 @@ def test_a_response_does_not_depend_on_when_turns_end(alone, handover):
     assert by_engine(World(handover=handover, rounds_per_dispatch=3), JOBS, lanes=3) == alone
 
 
-@pytest.mark.slow
-def test_a_response_does_not_depend_on_cache_sizes(alone, monkeypatch):
-    monkeypatch.setattr(tessy_jax.decode.engine, "MIN_CAPACITY", 128)
-    grown = engine(World(capacity=0), 3)
-    assert by_engine(World(), JOBS, built=grown) == alone
-    assert grown.capacity > 128
+@pytest.mark.parametrize("page", [8, pytest.param(32, marks=pytest.mark.slow)])
+def test_a_response_depends_neither_on_the_page_size_nor_on_a_pool_in_which_lanes_are_parked(page, monkeypatch):
+    parks, park = [], Engine._park
 
+    def counted(self, lane, parked=True):
+        parks.append(parked)
+        park(self, lane, parked)
 
-@pytest.mark.slow
-def test_an_answer_that_starts_with_many_tokens_does_not_leave_the_cache(monkeypatch):
-    monkeypatch.setattr(tessy_jax.decode.engine, "MIN_CAPACITY", 64)
-    monkeypatch.setattr(tests.decode.world, "CLOSE", CLOSE + b"so the final answer is, as we have seen, the following: ")
-    small, large = engine(World(capacity=0), 3), engine(World(capacity=512), 3)
-    assert by_engine(World(), JOBS, built=small) == by_engine(World(), JOBS, built=large)
-    assert small.capacity < large.capacity
-    for cache in small.lanes.caches:
-        assert int(cache.lengths_B.max()) <= small.capacity
+    jobs = [Job(i, (60, 55)) for i in range(60, 74)]
+    expected = by_engine(World(), jobs)
+    monkeypatch.setattr(Engine, "_park", counted)
+    machine = engine(World(page=page, pool=1), 12)
+    assert by_engine(World(), jobs, lanes=12, built=machine) == expected
+    assert parks.count(True) > 3
+    assert parks.count(True) == parks.count(False)
+    for cache in machine.lanes.caches:
+        assert int(cache.left_D.sum()) == cache.free_DP.shape[1], "pages were lost"
 
 
 @pytest.mark.slow
@@ -200,12 +199,12 @@ def test_the_caches_are_updated_in_place():
     """Nothing as large as one layer's keys is held beside the caches while both models write. (The heads are wide, so that
     scores, one number per token and head, are small beside keys.)"""
     writers = [model(i, len(spelled(kind)), head_dim=64) for i, kind in enumerate(("student", "teacher"))]
-    machine = engine(World(capacity=4096), 3, writers=writers)
-    keys = min(x.nbytes for cache in machine.lanes.caches for x in jax.tree.leaves(cache.layers))
+    machine = engine(World(pool=3 * 4096), 3, writers=writers)
+    pages = min(x.nbytes // x.shape[0] for cache in machine.lanes.caches for x in cache.kv.pages)
     machine.insert(0, JOBS[0].state(World()))
     machine.run()
     (loop,) = [c for c in machine.compilations if c.name == "loop"]
-    assert loop.temporary_bytes < keys
+    assert loop.temporary_bytes < pages
 
 
 def test_tokens_beyond_the_vocabulary_are_never_seen():

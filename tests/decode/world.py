@@ -165,7 +165,8 @@ class World:
     chunk: int = 6
     rounds_per_dispatch: int = 50
     handover: float = 0.5
-    capacity: int = 256
+    pool: int | None = None
+    page: int = 128
     longest_prompt: int = 60
     label_flip_prob: float = 0.0
 
@@ -229,7 +230,6 @@ def engine(world: World, lanes: int, partitioner: Partitioner | None = None, wri
         max_pending_bytes=world.max_pending_bytes,
         repetition_period=world.repetition_period,
         repetition_window=world.repetition_window,
-        capacity=0,
         chunk=world.chunk,
     )
     markers = np.frombuffer(MARKER, np.uint8)[None]
@@ -261,7 +261,8 @@ def engine(world: World, lanes: int, partitioner: Partitioner | None = None, wri
         params,
         lanes=lanes,
         tokens=world.longest_prompt + world.max_response_tokens,
-        capacity=world.capacity,
+        pool=world.pool,
+        page=world.page,
     )
 
 

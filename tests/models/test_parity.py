@@ -8,9 +8,10 @@ import torch
 from flax import nnx
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForTokenClassification
 
-from tessy_jax.decode.cache import grow, new_cache
+from tessy_jax.decode.cache import new_cache
 from tessy_jax.models import hf
 from tessy_jax.models.export import export
+from tessy_jax.models.pages import Rows
 from tessy_jax.sharding import Partitioner, make_mesh, parse_mesh, put
 from tests.models.tiny import LANES, LENGTH, VARIANTS, hf_logits, reference, tokens
 
@@ -54,8 +55,9 @@ def forward(model, tokens_BT):
 
 @jax.jit
 def step(model, tokens_BT, cache, counts_B):
-    hidden, cache = model(tokens_BT, cache=cache, counts_B=counts_B)
-    return model.logits(hidden), cache
+    cache, ok_B = cache.reserve(cache.lengths_B + counts_B)
+    hidden, kv = model(tokens_BT, cache=cache.kv, rows=Rows(cache.lengths_B, counts_B))
+    return model.logits(hidden), cache.filled(kv, cache.lengths_B + counts_B), ok_B.all()
 
 
 def assert_close(ours, theirs):
@@ -87,8 +89,7 @@ def test_chunks_of_any_length_per_lane_and_single_tokens_give_the_logits_of_tran
     model = hf.load(reference(name).folder, partitioner=partitioner)
     known = tokens()
     ours = np.full(reference(name).logits.shape, np.nan, np.float32)
-    capacity = 128
-    cache = new_cache(model.config, LANES, capacity, slack=64, dtype=jnp.float32, partitioner=partitioner)
+    cache = new_cache(model.config, LANES, LENGTH, slack=64, dtype=jnp.float32, partitioner=partitioner)
     rng = np.random.default_rng(1)
     lengths = np.zeros(LANES, int)
 
@@ -97,7 +98,9 @@ def test_chunks_of_any_length_per_lane_and_single_tokens_give_the_logits_of_tran
         chunk = np.zeros((LANES, size), int)
         for lane, count in enumerate(counts):
             chunk[lane, :count] = known[lane, lengths[lane] : lengths[lane] + count]
-        logits, cache = step(model, put(chunk, partitioner, ("lanes", None)), cache, put(counts, partitioner, ("lanes",)))
+        given = put(chunk, partitioner, ("lanes", None)), cache, put(counts, partitioner, ("lanes",))
+        logits, cache, reserved = step(model, *given)
+        assert reserved
         for lane, count in enumerate(counts):
             ours[lane, lengths[lane] : lengths[lane] + count] = np.asarray(logits)[lane, :count]
         lengths = lengths + counts
@@ -105,9 +108,6 @@ def test_chunks_of_any_length_per_lane_and_single_tokens_give_the_logits_of_tran
 
     while lengths.min() < LENGTH - 12:
         counts = np.minimum(rng.integers(0, 65, LANES), LENGTH - 12 - lengths)
-        while lengths.max() + 64 > capacity:
-            capacity *= 2
-            cache = grow(model.config, capacity, 64, cache)
         feed(64, counts)
     for _ in range(12):
         feed(1, np.ones(LANES, int))
@@ -128,7 +128,8 @@ def test_a_rollback_of_at_most_the_slack_does_not_change_later_logits(name):
         for lane, count in enumerate(keep):
             chunk[lane, :count] = known[lane, lengths[lane] : lengths[lane] + count]
         counts = np.minimum(size, LENGTH - lengths)
-        logits, cache = step(model, jnp.asarray(chunk), cache, jnp.asarray(counts))
+        logits, cache, reserved = step(model, jnp.asarray(chunk), cache, jnp.asarray(counts))
+        assert reserved
         for lane, count in enumerate(keep):
             ours[lane, lengths[lane] : lengths[lane] + count] = np.asarray(logits)[lane, :count]
         lengths = lengths + keep
@@ -162,7 +163,8 @@ def test_a_token_classifier_gives_the_scores_of_transformers_complete_in_chunks_
     ours = []
     for start, stop in ((0, 170), (170, 340), (340, 510), (510, 511), (511, 512)):
         counts = put(np.full(LANES, stop - start), partitioner, ("lanes",))
-        scores, cache = step(model, put(tokens()[:, start:stop], partitioner, ("lanes", None)), cache, counts)
+        scores, cache, reserved = step(model, put(tokens()[:, start:stop], partitioner, ("lanes", None)), cache, counts)
+        assert reserved
         ours.append(scores)
     assert_close(np.concatenate(ours, axis=1), expected.logits)
 

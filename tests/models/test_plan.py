@@ -60,7 +60,7 @@ def test_the_plan_names_the_bytes_that_weights_and_cache_take_on_every_device(na
     result = plan(model.config, dtype="bfloat16", mesh=sizes, lanes=8, context=256, slack=64)
     state = nnx.state(model)
     weights = [p[...] for _, p in hf.parameter_paths(state)]
-    cache = jax.tree.leaves(new_cache(model.config, 8, 256, slack=64, dtype=jnp.bfloat16, partitioner=partitioner).layers)
+    cache = jax.tree.leaves(new_cache(model.config, 8, 256, slack=64, dtype=jnp.bfloat16, partitioner=partitioner).kv.pages)
 
     def on_each_device(arrays):
         device = jax.devices()[0]
