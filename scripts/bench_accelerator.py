@@ -127,7 +127,6 @@ def decode(args):
         models.decode_params(),
         lanes=args.lanes,
         tokens=args.prompt + 200 + args.limit,
-        capacity=args.prompt + 200 + args.limit,
     )
     text = TEXT * (args.prompt // 20)
     tasks = [Task(Job(Prompt(f"p{i}", [{"role": "user", "content": f"{i}: {text}"}], i), 0)) for i in range(args.lanes)]

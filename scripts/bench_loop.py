@@ -63,7 +63,7 @@ def main() -> None:
     models = ModelSet(config, Partitioner.of(config.mesh))
     all_jobs = jobs(prompts_of(config.data, None).prompts, config.data.rollouts)
     for number in range(2):
-        engine = models.engine(capacity=208)
+        engine = models.engine()
         used, started = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
         scheduler = Scheduler(models, engine, [Task(job) for job in all_jobs])
         rows = [row for done, _ in scheduler.dispatches() for row in done]

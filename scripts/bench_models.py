@@ -58,7 +58,7 @@ def decode(model: str, dtype: str, batch: int, new: int, threads: int) -> dict:
     import torch
     import transformers
 
-    from tessy_jax.decode.generate import CHUNK, bucket, generate
+    from tessy_jax.decode.generate import CHUNK, generate
     from tessy_jax.models import hf
 
     torch.set_num_threads(threads)
@@ -110,7 +110,6 @@ def decode(model: str, dtype: str, batch: int, new: int, threads: int) -> dict:
         "prompt_tokens": [len(p) for p in ids],
         "decode_steps": new,
         "prefill_chunks": -(-(longest - 1) // CHUNK),
-        "bucket": bucket(longest + min(new, 64)),
     }
 
 
@@ -162,7 +161,7 @@ def compile_seconds(layers: int, what: str) -> dict:
         "temporaries_mib": round(program.memory_analysis().temp_size_in_bytes / 2**20, 1),
     }
     if what == "decode":  # the loop's body is counted once: one step, which has to read weights and cache
-        ideal = sum(x.nbytes for x in jax.tree.leaves((params, lanes.cache.layers)))
+        ideal = sum(x.nbytes for x in jax.tree.leaves((params, lanes.cache.kv.pages)))
         figures["bytes_accessed_over_ideal"] = round(program.cost_analysis()["bytes accessed"] / ideal, 2)
     return figures
 

@@ -113,7 +113,7 @@ def main() -> None:
         print(f"  responses {a['responses']}, failures {a['failures']}; compile {a['compile_seconds']} s:")
         for c in a["compilations"]:
             temporaries = f"{c['temporary_bytes'] / 2**20:.1f} MiB of temporaries"
-            print(f"    {c['name']} @ {c['capacity']}: {c['seconds']:.1f} s, {temporaries}")
+            print(f"    {c['name']}: {c['seconds']:.1f} s, {temporaries}")
         if args.skip_plain:
             return
         b = plain(args.models, args.prompts, folder, args)

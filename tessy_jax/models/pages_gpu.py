@@ -118,8 +118,12 @@ def _kernel(
     def body(number: jax.Array, carry: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array]:
         acc, top, total = carry
         place = number % columns if ring else jnp.minimum(number, columns - 1)
-        tile = pages_ref.at[layer, table_ref[lane, place], k]
-        keys = [plgpu.load(tile.at[:, pl.ds(offset, size)]) for offset, size in zip(offsets, sizes, strict=True)]
+        page_id = table_ref[lane, place]
+
+        def columns_of(offset: int, size: int) -> jax.Array:
+            return plgpu.load(pages_ref.at[layer, page_id, k, :, pl.ds(offset, size)])
+
+        keys = [columns_of(offset, size) for offset, size in zip(offsets, sizes, strict=True)]
         scores = sum(plgpu.dot(q, key, trans_b=True) for q, key in zip(queries, keys, strict=True)) * heads.scale
         position = number * page + jax.lax.broadcasted_iota(jnp.int32, (rows, page), 1)
         seen = (position <= at) & (position < total_tokens) & (position >= lowest)
@@ -129,7 +133,7 @@ def _kernel(
         above = jnp.maximum(top, scores.max(axis=1))
         weights = jnp.where(seen, jnp.exp(scores - above[:, None]), 0.0)
         keeps = jnp.exp(top - above)
-        values = plgpu.load(tile.at[:, pl.ds(heads.values[0], width)])
+        values = columns_of(heads.values[0], width)
         # what was never written may be NaN, and 0 · NaN is not 0
         written = number * page + jax.lax.broadcasted_iota(jnp.int32, (page, width), 0) < total_tokens
         values = jnp.where(written, values, jnp.zeros_like(values))

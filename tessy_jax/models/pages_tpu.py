@@ -67,8 +67,8 @@ def append_attend(
         grid_spec=pltpu.PrefetchScalarGridSpec(
             num_scalar_prefetch=len(scalars),
             grid=(R,),
-            in_specs=[*specs, pl.BlockSpec(memory_space=pl.ANY)],
-            out_specs=[specs[0], pl.BlockSpec(memory_space=pl.ANY)],
+            in_specs=[*specs, pl.BlockSpec(memory_space=pltpu.HBM)],
+            out_specs=[specs[0], pl.BlockSpec(memory_space=pltpu.HBM)],
             scratch_shapes=[
                 pltpu.VMEM((2, BLOCK, K, page, C), pages.dtype),
                 pltpu.SemaphoreType.DMA((2,)),

@@ -8,7 +8,6 @@ from typing import Any
 
 import jax
 
-from tessy_jax.backend import tracing_for
 from tessy_jax.plan.hlo import Launches, Module, Scopes, collectives, large_copies, launches
 from tessy_jax.plan.programs import Planned
 from tessy_jax.plan.remedy import remedy
@@ -25,8 +24,8 @@ HOST_TEXT = (
 
 
 def measure(planned: Planned, target: Target, mesh: Any) -> dict[str, Any]:
-    """Traces, lowers and compiles a program. Returns its record for JSON. If the program does not compile, the record has
-    `error` instead of measurements; if it does not fit into memory, the record has a `remedy`."""
+    """Traces, lowers and compiles a program, within `tracing_for` the target. Returns its record for JSON. If the program
+    does not compile, the record has `error` instead of measurements; if it does not fit into memory, it has a `remedy`."""
     record: dict[str, Any] = {"program": planned.name, "devices": mesh.size, "rows": planned.rows, "tokens": planned.tokens}
     record["parts"] = planned.parts
     if planned.host_text and target.platform == "cuda":
@@ -39,7 +38,7 @@ def measure(planned: Planned, target: Target, mesh: Any) -> dict[str, Any]:
 def _measured(planned: Planned, target: Target, mesh: Any) -> dict[str, Any]:
     record: dict[str, Any] = {}
     try:
-        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh), tracing_for(target.backend):
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
             started = time.perf_counter()
             traced = planned.program.jitted.trace(*planned.program.args)
             at_trace = time.perf_counter()

@@ -78,7 +78,7 @@ def test_rows_tile_their_content_and_come_in_the_order_of_the_input(config, tmp_
     sources = {s["source"] for r in rows for s in r["spans"]}
     assert sources == {"student", "teacher", "template"}
     assert summary["host_syncs"] > 0
-    names = {(c["name"], c["capacity"]) for c in summary["compilations"]}
+    names = {c["name"] for c in summary["compilations"]}
     assert len(names) == len(summary["compilations"])
     assert len(rows_of(capsys, tmp_path / "run", "--legacy-dialogs")) == len(rows)
 
