@@ -91,7 +91,7 @@ def _programs_of_one_module_only():
     """Drops compiled programs after each module: they take memory and memory maps, which are limited per process. The cache
     on disk keeps them."""
     yield
-    from tessy_jax.decode import engine
+    from tessy_jax.decode import programs
 
-    engine.forget_programs()
+    programs.forget_programs()
     jax.clear_caches()

@@ -5,8 +5,7 @@ It knows arrays and numbers only. Between two visits of the host nothing but the
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +13,6 @@ import jax
 import numpy as np
 from flax import nnx
 
-from tessy_jax import compile_cache
 from tessy_jax.decode.cache import PageCache, new_cache
 from tessy_jax.decode.context import LoopGraphs, LoopWeights
 from tessy_jax.decode.generate import MIN_LANES
@@ -23,6 +21,7 @@ from tessy_jax.decode.loop import run_rounds, zero_counts
 from tessy_jax.decode.pool import fitting_pool
 from tessy_jax.decode.predictor_window import first_token_needed, new_predictor_state
 from tessy_jax.decode.prefill import PREFILL_CHUNK, prefill, share
+from tessy_jax.decode.programs import Programs
 from tessy_jax.decode.response_state import ResponseState, TokenizedView
 from tessy_jax.decode.state import (
     CONTINUES,
@@ -53,14 +52,6 @@ PREDICTOR_SLACK = 64  # tokens that predictors keep beyond their window; after a
 MIN_PREDICTOR_LANES = 4  # smallest `LoopConfig.predictor_lanes`, unless lanes are sharded
 
 MIN_PACKED_TOKENS = 32  # smallest `LoopConfig.packed_tokens`; so few tokens cost hardly more than one
-
-
-_COMPILED: dict[Any, tuple[Any, int]] = {}  # compiled programs and the bytes of their temporary arrays
-
-
-def forget_programs() -> None:
-    """Frees the compiled programs that engines of this process have used, as `jax.clear_caches` does for functions."""
-    _COMPILED.clear()
 
 
 def margin(steps: int) -> int:
@@ -115,7 +106,7 @@ class Engine:
         self.totals = Totals()
         self._read_tokens: list[dict[int, np.ndarray]] = [{} for _ in writers]  # per lane, the prompt as it was read
         self._unwritten: set[int] = set()  # lanes with a prompt and nothing else
-        self.compilations: list[Compilation] = []
+        self._programs = Programs(self.partitioner)
         self.slack = CACHE_SLACK
         steps = max(int(step) for step in params.steps)
         self.margin = margin(steps)
@@ -128,6 +119,11 @@ class Engine:
         self.pool = pool
         self._parked: list[int] = []  # lanes, the first parked first
         self.lanes = self._empty(predictors)
+
+    @property
+    def compilations(self) -> list[Compilation]:
+        """The programs that this engine has used, in the order of their first use."""
+        return self._programs.compilations
 
     def _put(self, x: np.ndarray) -> jax.Array:
         return put(x, self.partitioner, ("lanes", *(None,) * (x.ndim - 1)))
@@ -201,7 +197,7 @@ class Engine:
             "committed": np.int32(len(state.text)),
             "scalars": state.scalars.arrays(),
         }
-        self.lanes = self._run(self._program("insert", insert, (), (self.lanes, np.int32(lane), rows), donate=0))
+        self.lanes = self._programs.call("insert", insert, (), (self.lanes, np.int32(lane), rows), donate=0)
         self._unwritten.discard(lane)
         for m, view in enumerate(state.views):
             self._read_tokens[m].pop(lane, None)
@@ -241,11 +237,11 @@ class Engine:
         read_tokens[lane] = new_tokens[: view.prompt - 1]
         if best:
             args = (self.lanes.caches[m], np.int32(source), np.int32(lane), np.int32(best))
-            self._set_cache(m, self._run(self._program(f"share {m}", share, (self.partitioner,), args, donate=0)))
+            self._set_cache(m, self._programs.call(f"share {m}", share, (self.partitioner,), args, donate=0))
         return best
 
     def _fill(self, m: int, lane: int) -> None:
-        self._set_cache(m, self._run(self.prefill(m, lane)))
+        self._set_cache(m, self._programs.run(self.prefill(m, lane)))
 
     def _set_cache(self, m: int, cache: PageCache) -> None:
         self.lanes = replace(self.lanes, caches=replace_at(self.lanes.caches, m, cache))
@@ -255,7 +251,7 @@ class Engine:
         if lane in self._parked:
             self._parked.remove(lane)
         args = self.lanes.scalars.status, *self._change(lane)
-        status, caches = self._run(self._program("free", free, (), args, like=(0, 1)))
+        status, caches = self._programs.call("free", free, (), args, like=(0, 1))
         self.lanes = self._with_tables(caches).with_scalars(status=status)
 
     def _park(self, lane: int, parks: bool = True) -> None:
@@ -263,7 +259,7 @@ class Engine:
         if parks:
             self._parked.append(lane)
         args = self.lanes.parked_B, *self._change(lane), np.bool_(parks)
-        parked_B, caches = self._run(self._program("park", park, (), args, like=(0, 1)))
+        parked_B, caches = self._programs.call("park", park, (), args, like=(0, 1))
         self.lanes = replace(self._with_tables(caches), parked_B=parked_B)
         if not parks:
             for m in range(len(self.writers)):
@@ -286,7 +282,7 @@ class Engine:
         self._unwritten.clear()
         self._take_back()
         while True:
-            self.lanes = self._run(self.loop(harvest))
+            self.lanes = self._programs.run(self.loop(harvest))
             seen = self._report()
             self._add(seen.counts)
             ended_B = seen.status_B >= DONE
@@ -295,7 +291,7 @@ class Engine:
             self._make_room(seen)
 
     def _report(self) -> Report:
-        seen: Report = jax.device_get(self._run(self._program("report", report, (), (without_pages(self.lanes),))))
+        seen: Report = jax.device_get(self._programs.call("report", report, (), (without_pages(self.lanes),)))
         self.totals.host_syncs += 1
         return seen
 
@@ -320,7 +316,7 @@ class Engine:
     def _release(self, lane: int) -> None:
         """Releases the pages of a lane that has ended."""
         args = self.lanes.parked_B, *self._change(lane), np.bool_(False)
-        _, caches = self._run(self._program("park", park, (), args, like=(0, 1)))
+        _, caches = self._programs.call("park", park, (), args, like=(0, 1))
         self.lanes = self._with_tables(caches)
 
     def _take_back(self) -> None:
@@ -355,7 +351,7 @@ class Engine:
             return []
         size = 1 << (len(lanes) - 1).bit_length()  # so that few sizes are compiled for
         index = np.pad(np.array(lanes, np.int32), (0, size - len(lanes)), mode="edge")
-        extracted = self._run(self._program(f"extract {size}", extract, (), (without_pages(self.lanes), index)))
+        extracted = self._programs.call(f"extract {size}", extract, (), (without_pages(self.lanes), index))
         scalars_X, committed_X, text, sources, tokens = jax.device_get(extracted)
         self.totals.host_syncs += 1
         states = []
@@ -388,50 +384,13 @@ class Engine:
         """The program of the decode loop. Its result is the new lanes. harvest: see `run`."""
         params = replace(self.params, harvest=self._replicated(np.int32(harvest)))
         args = (self.weights, self.tables, params, self.lanes)
-        return self._program("loop", run_rounds, (self.graphs,), args, donate=3)
+        return self._programs.of("loop", run_rounds, (self.graphs,), args, donate=3)
 
     def prefill(self, m: int, lane: int = 0) -> Program:
         """The program that reads the known tokens of a lane. Its result is the cache of side m."""
         static, tokens = (self.graphs.writers[m], m), self.lanes.tokens
         args = self.weights.writers[m], tokens.ids_MBS, tokens.known_MB, self.lanes.caches[m], np.int32(lane)
-        return self._program(f"prefill {m}", prefill, static, args, donate=3)
-
-    def _program(
-        self,
-        name: str,
-        function: Callable[..., Any],
-        static: tuple[Any, ...],
-        args: tuple[Any, ...],
-        *,
-        donate: int | None = None,
-        like: tuple[int, ...] = (),
-    ) -> Program:
-        """The program function(*static, *args). donate: index of the argument that the result overwrites, and whose sharding
-        it has. like: indices of the arguments whose shardings the results have. Without either the result is replicated."""
-        placed: Any = self.partitioner.sharding(())
-        if placed is not None and (like or donate is not None):
-            of = [jax.tree.map(lambda x: x.sharding, args[i]) for i in (like or (donate or 0,))]
-            placed = tuple(of) if like else of[0]
-        jitted = jax.jit(lambda *given: function(*static, *given), donate_argnums=donate, out_shardings=placed)
-        leaves, structure = jax.tree.flatten(args)
-        shapes = tuple((np.shape(x), np.dtype(x.dtype), getattr(x, "sharding", None)) for x in leaves)
-        return Program(name, jitted, args, key=(function, static, structure, shapes))
-
-    def _run(self, program: Program) -> Any:
-        """Runs a program. Equal programs are compiled once per process."""
-        traced = seconds = 0.0
-        if program.key not in _COMPILED:
-            start = time.perf_counter()
-            lowered = program.jitted.lower(*program.args)
-            at_lowered, hits = time.perf_counter(), compile_cache.hits()
-            compiled = lowered.compile()
-            traced = at_lowered - start
-            seconds = time.perf_counter() - at_lowered if compile_cache.hits() == hits else 0.0
-            _COMPILED[program.key] = compiled, int(getattr(compiled.memory_analysis(), "temp_size_in_bytes", 0))
-        compiled, temporary = _COMPILED[program.key]
-        if not any(c.name == program.name for c in self.compilations):
-            self.compilations.append(Compilation(program.name, traced, seconds, temporary))
-        return compiled(*program.args)
+        return self._programs.of(f"prefill {m}", prefill, static, args, donate=3)
 
 
 def _padded(x: np.ndarray, size: int) -> np.ndarray:
