@@ -233,7 +233,7 @@ class Synthesis(Section):
     """Responses that are written in parallel."""
     cache_tokens: Count | None = None
     """Tokens that the cache of each model holds, all lanes together (null: the longest prompt and response for every lane,
-    or what memory holds). When it is full, lanes wait."""
+    or what memory holds if that is less). When the cache is full, lanes wait."""
     repetition: Repetition = Repetition()
     """When a response is a loop, which makes it a failed attempt."""
     rounds_per_dispatch: Count = 64

@@ -1,13 +1,13 @@
 """The key/value cache of one model: pages that lanes take from a pool, with rollback as a lower length.
 
 A lane's length says which of its tokens are valid; what lies beyond is garbage that no query sees. Full-attention layers
-share one table of pages. A lane takes pages from the pool of its shard before a pass (`reserve`) and keeps them until it is
-released. Lanes may own the same page if its tokens are equal in all of them and never change, such as those of a prompt; a
-count per page says how many do.
+share one table of pages. A lane takes pages from the pool of its shard before a pass (`reserve`) and keeps them until the
+lane is released. Lanes may own the same page if its tokens are equal in all of them and never change, such as those of a
+prompt; a reference count per page says how many lanes own it.
 
 Sliding-window layers own a ring of pages per lane. A ring covers the window and `slack` tokens more, so that a pass of up
-to `slack` tokens can be appended, and up to `slack` tokens rolled back, before anything that a later query needs is
-overwritten.
+to `slack` tokens can be appended, and up to `slack` tokens rolled back, without overwriting anything that a later query
+needs.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class PageCache:
     left_D: jax.Array
     """Number of free pages."""
     owners_DP: jax.Array
-    """Lanes that own each page; 1 for a free page, so that a lane that takes it need not write the count."""
+    """Number of lanes that own each page; 1 for a free page, so that a lane that takes it need not write the count."""
 
     @property
     def page(self) -> int:
@@ -57,17 +57,19 @@ class PageCache:
         return replace(self, kv=replace(self.kv, pages=other.kv.pages))
 
     def filled(self, kv: PagedKV | None, lengths_B: jax.Array) -> PageCache:
-        """After a forward pass."""
+        """With the keys, values and lengths after a forward pass."""
         assert kv is not None
         return replace(self, kv=kv, lengths_B=lengths_B)
 
     def rollback(self, lengths_B: jax.Array) -> PageCache:
-        """With lower lengths; on sliding layers at most `slack` tokens lower than the longest the lane ever was."""
+        """With lower lengths; lanes keep their pages. If there are rings, a length must be at most `slack` tokens below the
+        greatest one since the lane was last empty."""
         return replace(self, lengths_B=lengths_B)
 
     def reserve(self, tokens_B: jax.Array) -> tuple[PageCache, jax.Array]:
-        """Takes free pages until each lane owns enough for tokens_B tokens. Returns also [B]: whether it now does. Lanes are
-        served in order; from the first on that needs more than is left, lanes that need pages get none."""
+        """Takes free pages until each lane owns enough for tokens_B tokens. Also returns [B]: whether the lane now does.
+        Lanes of a shard are served in order. If a lane needs more pages than are left, it and all later lanes that need
+        pages get none."""
         D, P = self.free_DP.shape
         short_B = jnp.maximum(-(-tokens_B // self.page) - self.owned_B, 0)
         short_Db = short_B.reshape(D, -1)
@@ -89,7 +91,7 @@ class PageCache:
         ), ok_Db.reshape(-1)
 
     def grown(self, pages: int) -> PageCache:
-        """With a pool of `pages` pages per shard."""
+        """With a pool of `pages` pages per shard, at least as many as now."""
         D, P = self.free_DP.shape
         full, more = self.kv.pages[0], pages - P
         by_shard = full.reshape(full.shape[0], D, P, *full.shape[2:])
@@ -124,8 +126,8 @@ class PageCache:
         """Gives an empty lane the first `tokens` tokens of another lane of its shard. Full pages are shared; the last page,
         if it is not full, and rings are copied. Without a free page for the copy, the lane gets the full pages only.
 
-        The source must not be rolled back below these tokens while another lane shares them. If there are rings, it must
-        hold no more than `slack` tokens beyond them.
+        The source must not be rolled back below these tokens while another lane shares them. If there are rings, the
+        source must hold no more than `slack` tokens beyond them.
         """
         D, P = self.free_DP.shape
         d, count = lane // (self.owned_B.shape[0] // D), tokens // self.page
@@ -157,7 +159,7 @@ def _copy(
     shards: int,
     partitioner: Partitioner,
 ) -> jax.Array:
-    """Pages [L, P, K, page, C] with copies of some pages of a shard."""
+    """Pages [L, P, K, page, C] after the pages sources_N of a shard are copied to targets_N, where where_N holds."""
     here_DN = where_N & (jnp.arange(shards) == shard)[:, None]
     targets_DN = jnp.where(here_DN, targets_N, pages.shape[1])
     sources_DN = jnp.broadcast_to(sources_N, targets_DN.shape)
@@ -174,8 +176,8 @@ def _copy(
 
 
 def columns(config: ModelConfig) -> int:
-    """Numbers per token and key/value head in a layer's pages: key and value, or DeepSeek's latent and rotary key. TPUs
-    transfer multiples of 128."""
+    """Numbers per token and key/value head in a layer's pages: key and value, or DeepSeek's latent and rotary key. On TPUs,
+    which transfer multiples of 128, padding is included."""
     size = config.latent.kv_rank + config.latent.rope_dim if config.latent else 2 * config.head_dim
     return -(-size // 128) * 128 if backend().platform == "tpu" else size
 
@@ -215,7 +217,8 @@ def new_cache(
     """An empty cache for `lanes` lanes of up to `tokens` tokens.
 
     slack: the most tokens that a lane appends in one pass, or that are rolled back at once. pool: tokens that
-    full-attention layers hold, all lanes together (default: `tokens` for every lane).
+    full-attention layers hold, all lanes together, and at least `tokens` on each shard (default: `tokens` for every lane).
+    page: tokens per page; it must divide `PAGE`.
 
     Raises:
         ShardingError: lanes that the mesh does not divide.

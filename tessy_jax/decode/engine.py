@@ -55,13 +55,13 @@ MIN_PACKED_TOKENS = 32  # smallest `LoopConfig.packed_tokens`; so few tokens cos
 
 
 def margin(steps: int) -> int:
-    """Tokens that a lane must have free before a proposal of at most `steps` tokens."""
+    """Tokens that a lane keeps free for a proposal of at most `steps` tokens."""
     return steps + 2
 
 
 def longest(tokens: int, window_bytes: int, steps: int) -> int:
-    """The most tokens of a lane. tokens: limit of prompt and response. The last window may exceed the limit, and one more
-    window may be written after it."""
+    """The most tokens of a lane. tokens: limit of prompt and response. steps: see `margin`. The last window may exceed the
+    limit, and one more window may be written after it."""
     return tokens + 2 * window_bytes + margin(steps)
 
 
@@ -73,8 +73,8 @@ class Engine:
     lane's tokens on each shard (default: what memory holds, at most `tokens` and a proposal for every lane). page: tokens
     per page; it must divide `PAGE`. The engine sets `packed_tokens` and `predictor_lanes` of the configuration.
 
-    If the pool has no free page for a lane, other lanes are parked: they keep their text, and wait without a cache until
-    pages are free.
+    If a lane finds no free page, the engine releases the pages of lanes that have ended, or else parks lanes. A parked lane
+    keeps its text, and waits without a cache until pages are free.
 
     Raises:
         ShardingError: lanes that the mesh does not divide.
@@ -182,7 +182,8 @@ class Engine:
         )
 
     def insert(self, lane: int, state: ResponseState) -> None:
-        """Inserts a new or unfinished response into a lane, and its known tokens into the caches."""
+        """Inserts a new or unfinished response into a lane, and its known tokens into the caches. While other lanes are
+        parked, the lane is parked, too."""
         rows = {
             "text": _padded(np.frombuffer(state.text, np.uint8), self.room),
             "source": _padded(np.frombuffer(state.sources, np.uint8), self.room),
@@ -212,11 +213,12 @@ class Engine:
             self._unwritten.add(lane)
 
     def _share(self, m: int, lane: int, view: TokenizedView) -> int:
-        """Copies cache entries of these tokens from another lane, such as the prompt that rollouts have in common.
+        """Shares what another lane has cached of these tokens, such as the prompt that rollouts have in common.
 
-        Returns the number of tokens copied. The copy is bitwise equal to a prefill: it covers full chunks or all tokens, so
-        that the remaining tokens are prefilled in the same chunks. A sliding layer overwrites the beginning of its lane, so
-        such a lane shares all of its tokens, before it has written anything, or none. Lanes of one shard share.
+        Returns the number of tokens; if no page is free, the lane may get fewer, see `PageCache.share`. The cache is bitwise
+        equal to that of a prefill: full chunks or all tokens are shared, so that the remaining tokens are prefilled in the
+        same chunks. Rings lose the first tokens of a lane, so with sliding-window layers a lane shares all of its tokens,
+        before it has written anything, or none. Only lanes of one shard share.
         """
         own = self.size // self.partitioner.num_shards("lanes")
         read_tokens, new_tokens = self._read_tokens[m], np.array(view.tokens[:-1], np.int32)
@@ -255,7 +257,7 @@ class Engine:
         self.lanes = self._with_tables(caches).with_scalars(status=status)
 
     def _park(self, lane: int, parks: bool = True) -> None:
-        """Parks a lane, or takes it back."""
+        """Parks a lane, or takes it back if not `parks`."""
         if parks:
             self._parked.append(lane)
         args = self.lanes.parked_B, *self._change(lane), np.bool_(parks)
@@ -266,14 +268,15 @@ class Engine:
                 self._fill(m, lane)
 
     def _change(self, lane: int) -> tuple[Any, Any]:
-        """The caches without keys and values, and the number of a lane whose pages will be released."""
+        """Forgets what a lane has read. Returns the caches without keys and values, and the number of the lane, for a
+        program that releases its pages."""
         for tokens in self._read_tokens:
             tokens.pop(lane, None)
         self._unwritten.discard(lane)
         return without_pages(self.lanes).caches, np.int32(lane)
 
     def _with_tables(self, caches: tuple[PageCache, ...]) -> Lanes:
-        """The lanes with other tables of pages."""
+        """The lanes with these caches, which keep the present keys and values."""
         kept = zip(self.lanes.caches, caches, strict=True)
         return replace(self.lanes, caches=tuple(new.with_pages(old) for old, new in kept))
 
@@ -296,8 +299,9 @@ class Engine:
         return seen
 
     def _make_room(self, seen: Report) -> None:
-        """Releases the pages of lanes that have ended, and otherwise parks the lanes with the fewest pages, one for two
-        lanes that found no page. The lane with the most pages continues."""
+        """Makes room on each shard where a lane found no page: releases the pages of lanes that have ended or, if there are
+        none, parks the lanes with the fewest pages, one for every two lanes that found no page. The lane with the most pages
+        continues."""
         own = self.size // self.partitioner.num_shards("lanes")
         pages_B, parked = seen.owned_MB.sum(axis=0), set(self._parked)
         for shard in sorted({int(lane) // own for lane in np.flatnonzero(seen.starved_B)}):
@@ -320,8 +324,8 @@ class Engine:
         self.lanes = self._with_tables(caches)
 
     def _take_back(self) -> None:
-        """Takes back parked lanes, the first parked first, as long as there are pages for their tokens and for a page of
-        every other lane."""
+        """Takes back parked lanes, the first parked first. A lane is taken back if its shard has free pages for its tokens
+        and one more for every lane that runs there, or if no lane runs there; otherwise it stays parked."""
         if not self._parked:
             return
         seen = self._report()

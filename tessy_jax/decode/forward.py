@@ -29,7 +29,8 @@ Pass = tuple[jax.Array, Any, jax.Array]
 @jax.named_scope("forward")
 def forward(ctx: LoopContext, m: Index, lanes: Lanes, runs: jax.Array) -> tuple[Lanes, jax.Array, jax.Array]:
     """One forward pass of side m over the lanes that it may write; none if `runs` is false. Returns the lanes, a token per
-    lane [B], and whether the lane sampled it [B]. A lane samples once it has read all of its tokens."""
+    lane [B], and whether the lane sampled it [B]. A lane samples once it has read all of its tokens. A lane that finds no
+    free page does not run and is marked in `starved_B`."""
     params, token_B = ctx.params, jnp.zeros_like(lanes.committed_B)
     # each side counts its own tokens; twice the position plus the side is distinct for both
     position_B = 2 * lanes.tokens.response_B(m) + m

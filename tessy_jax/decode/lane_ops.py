@@ -15,7 +15,7 @@ from tessy_jax.decode.state import CONTINUES, EMPTY, RUNNING, Counts, Lanes, Lan
 
 
 def without_pages(lanes: Lanes) -> Lanes:
-    """The lanes without keys and values."""
+    """The lanes without keys and values, and without the state of the predictors."""
     caches = tuple(cache.without_pages() for cache in lanes.caches)
     return replace(lanes, caches=caches, predictors=(None,) * len(lanes.predictors))
 
@@ -71,7 +71,7 @@ def free(status_B: jax.Array, caches: tuple[PageCache, ...], lane: jax.Array) ->
 def park(
     parked_B: jax.Array, caches: tuple[PageCache, ...], lane: jax.Array, parks: jax.Array
 ) -> tuple[jax.Array, tuple[PageCache, ...]]:
-    """Parks a lane, or takes it back, in either case with empty caches: it reads its tokens again."""
+    """Parks a lane, or takes it back if not `parks`. Its caches become empty, so it reads its tokens again."""
     return parked_B.at[lane].set(parks), tuple(cache.release(lane) for cache in caches)
 
 

@@ -15,20 +15,22 @@ from tessy_jax.models.pages import PAGE
 from tessy_jax.models.transformer import Decoder
 from tessy_jax.sharding import Partitioner
 
-HOST_SHARE = 0.5  # of the machine's memory that the caches may take on CPUs
-DEVICE_SHARE = 0.8  # of an accelerator's memory for weights and caches; the rest is for temporary arrays
+HOST_SHARE = 0.5  # of the machine's memory that the pools may take on CPUs
+DEVICE_SHARE = 0.8  # of an accelerator's memory for weights and pools; the rest is for rings and temporary arrays
 
 
 def bytes_per_token(config: ModelConfig, itemsize: int, partitioner: Partitioner) -> int:
-    """Bytes on each device of a token in the pool: keys and values of all full-attention layers."""
+    """Bytes that a token in the pool takes on each device: keys and values of all full-attention layers."""
     heads = 1 if config.latent else config.kv_heads // partitioner.num_shards("kv_heads")
     return config.windows.count(None) * heads * columns(config) * itemsize
 
 
 def fitting_pool(models: Sequence[Decoder], weights: object, tokens: int, least: int, partitioner: Partitioner) -> int:
-    """Tokens of a pool that memory holds for each of these models: at most `tokens`, at least `least` on each shard.
+    """The size, in tokens, of the largest pool that memory holds for each of these models: at most `tokens`, and otherwise
+    at least `least` on each shard. It is `tokens` if a device is absent or does not report its memory.
 
-    weights: arrays that are in memory besides. The result is the same in all processes if their machines are equal.
+    weights: arrays that take device memory, too; on CPUs they do not count. The result is the same in all processes if their
+    machines are equal.
     """
     shards = partitioner.num_shards("lanes")
     each = sum(bytes_per_token(m.config, m.embed.dtype.itemsize, partitioner) for m in models)

@@ -6,8 +6,8 @@ at token (j − 1) h, decides for tokens of block j (those with t // h = j) and 
 in both rows of one forward pass: in the window that decides, and in the one that will decide from the next multiple of h
 on. Moving the window needs no prefill.
 
-A row stores tokens in a ring of pages that holds the window and `slack` tokens more, so a lane is rolled back by up to
-`slack` tokens by lowering its count of read tokens. After a deeper rollback, the window is read again.
+A row stores tokens in a ring of pages that holds the window and `slack` tokens more. A rollback by up to `slack` tokens only
+lowers the lane's count of read tokens. After a deeper rollback, the window is read again.
 
 A pass reads all lanes or a group of lanes. At a hand-over, only a few lanes have tokens to read, but each has many.
 """
@@ -36,7 +36,7 @@ def new_predictor_state(
     config: ModelConfig, lanes: int, window: int, slack: int, dtype: Any, partitioner: Partitioner, page: int = PAGE
 ) -> PredictorState:
     """An empty cache of 2 rows per lane for a predictor. slack: number of tokens kept beyond the window; at least the
-    number of tokens that a lane reads per pass."""
+    number of tokens that a lane reads per pass. page: tokens per page."""
     rows, each = ROWS * lanes, ring_pages(window + slack, page)
     kv = PagedKV(
         pages=(new_pages(config, config.layers, rows * each, dtype, partitioner, page),),
@@ -56,7 +56,7 @@ def first_token_needed(tokens: Any, half: int) -> Any:
 
 
 def rolled_back(predictor: PredictorState, tokens_B: jax.Array, half: int) -> PredictorState:
-    """The state after a rollback to at most tokens_B tokens of the response. If a lane's slots no longer hold all tokens
+    """The state after a rollback to at most tokens_B tokens of the response. If a lane's pages no longer hold all tokens
     that the next decision needs, the lane reads its window again."""
     read_B = jnp.minimum(predictor.read_B, tokens_B)
     needed_B = first_token_needed(read_B, half)

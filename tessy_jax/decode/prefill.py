@@ -1,4 +1,4 @@
-"""Reads the known tokens of a lane into the cache of one side."""
+"""Reads the known tokens of a lane into the cache of one side, and shares those of another lane."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def prefill(
     graph: Any, m: int, params: Any, ids_MBS: jax.Array, known_MB: jax.Array, cache: PageCache, lane: jax.Array
 ) -> PageCache:
     """Fills the cache of one lane of side m with its known tokens except the last. Without enough free pages, the lane reads
-    them later, in the loop. Each shard of the lanes runs one row, which counts in the lane's own shard only."""
+    them later, in the loop. Each shard of the lanes runs one row; only the row of the lane's own shard has valid tokens."""
     model = nnx.merge(graph, params)
     D = cache.free_DP.shape[0]
     own = cache.owned_B.shape[0] // D

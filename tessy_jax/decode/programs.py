@@ -51,7 +51,7 @@ class Programs:
         return Program(name, jitted, args, key=(function, static, structure, shapes))
 
     def run(self, program: Program) -> Any:
-        """The results of a program. Equal programs are compiled once per process."""
+        """Runs a program, and returns its results. Equal programs are compiled once per process."""
         traced = seconds = 0.0
         if program.key not in _COMPILED:
             start = time.perf_counter()
@@ -67,5 +67,5 @@ class Programs:
         return compiled(*program.args)
 
     def call(self, *args: Any, **options: Any) -> Any:
-        """Runs the program of these arguments of `of`."""
+        """Runs the program that `of` makes of these arguments."""
         return self.run(self.of(*args, **options))

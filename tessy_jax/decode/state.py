@@ -106,7 +106,7 @@ class LoopConfig(NamedTuple):
     chunk: int = 8
     """Tokens that a lane reads per pass during catch-up."""
     packed_tokens: int = 0
-    """Tokens of all lanes of a shard in one catch-up pass, see `mixed_step`."""
+    """The most tokens of all lanes of a shard in one catch-up pass, see `mixed_step`."""
     predictor_tokens: tuple[int, ...] = ()
     """Tokens per lane in one pass of a predictor: for lanes that catch up, and for lanes that have sampled a token. With one
     number, or if not `online`, all passes use the first. Empty: the default of the platform, see `flips`."""
@@ -187,7 +187,7 @@ class PredictorState:
     read_B: jax.Array
     """Tokens of the response that the predictor has read."""
     first_B: jax.Array
-    """The first token of the response that the slots still hold."""
+    """The first token of the response that the pages still hold."""
 
 
 @jax.tree_util.register_dataclass
@@ -278,7 +278,7 @@ class Lanes:
     parked_B: jax.Array
     """Whether the lane waits for free pages, with empty caches, until the host takes it back."""
     starved_B: jax.Array
-    """Whether the lane found no free page in its last pass."""
+    """Whether the lane found no free page in this dispatch."""
     tokens: Tokens
     """The tokens of both sides."""
     caches: tuple[PageCache, ...]

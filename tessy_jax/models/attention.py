@@ -54,7 +54,7 @@ def attend(
     """Causal softmax attention. Scores are multiplied by `scale`; scores and softmax are float32.
 
     A query sees keys of its own segment at positions from 0 to its own; a window w limits it to the last w of them.
-    Negative key positions are empty slots. sinks_KG: a logit per head that takes part in the softmax and has no value
+    It sees no keys at negative positions. sinks_KG: a logit per head that takes part in the softmax and has no value
     (GPT-OSS). Returns [B, T, K, G, H'] in v's dtype, where H' is v's head dim.
     """
     B, T, K, G, H = q_BTKGH.shape
@@ -267,7 +267,7 @@ def _attend_complete(
     scale: float,
     sinks_KG: jax.Array | None = None,
 ) -> jax.Array:
-    """Attention over complete sequences [B, T, K, G, H']."""
+    """Attention over complete sequences. Returns [B, T, K, G, H']."""
     positions_BT, segments_BT = context.positions_BT, context.segments_BT
     if _fusable(q_BTKGH, v_BKTH, segments_BT, sinks_KG):
         assert segments_BT is not None

@@ -1,11 +1,12 @@
-"""Keys and values in pages, and attention to them.
+"""Keys and values in pages (PagedAttention, Kwon et al. 2023), and attention to them.
 
-Layers with the same window are one kind. A kind keeps its keys and values in an array of pages [L, P, K, page, C]: C holds
-the key and the value of a token, or one latent vector that serves as both. A table says which page holds tokens
-n·page … (n + 1)·page − 1 of a lane. A ring reuses the pages of its table in turn, so it holds the last tokens only.
+Layers with the same window are one kind. A kind keeps its keys and values in an array of pages [L, P, K, page, C]: L layers
+of the kind, and `page` tokens per page. C holds the key and the value of a token, or one latent vector that serves as both.
+A table says which page holds tokens n·page … (n + 1)·page − 1 of a lane. A table can be a ring: it reuses its pages in turn,
+so it holds the last tokens only.
 
-A pass appends rows of consecutive tokens to lanes, and attends to what the lanes then hold. It does so in place, with one of
-three bodies: plain XLA, Mosaic on TPUs, and Triton on NVIDIA GPUs.
+A pass appends rows of consecutive tokens to lanes, and attends to what the lanes then hold. The pages are updated in place.
+There are three implementations: plain XLA, Mosaic on TPUs, and Triton on NVIDIA GPUs.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from tessy_jax.models.layers import einsum_f32
 from tessy_jax.sharding import Axes, Partitioner
 
 PAGE = 128
-"""Tokens per page: what a TPU transfers at once. Other sizes must divide it."""
+"""The default number of tokens per page, which TPUs copy in one transfer. Other page sizes must divide it."""
 
 MASKED = -0.7 * float(jnp.finfo(jnp.float32).max)  # finite: a row without any key must not produce NaN
 
@@ -58,25 +59,25 @@ class Rows(NamedTuple):
     """The tokens that a pass appends: rows of up to T consecutive tokens, each of one lane."""
 
     starts_R: jax.Array
-    """Number of the row's first token in its lane. Earlier tokens of the lane are in the pages or in earlier rows."""
+    """Index of the row's first token in its lane. Earlier tokens of the lane are in the pages or in earlier rows."""
     counts_R: jax.Array
     """Valid tokens of each row. Outputs of the other tokens are undefined."""
     lanes_R: jax.Array | None = None
-    """Lane of each row, counted within its shard; None: row r is lane r."""
+    """Lane of each row, numbered within its shard; None: row r is lane r."""
     first_R: jax.Array | None = None
     """The first token that the row sees. Positions count from it. None: 0."""
     packing: Packing | None = None
     """How the tokens of all rows are packed; None: [R, T]."""
 
     def positions(self, size: int) -> jax.Array:
-        """The position of each token [R, T]."""
+        """The position of each token [R, T], where T is `size`."""
         starts_R = self.starts_R if self.first_R is None else self.starts_R - self.first_R
         return starts_R[:, None] + jnp.arange(size, dtype=jnp.int32)
 
 
 class Heads(NamedTuple):
-    """How attention reads pages. keys, values: columns of C. window: tokens that a query sees, itself included; None for
-    all. scale: factor of the scores. latent: all heads read the same keys."""
+    """How attention reads pages. keys, values: first column in C, and the column after the last. window: tokens that a query
+    sees, itself included; None for all. scale: factor of the scores. latent: all heads read the same keys."""
 
     keys: tuple[int, int]
     values: tuple[int, int]
@@ -86,7 +87,7 @@ class Heads(NamedTuple):
 
 
 class Where(NamedTuple):
-    """The rows of one call of a kernel: the layer, and what `append_attend` is given. lowest [R]: the first token that a row
+    """The rows of one kernel call: the arguments of `append_attend` with these names. lowest [R]: the first token that a row
     sees."""
 
     layer: jax.Array
@@ -104,9 +105,9 @@ class PagedKV:
     """Keys and values of all layers of a model."""
 
     pages: tuple[jax.Array, ...]
-    """One array [L, P, K, page, C] per kind of layer."""
+    """One array [L, P, K, page, C] per kind of layer. P: pages of all shards together."""
     tables: tuple[jax.Array, ...]
-    """Page ids [B, N] of each kind, counted within the shard of the lane."""
+    """Page ids [B, N] of each kind, numbered within the shard of the lane."""
     rings: tuple[bool, ...] = field(default=())
     """Whether the table of each kind is a ring."""
     places: tuple[tuple[int, int], ...] = field(default=())
@@ -122,8 +123,8 @@ class PagedKV:
         sinks_KG: jax.Array | None,
         partitioner: Partitioner,
     ) -> tuple[jax.Array, PagedKV]:
-        """Appends rows to the pages of a layer, and attends to them. Returns [R, T, K, G, H'] in q's dtype, and the new
-        pages. sinks_KG: see `attention.attend`."""
+        """Appends rows to the pages of a layer, and attends to the tokens of their lanes. Returns [R, T, K, G, H'] in q's
+        dtype, and the new pages. sinks_KG: see `attention.attend`."""
         kind, index = self.places[layer]
         lanes, keys = "lanes", None if heads.latent else "kv_heads"
         groups = "heads" if heads.latent else None
@@ -149,8 +150,8 @@ class PagedKV:
 
 
 def stored_dtype(dtype: Any) -> Any:
-    """The dtype of pages for keys and values of a dtype. On CPUs, 16-bit numbers are stored as integers: XLA would convert
-    all pages to float32 to change or to read some."""
+    """The dtype in which pages store keys and values of a dtype. On CPUs, 16-bit numbers are stored as uint16: otherwise XLA
+    would convert all pages to float32 to write or read some."""
     dtype = jnp.dtype(dtype)
     return jnp.dtype(jnp.uint16) if dtype.itemsize == 2 and backend().platform == "cpu" else dtype
 
@@ -172,12 +173,14 @@ def append_attend(
     body: str = "",
     interpret: Any = False,
 ) -> tuple[jax.Array, jax.Array]:
-    """Appends rows of tokens to one layer's pages, and attends to them, on one device.
+    """Appends rows of tokens to one layer's pages, and attends to the tokens of their lanes, on one device.
 
-    q [R, T, K, G, H], new [R, K, T, C], pages [L, P, K, page, C], table [B, N], starts, counts, lanes and first [R], sinks
-    [K, G]; see `Rows` and `Heads`. A query sees the tokens of its lane from `first` on up to itself, limited by the window.
-    Scores and softmax are float32. body: "xla", "mosaic" or "triton" (default: that of the platform). interpret: for tests
-    of the kernels on CPUs. Returns [R, T, K, G, H'] in q's dtype, where H' is the number of value columns, and the pages.
+    q [R, T, K, G, H], new [R, K, T, C] (columns that it lacks are zero), pages [L, P, K, page, C], layer: index in L, table
+    [B, N], starts, counts, lanes and first [R], sinks [K, G]; see `Rows` and `Heads`. ring: whether the table is one.
+
+    A query sees the tokens of its lane from `first` on up to itself, limited by the window. Scores and softmax are float32.
+    body: "xla", "mosaic" or "triton" (default: that of the platform). interpret: for tests of the kernels on CPUs. Returns
+    [R, T, K, G, H'] in q's dtype, where H' is the number of value columns, and the pages.
     """
     R, T, K, G, H = q.shape
     width = pages.shape[4] - new.shape[3]

@@ -1,7 +1,7 @@
 """Attention to pages on NVIDIA GPUs, in Triton; XLA appends the tokens.
 
-A program reads, for some queries of one row and key/value head, one of several splits of the pages. XLA joins the splits and
-adds the sinks.
+A program attends for some queries of one row and key/value head, and reads one of several splits of the row's pages. XLA
+combines the splits and adds the sinks.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from jax.experimental.pallas import triton as plgpu
 if TYPE_CHECKING:
     from tessy_jax.models.pages import Heads, Where
 
-SPLITS = 8
+SPLITS = 8  # parts into which the pages of a row are split
 LEAST = 16  # the smallest dimension of a product
-WIDE = 256  # value columns from which on a program takes few queries, so that its sums fit the registers
+WIDE = 256  # from this many value columns on, a program takes few queries, so that its accumulators fit in registers
 LOWEST = -1e30  # finite: a row without any key must not produce NaN
 
 
 def supports(heads: Heads, page: int, dtype: Any) -> bool:
-    """Whether the kernel takes such pages: its blocks have sizes of powers of two."""
+    """Whether the kernel supports these pages: 16-bit numbers, and blocks whose sizes are powers of two from `LEAST` on."""
     width = heads.values[1] - heads.values[0]
     powers = all(size >= LEAST for size in _powers(*heads.keys)[1]) and width & (width - 1) == 0 and width >= LEAST
     return powers and page >= LEAST and jnp.dtype(dtype).itemsize == 2
@@ -147,7 +147,7 @@ def _kernel(
 
 
 def _powers(start: int, end: int) -> tuple[list[int], list[int]]:
-    """The offsets and sizes of blocks, of powers of two, that cover columns start … end."""
+    """The offsets and sizes, which are powers of two, of blocks that cover columns start … end − 1."""
     offsets, sizes = [], []
     while start < end:
         size = 1 << ((end - start).bit_length() - 1)

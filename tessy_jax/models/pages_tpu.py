@@ -1,8 +1,8 @@
 """Appends tokens to pages and attends to them on TPUs, in one Mosaic kernel.
 
-A step of the grid takes one row: it copies blocks of pages to fast memory, two at a time, puts the row's new tokens into
-their places there, writes the pages that have changed back, and attends. Steps run one after another, so a row sees the
-tokens of earlier rows of its lane. XLA would copy all pages to append to them.
+A step of the grid takes one row. It copies blocks of pages to VMEM with double buffering, inserts the row's new tokens
+there, writes what has changed back to HBM, and attends. Steps run one after another, so a row sees the tokens of earlier
+rows of its lane. XLA would copy all pages to append to them.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 BLOCK = 4  # pages per block
 TILE = 16  # tokens of a tile of 16-bit numbers: the least that a copy may change
-LANES = 128  # numbers that a register holds side by side
+LANES = 128  # lanes of a vector register
 LOWEST = -1e30  # finite: a row without any key must not produce NaN
-MEMORY = 64 << 20  # bytes of fast memory that the kernel may take
+MEMORY = 64 << 20  # bytes of VMEM that the kernel may take
 
 
 def supports(pages: jax.Array) -> bool:
-    """Whether the kernel takes such pages."""
+    """Whether the kernel supports these pages."""
     return pages.shape[4] % LANES == 0 and pages.shape[3] % TILE == 0 and pages.dtype.itemsize == 2
 
 
@@ -40,8 +40,8 @@ def append_attend(
     *,
     interpret: Any = False,
 ) -> tuple[jax.Array, jax.Array]:
-    """Appends and attends. q: M = groups × times, times last, and zeros in the columns that are no keys. Returns
-    [R, K, M, C], of which the columns of the values count, and the pages."""
+    """Appends and attends. q: M = groups × times, times last, and zeros in the columns that hold no keys. Returns
+    [R, K, M, C], of which only the value columns are valid, and the pages."""
     R, K, M, C = q_RKMC.shape
     T, page = new_RKTC.shape[2], pages.shape[3]
     layer, table, starts, counts, lanes, lowest, ring = where
@@ -123,7 +123,7 @@ def _kernel(*refs: Any, has_sinks: bool, columns: int, window: int | None, scale
                 buffer[slot, i] = jnp.zeros_like(buffer[slot, i])
 
     def insert(j: Any, slot: Any) -> None:
-        """Puts the new tokens into the pages of block j, in fast memory and in the cache."""
+        """Puts the new tokens into the pages of block j, in VMEM and in HBM."""
         for i, number, has_tokens in in_block(j):
 
             @pl.when(has_tokens & ((number + 1) * page > old))

@@ -164,14 +164,15 @@ class ModelSet:
         self.open_text, self.close_text = self._markers(date)
 
     def _check_pool(self) -> None:
+        """Refuses a pool that cannot hold one response of full length on each shard."""
         synthesis, shards = self.config.synthesis, self.partitioner.num_shards("lanes")
         tokens = synthesis.max_prompt_tokens + synthesis.max_response_tokens
         least = shards * longest(tokens, self._window_bytes, max(self.steps))
         if synthesis.cache_tokens is not None and synthesis.cache_tokens < least:
             raise ConfigError(
                 f"synthesis.cache_tokens is {synthesis.cache_tokens}, one response of full length"
-                f"{f' on each of {shards} shards' if shards > 1 else ''} takes {least}; set it to at least {least}, lower "
-                "synthesis.max_prompt_tokens or max_response_tokens, or set cache_tokens to null"
+                f"{f' on each of {shards} shards' if shards > 1 else ''} takes {least} tokens; set it to at least {least}, "
+                "lower synthesis.max_prompt_tokens or max_response_tokens, or set cache_tokens to null"
             )
 
     def read_writer(self, name: Writer, section: settings.Model, date: datetime.date) -> WriterSpec:

@@ -59,8 +59,8 @@ share = jax.jit(lambda *args: args[0].share(*args[1:]), static_argnums=4)
 
 
 class Lists:
-    """What the cache should hold: the tokens of each lane, the tokens below which it is not rolled back because others may
-    share them, and the pages it owns."""
+    """What the cache should hold: the tokens of each lane, the length below which it is not rolled back because others may
+    share its pages, and the number of pages that it owns."""
 
     def __init__(self, windows, pool, devices, seed):
         self.partitioner = Partitioner(make_mesh({"data": devices})) if devices > 1 else Partitioner()

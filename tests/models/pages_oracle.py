@@ -11,7 +11,9 @@ from tessy_jax.models.pages import Heads, stored_dtype
 
 @dataclass(frozen=True)
 class Shape:
-    """latent: K is 1, and values are the first columns of the keys. shared: several rows of one lane, one after another."""
+    """The shape of a case. size: tokens per row. latent: if not 0, K is 1 and values are the first `latent` columns of the
+    keys. first: rows do not see the first tokens of their lanes. shared: several rows of one lane, one after another.
+    columns: C, if padded."""
 
     kv_heads: int = 2
     groups: int = 4
@@ -80,7 +82,7 @@ def numbers(pages, dtype):
 
 
 def attend(*, q, new, pages, layer, table, starts, counts, heads, ring, lanes=None, first=None, sinks=None):
-    """What `append_attend` computes, in float32. Outputs of invalid tokens are zero."""
+    """What `append_attend` returns, in float32. Outputs of invalid tokens are zero."""
     q, new, pages = np.array(q, np.float32), np.array(new, np.float32), numbers(pages, q.dtype)
     table, starts, counts = (np.array(x) for x in (table, starts, counts))
     R, T, K, G, _ = q.shape

@@ -1,4 +1,4 @@
-"""Attention to pages computes what a plain loop over tokens computes, with every body."""
+"""Attention to pages computes what a plain loop over tokens computes, in every implementation."""
 
 from dataclasses import replace
 from functools import partial
