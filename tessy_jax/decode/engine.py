@@ -113,12 +113,18 @@ class Engine:
         self.tokens = longest(tokens, config.window_bytes, steps)
         self.room = int(params.max_response_bytes) + 2 * config.window_bytes + len(tables.close_X)
         self.page = page
-        if pool is None:
-            most = self.size * (tokens + self.margin)
-            pool = fitting_pool(writers, self.weights, most, self.tokens, self.partitioner)
-        self.pool = pool
         self._parked: list[int] = []  # lanes, the first parked first
-        self.lanes = self._empty(predictors)
+        windows = tuple(None if predictor is None else self._window(predictor) for predictor in predictors)
+        self.pool = pool or fitting_pool(
+            writers,
+            (self.weights, windows),
+            lanes=self.size,
+            slack=self.slack,
+            page=page,
+            tokens=self.size * (tokens + self.margin),
+            least=self.tokens,
+        )
+        self.lanes = self._empty(windows)
 
     @property
     def compilations(self) -> list[Compilation]:
@@ -131,7 +137,11 @@ class Engine:
     def _replicated(self, x: Any) -> jax.Array:
         return put(x, self.partitioner, (None,) * np.ndim(x))
 
-    def _empty(self, predictors: Sequence[Decoder | None]) -> Lanes:
+    def _window(self, predictor: Decoder) -> PredictorState:
+        window, dtype = 2 * self.graphs.config.half_window, predictor.embed.dtype
+        return new_predictor_state(predictor.config, self.size, window, PREDICTOR_SLACK, dtype, self.partitioner, self.page)
+
+    def _empty(self, windows: tuple[PredictorState | None, ...]) -> Lanes:
         B, S, Y = self.size, self.tokens, self.room
 
         def numbers(value: int = 0, shape: tuple[int, ...] = (B,), dtype: Any = np.int32) -> jax.Array:
@@ -147,16 +157,6 @@ class Engine:
             return new_cache(config, B, S, dtype=dtype, partitioner=self.partitioner, **sizes)
 
         caches = tuple(empty(model) for model in self.writers)
-        windows: list[PredictorState | None] = []
-        for predictor in predictors:
-            half = self.graphs.config.half_window
-            windows.append(
-                None
-                if predictor is None
-                else new_predictor_state(
-                    predictor.config, B, 2 * half, PREDICTOR_SLACK, predictor.embed.dtype, self.partitioner, self.page
-                )
-            )
         shards = self.partitioner.num_shards("lanes")
         config = self.graphs.config._replace(
             packed_tokens=max(MIN_PACKED_TOKENS, 4 * B // shards),
@@ -177,7 +177,7 @@ class Engine:
             starved_B=numbers(0, dtype=np.bool_),
             tokens=Tokens(of_sides(0, S), of_sides(0, S), of_sides(1), of_sides(1)),
             caches=caches,
-            predictors=tuple(windows),
+            predictors=windows,
             counts=jax.tree.map(self._replicated, zero_counts(len(caches))),
         )
 

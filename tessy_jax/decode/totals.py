@@ -20,8 +20,8 @@ class Compilation(NamedTuple):
 
 @dataclass
 class Totals:
-    """Counts over all dispatches, one per side; see `state.Counts`. prefilled, shared: tokens of inserted
-    responses that were read, and that were copied from another lane. host_syncs: waits for the device."""
+    """Counts over all dispatches, one per side; see `state.Counts`. prefilled, shared: tokens of inserted responses that
+    their lanes had to read, and that another lane had read. host_syncs: waits for the device."""
 
     passes: np.ndarray = field(default_factory=lambda: np.zeros(2))
     sampled: np.ndarray = field(default_factory=lambda: np.zeros(2))

@@ -1,6 +1,6 @@
 """The decoder: one definition of a layer, run in two forms.
 
-`stacked=False` keeps parameters per layer and unrolls the layers, so that every layer has its own cache buffer in decoding.
+`stacked=False` keeps parameters per layer and unrolls the layers, for decoding.
 `stacked=True` keeps equal layers as one block whose parameters have a leading layer axis, and scans over it, so that compile
 time in training does not grow with depth. Both compute the same function.
 """
@@ -105,7 +105,7 @@ class Decoder(nnx.Module):
 
         Without a cache, `segments_BT` numbers the documents packed into a row from 1 (0 is padding; default: one document);
         attention and positions stay within a document. With a cache, `rows` says where the tokens go; if they are packed,
-        tokens are [D, u] and hidden states [D, u, D]. remat: a key of REMAT, for the gradient of stacked layers.
+        tokens are [D, u], and hidden states have one axis more. remat: a key of REMAT, for the gradient of stacked layers.
         """
         config, packing = self.config, None if rows is None else rows.packing
         if rows is None:

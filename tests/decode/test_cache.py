@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tessy_jax.decode import prefill
 from tessy_jax.decode.cache import new_cache
 from tessy_jax.models.config import ModelConfig, Rope
 from tessy_jax.sharding import Partitioner, make_mesh
@@ -188,3 +189,15 @@ def test_a_grown_pool_keeps_its_tokens_and_has_more_free_pages():
             lists.cache = lists.cache.grown(pages)
             assert (np.asarray(lists.cache.left_D) == left + pages - before).all()
             lists.check()
+
+
+def test_a_lane_that_found_no_page_for_its_prompt_is_not_shared():
+    """Such a lane reads its prompt later. Until then, its table holds pages of other lanes."""
+    lists = Lists((None,), 2 * TOKENS, 1, 0)
+    counts = np.array([SLACK, 2, 0, 0], np.int32)
+    cache, _ = append(lists.cache, np.ones((LANES, SLACK), np.float32), counts)
+    for source, tokens, shared in ((0, SLACK, SLACK), (1, 2, 2), (1, SLACK, 0), (2, SLACK, 0)):
+        result = prefill.share(lists.partitioner, cache, np.int32(source), np.int32(3), np.int32(tokens))
+        assert int(result.lengths_B[3]) == shared
+        assert int(result.owned_B[3]) == -(-shared // PAGE)
+        assert int(result.owners_DP.sum()) == result.owners_DP.size + shared // PAGE

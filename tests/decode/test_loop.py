@@ -196,8 +196,8 @@ def test_a_template_span_separates_thinking_and_answer():
 
 
 def test_the_caches_are_updated_in_place():
-    """Nothing as large as one layer's keys is held beside the caches while both models write. (The heads are wide, so that
-    scores, one number per token and head, are small beside keys.)"""
+    """Nothing as large as one layer's pages is held beside the caches while both models write. (The heads are wide, so that
+    scores, one number per token and head, are small beside pages.)"""
     writers = [model(i, len(spelled(kind)), head_dim=64) for i, kind in enumerate(("student", "teacher"))]
     machine = engine(World(pool=3 * 4096), 3, writers=writers)
     pages = min(x.nbytes // x.shape[0] for cache in machine.lanes.caches for x in cache.kv.pages)
