@@ -78,12 +78,12 @@ def append_attend(
                 pltpu.VMEM((K, M, LANES), jnp.float32),
             ],
         ),
-        out_shape=[jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (q_RKMC, pages)],
+        out_shape=[jax.ShapeDtypeStruct(q_RKMC.shape, q_RKMC.dtype), pltpu.HBM(pages.shape, pages.dtype)],
         input_output_aliases={len(scalars) + len(vectors): 1},
         compiler_params=pltpu.CompilerParams(dimension_semantics=("arbitrary",), vmem_limit_bytes=MEMORY),
         interpret=interpret,
         name="append_attend",
-    )(*scalars, *vectors, pages)
+    )(*scalars, *vectors, pages if interpret else pltpu.with_memory_space_constraint(pages, pltpu.HBM))
     return out, pages
 
 

@@ -162,7 +162,7 @@ class Lists:
     [
         ((None,), 1, 3000),
         ((WINDOW, None), 1, 3000),
-        ((None, WINDOW), 2, 1000),
+        ((None, WINDOW), 2, 3000),
         pytest.param((None,), 1, 100_000, marks=pytest.mark.slow),
         pytest.param((None, WINDOW), 2, 10_000, marks=pytest.mark.slow),
     ],
