@@ -27,7 +27,7 @@ MEMORY = 64 << 20  # bytes of VMEM that the kernel may take
 
 def supports(pages: jax.Array) -> bool:
     """Whether the kernel supports these pages."""
-    return pages.shape[4] % LANES == 0 and pages.shape[3] % TILE == 0 and pages.dtype.itemsize == 2
+    return pages.shape[4] % LANES == 0 and pages.shape[3] % TILE == 0 and pages.dtype in (jnp.bfloat16, jnp.float32)
 
 
 def append_attend(
@@ -187,4 +187,5 @@ def _kernel(*refs: Any, has_sinks: bool, columns: int, window: int | None, scale
 
 
 def _dot(a: jax.Array, b: jax.Array, of_a: int, of_b: int) -> jax.Array:
-    return jax.lax.dot_general(a, b, (((of_a,), (of_b,)), ((), ())), preferred_element_type=jnp.float32)
+    exact = jax.lax.Precision.HIGHEST if b.dtype == jnp.float32 else None  # by default, a TPU rounds factors to bfloat16
+    return jax.lax.dot_general(a, b, (((of_a,), (of_b,)), ((), ())), precision=exact, preferred_element_type=jnp.float32)
