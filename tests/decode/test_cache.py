@@ -61,7 +61,8 @@ share = jax.jit(lambda *args: args[0].share(*args[1:]), static_argnums=4)
 
 class Lists:
     """What the cache should hold: the tokens of each lane, the length below which it is not rolled back because others may
-    share its pages, and the number of pages that it owns."""
+    share its pages, the number of pages that it owns, and the most tokens that it held since it was empty, which limits how
+    far rings can be rolled back."""
 
     def __init__(self, windows, pool, devices, seed):
         self.partitioner = Partitioner(make_mesh({"data": devices})) if devices > 1 else Partitioner()
@@ -73,6 +74,7 @@ class Lists:
             np.random.default_rng(seed),
         )
         self.known, self.fixed, self.owned = [[] for _ in range(LANES)], [0] * LANES, [0] * LANES
+        self.longest = [0] * LANES
         self.value, self.refused, self.shared, self.operations = 0, 0, 0, 0
 
     def shard(self, lane):
@@ -101,13 +103,21 @@ class Lists:
             assert ok_B[lane] == (short == 0 or wanted[d] <= left[d])
             if ok_B[lane]:
                 self.known[lane] += values[lane, :n].tolist()
+                self.longest[lane] = max(self.longest[lane], len(self.known[lane]))
                 self.owned[lane] += short
             self.refused += not ok_B[lane]
 
     def rollback(self):
-        keep = [max(fixed, len(lane) - int(n)) for lane, fixed, n in zip(self.known, self.fixed, self.few(), strict=True)]
+        keep = [
+            max(fixed, self.least(lane), len(self.known[lane]) - int(n))
+            for lane, (fixed, n) in enumerate(zip(self.fixed, self.few(), strict=True))
+        ]
         self.known = [lane[:n] for lane, n in zip(self.known, keep, strict=True)]
         self.cache = self.cache.rollback(self.cache.lengths_B * 0 + np.array(keep, np.int32))
+
+    def least(self, lane):
+        """The fewest tokens of a lane that its rings still hold."""
+        return max(0, self.longest[lane] - SLACK) if len(self.windows) > 1 else 0
 
     def few(self):
         return self.rng.integers(0, SLACK // 2, LANES)
@@ -116,14 +126,14 @@ class Lists:
         source, lane = self.rng.choice(LANES, 2, replace=False).tolist()
         if self.known[lane] or self.owned[lane] or self.shard(source) != self.shard(lane):
             return
-        least = len(self.known[source]) - SLACK // 2 if len(self.windows) > 1 else 0
-        tokens = int(self.rng.integers(max(least, 0), len(self.known[source]) + 1))
+        tokens = int(self.rng.integers(self.least(source), len(self.known[source]) + 1))
         left = int(self.cache.left_D[self.shard(lane)])
         self.cache = share(self.cache, np.int32(source), np.int32(lane), np.int32(tokens), self.partitioner)
         if tokens % PAGE and not left:
             tokens = tokens // PAGE * PAGE
         self.known[lane] = self.known[source][:tokens]
         self.owned[lane] = -(-tokens // PAGE)
+        self.longest[lane] = self.longest[source] if len(self.windows) > 1 else tokens
         self.fixed[source] = max(self.fixed[source], tokens // PAGE * PAGE)
         self.fixed[lane] = tokens // PAGE * PAGE
         self.shared += 1
@@ -131,7 +141,7 @@ class Lists:
     def release(self):
         lane = int(self.rng.integers(LANES))
         self.cache = release(self.cache, np.int32(lane))
-        self.known[lane], self.owned[lane], self.fixed[lane] = [], 0, 0
+        self.known[lane], self.owned[lane], self.fixed[lane], self.longest[lane] = [], 0, 0, 0
 
     def check(self):
         cache = jax.device_get(self.cache)
