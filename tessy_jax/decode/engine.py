@@ -121,7 +121,7 @@ class Engine:
             lanes=self.size,
             slack=self.slack,
             page=page,
-            tokens=self.size * (tokens + self.margin),
+            tokens=self.size * -(-(tokens + self.margin) // page) * page,
             least=self.tokens,
         )
         self.lanes = self._empty(windows)
@@ -200,14 +200,16 @@ class Engine:
         }
         self.lanes = self._programs.call("insert", insert, (), (self.lanes, np.int32(lane), rows), donate=0)
         self._unwritten.discard(lane)
+        own = self.size // self.partitioner.num_shards("lanes")
+        waits = any(other // own == lane // own for other in self._parked)  # lanes that wait for pages come first
         for m, view in enumerate(state.views):
             self._read_tokens[m].pop(lane, None)
-            if not self._parked:
+            if not waits:
                 shared = self._share(m, lane, view)
                 self._fill(m, lane)
                 self.totals.shared[m] += shared
                 self.totals.prefilled[m] += len(view.tokens) - 1 - shared
-        if self._parked:  # lanes that wait for pages come first
+        if waits:
             self._park(lane)
         elif not state.text:
             self._unwritten.add(lane)
@@ -232,7 +234,8 @@ class Engine:
             size = min(len(tokens), len(new_tokens))
             differs = np.flatnonzero(tokens[:size] != new_tokens[:size])
             same = int(differs[0]) if len(differs) else size
-            same = same if same == len(new_tokens) else same // PREFILL_CHUNK * PREFILL_CHUNK
+            if same < len(new_tokens) or same > view.prompt - 1:  # a response may be rolled back, a prompt is not
+                same = 0 if sliding else min(same, view.prompt - 1) // PREFILL_CHUNK * PREFILL_CHUNK
             if same > best:
                 best, source = same, other
         # of an unfinished response, only the prompt stays in the cache unchanged
@@ -333,10 +336,12 @@ class Engine:
         left_MD, parked = seen.left_MD.copy(), set(self._parked)
         running = [lane for lane in np.flatnonzero(seen.status_B == RUNNING).tolist() if lane not in parked]
         active_D = np.bincount(np.array(running, int) // own, minlength=left_MD.shape[1])
+        full: set[int] = set()  # shards without pages for the lane that has waited longest
         for lane in list(self._parked):
             shard = lane // own
             need_M = -(-(seen.known_MB[:, lane] + self.margin) // self.page)
-            if active_D[shard] and (left_MD[:, shard] < need_M + active_D[shard]).any():
+            if shard in full or (active_D[shard] and (left_MD[:, shard] < need_M + active_D[shard]).any()):
+                full.add(shard)
                 continue
             self._parked.remove(lane)
             self._park(lane, False)

@@ -55,11 +55,11 @@ class Continuation(NamedTuple):
 def catch_up(graph: Any, params: Any, lanes: Lanes, size: int) -> Lanes:
     """One chunk: up to `size` known tokens per lane enter the cache, all but the last known one at most."""
     model = nnx.merge(graph, params)
-    cache, _ = lanes.cache.reserve(jnp.where(lanes.limit_B > lanes.known_B, lanes.known_B, 0))
+    cache, ok_B = lanes.cache.reserve(jnp.where(lanes.limit_B > lanes.known_B, lanes.known_B, 0))
     start_B = cache.lengths_B
     index_BT = start_B[:, None] + jnp.arange(size, dtype=jnp.int32)
     tokens_BT = jnp.take_along_axis(lanes.tokens_BS, jnp.minimum(index_BT, lanes.tokens_BS.shape[1] - 1), axis=1)
-    counts_B = jnp.clip(lanes.known_B - 1 - start_B, 0, size)
+    counts_B = jnp.where(ok_B, jnp.clip(lanes.known_B - 1 - start_B, 0, size), 0)
     _, kv = model(tokens_BT, cache=cache.kv, rows=Rows(start_B, counts_B))
     return replace(lanes, cache=cache.filled(kv, start_B + counts_B))
 

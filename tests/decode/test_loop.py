@@ -10,7 +10,8 @@ from flax import nnx
 
 from tessy_jax.decode import tokenize
 from tessy_jax.decode.engine import Engine
-from tessy_jax.decode.state import STUDENT, TEACHER, TEMPLATE
+from tessy_jax.decode.lane_ops import Report
+from tessy_jax.decode.state import EMPTY, RUNNING, STUDENT, TEACHER, TEMPLATE
 from tessy_jax.sharding import Partitioner, make_mesh, parse_mesh
 from tests.decode.world import CLOSE, Job, World, by_engine, by_oracle, engine, model, parts, spelled
 
@@ -193,6 +194,18 @@ def test_a_template_span_separates_thinking_and_answer():
         assert set(sources[thinking_bytes : thinking_bytes + len(CLOSE)]) == {TEMPLATE}
         assert TEMPLATE not in sources[:thinking_bytes]
         assert len(sources) == len(text)
+
+
+@pytest.mark.parametrize(("left", "taken"), [(20, []), (60, [1, 2])])
+def test_no_parked_lane_comes_back_before_one_that_has_waited_longer_on_its_shard(left, taken, monkeypatch):
+    machine, came = engine(World(page=8, pool=1), 4), []
+    status_B, known_MB = np.array([RUNNING, RUNNING, RUNNING, EMPTY]), np.array([[40, 300, 20, 0]] * 2)
+    seen = Report(status_B, None, None, known_MB, None, np.full((2, 1), left))
+    monkeypatch.setattr(machine, "_parked", [1, 2])
+    monkeypatch.setattr(machine, "_report", lambda: seen)
+    monkeypatch.setattr(machine, "_park", lambda lane, parks: came.append((lane, parks)))
+    machine._take_back()
+    assert came == [(lane, False) for lane in taken]
 
 
 def test_the_caches_are_updated_in_place():

@@ -17,7 +17,10 @@ def test_weights_rings_and_pool_take_at_most_their_share_of_memory(megabytes, li
     monkeypatch.setattr(pool.os, "sysconf", {"SC_PAGE_SIZE": 1, "SC_PHYS_PAGES": memory * jax.local_device_count()}.get)
     writers = [model(i, len(spelled(kind)), head_dim=32, window=40) for i, kind in enumerate(("student", "teacher"))]
     machine = engine(World(pool=None), 8, writers=writers)
-    least, tokens = machine.tokens, machine.size * (machine.tokens - 2 * World().window_bytes)
+    least, tokens = (
+        machine.tokens,
+        machine.size * -(-(machine.tokens - 2 * World().window_bytes) // machine.page) * machine.page,
+    )
     if limited == "least":
         assert machine.pool == -(-least // machine.page) * machine.page
         return

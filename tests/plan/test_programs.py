@@ -53,7 +53,7 @@ def test_a_planned_loop_equals_the_program_of_the_engine(mesh, monkeypatch):
     config = mini("mesh={data: 2, tensor: 2}")
     synthesis = synthesis_config(config, 1, config.student.model, config.boundary)
     tokens = synthesis.synthesis.max_prompt_tokens + synthesis.synthesis.max_response_tokens
-    engine = ModelSet(synthesis, Partitioner(mesh)).engine(pool=8 * tokens)
+    engine = ModelSet(synthesis, Partitioner(mesh)).engine()
     programs = {p.name: p for p in planned(config, ("loop", "fill"), Partitioner(mesh, absent=True), Published(None))}
     assert set(programs) == {"loop", "fill student", "fill teacher"}
     for ours, theirs in ((engine.loop(), programs["loop"]), (engine.prefill(1), programs["fill teacher"])):
