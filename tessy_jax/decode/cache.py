@@ -21,7 +21,7 @@ import numpy as np
 
 from tessy_jax.backend import backend
 from tessy_jax.models.config import ModelConfig
-from tessy_jax.models.pages import PAGE, PagedKV, stored_dtype
+from tessy_jax.models.pages import PAGE, PagedKV, page_count, stored_dtype
 from tessy_jax.sharding import Axes, Partitioner, put, zeros
 
 
@@ -71,7 +71,7 @@ class PageCache:
         Lanes of a shard are served in order. If a lane needs more pages than are left, it and all later lanes that need
         pages get none."""
         D, P = self.free_DP.shape
-        short_B = jnp.maximum(-(-tokens_B // self.page) - self.owned_B, 0)
+        short_B = jnp.maximum(page_count(tokens_B, self.page) - self.owned_B, 0)
         short_Db = short_B.reshape(D, -1)
         upto_Db = jnp.cumsum(short_Db, axis=1)
         ok_Db = (short_Db == 0) | (upto_Db <= self.left_D[:, None])
@@ -124,12 +124,14 @@ class PageCache:
 
     def share(self, source: jax.Array, lane: jax.Array, tokens: jax.Array, partitioner: Partitioner) -> PageCache:
         """Gives an empty lane the first `tokens` tokens of another lane of its shard. Full pages are shared; the last page,
-        if it is not full, and rings are copied. Without a free page for the copy, the lane gets the full pages only.
+        if it is not full, and rings are copied. Without a free page for the copy, the lane gets the full pages only. It gets
+        nothing if the source has fewer tokens.
 
         The source must not be rolled back below these tokens while another lane shares them. If there are rings, the
         source must hold no more than `slack` tokens beyond them.
         """
         D, P = self.free_DP.shape
+        tokens = jnp.where(self.lengths_B[source] >= tokens, tokens, 0)
         d, count = lane // (self.owned_B.shape[0] // D), tokens // self.page
         at_N = jnp.arange(self.kv.tables[0].shape[1], dtype=jnp.int32)
         row_N, own_N = self.kv.tables[0][source], self.kv.tables[0][lane]
@@ -198,11 +200,6 @@ def ring_table(rows: int, pages: int, partitioner: Partitioner) -> jax.Array:
     return put(np.tile(table, (rows // own, 1)), partitioner, ("lanes", None))
 
 
-def ring_pages(tokens: int, page: int = PAGE) -> int:
-    """Pages of a ring of at least `tokens` tokens."""
-    return -(-tokens // page)
-
-
 def new_cache(
     config: ModelConfig,
     lanes: int,
@@ -226,11 +223,11 @@ def new_cache(
     partitioner = partitioner or Partitioner()
     partitioner.check({"lanes": (lanes, "the number of lanes")})
     assert PAGE % page == 0
-    shards, each = partitioner.num_shards("lanes"), -(-tokens // page)
+    shards, each = partitioner.num_shards("lanes"), page_count(tokens, page)
     P = lanes // shards * each if pool is None else max(each, pool // shards // page)
     kinds: list[int | None] = [None, *sorted({w for w in config.windows if w is not None})]
     count = [sum(window == kind for window in config.windows) for kind in kinds]
-    sizes = [P * shards, *(lanes * ring_pages(min(tokens, w + slack), page) for w in kinds[1:] if w is not None)]
+    sizes = [P * shards, *(lanes * page_count(min(tokens, w + slack), page) for w in kinds[1:] if w is not None)]
     seen = [0] * len(kinds)
     places = []
     for window in config.windows:

@@ -5,27 +5,35 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from tessy_jax.backend import backend
-from tessy_jax.decode.cache import columns, ring_pages
+from tessy_jax.decode.cache import columns
+from tessy_jax.models.config import ModelConfig
+from tessy_jax.models.pages import page_count
 from tessy_jax.models.transformer import Decoder
+from tessy_jax.sharding import Partitioner
 
 SHARE = 0.8  # of a device's memory that weights and caches may take; the rest is for temporary arrays
 
 
-def token_bytes(model: Decoder, layers: int) -> int:
+def token_bytes(config: ModelConfig, layers: int, dtype: Any, partitioner: Partitioner) -> int:
     """Bytes on each device of the keys and values of a token in `layers` layers."""
-    config = model.config
-    heads = 1 if config.latent else config.kv_heads // model.partitioner.num_shards("kv_heads")
-    return layers * heads * columns(config) * model.embed.dtype.itemsize
+    heads = 1 if config.latent else config.kv_heads // partitioner.num_shards("kv_heads")
+    return layers * heads * columns(config) * jnp.dtype(dtype).itemsize
+
+
+def _bytes(model: Decoder, layers: int) -> int:
+    return token_bytes(model.config, layers, model.embed.dtype, model.partitioner)
 
 
 def ring_bytes(model: Decoder, slack: int, page: int) -> int:
     """Bytes on each device of the rings of a lane; see `cache.new_cache`."""
     windows = [window for window in model.config.windows if window is not None]
-    return sum(ring_pages(window + slack, page) * page * token_bytes(model, 1) for window in windows)
+    return _bytes(model, 1) * page * sum(page_count(window + slack, page) for window in windows)
 
 
 def fitting_pool(
@@ -39,7 +47,7 @@ def fitting_pool(
     """
     partitioner = models[0].partitioner
     shards = partitioner.num_shards("lanes")
-    each = sum(token_bytes(m, m.config.windows.count(None)) for m in models)
+    each = sum(_bytes(m, m.config.windows.count(None)) for m in models)
     if partitioner.absent or not each:
         return tokens
     if backend().platform == "cpu":
@@ -50,5 +58,5 @@ def fitting_pool(
             return tokens
     taken = sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(held))
     taken += lanes // shards * sum(ring_bytes(model, slack, page) for model in models)
-    pages = max(int((SHARE * limit - taken) / (each * page)), -(-least // page))
+    pages = max(int((SHARE * limit - taken) / (each * page)), page_count(least, page))
     return min(tokens, shards * pages * page)

@@ -21,11 +21,11 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from tessy_jax.decode.cache import new_pages, ring_pages, ring_table
+from tessy_jax.decode.cache import new_pages, ring_table
 from tessy_jax.decode.state import PredictorState
 from tessy_jax.decode.windows import read_window
 from tessy_jax.models.config import ModelConfig
-from tessy_jax.models.pages import PAGE, PagedKV, Rows
+from tessy_jax.models.pages import PAGE, PagedKV, Rows, page_count
 from tessy_jax.models.transformer import Decoder
 from tessy_jax.sharding import Partitioner, zeros
 
@@ -37,7 +37,7 @@ def new_predictor_state(
 ) -> PredictorState:
     """An empty cache of 2 rows per lane for a predictor. slack: number of tokens kept beyond the window; at least the
     number of tokens that a lane reads per pass. page: tokens per page."""
-    rows, each = ROWS * lanes, ring_pages(window + slack, page)
+    rows, each = ROWS * lanes, page_count(window + slack, page)
     kv = PagedKV(
         pages=(new_pages(config, config.layers, rows * each, dtype, partitioner, page),),
         tables=(ring_table(rows, each, partitioner),),

@@ -40,5 +40,5 @@ def prefill(
 
 
 def share(partitioner: Partitioner, cache: PageCache, source: jax.Array, lane: jax.Array, tokens: jax.Array) -> PageCache:
-    """See `PageCache.share`. Shares nothing if the source has not read these tokens yet."""
-    return cache.share(source, lane, jnp.where(cache.lengths_B[source] >= tokens, tokens, 0), partitioner)
+    """See `PageCache.share`."""
+    return cache.share(source, lane, tokens, partitioner)

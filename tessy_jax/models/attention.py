@@ -15,8 +15,8 @@ from flax import nnx
 
 from tessy_jax.backend import backend
 from tessy_jax.models.config import ModelConfig
-from tessy_jax.models.layers import Linear, RMSNorm, apply_rope, einsum_f32, filled
-from tessy_jax.models.pages import MASKED, Heads, PagedKV, Rows
+from tessy_jax.models.layers import MASKED, Linear, RMSNorm, apply_rope, einsum_f32, filled
+from tessy_jax.models.pages import Heads, PagedKV, Rows
 from tessy_jax.sharding import Partitioner
 
 QUERY_BLOCK = 512  # longer sequences compute scores for this many queries at a time

@@ -18,6 +18,7 @@ from tessy_jax.models.config import ModelConfig, Rope
 from tessy_jax.sharding import Axes, Partitioner
 
 INIT_STD = 0.02  # standard deviation of random weights: the initializer_range of the families
+MASKED = -0.7 * float(jnp.finfo(jnp.float32).max)  # finite: a row without any key must not produce NaN
 
 
 def weight(rngs: nnx.Rngs, shape: tuple[int, ...], axes: Axes, dtype: Any) -> nnx.Param:

@@ -20,13 +20,16 @@ import jax.numpy as jnp
 
 from tessy_jax.backend import backend
 from tessy_jax.models import pages_gpu, pages_tpu
-from tessy_jax.models.layers import einsum_f32
+from tessy_jax.models.layers import MASKED, einsum_f32
 from tessy_jax.sharding import Axes, Partitioner
 
 PAGE = 128
 """The default number of tokens per page, which TPUs copy in one transfer. Other page sizes must divide it."""
 
-MASKED = -0.7 * float(jnp.finfo(jnp.float32).max)  # finite: a row without any key must not produce NaN
+
+def page_count(tokens: Any, page: int = PAGE) -> Any:
+    """The number of pages that hold `tokens` tokens. Accepts integers and arrays."""
+    return -(-tokens // page)
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,14 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
+from tessy_jax.models.layers import MASKED
+
 if TYPE_CHECKING:
     from tessy_jax.models.pages import Heads, Where
 
 SPLITS = 8  # parts into which the pages of a row are split
 LEAST = 16  # the smallest dimension of a product
 WIDE = 256  # from this many value columns on, a program takes few queries, so that its accumulators fit in registers
-LOWEST = -1e30  # finite: a row without any key must not produce NaN
 
 
 def supports(heads: Heads, page: int, dtype: Any) -> bool:
@@ -129,7 +130,7 @@ def _kernel(
         seen = (position <= at) & (position < total_tokens) & (position >= lowest)
         if heads.window is not None:
             seen &= position > at - heads.window
-        scores = jnp.where(seen, scores, LOWEST)
+        scores = jnp.where(seen, scores, MASKED)
         above = jnp.maximum(top, scores.max(axis=1))
         weights = jnp.where(seen, jnp.exp(scores - above[:, None]), 0.0)
         keeps = jnp.exp(top - above)
@@ -140,7 +141,7 @@ def _kernel(
         acc = acc * keeps[:, None] + plgpu.dot(weights.astype(values.dtype), values)
         return acc, above, total * keeps + weights.sum(axis=1)
 
-    top = jnp.full((rows,), LOWEST, jnp.float32)
+    top = jnp.full((rows,), MASKED, jnp.float32)
     start_values = jnp.zeros((rows, width), jnp.float32), top, jnp.zeros_like(top)
     acc, top, total = jax.lax.fori_loop(begin, jnp.minimum(begin + each, last), body, start_values)
     out_ref[0, 0, 0], top_ref[0, 0, 0], total_ref[0, 0, 0] = acc, top, total

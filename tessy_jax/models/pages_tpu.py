@@ -15,13 +15,14 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
+from tessy_jax.models.layers import MASKED, precision
+
 if TYPE_CHECKING:
     from tessy_jax.models.pages import Heads, Where
 
 BLOCK = 4  # pages per block
 TILE = 16  # tokens of a tile of 16-bit numbers: the least that a copy may change
 LANES = 128  # lanes of a vector register
-LOWEST = -1e30  # finite: a row without any key must not produce NaN
 MEMORY = 64 << 20  # bytes of VMEM that the kernel may take
 
 
@@ -148,7 +149,7 @@ def _kernel(*refs: Any, has_sinks: bool, columns: int, window: int | None, scale
                     buffer[slot, i, k] = jnp.where(index < count, buffer[slot, i, k], jnp.zeros((page, C), buffer.dtype))
 
     acc_ref[...] = jnp.zeros_like(acc_ref)
-    top_ref[...] = jnp.full_like(top_ref, LOWEST)
+    top_ref[...] = jnp.full_like(top_ref, MASKED)
     total_ref[...] = jnp.zeros_like(total_ref)
     if sinks_ref is not None:
         top_ref[...] = jnp.broadcast_to(sinks_ref[...], top_ref.shape)
@@ -166,7 +167,7 @@ def _kernel(*refs: Any, has_sinks: bool, columns: int, window: int | None, scale
             seen &= position > at - window
         for k in range(K):
             kv = buffer[slot, :, k].reshape(size, C)
-            scores = jnp.where(seen, _dot(q_ref[0, k], kv, 1, 1) * scale, LOWEST)
+            scores = jnp.where(seen, _dot(q_ref[0, k], kv, 1, 1) * scale, MASKED)
             top = top_ref[k][:, :1]
             above = jnp.maximum(top, scores.max(axis=1, keepdims=True))
             weights = jnp.where(seen, jnp.exp(scores - above), 0.0)
@@ -187,5 +188,5 @@ def _kernel(*refs: Any, has_sinks: bool, columns: int, window: int | None, scale
 
 
 def _dot(a: jax.Array, b: jax.Array, of_a: int, of_b: int) -> jax.Array:
-    exact = jax.lax.Precision.HIGHEST if b.dtype == jnp.float32 else None  # by default, a TPU rounds factors to bfloat16
-    return jax.lax.dot_general(a, b, (((of_a,), (of_b,)), ((), ())), precision=exact, preferred_element_type=jnp.float32)
+    dims = (((of_a,), (of_b,)), ((), ()))
+    return jax.lax.dot_general(a, b, dims, precision=precision(b.dtype), preferred_element_type=jnp.float32)

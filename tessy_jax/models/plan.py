@@ -11,7 +11,7 @@ from flax import nnx
 
 from tessy_jax.models.config import ModelConfig
 from tessy_jax.models.hf import abstract, parameter_paths
-from tessy_jax.models.pages import PAGE
+from tessy_jax.models.pages import PAGE, page_count
 from tessy_jax.models.transformer import check_layout
 from tessy_jax.sharding import Partitioner, plan_mesh
 
@@ -68,13 +68,13 @@ def plan(
 
     per_layer = cached_numbers(config) * itemsize
     full = sum(window is None for window in config.windows)
-    window_bytes = sum(_full_pages(min(context, w + slack)) * per_layer for w in config.windows if w is not None)
+    window_bytes = sum(page_count(min(context, w + slack)) * PAGE * per_layer for w in config.windows if w is not None)
     lane_shards = partitioner.num_shards("lanes")
-    least = lane_shards * _full_pages(context)
-    tokens = lanes * _full_pages(context) if pool is None else max(least, pool // lane_shards // PAGE * PAGE * lane_shards)
-    kv_bytes = tokens * full * per_layer + lanes * window_bytes
+    each = page_count(context)
+    pages = lanes * each if pool is None else max(each, pool // lane_shards // PAGE) * lane_shards
+    kv_bytes = pages * PAGE * full * per_layer + lanes * window_bytes
     kv_shards = 1 if config.latent else partitioner.num_shards("kv_heads")
-    kv_device_bytes = kv_bytes // (partitioner.num_shards("lanes") * kv_shards)
+    kv_device_bytes = kv_bytes // (lane_shards * kv_shards)
     devices = math.prod(sizes.values()) if sizes else 1
     return {
         "family": config.family,
@@ -96,11 +96,6 @@ def plan(
         },
         "bytes_per_device": device_bytes + kv_device_bytes,
     }
-
-
-def _full_pages(tokens: int) -> int:
-    """Tokens of the pages that hold `tokens` tokens."""
-    return -(-tokens // PAGE) * PAGE
 
 
 def describe(model: str, result: Mapping[str, Any]) -> str:

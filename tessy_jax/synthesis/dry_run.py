@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from tessy_jax.config import Synthesize, reconcile
-from tessy_jax.decode.cache import ring_pages
 from tessy_jax.decode.engine import CACHE_SLACK, PREDICTOR_SLACK, margin
-from tessy_jax.models.pages import PAGE
-from tessy_jax.models.plan import cached_numbers, plan
+from tessy_jax.decode.pool import token_bytes
+from tessy_jax.decode.predictor_window import ROWS
+from tessy_jax.models.pages import PAGE, page_count
+from tessy_jax.models.plan import plan
 from tessy_jax.sharding import Partitioner, plan_mesh
 from tessy_jax.synthesis.contamination import contaminated
 from tessy_jax.synthesis.job import describe_prompts, prompts_of
@@ -78,18 +79,9 @@ def memory(models: ModelSet) -> tuple[int, list[str]]:
         dtype, window = models.config.boundary.dtype, models.config.boundary.window
         result = plan(predictor.config, dtype=dtype, mesh=models.config.mesh, lanes=lanes, context=window, slack=CACHE_SLACK)
         weights = result["weights"]["bytes_per_device"]
-        numbers = (
-            cached_numbers(predictor.config)
-            * predictor.config.layers
-            * 2
-            * lanes
-            * PAGE
-            * ring_pages(window + PREDICTOR_SLACK)
-        )
-        shards = models.partitioner.num_shards("lanes") * (
-            1 if predictor.config.latent else models.partitioner.num_shards("kv_heads")
-        )
-        cache = numbers * (4 if dtype == "float32" else 2) // shards
+        rows = ROWS * lanes // models.partitioner.num_shards("lanes")
+        tokens = rows * page_count(window + PREDICTOR_SLACK) * PAGE
+        cache = tokens * token_bytes(predictor.config, predictor.config.layers, dtype, models.partitioner)
         total += weights + cache
         kind = f"{name}'s predictor"
         lines.append(f"  {kind:<20} weights {weights / GIB:8.2f} GiB   caches {cache / GIB:8.2f} GiB")
