@@ -18,6 +18,7 @@ from tessy_jax.decode.context import LoopGraphs, LoopWeights
 from tessy_jax.decode.generate import MIN_LANES
 from tessy_jax.decode.lane_ops import Report, extract, free, insert, park, report, without_pages
 from tessy_jax.decode.loop import run_rounds, zero_counts
+from tessy_jax.decode.parking import to_release, to_take_back
 from tessy_jax.decode.pool import fitting_pool
 from tessy_jax.decode.predictor_window import first_token_needed, new_predictor_state
 from tessy_jax.decode.prefill import PREFILL_CHUNK, prefill, share
@@ -37,7 +38,7 @@ from tessy_jax.decode.state import (
 )
 from tessy_jax.decode.tables import TextTables
 from tessy_jax.decode.totals import Compilation, Totals
-from tessy_jax.models.pages import PAGE
+from tessy_jax.models.pages import PAGE, page_count
 from tessy_jax.models.transformer import Decoder
 from tessy_jax.program import Program
 from tessy_jax.sharding import put
@@ -96,6 +97,7 @@ class Engine:
         self.partitioner = writers[0].partitioner
         shards = self.partitioner.num_shards("lanes")
         self.size = -(-max(lanes, MIN_LANES) // shards) * shards
+        self._shard_B = np.arange(self.size) * shards // self.size
         self.writers = list(writers)
         self.tables, self.params = jax.tree.map(self._replicated, (tables, params))
         split = [nnx.split(model) for model in writers]
@@ -121,7 +123,7 @@ class Engine:
             lanes=self.size,
             slack=self.slack,
             page=page,
-            tokens=self.size * -(-(tokens + self.margin) // page) * page,
+            tokens=self.size * page_count(tokens + self.margin, page) * page,
             least=self.tokens,
         )
         self.lanes = self._empty(windows)
@@ -200,8 +202,7 @@ class Engine:
         }
         self.lanes = self._programs.call("insert", insert, (), (self.lanes, np.int32(lane), rows), donate=0)
         self._unwritten.discard(lane)
-        own = self.size // self.partitioner.num_shards("lanes")
-        waits = any(other // own == lane // own for other in self._parked)  # lanes that wait for pages come first
+        waits = self._shard_B[lane] in self._shard_B[self._parked]  # lanes that wait for pages come first
         for m, view in enumerate(state.views):
             self._read_tokens[m].pop(lane, None)
             if not waits:
@@ -210,7 +211,7 @@ class Engine:
                 self.totals.shared[m] += shared
                 self.totals.prefilled[m] += len(view.tokens) - 1 - shared
         if waits:
-            self._park(lane)
+            self._park(lane, True)
         elif not state.text:
             self._unwritten.add(lane)
 
@@ -222,12 +223,11 @@ class Engine:
         same chunks. Rings lose the first tokens of a lane, so with sliding-window layers a lane shares all of its tokens,
         before it has written anything, or none. Only lanes of one shard share.
         """
-        own = self.size // self.partitioner.num_shards("lanes")
         read_tokens, new_tokens = self._read_tokens[m], np.array(view.tokens[:-1], np.int32)
         sliding = any(window is not None for window in self.writers[m].config.windows)
         best, source = 0, lane
         for other, tokens in read_tokens.items():
-            if other // own != lane // own:
+            if self._shard_B[other] != self._shard_B[lane]:
                 continue
             if sliding and not (other in self._unwritten and np.array_equal(tokens, new_tokens)):
                 continue
@@ -259,16 +259,13 @@ class Engine:
         status, caches = self._programs.call("free", free, (), args, like=(0, 1))
         self.lanes = self._with_tables(caches).with_scalars(status=status)
 
-    def _park(self, lane: int, parks: bool = True) -> None:
-        """Parks a lane, or takes it back if not `parks`."""
+    def _park(self, lane: int, parks: bool) -> None:
+        """Releases the pages of a lane. If `parks`, it waits until it is taken back."""
         if parks:
             self._parked.append(lane)
         args = self.lanes.parked_B, *self._change(lane), np.bool_(parks)
         parked_B, caches = self._programs.call("park", park, (), args, like=(0, 1))
         self.lanes = replace(self._with_tables(caches), parked_B=parked_B)
-        if not parks:
-            for m in range(len(self.writers)):
-                self._fill(m, lane)
 
     def _change(self, lane: int) -> tuple[Any, Any]:
         """Forgets what a lane has read. Returns the caches without keys and values, and the number of the lane, for a
@@ -302,51 +299,20 @@ class Engine:
         return seen
 
     def _make_room(self, seen: Report) -> None:
-        """Makes room on each shard where a lane found no page: releases the pages of lanes that have ended or, if there are
-        none, parks the lanes with the fewest pages, one for every two lanes that found no page. The lane with the most pages
-        continues."""
-        own = self.size // self.partitioner.num_shards("lanes")
-        pages_B, parked = seen.owned_MB.sum(axis=0), set(self._parked)
-        for shard in sorted({int(lane) // own for lane in np.flatnonzero(seen.starved_B)}):
-            lanes = range(shard * own, (shard + 1) * own)
-            over = [lane for lane in lanes if seen.status_B[lane] >= DONE and pages_B[lane]]
-            active = [lane for lane in lanes if seen.status_B[lane] == RUNNING and lane not in parked]
-            active.sort(key=lambda lane: pages_B[lane])
-            for lane in over:
-                self._release(lane)
-            if not over:
-                assert len(active) > 1, "the pool holds one response of full length"
-                starved = int(seen.starved_B[shard * own : (shard + 1) * own].sum())
-                for lane in active[: min(-(-starved // 2), len(active) - 1)]:
-                    self._park(lane)
-
-    def _release(self, lane: int) -> None:
-        """Releases the pages of a lane that has ended."""
-        args = self.lanes.parked_B, *self._change(lane), np.bool_(False)
-        _, caches = self._programs.call("park", park, (), args, like=(0, 1))
-        self.lanes = self._with_tables(caches)
+        ended, parks = to_release(seen, self._parked, self._shard_B)
+        for lane in ended:
+            self._park(lane, False)
+        for lane in parks:
+            self._park(lane, True)
 
     def _take_back(self) -> None:
-        """Takes back parked lanes, the first parked first. A lane is taken back if its shard has free pages for its tokens
-        and one more for every lane that runs there, or if no lane runs there; otherwise it stays parked."""
         if not self._parked:
             return
-        seen = self._report()
-        own = self.size // self.partitioner.num_shards("lanes")
-        left_MD, parked = seen.left_MD.copy(), set(self._parked)
-        running = [lane for lane in np.flatnonzero(seen.status_B == RUNNING).tolist() if lane not in parked]
-        active_D = np.bincount(np.array(running, int) // own, minlength=left_MD.shape[1])
-        full: set[int] = set()  # shards without pages for the lane that has waited longest
-        for lane in list(self._parked):
-            shard = lane // own
-            need_M = -(-(seen.known_MB[:, lane] + self.margin) // self.page)
-            if shard in full or (active_D[shard] and (left_MD[:, shard] < need_M + active_D[shard]).any()):
-                full.add(shard)
-                continue
+        for lane in to_take_back(self._report(), self._parked, self._shard_B, self.margin, self.page):
             self._parked.remove(lane)
             self._park(lane, False)
-            left_MD[:, shard] -= need_M
-            active_D[shard] += 1
+            for m in range(len(self.writers)):
+                self._fill(m, lane)
 
     def _add(self, counts: Any) -> None:
         for name in ("passes", "sampled", "chunked_passes", "caught_up", "predictor_passes", "bridged"):

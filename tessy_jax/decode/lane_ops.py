@@ -71,7 +71,7 @@ def free(status_B: jax.Array, caches: tuple[PageCache, ...], lane: jax.Array) ->
 def park(
     parked_B: jax.Array, caches: tuple[PageCache, ...], lane: jax.Array, parks: jax.Array
 ) -> tuple[jax.Array, tuple[PageCache, ...]]:
-    """Parks a lane, or takes it back if not `parks`. Its caches become empty, so it reads its tokens again."""
+    """Releases the pages of a lane, and marks it as parked or not. If it runs again, it reads its tokens again."""
     return parked_B.at[lane].set(parks), tuple(cache.release(lane) for cache in caches)
 
 
