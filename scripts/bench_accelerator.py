@@ -161,7 +161,7 @@ def decode(args):
         discarded_share=round(float(tally.discarded.sum() / tally.generated.sum()), 4),
         passes=[int(n) for n in totals.passes],
         occupancy=[round(float(b / (p * args.lanes)), 3) for b, p in zip(totals.sampled, totals.passes, strict=True)],
-        catch_up_passes=[int(n) for n in totals.chunked_passes],
+        rows=[int(n) for n in totals.rows],
         predictor_passes=[int(n) for n in totals.predictor_passes],
         milliseconds_per_pass=round(1000 * seconds / float(totals.passes.sum()), 2),
         host_syncs_per_committed=round(totals.host_syncs / float(committed), 5),

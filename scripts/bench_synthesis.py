@@ -18,7 +18,6 @@ from make_predictor import make_predictor
 COUNTS = (
     "passes",
     "occupancy",
-    "catch_up_passes",
     "caught_up_tokens",
     "prefilled_tokens",
     "shared_prompt_tokens",

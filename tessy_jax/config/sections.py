@@ -32,6 +32,7 @@ MAY_CHANGE = frozenset(
         "analysis",
         "boundary.mode",
         "synthesis.lanes",
+        "synthesis.pass_lanes",
         "synthesis.cache_tokens",
         "synthesis.rounds_per_dispatch",
         "synthesis.snapshot_seconds",
@@ -231,6 +232,9 @@ class Synthesis(Section):
     """Attempts before a response is recorded as failed."""
     lanes: Count = 32
     """Responses that are written in parallel."""
+    pass_lanes: Count | None = None
+    """Responses that a forward pass continues on each shard of the lanes, at most (null: all). With fewer than half of the
+    lanes, the other lanes fill the places of those that wait for the other model."""
     cache_tokens: Count | None = None
     """Tokens that the cache of each model holds, all lanes together (null: the longest prompt and response for every lane,
     or what memory holds if that is less). When the cache is full, lanes wait."""

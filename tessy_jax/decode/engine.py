@@ -13,6 +13,8 @@ import jax
 import numpy as np
 from flax import nnx
 
+from tessy_jax.backend import backend
+from tessy_jax.decode.batch import Room
 from tessy_jax.decode.cache import PageCache, new_cache
 from tessy_jax.decode.context import LoopGraphs, LoopWeights
 from tessy_jax.decode.generate import MIN_LANES
@@ -50,14 +52,22 @@ CACHE_SLACK = max(PREFILL_CHUNK, MAX_ROLLBACK)
 
 PREDICTOR_SLACK = 64  # tokens that predictors keep beyond their window; after a deeper rollback, they read the window again
 
-MIN_PREDICTOR_LANES = 4  # smallest `LoopConfig.predictor_lanes`, unless lanes are sharded
+ROW_TOKENS = 8  # tokens of a row on accelerators
 
-MIN_PACKED_TOKENS = 32  # smallest `LoopConfig.packed_tokens`; so few tokens cost hardly more than one
+MIN_PREDICTOR_LANES = 4  # smallest `LoopConfig.predictor_lanes`, unless lanes are sharded
 
 
 def margin(steps: int) -> int:
     """Tokens that a lane keeps free for a proposal of at most `steps` tokens."""
     return steps + 2
+
+
+def default_room(lanes: int) -> Room:
+    """What a pass that continues `lanes` lanes of a shard has room for. On accelerators, a pass reads all weights, so that
+    further tokens cost little: a row holds several. On CPUs, every token costs time."""
+    if backend().platform == "cpu":
+        return Room(lanes, 1, lanes, PREFILL_CHUNK)
+    return Room(lanes, ROW_TOKENS, 2 * lanes, PREFILL_CHUNK)
 
 
 def longest(tokens: int, window_bytes: int, steps: int) -> int:
@@ -72,7 +82,8 @@ class Engine:
     writers: student and teacher, or one of them alone. predictors: their boundary predictors, or None. tokens: the most of
     prompt and response in one vocabulary. pool: tokens that the cache of each writer holds, all lanes together; at least one
     lane's tokens on each shard (default: what memory holds, at most `tokens` and a proposal for every lane). page: tokens
-    per page; it must divide `PAGE`. The engine sets `packed_tokens` and `predictor_lanes` of the configuration.
+    per page; it must divide `PAGE`. pass_lanes: lanes of a shard that a forward pass continues, at most (default: all); it
+    decides `room` unless the configuration has one. The engine sets `room` and `predictor_lanes` of the configuration.
 
     If a lane finds no free page, the engine releases the pages of lanes that have ended, or else parks lanes. A parked lane
     keeps its text, and waits without a cache until pages are free.
@@ -93,6 +104,7 @@ class Engine:
         tokens: int,
         pool: int | None = None,
         page: int = PAGE,
+        pass_lanes: int | None = None,
     ) -> None:
         self.partitioner = writers[0].partitioner
         shards = self.partitioner.num_shards("lanes")
@@ -113,8 +125,8 @@ class Engine:
         steps = max(int(step) for step in params.steps)
         self.margin = margin(steps)
         self.tokens = longest(tokens, config.window_bytes, steps)
-        self.room = int(params.max_response_bytes) + 2 * config.window_bytes + len(tables.close_X)
-        self.page = page
+        self.text_bytes = int(params.max_response_bytes) + 2 * config.window_bytes + len(tables.close_X)
+        self.page, self.pass_lanes = page, pass_lanes
         self._parked: list[int] = []  # lanes, the first parked first
         windows = tuple(None if predictor is None else self._window(predictor) for predictor in predictors)
         self.pool = pool or fitting_pool(
@@ -133,6 +145,13 @@ class Engine:
         """The programs that this engine has used, in the order of their first use."""
         return self._programs.compilations
 
+    @property
+    def rows(self) -> int:
+        """Rows of a forward pass, all shards together."""
+        room = self.graphs.config.room
+        assert room is not None
+        return room.rows * self.partitioner.num_shards("lanes")
+
     def _put(self, x: np.ndarray) -> jax.Array:
         return put(x, self.partitioner, ("lanes", *(None,) * (x.ndim - 1)))
 
@@ -144,7 +163,7 @@ class Engine:
         return new_predictor_state(predictor.config, self.size, window, PREDICTOR_SLACK, dtype, self.partitioner, self.page)
 
     def _empty(self, windows: tuple[PredictorState | None, ...]) -> Lanes:
-        B, S, Y = self.size, self.tokens, self.room
+        B, S, Y = self.size, self.tokens, self.text_bytes
 
         def numbers(value: int = 0, shape: tuple[int, ...] = (B,), dtype: Any = np.int32) -> jax.Array:
             return self._put(np.full(shape, value, dtype))
@@ -160,8 +179,9 @@ class Engine:
 
         caches = tuple(empty(model) for model in self.writers)
         shards = self.partitioner.num_shards("lanes")
-        config = self.graphs.config._replace(
-            packed_tokens=max(MIN_PACKED_TOKENS, 4 * B // shards),
+        config = self.graphs.config
+        config = config._replace(
+            room=config.room or default_room(min(self.pass_lanes or B, B // shards)),
             predictor_lanes=0 if shards > 1 else max(MIN_PREDICTOR_LANES, B // 4),
         )
         self.graphs = self.graphs._replace(config=config)
@@ -178,6 +198,7 @@ class Engine:
             parked_B=numbers(0, dtype=np.bool_),
             starved_B=numbers(0, dtype=np.bool_),
             tokens=Tokens(of_sides(0, S), of_sides(0, S), of_sides(1), of_sides(1)),
+            first_MD=put(np.zeros((len(caches), shards), np.int32), self.partitioner, (None, "lanes")),
             caches=caches,
             predictors=windows,
             counts=jax.tree.map(self._replicated, zero_counts(len(caches))),
@@ -187,8 +208,8 @@ class Engine:
         """Inserts a new or unfinished response into a lane, and its known tokens into the caches. While other lanes are
         parked, the lane is parked, too."""
         rows = {
-            "text": _padded(np.frombuffer(state.text, np.uint8), self.room),
-            "source": _padded(np.frombuffer(state.sources, np.uint8), self.room),
+            "text": _padded(np.frombuffer(state.text, np.uint8), self.text_bytes),
+            "source": _padded(np.frombuffer(state.sources, np.uint8), self.text_bytes),
             "tokens": [_padded(np.array(view.tokens, np.int32), self.tokens) for view in state.views],
             "ends": [_padded(np.array([0] * view.prompt + view.ends, np.int32), self.tokens) for view in state.views],
             "prompt": [np.int32(view.prompt) for view in state.views],
@@ -315,7 +336,7 @@ class Engine:
                 self._fill(m, lane)
 
     def _add(self, counts: Any) -> None:
-        for name in ("passes", "sampled", "chunked_passes", "caught_up", "predictor_passes", "bridged"):
+        for name in ("passes", "sampled", "rows", "caught_up", "predictor_passes", "bridged"):
             values = np.asarray(getattr(counts, f"{name}_M"), np.float64)
             getattr(self.totals, name)[: len(values)] += values
         self.totals.rounds += float(counts.rounds)

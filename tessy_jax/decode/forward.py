@@ -1,29 +1,24 @@
 """Forward passes of the writing models.
 
-A listening model does not run. In a pass, a lane reads the tokens that are not in its cache, one chunk at most, and samples
-its next token when none are left, so that catch-up needs no passes of its own.
+A listening model does not run. A pass reads tokens that are not in the cache, of as many lanes as it has room for: one token
+of most lanes, and several of lanes that catch up. A lane samples its next token when none are left. Lanes that found no room
+come first in the side's next pass.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from tessy_jax.decode.batch import Batch
 from tessy_jax.decode.cache import PageCache
 from tessy_jax.decode.context import LoopContext
 from tessy_jax.decode.sampling import choose, position_keys, uniform
-from tessy_jax.decode.state import Index, Lanes, LoopConfig, Tokens, replace_at
-from tessy_jax.decode.windows import read_window
-from tessy_jax.models.pages import Packing, Rows
-from tessy_jax.models.transformer import Decoder
-
-Pass = tuple[jax.Array, Any, jax.Array]
-"""Hidden states [B, 1, D] after the last token that each lane read, the cache, and the number of tokens read [B]."""
+from tessy_jax.decode.state import Index, Lanes, pick_side, replace_at
 
 
 @jax.named_scope("forward")
@@ -31,89 +26,77 @@ def forward(ctx: LoopContext, m: Index, lanes: Lanes, runs: jax.Array) -> tuple[
     """One forward pass of side m over the lanes that it may write; none if `runs` is false. Returns the lanes, a token per
     lane [B], and whether the lane sampled it [B]. A lane samples once it has read all of its tokens. A lane that finds no
     free page does not run and is marked in `starved_B`."""
-    params, token_B = ctx.params, jnp.zeros_like(lanes.committed_B)
+    params, tokens, room, sides = ctx.params, lanes.tokens, ctx.config.room, range(len(lanes.caches))
+    assert room is not None
     # each side counts its own tokens; twice the position plus the side is distinct for both
-    position_B = 2 * lanes.tokens.response_B(m) + m
+    position_B = 2 * tokens.response_B(m) + m
     uniform_B1 = uniform(position_keys(params.seed, lanes.scalars.sample, lanes.scalars.attempt, position_B))
-    samples_B = jnp.zeros_like(lanes.running_B)
-    for i in range(len(lanes.caches)):
+    left_B, first_D = jnp.where(runs, unread_B(lanes, m), 0), lanes.first_MD[m]
+    counts_B, after_D = room.share(left_B, first_D)
+    lengths_B = pick_side([cache.lengths_B for cache in lanes.caches], m)
+    upto_B = jnp.where(counts_B > 0, lengths_B + counts_B, 0)
+    reserved = [cache.reserve(jnp.where(m == i, upto_B, 0)) for i, cache in enumerate(lanes.caches)]
+    ok_B = jnp.stack([ok_B for _, ok_B in reserved]).all(axis=0)
+    counts_B = jnp.where(ok_B, counts_B, 0)
+    batch = Batch.of(room, counts_B, lengths_B, first_D.shape[0])
+    partitioner = nnx.merge(ctx.graphs.writers[0], ctx.weights.writers[0]).partitioner
+    packed = batch.tokens(tokens.ids_MBS, m, room.row_tokens, partitioner)
+    some, samples_B = (counts_B > 0).any(), (counts_B > 0) & (counts_B == left_B)
+    caches, token_B = tuple(cache for cache, _ in reserved), jnp.zeros_like(counts_B)
+    for i in sides:
         with jax.named_scope(f"side{i}"):
-            lanes, tokens_B, sampled_B = _forward(ctx, i, lanes, uniform_B1, runs & (m == i))
-        token_B, samples_B = jnp.where(sampled_B, tokens_B, token_B), samples_B | sampled_B
+            cache, drawn_B = _forward(ctx, i, caches[i], batch, packed, counts_B, uniform_B1, some & (m == i))
+        caches, token_B = replace_at(caches, i, cache), jnp.where(m == i, drawn_B, token_B)
+    rows, sampled, read = (x.sum().astype(jnp.float32) for x in (room.rows_of(counts_B), samples_B, counts_B))
+    lanes = replace(
+        lanes,
+        caches=caches,
+        counts=lanes.counts.add(m, passes=some, rows=rows, sampled=sampled, caught_up=read - sampled),
+        first_MD=jnp.where(jnp.arange(len(sides))[:, None] == m, after_D, lanes.first_MD),
+        starved_B=lanes.starved_B | ~ok_B,
+    )
     return lanes, token_B, samples_B
+
+
+def unread_B(lanes: Lanes, m: Index) -> jax.Array:
+    """Tokens of side m [B] that are not in its cache, in lanes whose next token it may write."""
+    lengths_B = pick_side([cache.lengths_B for cache in lanes.caches], m)
+    return jnp.where(lanes.ready_B(m), lanes.tokens.known_B(m) - lengths_B, 0)
 
 
 def _forward(
-    ctx: LoopContext, m: int, lanes: Lanes, uniform_B1: jax.Array, runs: jax.Array
-) -> tuple[Lanes, jax.Array, jax.Array]:
-    tokens = lanes.tokens
-    left_B = jnp.where(lanes.ready_B(m) & runs, tokens.known_B(m) - lanes.caches[m].lengths_B, 0)
-    wanted_B = jnp.minimum(left_B, ctx.config.chunk)
-    cache, ok_B = lanes.caches[m].reserve(jnp.where(wanted_B > 0, lanes.caches[m].lengths_B + wanted_B, 0))
-    left_B, starved_B = jnp.where(ok_B, left_B, 0), lanes.starved_B | ~ok_B
+    ctx: LoopContext,
+    m: int,
+    cache: PageCache,
+    batch: Batch,
+    packed: jax.Array,
+    counts_B: jax.Array,
+    uniform_B1: jax.Array,
+    runs: jax.Array,
+) -> tuple[PageCache, jax.Array]:
+    """The cache of side m after a pass over a batch of counts_B tokens of each lane, and a token drawn for each lane [B]."""
     model = nnx.merge(ctx.graphs.writers[m], ctx.weights.writers[m])
-    behind, some = (left_B > 1).any(), (left_B > 0).any()
 
-    def one_token(cache: PageCache) -> Pass:
-        return decode_step(model, tokens, m, cache, left_B)
-
-    hidden, _, counts = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(one_token, cache))
-    with jax.named_scope("mixed"):
-        state = once(behind, lambda cache: mixed_step(ctx.config, model, tokens, m, cache, left_B), (hidden, cache, counts))
-    hidden_B1D, cache, counts_B = once(some & ~behind, one_token, state)
-    samples_B = (left_B > 0) & (counts_B == left_B)
+    def step(cache: PageCache) -> tuple[jax.Array, PageCache]:
+        hidden, kv = model(packed, cache=cache.kv, rows=batch.rows)
+        return batch.last(hidden), cache.filled(kv, cache.lengths_B + counts_B)
 
     def draw() -> jax.Array:
-        return choose(model.logits(hidden_B1D)[:, 0], uniform_B1, ctx.params.samplings[m])
+        logits_NV = model.logits(hidden_N1D)[:, 0]
+        return batch.of_lanes(choose(logits_NV, batch.of_places(uniform_B1), ctx.params.samplings[m]))
 
-    token_B = jax.lax.cond(some, draw, lambda: jnp.zeros_like(counts_B))
-    sampled = samples_B.sum().astype(jnp.float32)
-    counts = lanes.counts.add(
-        m,
-        passes=some,
-        sampled=sampled,
-        chunked_passes=behind,
-        caught_up=counts_B.sum().astype(jnp.float32) - sampled,
-    )
-    lanes = replace(lanes, caches=replace_at(lanes.caches, m, cache), counts=counts, starved_B=starved_B)
-    return lanes, token_B, samples_B
+    with jax.named_scope("decode_step"):
+        hidden_N1D, cache = once(runs, step, cache)
+    return cache, jax.lax.cond(runs, draw, lambda: jnp.zeros_like(counts_B))
 
 
-def once(when: jax.Array, step: Callable[[PageCache], Pass], state: Pass) -> Pass:
-    """The state after `step` if `when` is true. `lax.cond` would copy the cache; a loop of at most one iteration updates it
-    in place."""
-
-    def body(x: tuple[jax.Array, Pass]) -> tuple[jax.Array, Pass]:
-        return jnp.bool_(False), step(x[1][1])
-
-    return jax.lax.while_loop(lambda x: x[0], body, (when, state))[1]
+Pass = tuple[jax.Array, PageCache]
+"""Hidden states from which lanes sample, and the cache."""
 
 
-@jax.named_scope("decode_step")
-def decode_step(model: Decoder, tokens: Tokens, m: int, cache: PageCache, left_B: jax.Array) -> Pass:
-    """The forward pass when every lane lacks at most its last token."""
-    counts_B = jnp.minimum(left_B, 1)
-    last_B1 = read_window(tokens.ids_MBS, tokens.known_B(m) - 1, 1, m)
-    hidden_B1D, kv = model(last_B1, cache=cache.kv, rows=Rows(cache.lengths_B, counts_B))
-    return hidden_B1D, cache.filled(kv, cache.lengths_B + counts_B), counts_B
-
-
-@jax.named_scope("mixed_step")
-def mixed_step(config: LoopConfig, model: Decoder, tokens: Tokens, m: int, cache: PageCache, left_B: jax.Array) -> Pass:
-    """The forward pass when a lane lacks more than its last token: at most `packed_tokens` tokens of each shard's lanes, and
-    at most `chunk` of a lane."""
-    T, u, D = config.chunk, config.packed_tokens, cache.free_DP.shape[0]
-    tokens_BT = read_window(tokens.ids_MBS, cache.lengths_B, T, m)
-    counts_Db = jnp.minimum(left_B, T).reshape(D, -1)
-    counts_Db = jnp.clip(u - (jnp.cumsum(counts_Db, axis=1) - counts_Db), 0, counts_Db)
-    upto_Db = jnp.cumsum(counts_Db, axis=1)
-    first_Db = upto_Db - counts_Db
-    rows_Du = jnp.minimum((jnp.arange(u)[:, None] >= upto_Db[:, None]).sum(axis=2), upto_Db.shape[1] - 1)
-    times_Du = jnp.minimum(jnp.arange(u) - jnp.take_along_axis(first_Db, rows_Du, axis=1), T - 1)
-    index_BT = jnp.minimum(first_Db.reshape(-1, 1) + jnp.arange(T), u - 1)
-    packing, counts_B = Packing(rows_Du, times_Du, index_BT), counts_Db.reshape(-1)
-    rows = Rows(cache.lengths_B, counts_B, packing=packing)
-    hidden_DuD, kv = model(packing.pack(tokens_BT), cache=cache.kv, rows=rows)
-    last_Db1 = jnp.maximum(upto_Db - 1, 0)[..., None]
-    hidden_B1D = jnp.take_along_axis(hidden_DuD, last_Db1, axis=1).reshape(len(left_B), 1, -1)
-    return hidden_B1D, cache.filled(kv, cache.lengths_B + counts_B), counts_B
+def once(when: jax.Array, step: Callable[[PageCache], Pass], cache: PageCache) -> Pass:
+    """The result of `step` if `when` is true. `lax.cond` would copy the cache; a loop of at most one iteration updates it in
+    place."""
+    hidden = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(step, cache)[0])
+    state = jax.lax.while_loop(lambda x: x[0], lambda x: (jnp.bool_(False), step(x[1][1])), (when, (hidden, cache)))
+    return state[1]

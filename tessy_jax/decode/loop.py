@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from tessy_jax.decode.context import LoopContext, LoopGraphs, LoopWeights
 from tessy_jax.decode.flips import read_predictors
-from tessy_jax.decode.forward import forward
+from tessy_jax.decode.forward import forward, unread_B
 from tessy_jax.decode.proposal import Sampled, append_sampled, proposals, resolve
 from tessy_jax.decode.state import THINK, Counts, DecodeParams, Lanes, pick_side
 from tessy_jax.decode.tables import TextTables
@@ -78,9 +78,15 @@ def turn_continues(ctx: LoopContext, m: jax.Array, passes: jax.Array, lanes: Lan
     speaks_B = lanes.speaks_B(m)
     thinking = (speaks_B & (lanes.scalars.phase == THINK)).sum()
     waiting = (lanes.running_B & ~speaks_B).sum()
+    room, shards = ctx.config.room, lanes.first_MD.shape[1]
+    assert room is not None
     few = thinking < (1 - ctx.params.handover) * (thinking + waiting)
     keeps = (waiting == 0) | ((thinking > 0) & ~few)
-    keeps &= (passes < pick_side(ctx.params.steps, m)) & (lanes.ended_B.sum() < ctx.params.harvest)
+    keeps &= passes < pick_side(ctx.params.steps, m)
+    if len(speaks_B) > room.rows * shards:  # the side continues while it fills a pass, the other side if only that side does
+        others_B = (lanes.running_B & ~speaks_B).astype(jnp.int32)
+        keeps = room.is_filled(unread_B(lanes, m), shards) | (keeps & ~room.is_filled(others_B, shards))
+    keeps &= lanes.ended_B.sum() < ctx.params.harvest
     return speaks_B.any() & ((passes == 0) | keeps)
 
 

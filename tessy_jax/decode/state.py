@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tessy_jax.decode.batch import Room
 from tessy_jax.decode.cache import PageCache
 from tessy_jax.decode.sampling import Sampling
 from tessy_jax.decode.windows import read_window, write_window
@@ -103,10 +104,8 @@ class LoopConfig(NamedTuple):
     """Longest period, in tokens, of a text that counts as repetitive."""
     repetition_window: int
     """Last tokens that are checked for a period; 0 turns the check off."""
-    chunk: int = 8
-    """Tokens that a lane reads per pass during catch-up."""
-    packed_tokens: int = 0
-    """The most tokens of all lanes of a shard in one catch-up pass, see `mixed_step`."""
+    room: Room | None = None
+    """What a forward pass has room for. None: the engine chooses."""
     predictor_tokens: tuple[int, ...] = ()
     """Tokens per lane in one pass of a predictor: for lanes that catch up, and for lanes that have sampled a token. With one
     number, or if not `online`, all passes use the first. Empty: the default of the platform, see `flips`."""
@@ -199,8 +198,8 @@ class Counts:
     """Forward passes."""
     sampled_M: jax.Array
     """Tokens sampled in these passes, over all lanes."""
-    chunked_passes_M: jax.Array
-    """Passes in which a lane read more than one token."""
+    rows_M: jax.Array
+    """Rows of tokens in these passes, see `batch`."""
     caught_up_M: jax.Array
     """Tokens read without sampling from them."""
     predictor_passes_M: jax.Array
@@ -281,6 +280,8 @@ class Lanes:
     """Whether the lane found no free page in this dispatch."""
     tokens: Tokens
     """The tokens of both sides."""
+    first_MD: jax.Array
+    """The lane of each shard that is served first in the next forward pass of each side."""
     caches: tuple[PageCache, ...]
     """The cache of each side's model; it holds a prefix of the side's tokens."""
     predictors: tuple[PredictorState | None, ...]

@@ -25,7 +25,7 @@ class Totals:
 
     passes: np.ndarray = field(default_factory=lambda: np.zeros(2))
     sampled: np.ndarray = field(default_factory=lambda: np.zeros(2))
-    chunked_passes: np.ndarray = field(default_factory=lambda: np.zeros(2))
+    rows: np.ndarray = field(default_factory=lambda: np.zeros(2))
     caught_up: np.ndarray = field(default_factory=lambda: np.zeros(2))
     predictor_passes: np.ndarray = field(default_factory=lambda: np.zeros(2))
     bridged: np.ndarray = field(default_factory=lambda: np.zeros(2))

@@ -94,7 +94,7 @@ def _steps(module: Module, planned: Planned) -> Iterator[dict[str, Any]]:
     one_form = not any("catch_up" in i.scopes for i in module.walk(body))  # each predictor is compiled once
     for m, side in enumerate(sides):
         others = {other: 0 for other in sides if other != side}
-        step = others | {"mixed": 0, "catch_up": 0, "tokenize": int(planned.hears[m]), "merges": MERGES}
+        step = others | {"catch_up": 0, "tokenize": int(planned.hears[m]), "merges": MERGES}
         turn = others | {"forward": 0, "decide": 0, "read_token": int(one_form), "tokenize": READS, "merges": MERGES}
         for part, iterations in (("step", step), ("hand-over", turn)):
             found = launches(module, body, skip=lambda scopes: "wide" in scopes, group=_group, iterations=iterations)
@@ -134,7 +134,7 @@ GROUPS: tuple[str, ...] = (
 def _group(scopes: Scopes) -> str:
     if "predict" in scopes:
         return "predictor"
-    if not {"mixed_step", "decode_step", "logits"}.isdisjoint(scopes):
+    if not {"decode_step", "logits"}.isdisjoint(scopes):
         return "model"
     return next((name for name in GROUPS if name in scopes), "other")
 

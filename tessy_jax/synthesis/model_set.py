@@ -308,6 +308,7 @@ class ModelSet:
             lanes=synthesis.lanes,
             tokens=synthesis.max_prompt_tokens + synthesis.max_response_tokens,
             pool=synthesis.cache_tokens if pool is None else pool,
+            pass_lanes=synthesis.pass_lanes,
         )
 
     @staticmethod

@@ -20,8 +20,8 @@ def summarize(models: ModelSet, scheduler: Scheduler, store: RunStore, *, second
     """The summary as a dict. `run` counts the complete run folder; everything else counts this start.
 
     A generated token is kept, discarded, or failed (kept in an attempt that failed). Per kept token: lane_passes (forward
-    passes of one lane; at least 1), host_syncs, bridged (tokens from bridges). occupancy: share of a model's lanes that
-    sampled a token in its passes. catch_up_passes: passes in which a lane consumed more than one token. verdicts: counts by
+    passes of one lane; at least 1), host_syncs, bridged (tokens from bridges). occupancy: share of the rows
+    of a model's passes that held tokens. verdicts: counts by
     verdict of finished responses, if they are verified; in `run`, of kept responses. seconds_running: without loading and
     compilation.
     """
@@ -49,8 +49,7 @@ def summarize(models: ModelSet, scheduler: Scheduler, store: RunStore, *, second
         "passes": each(totals.passes),
         "lane_passes": each(totals.sampled),
         "lane_passes_per_kept_token": each(np.round(totals.sampled / kept, 4)),
-        "occupancy": each(np.round(totals.sampled / np.maximum(totals.passes * lanes, 1), 4)),
-        "catch_up_passes": each(totals.chunked_passes),
+        "occupancy": each(np.round(totals.rows / np.maximum(totals.passes * scheduler.engine.rows, 1), 4)),
         "caught_up_tokens": each(totals.caught_up),
         "prefilled_tokens": each(totals.prefilled),
         "shared_prompt_tokens": each(totals.shared),

@@ -9,6 +9,7 @@ import pytest
 from flax import nnx
 
 from tessy_jax.decode import tokenize
+from tessy_jax.decode.batch import Room
 from tessy_jax.decode.engine import Engine
 from tessy_jax.decode.lane_ops import Report
 from tessy_jax.decode.state import EMPTY, RUNNING, STUDENT, TEACHER, TEMPLATE
@@ -93,6 +94,27 @@ def test_a_response_does_not_depend_on_order_and_refills(alone):
 @pytest.mark.parametrize("handover", [0.01, 1.0])
 def test_a_response_does_not_depend_on_when_turns_end(alone, handover):
     assert by_engine(World(handover=handover, rounds_per_dispatch=3), JOBS, lanes=3) == alone
+
+
+@pytest.mark.parametrize(
+    "room",
+    [
+        Room(2, 3, 5, 4),
+        pytest.param(Room(3, 1, 3, 128), marks=pytest.mark.slow),
+        pytest.param(Room(1, 4, 2, 128), marks=pytest.mark.slow),
+    ],
+)
+def test_a_response_does_not_depend_on_how_many_lanes_a_pass_has_room_for(alone, room):
+    machine = engine(World(room=room), 6)
+    assert by_engine(World(), JOBS, lanes=6, built=machine) == alone
+
+
+@pytest.mark.slow
+def test_most_rows_of_a_pass_hold_tokens_if_there_are_more_lanes_than_rows():
+    machine = engine(World(room=Room(2, 1, 2, 128)), 12)
+    by_engine(World(), [Job(i) for i in range(40)], lanes=12, built=machine)
+    rows, passes = machine.totals.rows.sum(), machine.totals.passes.sum()
+    assert rows >= 0.85 * 2 * passes
 
 
 @pytest.mark.parametrize("page", [8, pytest.param(32, marks=pytest.mark.slow)])

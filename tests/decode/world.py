@@ -9,6 +9,7 @@ import numpy as np
 from flax import nnx
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from tessy_jax.decode.batch import Room
 from tessy_jax.decode.engine import Engine
 from tessy_jax.decode.response_state import ResponseState, TokenizedView
 from tessy_jax.decode.sampling import Sampling
@@ -162,7 +163,7 @@ class World:
     repetition_window: int = 16
     seed: int = 5
     ends: int = 5
-    chunk: int = 6
+    room: Room | None = None
     rounds_per_dispatch: int = 50
     handover: float = 0.5
     pool: int | None = None
@@ -230,7 +231,7 @@ def engine(world: World, lanes: int, partitioner: Partitioner | None = None, wri
         max_pending_bytes=world.max_pending_bytes,
         repetition_period=world.repetition_period,
         repetition_window=world.repetition_window,
-        chunk=world.chunk,
+        room=world.room,
     )
     markers = np.frombuffer(MARKER, np.uint8)[None]
     tables = TextTables(
