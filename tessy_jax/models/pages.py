@@ -234,7 +234,24 @@ def _append(new: jax.Array, pages: jax.Array, where: Where) -> jax.Array:
 def _attend(
     q_RKMH: jax.Array, pages: jax.Array, where: Where, heads: Heads, times: int, sinks_KM: jax.Array | None
 ) -> jax.Array:
-    """Attention [R, K, M, H'] to blocks of `PAGE` tokens, from the first block that a row sees to its last."""
+    """Attention [R, K, M, H'] in plain XLA. CPUs take one row at a time: its block stays in the processor's cache, and a row
+    reads only the blocks that it sees, none if it has no tokens. Elsewhere, few large kernels are faster."""
+    if backend().platform != "cpu":
+        return _attend_rows(q_RKMH, pages, where, heads, times, sinks_KM)
+    of_rows = (q_RKMH, where.starts, where.counts, where.lanes, where.lowest)
+
+    def attend_row(row: tuple[jax.Array, ...]) -> jax.Array:
+        q_1KMH, starts, counts, lanes, lowest = (x[None] for x in row)
+        one = where._replace(starts=starts, counts=counts, lanes=lanes, lowest=lowest)
+        return _attend_rows(q_1KMH, pages, one, heads, times, sinks_KM)[0]
+
+    return jax.lax.map(attend_row, of_rows)
+
+
+def _attend_rows(
+    q_RKMH: jax.Array, pages: jax.Array, where: Where, heads: Heads, times: int, sinks_KM: jax.Array | None
+) -> jax.Array:
+    """Attention of all rows at once to blocks of `PAGE` tokens, from the first block that a row sees to its last."""
     R, K, M, _ = q_RKMH.shape
     layer, table, starts, counts, lanes, lowest, ring = where
     page, N = pages.shape[3], table.shape[1]
@@ -244,32 +261,33 @@ def _attend(
     block_R = oldest_R // PAGE
     blocks = jnp.where(counts > 0, -(-total_R // PAGE) - block_R, 0).max()
     at_RM = starts[:, None] + jnp.arange(M, dtype=jnp.int32) % times
-    (k0, k1), (v0, v1) = heads.keys, heads.values
+
+    def columns(ids: jax.Array, first: int, end: int) -> jax.Array:
+        x = pages[layer, ids, :, :, first:end].swapaxes(1, 2).reshape(R, K, PAGE, -1)
+        return jax.lax.bitcast_convert_type(x, q_RKMH.dtype) if pages.dtype == jnp.uint16 else x
 
     def body(x: tuple[Any, Any, Any, Any]) -> tuple[Any, Any, Any, Any]:
         j, acc, top, total = x
         number = (block_R + j)[:, None] * each + jnp.arange(each, dtype=jnp.int32)
         ids = table[lanes[:, None], number % N if ring else jnp.minimum(number, N - 1)]
-        kv = pages[layer, ids].swapaxes(1, 2).reshape(R, K, PAGE, -1)
-        kv = jax.lax.bitcast_convert_type(kv, q_RKMH.dtype) if pages.dtype == jnp.uint16 else kv
         positions = ((block_R + j) * PAGE)[:, None] + jnp.arange(PAGE, dtype=jnp.int32)
         exists = positions < total_R[:, None]
         seen = (positions[:, None] <= at_RM[:, :, None]) & (positions >= lowest[:, None])[:, None] & exists[:, None]
         if heads.window is not None:
             seen &= positions[:, None] > at_RM[:, :, None] - heads.window
-        scores = einsum_f32("rkmh,rksh->rkms", q_RKMH, kv[..., k0:k1]) * heads.scale
+        scores = einsum_f32("rkmh,rksh->rkms", q_RKMH, columns(ids, *heads.keys)) * heads.scale
         scores = jnp.where(seen[:, None], scores, MASKED)
         above = jnp.maximum(top, scores.max(axis=-1))
         weights = jnp.where(seen[:, None], jnp.exp(scores - above[..., None]), 0)
         keeps = jnp.exp(top - above)
         # what was never written may be NaN, and 0 · NaN is not 0
-        values = jnp.where(exists[:, None, :, None], kv[..., v0:v1], 0)
-        acc = acc * keeps[..., None] + einsum_f32("rkms,rksh->rkmh", weights.astype(kv.dtype), values)
+        values = jnp.where(exists[:, None, :, None], columns(ids, *heads.values), 0)
+        acc = acc * keeps[..., None] + einsum_f32("rkms,rksh->rkmh", weights.astype(values.dtype), values)
         return j + 1, acc, above, total * keeps + weights.sum(axis=-1)
 
     top, total = jnp.full((R, K, M), MASKED), jnp.zeros((R, K, M))
     if sinks_KM is not None:
         top, total = jnp.broadcast_to(sinks_KM, (R, K, M)), jnp.ones((R, K, M))
-    start = jnp.int32(0), jnp.zeros((R, K, M, v1 - v0)), top, total
+    start = jnp.int32(0), jnp.zeros((R, K, M, heads.values[1] - heads.values[0])), top, total
     _, acc, _, total = jax.lax.while_loop(lambda x: x[0] < blocks, body, start)
     return acc / jnp.where(total > 0, total, 1)[..., None]
