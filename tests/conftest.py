@@ -7,7 +7,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
-LONGEST = ("test_loop.py", "test_parity.py")
+LONGEST = ("test_loop.py", "test_parity.py", "test_counts.py", "test_compare.py", "test_fused.py", "test_pipeline.py")
+LONGEST += ("test_small_pair.py", "test_real_training.py")
 QUICK = " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 QUICK += " --xla_disable_hlo_passes=while-loop-invariant-code-motion,simplify-while-loops"
 if version("jaxlib").startswith("0.10."):  # the emitters that compile faster; JAX 0.12 refuses the flag
