@@ -1,4 +1,4 @@
-"""The platform that programs are traced for: that of this process, or that of a planned target."""
+"""What programs are traced for: the platform of this process or of a planned target, with or without our kernels."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ class Backend(NamedTuple):
 
 
 _planned: list[Backend] = []
+_kernels = [True]
 
 
 def backend() -> Backend:
@@ -29,6 +30,21 @@ def backend() -> Backend:
         return Backend(jax.default_backend(), float(text))
     except ValueError:  # AMD GPUs have names such as gfx90a
         return Backend(jax.default_backend())
+
+
+def use_kernels(enabled: bool) -> None:
+    """Sets whether later traces may use the package's own kernels; by default, they may. Plain XLA runs in their place."""
+    _kernels[0] = enabled
+
+
+def kernels_enabled() -> bool:
+    """Whether traces may use the package's own kernels."""
+    return _kernels[0]
+
+
+def is_planned() -> bool:
+    """Whether the current trace is for a planned target, whose devices are absent."""
+    return bool(_planned)
 
 
 @contextmanager

@@ -99,6 +99,7 @@ def finish(args: argparse.Namespace, kind: Any, job: Any, shown: Any) -> Any:
 
     kind: class of the configuration. shown: formats configuration and summary for people; --json prints the summary instead.
     """
+    from tessy_jax.backend import use_kernels
     from tessy_jax.compile_cache import keep_programs
     from tessy_jax.config import read
     from tessy_jax.processes import initialize, is_primary
@@ -106,6 +107,7 @@ def finish(args: argparse.Namespace, kind: Any, job: Any, shown: Any) -> Any:
     config = read(kind, args.config, args.set)
     if args.distributed:
         initialize()
+    use_kernels(config.kernels == "auto")
     keep_programs(config.compile_cache, print_message if is_primary() else lambda text: None)
     summary = job(config, progress=not args.json, log=print_message)
     if is_primary():

@@ -24,6 +24,7 @@ MAY_CHANGE = frozenset(
         "output",
         "mesh",
         "compile_cache",
+        "kernels",
         "rounds",
         "variants",
         "baseline",
@@ -288,6 +289,9 @@ class Run(Section):
     compile_cache: bool | Text = True
     """Where JAX's compilation cache keeps compiled programs for later starts: the user's cache directory (true), this local
     folder, or nowhere (false)."""
+    kernels: Literal["auto", "xla"] = "auto"
+    """How attention reads the cache: by this package's kernels on TPUs and NVIDIA GPUs and by plain XLA elsewhere (auto), or
+    by plain XLA everywhere (xla), which is slower."""
 
     def resolved(self) -> Self:
         """A copy with every value filled in that follows from other keys."""

@@ -18,9 +18,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from tessy_jax.backend import backend
+from tessy_jax.backend import backend, is_planned, kernels_enabled
 from tessy_jax.models import pages_gpu, pages_tpu
 from tessy_jax.models.layers import MASKED, einsum_f32
+from tessy_jax.models.pages_check import Case, agrees
 from tessy_jax.sharding import Axes, Partitioner
 
 PAGE = 128
@@ -182,7 +183,7 @@ def append_attend(
     [B, N], starts, counts, lanes and first [R], sinks [K, G]; see `Rows` and `Heads`. ring: whether the table is one.
 
     A query sees the tokens of its lane from `first` on up to itself, limited by the window. Scores and softmax are float32.
-    body: "xla", "mosaic" or "triton" (default: that of the platform). interpret: for tests of the kernels on CPUs. Returns
+    body: "xla", "mosaic" or "triton" (default: see `proven_body`). interpret: for tests of the kernels on CPUs. Returns
     [R, T, K, G, H'] in q's dtype, where H' is the number of value columns, and the pages.
     """
     R, T, K, G, H = q.shape
@@ -193,7 +194,7 @@ def append_attend(
     # heads of a group and time form one dimension M of batched matrix products, for which every backend has a kernel
     q_RKMH = q.transpose(0, 2, 3, 1, 4).reshape(R, K, G * T, H)
     sinks_KM = None if sinks is None else jnp.repeat(sinks.astype(jnp.float32), T, axis=1)
-    body = body or chosen_body(heads, pages)
+    body = body or proven_body(q, pages, heads, ring, sinks is not None)
     where = Where(jnp.asarray(layer, jnp.int32), table, starts, counts, lanes, lowest, ring)
     if body == "mosaic":
         before = heads.keys[0]
@@ -209,9 +210,19 @@ def append_attend(
     return out.astype(q.dtype).reshape(R, K, G, T, -1).transpose(0, 3, 1, 2, 4), pages
 
 
+def proven_body(q: jax.Array, pages: jax.Array, heads: Heads, ring: bool, sinks: bool) -> str:
+    """The body of `append_attend` on the current platform: a kernel if there is one and it agrees with plain XLA here."""
+    body = chosen_body(heads, pages)
+    if body == "xla" or is_planned():
+        return body
+    _, T, K, G, H = q.shape
+    case = Case(body, T, K, G, H, pages.shape[4], pages.shape[3], pages.dtype, heads, ring, sinks)
+    return body if agrees(case, append_attend) else "xla"
+
+
 def chosen_body(heads: Heads, pages: jax.Array) -> str:
     """The body of `append_attend` for these pages on the current platform."""
-    platform = backend().platform
+    platform = backend().platform if kernels_enabled() else ""
     if platform == "tpu" and pages_tpu.supports(pages):
         return "mosaic"
     if platform in ("gpu", "cuda") and pages_gpu.supports(heads, pages.shape[3], pages.dtype):

@@ -27,7 +27,7 @@ def compile_all(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
         TessyError: the target or a model is refused.
     """
     # imported after `main` has redirected stdout, because libraries may print on import
-    from tessy_jax.backend import tracing_for
+    from tessy_jax.backend import tracing_for, use_kernels
     from tessy_jax.config import Evaluate, Pipeline, Synthesize, Train
     from tessy_jax.plan.measure import measure
     from tessy_jax.plan.models import Published
@@ -41,6 +41,7 @@ def compile_all(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
     published = Published(None if request["shapes"] is None else Path(request["shapes"]), request["layers"])
     sizes = dict(config.mesh)
     mesh = make_mesh(sizes, target_mesh_devices(target, sizes))
+    use_kernels(config.kernels == "auto")
     with tracing_for(target.backend):
         for program in planned(config, tuple(request["programs"]), Partitioner(mesh, absent=True), published):
             yield measure(program, target, mesh)
