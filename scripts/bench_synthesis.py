@@ -49,7 +49,8 @@ def ours(models: Path, prompts: Path, folder: Path, args: argparse.Namespace) ->
                 "max_prompt_tokens": 1024,
                 "max_response_tokens": args.limit,
                 "max_attempts": 1,
-                "lanes": 8,
+                "lanes": args.lanes,
+                "pass_lanes": args.pass_lanes,
                 "handover": args.handover,
                 "repetition": {"window": 0},
             },
@@ -87,6 +88,8 @@ def main() -> None:
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--mode", choices=("online", "rollback"), default="online")
     parser.add_argument("--flip-rate", type=float, default=0.12)
+    parser.add_argument("--lanes", type=int, default=8)
+    parser.add_argument("--pass-lanes", type=int, help="lanes that a forward pass continues (default: all)")
     parser.add_argument("--handover", type=float, default=0.5)
     parser.add_argument("--open", default="<think>\n")
     parser.add_argument("--close", default="\n</think>\n\n")
@@ -97,7 +100,7 @@ def main() -> None:
         folder = Path(name)
         for seed, speaker in enumerate(("student", "teacher")):
             make_predictor(folder / speaker, args.models / "smollm2", seed, args.flip_rate, cuts_at=seed)
-        print(f"{args.dtype}, {args.mode}, flip rate {args.flip_rate}, limit {args.limit}", flush=True)
+        print(f"{args.dtype}, {args.mode}, flip rate {args.flip_rate}, limit {args.limit}, {args.lanes} lanes", flush=True)
         a = ours(args.models, args.prompts, folder, args)
         committed = {k: a["kept_tokens"][k] + a["failed_tokens"][k] for k in a["kept_tokens"]}
         rate = sum(committed.values()) / a["seconds_running"]

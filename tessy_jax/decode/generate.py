@@ -108,6 +108,8 @@ def generate(
     temperature 0 is greedy. samples: a number per prompt that, with the seed, decides its randomness (default: its index).
     A continuation does not depend on the other prompts of the call, up to ties that rounding decides.
     """
+    if not prompts:
+        return []
     samples = list(range(len(prompts))) if samples is None else samples
     graph, params = nnx.split(model)
     lanes = _start(model, prompts, samples, max_new_tokens)

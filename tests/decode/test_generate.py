@@ -92,6 +92,7 @@ def test_nothing_is_asked_for_and_nothing_is_written():
     model = hf.load(reference("qwen3-untied").folder)
     (only,) = generate(model, prompts_of([20]), max_new_tokens=0, eos_ids=[])
     assert (only.token_ids, only.finish_reason) == ([], "length")
+    assert generate(model, [], max_new_tokens=5, eos_ids=[]) == []
 
 
 def test_bfloat16_runs_and_its_one_lane_equals_the_same_lane_among_others():
