@@ -14,6 +14,7 @@ SLOW = (
     "tests/boundary/test_commands.py::test_training_stops_when_evaluations_do_not_improve_and_keeps_the_best",
     "tests/decode/test_generate.py::test_a_continuation_does_not_depend_on_batch_order_or_devices",
     "tests/decode/test_generate.py::test_a_program_is_compiled_once_for_similar_prompts_and_again_when_the_pool_has_grown",
+    "tests/decode/test_loop.py::test_a_response_does_not_depend_on_stacked_layers_or_layouts_that_the_compiler_chooses",
     "tests/decode/test_loop.py::test_a_response_does_not_depend_on_the_number_of_devices",
     "tests/decode/test_loop.py::test_labels_are_inverted_where_the_oracle_inverts_them",
     "tests/decode/test_loop.py::test_no_token_is_discarded_with_one_vocabulary_online_and_no_word_rule",

@@ -168,7 +168,7 @@ def train_predictor(
         if trained.finished and on_primary(lambda: not (place / MODEL).exists()):
             assert best is not None
             model = nnx.merge(graph, checkpoints.restore_params(best, trained.state.params), frozen)
-            export(restack(model, stacked=False, dtype=predictor.dtype), place / MODEL, copy_from=folder)
+            export(restack(model, dtype=predictor.dtype), place / MODEL, copy_from=folder)
         summary = {
             "speaker": speaker,
             **trained.counts(),

@@ -234,8 +234,8 @@ class Synthesis(Section):
     lanes: Count = 32
     """Responses that are written in parallel."""
     pass_lanes: Count | None = None
-    """Responses that a forward pass continues on each shard of the lanes, at most (null: all). With fewer than half of the
-    lanes, the other lanes fill the places of those that wait for the other model."""
+    """Responses that a forward pass continues on each shard of the lanes, at most (null: all). If there
+    are more lanes than that, a lane that waits for the other model leaves its share of the pass to another lane."""
     cache_tokens: Count | None = None
     """Tokens that the cache of each model holds, all lanes together (null: the longest prompt and response for every lane,
     or what memory holds if that is less). When the cache is full, lanes wait."""

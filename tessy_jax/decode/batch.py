@@ -70,16 +70,17 @@ def _before(counts_Db: jax.Array, first_D: jax.Array) -> jax.Array:
 
 @dataclass(frozen=True)
 class Batch:
-    """The tokens of a pass. Logits are computed at n places per shard: one per lane, or one per row if there are fewer rows.
+    """The tokens of a pass. A pass has n outputs per shard, at which logits are computed: one for each lane, or one for each
+    row if there are fewer rows.
 
-    rows: the rows of all shards. last_Dn: packed index of the last token of each place. lanes_Dn: lane of each place within
-    its shard; places_Db: place of each lane. Both are None if places are lanes.
+    rows: the rows of all shards. last_Dn: packed index of the token that gives each output. lanes_Dn: lane of each output,
+    numbered within its shard; outputs_Db: output of each lane. Both are None if output b is that of lane b.
     """
 
     rows: Rows
     last_Dn: jax.Array
     lanes_Dn: jax.Array | None
-    places_Db: jax.Array | None
+    outputs_Db: jax.Array | None
 
     @classmethod
     def of(cls, room: Room, counts_B: jax.Array, lengths_B: jax.Array, shards: int) -> Batch:
@@ -103,7 +104,7 @@ class Batch:
             rows_Du = jnp.minimum((at_u[:, None] >= ends_DR[:, None]).sum(axis=2, dtype=jnp.int32), R - 1)
             times_Du = jnp.clip(at_u - jnp.take_along_axis(starts_DR, rows_Du, axis=1), 0, T - 1)
             index_RT = jnp.minimum(starts_DR.reshape(-1, 1) + jnp.arange(T, dtype=jnp.int32), u - 1)
-            packing, last_DR = Packing(rows_Du, times_Du, index_RT), jnp.maximum(ends_DR - 1, 0)
+            packing, last_DR = Packing(rows_Du * T + times_Du, index_RT), jnp.maximum(ends_DR - 1, 0)
         rows = Rows((length_DR + read_DR).reshape(-1), counts_DR.reshape(-1), lanes_DR.reshape(-1), packing=packing)
         last_row_Db = jnp.maximum(upto_Db - 1, 0)
         if counts_Db.shape[1] > R:
@@ -124,21 +125,21 @@ class Batch:
         return ids_RT if self.rows.packing is None else self.rows.packing.pack(ids_RT)
 
     def last(self, hidden: jax.Array) -> jax.Array:
-        """The hidden states at the places [D n, 1, …], from those of packed tokens or rows."""
+        """The hidden states of the outputs [D n, 1, …], from those of packed tokens or rows."""
         D, n = self.last_Dn.shape
         hidden = hidden.reshape(D, -1, hidden.shape[-1])
         return jnp.take_along_axis(hidden, self.last_Dn[..., None], axis=1).reshape(D * n, 1, -1)
 
-    def of_places(self, x_BX: jax.Array) -> jax.Array:
-        """The values of the places' lanes [D n, …]."""
+    def of_outputs(self, x_BX: jax.Array) -> jax.Array:
+        """The values [D n, …] of each output's lane."""
         if self.lanes_Dn is None:
             return x_BX
         D, n = self.lanes_Dn.shape
         return jnp.take_along_axis(x_BX.reshape(D, -1, x_BX.shape[-1]), self.lanes_Dn[..., None], axis=1).reshape(D * n, -1)
 
     def of_lanes(self, x_Dn: jax.Array) -> jax.Array:
-        """The values of the lanes' places [B]; undefined for lanes without tokens."""
-        if self.places_Db is None:
+        """The values [B] of each lane's output; undefined for lanes without tokens."""
+        if self.outputs_Db is None:
             return x_Dn
-        D = self.places_Db.shape[0]
-        return jnp.take_along_axis(x_Dn.reshape(D, -1), self.places_Db, axis=1).reshape(-1)
+        D = self.outputs_Db.shape[0]
+        return jnp.take_along_axis(x_Dn.reshape(D, -1), self.outputs_Db, axis=1).reshape(-1)

@@ -21,7 +21,7 @@ import numpy as np
 
 from tessy_jax.backend import backend
 from tessy_jax.models.config import ModelConfig
-from tessy_jax.models.pages import PAGE, PagedKV, page_count, stored_dtype
+from tessy_jax.models.pages import PAGE, LayerPages, PagedKV, page_count, stored_dtype
 from tessy_jax.sharding import Axes, Partitioner, put, zeros
 
 
@@ -229,10 +229,10 @@ def new_cache(
     count = [sum(window == kind for window in config.windows) for kind in kinds]
     sizes = [P * shards, *(lanes * page_count(min(tokens, w + slack), page) for w in kinds[1:] if w is not None)]
     seen = [0] * len(kinds)
-    places = []
+    layers = []
     for window in config.windows:
         kind = kinds.index(window)
-        places.append((kind, seen[kind]))
+        layers.append(LayerPages(kind, seen[kind]))
         seen[kind] += 1
     kv = PagedKV(
         pages=tuple(new_pages(config, n, size, dtype, partitioner, page) for n, size in zip(count, sizes, strict=True)),
@@ -241,7 +241,7 @@ def new_cache(
             *(ring_table(lanes, size // lanes, partitioner) for size in sizes[1:]),
         ),
         rings=tuple(kind is not None for kind in kinds),
-        places=tuple(places),
+        layers=tuple(layers),
     )
 
     def numbers(value: np.ndarray) -> jax.Array:

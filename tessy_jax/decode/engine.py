@@ -82,8 +82,8 @@ class Engine:
     writers: student and teacher, or one of them alone. predictors: their boundary predictors, or None. tokens: the most of
     prompt and response in one vocabulary. pool: tokens that the cache of each writer holds, all lanes together; at least one
     lane's tokens on each shard (default: what memory holds, at most `tokens` and a proposal for every lane). page: tokens
-    per page; it must divide `PAGE`. pass_lanes: lanes of a shard that a forward pass continues, at most (default: all); it
-    decides `room` unless the configuration has one. The engine sets `room` and `predictor_lanes` of the configuration.
+    per page; it must divide `PAGE`. pass_lanes: lanes of a shard that a forward pass continues, at most (default: all), from
+    which the engine sets the configuration's `room` if that is None. It also sets `predictor_lanes`.
 
     If a lane finds no free page, the engine releases the pages of lanes that have ended, or else parks lanes. A parked lane
     keeps its text, and waits without a cache until pages are free.
@@ -139,6 +139,12 @@ class Engine:
             least=self.tokens,
         )
         self.lanes = self._empty(windows)
+        if not self.partitioner.absent:
+            self.weights = self._programs.placed(self.loop())
+            models: tuple[Any, ...] = (*writers, *predictors)
+            for model, own in zip(models, (*self.weights.writers, *self.weights.predictors), strict=True):
+                if model is not None:
+                    nnx.update(model, own)
 
     @property
     def compilations(self) -> list[Compilation]:
@@ -353,7 +359,7 @@ class Engine:
         states = []
         for row in range(len(lanes)):
             committed = int(committed_X[row])
-            scalars = _scalars_of(scalars_X, row)
+            scalars = scalars_X.of_row(row)
             views = []
             for m in range(len(self.writers)):
                 ids, ends = tokens.ids_MBS[m, row], tokens.ends_MBS[m, row]
@@ -380,7 +386,7 @@ class Engine:
         """The program of the decode loop. Its result is the new lanes. harvest: see `run`."""
         params = replace(self.params, harvest=self._replicated(np.int32(harvest)))
         args = (self.weights, self.tables, params, self.lanes)
-        return self._programs.of("loop", run_rounds, (self.graphs,), args, donate=3)
+        return self._programs.of("loop", run_rounds, (self.graphs,), args, donate=3, chooses_layouts=True)
 
     def prefill(self, m: int, lane: int = 0) -> Program:
         """The program that reads the known tokens of a lane. Its result is the cache of side m."""
@@ -391,8 +397,3 @@ class Engine:
 
 def _padded(x: np.ndarray, size: int) -> np.ndarray:
     return np.pad(x, (0, size - len(x)))
-
-
-def _scalars_of(scalars: LaneScalars, row: int) -> LaneScalars:
-    numbers: LaneScalars = jax.tree.map(lambda x: int(x[row]), scalars)
-    return numbers

@@ -59,7 +59,7 @@ def forward(ctx: LoopContext, m: Index, lanes: Lanes, runs: jax.Array) -> tuple[
 
 
 def unread_B(lanes: Lanes, m: Index) -> jax.Array:
-    """Tokens of side m [B] that are not in its cache, in lanes whose next token it may write."""
+    """The number of tokens of side m [B] that are not in its cache, 0 in lanes whose next token it may not write."""
     lengths_B = pick_side([cache.lengths_B for cache in lanes.caches], m)
     return jnp.where(lanes.ready_B(m), lanes.tokens.known_B(m) - lengths_B, 0)
 
@@ -83,7 +83,7 @@ def _forward(
 
     def draw() -> jax.Array:
         logits_NV = model.logits(hidden_N1D)[:, 0]
-        return batch.of_lanes(choose(logits_NV, batch.of_places(uniform_B1), ctx.params.samplings[m]))
+        return batch.of_lanes(choose(logits_NV, batch.of_outputs(uniform_B1), ctx.params.samplings[m]))
 
     with jax.named_scope("decode_step"):
         hidden_N1D, cache = once(runs, step, cache)

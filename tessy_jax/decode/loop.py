@@ -73,7 +73,8 @@ def goes_on(ctx: LoopContext, lanes: Lanes) -> jax.Array:
 def turn_continues(ctx: LoopContext, m: jax.Array, passes: jax.Array, lanes: Lanes) -> jax.Array:
     """Whether side m takes another pass before the other side's turn.
 
-    Lanes that answer do not count for or against another pass while lanes of the other side wait.
+    Lanes that answer do not count for or against another pass while lanes of the other side wait. If a pass has no room for
+    all lanes, the side continues as long as its lanes fill a pass, and stops once only the other side's do.
     """
     speaks_B = lanes.speaks_B(m)
     thinking = (speaks_B & (lanes.scalars.phase == THINK)).sum()
@@ -83,7 +84,7 @@ def turn_continues(ctx: LoopContext, m: jax.Array, passes: jax.Array, lanes: Lan
     few = thinking < (1 - ctx.params.handover) * (thinking + waiting)
     keeps = (waiting == 0) | ((thinking > 0) & ~few)
     keeps &= passes < pick_side(ctx.params.steps, m)
-    if len(speaks_B) > room.rows * shards:  # the side continues while it fills a pass, the other side if only that side does
+    if len(speaks_B) > room.rows * shards:
         others_B = (lanes.running_B & ~speaks_B).astype(jnp.int32)
         keeps = room.is_filled(unread_B(lanes, m), shards) | (keeps & ~room.is_filled(others_B, shards))
     keeps &= lanes.ended_B.sum() < ctx.params.harvest

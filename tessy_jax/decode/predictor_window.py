@@ -25,7 +25,7 @@ from tessy_jax.decode.cache import new_pages, ring_table
 from tessy_jax.decode.state import PredictorState
 from tessy_jax.decode.windows import read_window
 from tessy_jax.models.config import ModelConfig
-from tessy_jax.models.pages import PAGE, PagedKV, Rows, page_count
+from tessy_jax.models.pages import PAGE, LayerPages, PagedKV, Rows, page_count
 from tessy_jax.models.transformer import Decoder
 from tessy_jax.sharding import Partitioner, zeros
 
@@ -42,7 +42,7 @@ def new_predictor_state(
         pages=(new_pages(config, config.layers, rows * each, dtype, partitioner, page),),
         tables=(ring_table(rows, each, partitioner),),
         rings=(True,),
-        places=tuple((0, i) for i in range(config.layers)),
+        layers=tuple(LayerPages(0, i) for i in range(config.layers)),
     )
     numbers = (zeros((lanes,), jnp.int32, partitioner, ("lanes",)) for _ in range(2))
     return PredictorState(kv, *numbers)

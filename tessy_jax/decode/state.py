@@ -249,6 +249,11 @@ class LaneScalars:
         scalars: LaneScalars = jax.tree.map(np.int32, replace(self, sample=0))
         return replace(scalars, sample=np.uint32(self.sample))
 
+    def of_row(self, row: int) -> LaneScalars:
+        """The numbers of one response, as integers."""
+        numbers: LaneScalars = jax.tree.map(lambda x: int(x[row]), self)
+        return numbers
+
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from flax import nnx
 from tessy_jax.backend import backend
 from tessy_jax.models.config import ModelConfig
 from tessy_jax.models.layers import MASKED, Linear, RMSNorm, apply_rope, einsum_f32, filled
-from tessy_jax.models.pages import Heads, PagedKV, Rows
+from tessy_jax.models.pages import Heads, LayerPages, PagedKV, Rows
 from tessy_jax.sharding import Partitioner
 
 QUERY_BLOCK = 512  # longer sequences compute scores for this many queries at a time
@@ -165,14 +165,15 @@ class Attention(nnx.Module):
         context: AttentionContext,
         window: int | jax.Array | None,
         cache: PagedKV | None,
-        layer: int,
+        layer: LayerPages | None,
     ) -> tuple[jax.Array, PagedKV | None]:
         c, partitioner = self.config, self.partitioner
         B, T, _ = x_BTD.shape
         K, H = c.kv_heads, c.head_dim
-        q = self.q(x_BTD).reshape(B, T, c.heads, H)
-        k = self.k(x_BTD).reshape(B, T, K, H)
-        v = self.v(x_BTD).reshape(B, T, K, H)
+        q, k, v = self.q(x_BTD), self.k(x_BTD), self.v(x_BTD)
+        if cache is not None and backend().platform == "tpu":  # otherwise XLA copies the weights to a layout for heads
+            q, k, v = jax.lax.optimization_barrier((q, k, v))
+        q, k, v = q.reshape(B, T, c.heads, H), k.reshape(B, T, K, H), v.reshape(B, T, K, H)
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
         q, k = apply_rope(q, context.rope), apply_rope(k, context.rope)
@@ -185,6 +186,7 @@ class Attention(nnx.Module):
             out = _attend_complete(q_BTKGH, k_BKTH, v_BKTH, context, window, c.query_scale, sinks)
         else:
             new_BKTC = jnp.concatenate([k_BKTH, v_BKTH], axis=-1)
+            assert layer is not None
             assert not isinstance(window, jax.Array)
             heads = Heads((0, H), (H, 2 * H), window, c.query_scale)
             out, cache = _attend_cached(q_BTKGH, new_BKTC, context, heads, cache, layer, partitioner, sinks)
@@ -224,7 +226,7 @@ class LatentAttention(nnx.Module):
         context: AttentionContext,
         window: int | jax.Array | None,
         cache: PagedKV | None,
-        layer: int,
+        layer: LayerPages | None,
     ) -> tuple[jax.Array, PagedKV | None]:
         c, m, partitioner = self.config, self.latent, self.partitioner
         B, T, _ = x_BTD.shape
@@ -251,6 +253,7 @@ class LatentAttention(nnx.Module):
         q_latent = einsum_f32("btnh,rnh->btnr", q_nope, expand[..., : m.nope_dim]).astype(q.dtype)
         q_BTKGH = jnp.concatenate([q_latent, q_rope], axis=-1)[:, :, None]
         new_BKTC = jnp.concatenate([latent_BTR[:, :, None], k_rope], axis=-1).swapaxes(1, 2)
+        assert layer is not None
         assert not isinstance(window, jax.Array)
         heads = Heads((0, R + m.rope_dim), (0, R), window, c.query_scale, latent=True)
         out, cache = _attend_cached(q_BTKGH, new_BKTC, context, heads, cache, layer, partitioner)
@@ -294,7 +297,7 @@ def _attend_cached(
     context: AttentionContext,
     heads: Heads,
     cache: PagedKV,
-    layer: int,
+    layer: LayerPages,
     partitioner: Partitioner,
     sinks_KG: jax.Array | None = None,
 ) -> tuple[jax.Array, PagedKV]:

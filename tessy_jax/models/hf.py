@@ -26,7 +26,7 @@ from tessy_jax.models.labels import check_labels
 from tessy_jax.models.layers import INIT_STD
 from tessy_jax.models.quantized import BlockFp8, Mxfp4, fp8_block
 from tessy_jax.models.tensor_names import check_complete, check_placed, with_own_names
-from tessy_jax.models.transformer import Decoder, runs
+from tessy_jax.models.transformer import Decoder, runs, stacks_to_decode
 from tessy_jax.sharding import Partitioner, put
 
 logger = logging.getLogger(__name__)
@@ -112,8 +112,12 @@ def layer_paths(path: tuple[Any, ...], config: ModelConfig, stacked: bool) -> li
     return [".".join(map(str, ("layers", first + i, *path[2:]))) for i in range(count)]
 
 
-def abstract(config: ModelConfig, *, dtype: Any, partitioner: Partitioner | None = None, stacked: bool = False) -> Decoder:
-    """The decoder with shapes instead of arrays; on a mesh the shapes have shardings."""
+def abstract(
+    config: ModelConfig, *, dtype: Any, partitioner: Partitioner | None = None, stacked: bool | None = None
+) -> Decoder:
+    """The decoder with shapes instead of arrays; on a mesh the shapes have shardings. stacked: None is the form for
+    decoding."""
+    stacked = stacks_to_decode() if stacked is None else stacked
     decoder = nnx.eval_shape(lambda: Decoder(config, nnx.Rngs(0), dtype=dtype, partitioner=partitioner, stacked=stacked))
     if partitioner is None or partitioner.mesh is None:
         return decoder
@@ -129,7 +133,7 @@ def load(
     *,
     dtype: Any = jnp.float32,
     partitioner: Partitioner | None = None,
-    stacked: bool = False,
+    stacked: bool | None = None,
     classes: Sequence[str] = (),
     layers: int | None = None,
     seed: int = 0,
@@ -137,9 +141,10 @@ def load(
     """A decoder with the weights of a Hugging Face folder or hub name, converted to dtype and placed on the partitioner's
     mesh.
 
-    classes: replaces the head of a causal LM by a new token-classification head with these classes, drawn from seed; a token
-    classifier must have these labels already. layers: number of layers to load, from the first (None: all). Everything is
-    checked before the first tensor is read, so an error leaves nothing half-loaded.
+    stacked: whether equal layers are stacked; None is the form for decoding. classes: replaces the head of a causal LM by a
+    new token-classification head with these classes, drawn from seed; a token classifier must have these labels already.
+    layers: number of layers to load, from the first (None: all). Everything is checked before the first tensor is read, so
+    an error leaves nothing half-loaded.
 
     Raises:
         ConfigError: an unsupported config.json, or one with fewer layers.
@@ -162,7 +167,7 @@ def load(
     graph, state = nnx.split(decoder)
     for path, parameter in parameter_paths(state):
         if path in sources:
-            name = checkpoint_name(layer_paths(path, config, stacked)[0], config.family)[0]
+            name = checkpoint_name(layer_paths(path, config, decoder.stacked)[0], config.family)[0]
             value = _place(sources[path], parameter, partitioner, f"{folder}: tensor {name}")
         else:  # a new head
             drawn = INIT_STD * jax.random.normal(jax.random.key(seed), parameter.shape)

@@ -38,25 +38,26 @@ class Packing:
     """Tokens of many rows side by side, so that only attention works on [R, T] and unused times of a row cost nothing
     elsewhere. D: shards of the lanes, each with R / D rows and u packed tokens.
 
-    rows_Du, times_Du: row within the shard, and time, of each packed token. index_RT: the packed index of each token within
-    its shard, the inverse.
+    tokens_Du: where each packed token is among the rows of its shard, as row · T + time. index_RT: the packed index of each
+    token within its shard, the inverse.
     """
 
-    rows_Du: jax.Array
-    times_Du: jax.Array
+    tokens_Du: jax.Array
     index_RT: jax.Array
 
     def unpack(self, x_Du: jax.Array) -> jax.Array:
         """[D, u, …] as [R, T, …]."""
-        D, T = self.rows_Du.shape[0], self.index_RT.shape[1]
-        x = jax.vmap(lambda x, index: x[index])(x_Du, self.index_RT.reshape(D, -1, T))
-        return x.reshape(-1, T, *x.shape[3:])
+        x = _take(x_Du, self.index_RT.reshape(len(x_Du), -1))
+        return x.reshape(*self.index_RT.shape, *x.shape[2:])
 
     def pack(self, x_RT: jax.Array) -> jax.Array:
         """[R, T, …] as [D, u, …]."""
-        D = self.rows_Du.shape[0]
-        x = x_RT.reshape(D, -1, *x_RT.shape[1:])
-        return jax.vmap(lambda x, rows, times: x[rows, times])(x, self.rows_Du, self.times_Du)
+        return _take(x_RT.reshape(len(self.tokens_Du), -1, *x_RT.shape[2:]), self.tokens_Du)
+
+
+@jax.vmap
+def _take(x: jax.Array, index: jax.Array) -> jax.Array:
+    return x.at[index].get(mode="promise_in_bounds", wrap_negative_indices=False)
 
 
 class Rows(NamedTuple):
@@ -90,6 +91,13 @@ class Heads(NamedTuple):
     latent: bool = False
 
 
+class LayerPages(NamedTuple):
+    """Where a layer's keys and values are: its kind, and its number in the pages of that kind."""
+
+    kind: int
+    number: int | jax.Array
+
+
 class Where(NamedTuple):
     """The rows of one kernel call: the arguments of `append_attend` with these names. lowest [R]: the first token that a row
     sees."""
@@ -103,7 +111,7 @@ class Where(NamedTuple):
     ring: bool
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=("pages", "tables"), meta_fields=("rings", "places"))
+@partial(jax.tree_util.register_dataclass, data_fields=("pages", "tables"), meta_fields=("rings", "layers"))
 @dataclass(frozen=True)
 class PagedKV:
     """Keys and values of all layers of a model."""
@@ -114,12 +122,12 @@ class PagedKV:
     """Page ids [B, N] of each kind, numbered within the shard of the lane."""
     rings: tuple[bool, ...] = field(default=())
     """Whether the table of each kind is a ring."""
-    places: tuple[tuple[int, int], ...] = field(default=())
-    """Kind of each layer, and its index within that kind."""
+    layers: tuple[LayerPages, ...] = field(default=())
+    """Where the pages of each layer are."""
 
     def attend(
         self,
-        layer: int,
+        layer: LayerPages,
         q_RTKGH: jax.Array,
         new_RKTC: jax.Array,
         rows: Rows,
@@ -129,7 +137,7 @@ class PagedKV:
     ) -> tuple[jax.Array, PagedKV]:
         """Appends rows to the pages of a layer, and attends to the tokens of their lanes. Returns [R, T, K, G, H'] in q's
         dtype, and the new pages. sinks_KG: see `attention.attend`."""
-        kind, index = self.places[layer]
+        kind = layer.kind
         lanes, keys = "lanes", None if heads.latent else "kv_heads"
         groups = "heads" if heads.latent else None
         args = {
@@ -141,12 +149,13 @@ class PagedKV:
             "counts": (rows.counts_R, (lanes,)),
             "lanes": (rows.lanes_R, (lanes,)),
             "first": (rows.first_R, (lanes,)),
+            "layer": (jnp.asarray(layer.number, jnp.int32), ()),
             "sinks": (sinks_KG, (keys, groups)),
         }
         given = {name: x for name, (x, _) in args.items() if x is not None}
 
         def body(given: dict[str, Any]) -> tuple[jax.Array, jax.Array]:
-            return append_attend(heads=heads, ring=self.rings[kind], layer=index, **given)
+            return append_attend(heads=heads, ring=self.rings[kind], **given)
 
         axes: dict[str, Axes] = {name: args[name][1] for name in given}
         out, pages = partitioner.by_shard(body, given, axes, (axes["q"], axes["pages"]))
@@ -211,7 +220,8 @@ def append_attend(
 
 
 def proven_body(q: jax.Array, pages: jax.Array, heads: Heads, ring: bool, sinks: bool) -> str:
-    """The body of `append_attend` on the current platform: a kernel if there is one and it agrees with plain XLA here."""
+    """The body of `append_attend` on the current platform: a kernel if there is one and it agrees with plain XLA on this
+    device. For a planned target, whose devices are absent, it is not compared."""
     body = chosen_body(heads, pages)
     if body == "xla" or is_planned():
         return body

@@ -1,5 +1,7 @@
-"""Converts the arrays of a model between the form for decoding (one module per layer) and the form for training (stacked
-layers), on the mesh. A job that decodes and trains loads the student once."""
+"""Converts the arrays of a model on the mesh, between the form for decoding and the form for training (stacked layers).
+
+A job that decodes and trains loads the student once.
+"""
 
 from __future__ import annotations
 
@@ -12,19 +14,22 @@ from flax import nnx
 from jax.sharding import NamedSharding
 
 from tessy_jax.models.hf import abstract, layer_paths, parameter_paths
-from tessy_jax.models.transformer import Decoder
+from tessy_jax.models.transformer import Decoder, stacks_to_decode
 from tessy_jax.sharding import Partitioner
 
 
-def restack(model: Decoder, *, stacked: bool, dtype: Any = None, partitioner: Partitioner | None = None) -> Decoder:
+def restack(
+    model: Decoder, *, stacked: bool | None = None, dtype: Any = None, partitioner: Partitioner | None = None
+) -> Decoder:
     """The same weights with equal layers stacked or separate, converted to dtype and placed on a partitioner's mesh
-    (default: unchanged).
+    (default: unchanged). stacked: None is the form for decoding.
 
     The given model is consumed: its arrays are freed one at a time, so that memory never holds two complete copies. If the
     model already has the requested form, only dtype and mesh change.
     """
     dtype = model.embed.dtype if dtype is None else jnp.dtype(dtype)
     partitioner = partitioner or model.partitioner
+    stacked = stacks_to_decode() if stacked is None else stacked
     twin = abstract(model.config, dtype=dtype, partitioner=partitioner, stacked=stacked)
     graph, state = nnx.split(twin)
     sources = {".".join(map(str, path)): parameter for path, parameter in parameter_paths(nnx.state(model))}

@@ -1,12 +1,13 @@
 """The decoder: one definition of a layer, run in two forms.
 
-`stacked=False` keeps parameters per layer and unrolls the layers, for decoding.
+`stacked=False` keeps parameters per layer and unrolls the layers.
 `stacked=True` keeps equal layers as one block whose parameters have a leading layer axis, and scans over it, so that compile
-time in training does not grow with depth. Both compute the same function.
+time does not grow with depth. Both compute the same function. Training stacks layers; decoding does on TPUs.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import groupby
 from typing import Any
 
@@ -14,11 +15,12 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from tessy_jax.backend import backend
 from tessy_jax.models.attention import Attention, AttentionContext, LatentAttention
 from tessy_jax.models.config import ModelConfig
 from tessy_jax.models.layers import Linear, Mlp, RMSNorm, matmul, rope_cos_sin, weight
 from tessy_jax.models.moe import Moe
-from tessy_jax.models.pages import PagedKV, Rows
+from tessy_jax.models.pages import LayerPages, PagedKV, Rows
 from tessy_jax.sharding import Partitioner
 
 REMAT: dict[str, Any] = {
@@ -48,7 +50,7 @@ class Block(nnx.Module):
         context: AttentionContext,
         window: int | jax.Array | None,
         cache: PagedKV | None = None,
-        layer: int = 0,
+        layer: LayerPages | None = None,
     ) -> tuple[jax.Array, PagedKV | None]:
         y, cache = self.attn(self.attn_norm(x_BTD), context, window, cache, layer)
         x_BTD = self.partitioner.constrain(x_BTD + y, "lanes", None, None)
@@ -121,14 +123,17 @@ class Decoder(nnx.Module):
             table_VD = self.partitioner.constrain(table_VD, "vocab", None)
         x_BTD = jnp.take(table_VD, tokens_BT, axis=0)
         x_BTD = self.partitioner.constrain(x_BTD, "lanes", None, None)
-        if self.stacked:
-            assert cache is None, "stacked parameters run complete sequences only; load the model unrolled to decode"
-            for (first, count, _), block in zip(runs(config), self.layers, strict=True):
-                x_BTD = _scan(block, x_BTD, context, config.windows[first : first + count], REMAT[remat])
-            return self.norm(x_BTD), None
+        if not self.stacked:
+            for i, block in enumerate(self.layers):
+                x_BTD, cache = block(x_BTD, context, config.windows[i], cache, None if cache is None else cache.layers[i])
+            return self.norm(x_BTD), cache
 
-        for i, block in enumerate(self.layers):
-            x_BTD, cache = block(x_BTD, context, config.windows[i], cache, i)
+        for (first, count, _), block in zip(runs(config), self.layers, strict=True):
+            windows = config.windows[first : first + count]
+            if cache is None:
+                x_BTD = _scan(block, x_BTD, context, windows, REMAT[remat])
+            else:
+                x_BTD, cache = _scan_cached(block, x_BTD, context, windows, cache, cache.layers[first : first + count])
         return self.norm(x_BTD), cache
 
     @jax.named_scope("logits")
@@ -174,6 +179,12 @@ def runs(config: ModelConfig) -> list[tuple[int, int, bool]]:
     return result
 
 
+def stacks_to_decode() -> bool:
+    """Whether decoding on the current platform takes stacked layers: TPUs read a layer's parameters where they are in the
+    stack, other platforms would copy them."""
+    return backend().platform == "tpu"
+
+
 def _scan(
     block: Block, x_BTD: jax.Array, context: AttentionContext, windows: tuple[int | None, ...], policy: Any
 ) -> jax.Array:
@@ -188,6 +199,41 @@ def _scan(
 
     layer = body if policy is None else jax.checkpoint(body, policy=policy, prevent_cse=False)
     return jax.lax.scan(layer, x_BTD, (state, window_L))[0]
+
+
+def _scan_cached(
+    block: Block,
+    x_BTD: jax.Array,
+    context: AttentionContext,
+    windows: tuple[int | None, ...],
+    cache: PagedKV,
+    layers: tuple[LayerPages, ...],
+) -> tuple[jax.Array, PagedKV]:
+    """Runs stacked layers with a cache. An iteration takes one period of windows, since a layer's window is static. Each
+    layer's parameters are read where they are in the stack."""
+    graph, state = nnx.split(block)
+    size = period(windows)
+    whole, rest = divmod(len(windows), size)
+
+    def body(n: int | jax.Array, carry: tuple[jax.Array, PagedKV], count: int = size) -> tuple[jax.Array, PagedKV]:
+        x, kv = carry
+        for i in range(count):
+            params = jax.tree.map(partial(jax.lax.dynamic_index_in_dim, index=n * size + i, keepdims=False), state)
+            kind, number = layers[i]
+            each = layers[size + i].number - number if size + i < len(layers) else 0
+            x, new = nnx.merge(graph, params)(x, context, windows[i], kv, LayerPages(kind, number + n * each))
+            assert new is not None
+            kv = new
+        return x, kv
+
+    with jax.named_scope(f"layers_x{whole}"):  # `plan` reads the number of iterations
+        carry = jax.lax.fori_loop(0, whole, body, (x_BTD, cache))
+    return body(whole, carry, rest)
+
+
+def period(windows: tuple[int | None, ...]) -> int:
+    """The smallest number of layers after which windows repeat."""
+    return next(n for n in range(1, len(windows) + 1) if windows[n:] == windows[:-n])
 
 
 def _stacked_block(

@@ -179,9 +179,9 @@ def launches(
 ) -> Launches:
     """Counts the launches of one run of a computation.
 
-    Loops with a known trip count count that many iterations. Other loops count the iterations that `iterations` gives for a
-    scope that the loop begins (default: 1). Conditionals count the branch with the most kernels, or with the fewest if
-    `iterations` gives 0 for a scope that the conditional begins.
+    Loops with a known trip count count that many iterations, and a loop that begins a scope `layers_x<n>` counts n. Other
+    loops count the iterations that `iterations` gives for a scope that the loop begins (default: 1). Conditionals count the
+    branch with the most kernels, or with the fewest if `iterations` gives 0 for a scope that the conditional begins.
 
     skip: whether to ignore instructions with these scopes, such as those of a path that is not taken. group: the group of a
     kernel with these scopes. within: the scopes of the loop or branch that runs the computation.
@@ -196,6 +196,9 @@ def launches(
         given = next((count for name, count in iterations.items() if name in scopes and name not in within), 1)
         if instruction.operation == "while":
             trips = re.search(r'known_trip_count"?:\s*\{"?n"?:"?(\d+)', instruction.rest)
+            if not trips:
+                begun = (re.fullmatch(r"layers_x(\d+)", name) for name in scopes if name not in within)
+                trips = next(filter(None, begun), None)
             times = int(trips[1]) if trips else given
             body, condition = inner
             result.add(body, times)
@@ -246,10 +249,10 @@ def large_copies(module: Module, at_least: int, computation: str | None = None) 
 
 
 def _is_copy(module: Module, fusion: Instruction) -> bool:
-    """Whether a fusion only copies or transposes."""
-    name = fusion.attribute("calls")
+    """Whether a fusion only copies, transposes or slices."""
+    name, moves = fusion.attribute("calls"), (*COPIES, "dynamic-slice")
     inside = [i.operation for i in module.computations.get(name or "", [])]
-    return bool(inside) and set(inside) <= {"parameter", "bitcast", "tuple", *COPIES} and any(op in COPIES for op in inside)
+    return bool(inside) and set(inside) <= {"parameter", "bitcast", "tuple", *moves} and any(op in moves for op in inside)
 
 
 def _movements(found: Iterator[tuple[str, Instruction]]) -> list[Movement]:

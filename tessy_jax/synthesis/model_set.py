@@ -296,7 +296,7 @@ class ModelSet:
 
         def loaded(v: WriterSpec) -> Decoder:
             if v.name == "student" and student is not None:
-                return restack(student, stacked=False, dtype=v.section.dtype, partitioner=self.partitioner)
+                return restack(student, dtype=v.section.dtype, partitioner=self.partitioner)
             return self.load_writer(v)
 
         return Engine(

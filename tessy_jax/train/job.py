@@ -180,7 +180,7 @@ def finish(config: Train, folder: Path, model: Decoder) -> Decoder:
 
 def plain(config: Train, model: Decoder) -> Decoder:
     """The student with adapters merged, in the layout and dtype of decoding. Consumes `model`."""
-    return restack(merge_lora(model) if config.lora else model, stacked=False, dtype=config.student.dtype)
+    return restack(merge_lora(model) if config.lora else model, dtype=config.student.dtype)
 
 
 def chat_of(section: Model, folder: Path, date: str | None) -> tuple[Chat, int]:

@@ -38,14 +38,15 @@ share = jax.jit(Room.share, static_argnums=0)
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def read(room, shards, left_B, first_D, lengths_B):
-    """A batch of side 1: its rows, the index of their tokens, the tokens, each lane's last one, and each lane itself."""
+    """A batch of side 1: its rows, the packed indices of their tokens, each lane's number of tokens, and the packed tokens;
+    then, by way of the outputs, the packed index of each lane's last token, and each lane's own number."""
     counts_B, _ = room.share(left_B, first_D)
     batch = Batch.of(room, counts_B, lengths_B, shards)
     lanes = 5 * shards
     ids_MBS = jnp.arange(2 * lanes * 40).reshape(2, lanes, 40)
     tokens = batch.tokens(ids_MBS, 1, room.row_tokens, Partitioner(make_mesh({"data": shards}))).reshape(shards, -1)
     last = batch.last(jnp.arange(tokens.size).reshape(shards, -1, 1).astype(jnp.float32))[:, 0, 0]
-    lanes_at = batch.of_places(jnp.arange(lanes)[:, None])[:, 0]
+    lanes_at = batch.of_outputs(jnp.arange(lanes)[:, None])[:, 0]
     rows, packing = batch.rows, batch.rows.packing
     index_RT = jnp.arange(room.rows * shards)[:, None] % room.rows if packing is None else packing.index_RT
     return (
@@ -108,11 +109,11 @@ def test_a_batch_holds_the_next_tokens_of_each_lane_once_and_in_order(room, draw
         shard, lane = r // room.rows, int(lanes_R[r]) + r // room.rows * 5
         for t in range(int(counts_R[r])):
             found[lane].append((int(starts_R[r]) + t, int(tokens[shard, numbers[r, t]]), (shard, int(numbers[r, t]))))
-    used = [place for of_lane in found.values() for *_, place in of_lane]
+    used = [index for of_lane in found.values() for *_, index in of_lane]
     assert len(set(used)) == len(used) == int(counts_B.sum())
     for lane, of_lane in found.items():
-        places = range(lengths[lane], lengths[lane] + int(counts_B[lane]))
-        assert [(place, token) for place, token, _ in of_lane] == [(i, (5 * shards + lane) * 40 + i) for i in places]
+        expected = range(lengths[lane], lengths[lane] + int(counts_B[lane]))
+        assert [(i, token) for i, token, _ in of_lane] == [(i, (5 * shards + lane) * 40 + i) for i in expected]
         if of_lane:
             shard, index = of_lane[-1][2]
             assert int(last[lane]) == shard * tokens.shape[1] + index

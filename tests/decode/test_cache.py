@@ -51,7 +51,7 @@ def append(cache, values_BT, counts_B):
         ids = jnp.take_along_axis(table, number, axis=1) + (jnp.arange(len(counts_B)) // own * each)[:, None]
         ids = jnp.where(valid_BT, ids, pages.shape[1])
         kinds.append(pages.at[:, ids, 0, places_BT % PAGE, 0].set(values_BT, mode="drop"))
-    kv = type(cache.kv)(tuple(kinds), cache.kv.tables, cache.kv.rings, cache.kv.places)
+    kv = type(cache.kv)(tuple(kinds), cache.kv.tables, cache.kv.rings, cache.kv.layers)
     return cache.filled(kv, cache.lengths_B + counts_B), ok_B
 
 

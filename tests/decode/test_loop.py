@@ -4,15 +4,17 @@ from collections import Counter
 from dataclasses import replace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 
-from tessy_jax.decode import tokenize
+from tessy_jax.decode import programs, tokenize
 from tessy_jax.decode.batch import Room
 from tessy_jax.decode.engine import Engine
 from tessy_jax.decode.lane_ops import Report
 from tessy_jax.decode.state import EMPTY, RUNNING, STUDENT, TEACHER, TEMPLATE
+from tessy_jax.models.restack import restack
 from tessy_jax.sharding import Partitioner, make_mesh, parse_mesh
 from tests.decode.world import CLOSE, Job, World, by_engine, by_oracle, engine, model, parts, spelled
 
@@ -197,6 +199,20 @@ def test_a_response_does_not_depend_on_the_number_of_devices(alone):
         "partitioner": partitioner,
     }
     assert by_engine(World(), JOBS, lanes=4, **options) == alone
+
+
+def test_a_response_does_not_depend_on_stacked_layers_or_layouts_that_the_compiler_chooses(alone, monkeypatch):
+    monkeypatch.setattr(programs, "pads_to_tiles", lambda: True)
+
+    def stacked(source):
+        graph, state = nnx.split(source)
+        return restack(nnx.merge(graph, jax.tree.map(jnp.copy, state)), stacked=True)
+
+    writers, predictors = parts(("student", "teacher"), (0, 0))
+    options = {"writers": [stacked(w) for w in writers], "predictors": [stacked(j) for j in predictors]}
+    built = engine(World(), 3, **options)
+    assert [c.name for c in built.compilations] == ["loop"]  # the first to be compiled, since it decides the layouts
+    assert by_engine(World(), JOBS, lanes=3, built=built) == alone
 
 
 def test_no_token_is_discarded_with_one_vocabulary_online_and_no_word_rule():

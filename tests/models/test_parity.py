@@ -83,10 +83,9 @@ def test_complete_sequences_give_the_logits_of_transformers(name, form, devices)
     assert_close(forward(model, put(tokens(), partitioner, ("lanes", None))), reference(name).logits)
 
 
-@pytest.mark.parametrize(("name", "devices"), CROSSED)
-def test_chunks_of_any_length_per_lane_and_single_tokens_give_the_logits_of_transformers(name, devices):
-    partitioner = layout_of(name, devices)
-    model = hf.load(reference(name).folder, partitioner=partitioner)
+def logits_by_chunks(name: str, partitioner: Partitioner, form: str) -> np.ndarray:
+    """The logits of all lanes' tokens, read in chunks of up to 64 of different lengths, and the last 12 one by one."""
+    model = hf.load(reference(name).folder, partitioner=partitioner, stacked=form == "stacked")
     known = tokens()
     ours = np.full(reference(name).logits.shape, np.nan, np.float32)
     cache = new_cache(model.config, LANES, LENGTH, slack=64, dtype=jnp.float32, partitioner=partitioner)
@@ -111,7 +110,24 @@ def test_chunks_of_any_length_per_lane_and_single_tokens_give_the_logits_of_tran
         feed(64, counts)
     for _ in range(12):
         feed(1, np.ones(LANES, int))
-    assert_close(ours, reference(name).logits)
+    return ours
+
+
+@pytest.mark.parametrize(("name", "devices"), CROSSED)
+def test_chunks_of_any_length_per_lane_and_single_tokens_give_the_logits_of_transformers(name, devices):
+    assert_close(logits_by_chunks(name, layout_of(name, devices), "unrolled"), reference(name).logits)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "gpt_oss-untied",  # two kinds of windows, and an odd number of layers
+        pytest.param("deepseek_v3-untied", marks=pytest.mark.slow),  # latent attention after a dense layer
+        pytest.param("qwen3_moe-untied", marks=pytest.mark.slow),  # a dense layer among sparse ones
+    ],
+)
+def test_stacked_layers_with_a_cache_give_the_logits_of_transformers(name):
+    assert_close(logits_by_chunks(name, layout_of(name, 8), "stacked"), reference(name).logits)
 
 
 @pytest.mark.parametrize("name", ["gpt_oss-untied", "qwen2-untied", "deepseek_v3-untied"])

@@ -102,7 +102,7 @@ VARIANTS = {
         _variant(
             "gpt_oss", False, "fsdp=2,tensor=2,expert=2", {**YARN, "truncate": False},
             num_attention_heads=6, num_key_value_heads=2, head_dim=16, sliding_window=24,
-            num_local_experts=8, num_experts_per_tok=2,
+            num_hidden_layers=5, num_local_experts=8, num_experts_per_tok=2,
         ),
         _variant(
             "gpt_oss", True, "data=4,expert=2", {**YARN, "rope_theta": 900.0},

@@ -3,6 +3,7 @@
 Counts do not depend on the machine that compiles. Give a reason for raising a bound. If a count falls, lower its bound.
 A step includes the choice of the side whose turn it is, with its reductions over all lanes, and `measure.MERGES` iterations
 of the tokenizer's merges. It also forms the rows of the pass: which lanes take part, and the packed indices of their tokens.
+Weights stay in place because products do not take on the layout of heads; instead, each side copies its queries.
 """
 
 import importlib.util
@@ -32,7 +33,7 @@ def programs():
 
 @pytest.mark.parametrize(
     ("side", "part", "kernels", "host_reads", "collectives"),
-    [(0, "step", 1279, 24, 49), (0, "hand-over", 2043, 51, 40), (1, "step", 1277, 24, 49), (1, "hand-over", 2035, 51, 40)],
+    [(0, "step", 1259, 24, 49), (0, "hand-over", 2029, 51, 40), (1, "step", 1255, 24, 49), (1, "hand-over", 2019, 51, 40)],
 )
 def test_launches_of_a_step_and_a_hand_over_stay_within_their_bounds(programs, side, part, kernels, host_reads, collectives):
     (found,) = (step for step in programs["loop"]["steps"] if (step["side"], step["part"]) == (side, part))
@@ -43,7 +44,7 @@ def test_launches_of_a_step_and_a_hand_over_stay_within_their_bounds(programs, s
 
 def test_collectives_and_large_copies_of_the_loop_stay_within_their_bounds(programs):
     assert 0 < sum(move["count"] for move in programs["loop"]["collectives"]) <= 74
-    assert sum(move["count"] for move in programs["loop"]["copies"]) <= 160
+    assert sum(move["count"] for move in programs["loop"]["copies"]) <= 161
     pages = [move for move in programs["loop"]["copies"] if move["shape"].endswith(",128,128]")]
     assert not pages, "the cache is updated in place"
 
