@@ -5,7 +5,7 @@ off are sampled again. The `tokenizers` library tokenizes the text.
 """
 
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 
 import jax
 import numpy as np
@@ -24,12 +24,20 @@ def _scores(graph, params, tokens_1T, length):
     return model.logits(jax.lax.dynamic_slice_in_dim(hidden, length - 1, 1, axis=1))[:, 0]
 
 
-def scores(model, tokens, size=512):
+SIZES = 128, 512  # lengths of a forward pass; shorter sequences are padded
+
+
+@cache
+def _parts(model):
+    return nnx.split(model)
+
+
+def scores(model, tokens, size=None):
     """Scores after the last token, from a whole forward pass."""
+    size = size or next(size for size in SIZES if len(tokens) <= size)
     padded = np.zeros((1, size), np.int32)
     padded[0, : len(tokens)] = tokens
-    graph, params = nnx.split(model)
-    return _scores(graph, params, padded, np.int32(len(tokens)))
+    return _scores(*_parts(model), padded, np.int32(len(tokens)))
 
 
 @jax.jit
