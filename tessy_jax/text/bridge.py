@@ -88,7 +88,8 @@ class DeviceBridge:
     def splits(self, bytes_BP: jax.Array, counts_B: jax.Array) -> list[tuple[jax.Array, jax.Array]]:
         """For each split rule, the bytes at which pre-tokens of the first counts_B bytes begin [B, P], and the byte [B] up
         to which no following text can change them."""
-        return split(list(dict.fromkeys(self.rules)), characters(bytes_BP, counts_B, self.pages_X, self.classes_X256))
+        text = characters(bytes_BP, lengths(bytes_BP, counts_B), counts_B, self.pages_X, self.classes_X256)
+        return split(list(dict.fromkeys(self.rules)), text)
 
     def closed(
         self, bytes_BP: jax.Array, counts_B: jax.Array, ended_B: jax.Array, v_B: jax.Array, *, widest: bool
@@ -101,8 +102,9 @@ class DeviceBridge:
         """
         P = bytes_BP.shape[1]
         at_P = jnp.arange(P, dtype=jnp.int32)
-        shown = Shown.of(lengths(bytes_BP), counts_B)
-        found = self._matches(characters(bytes_BP, shown.whole_B, self.pages_X, self.classes_X256), v_B)
+        lengths_BP = lengths(bytes_BP, counts_B)
+        shown = Shown.of(lengths_BP, counts_B)
+        found = self._matches(characters(bytes_BP, lengths_BP, shown.whole_B, self.pages_X, self.classes_X256), v_B)
         # bytes before the first character are a word by themselves
         first_B1 = found.first_B()[:, None]
         ends_BP = jnp.where((at_P == 0) & (first_B1 > 0), first_B1, found.ends_BP)

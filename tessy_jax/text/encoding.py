@@ -63,7 +63,7 @@ class Shown(NamedTuple):
 
     @classmethod
     def of(cls, lengths_BP: jax.Array, counts_B: jax.Array) -> Shown:
-        """lengths_BP: the bytes of the character that begins at each byte, as its first byte states."""
+        """lengths_BP: see `characters.lengths`."""
         at_P, P = jnp.arange(lengths_BP.shape[1], dtype=jnp.int32), lengths_BP.shape[1]
         bytes_B = jnp.minimum(counts_B, P)
         unfinished_BP = at_P + lengths_BP > bytes_B[:, None]
@@ -84,7 +84,7 @@ def closed_words(
 ) -> ClosedWords:
     """The first words of texts, from the tokens of a whole window; see `DeviceBridge.closed`. Their number has no limit.
     Neighbouring words that share a token count as one word. encode: returns the tokens of the first counts_B bytes."""
-    shown = Shown.of(lengths(bytes_BP), counts_B)
+    shown = Shown.of(lengths(bytes_BP, counts_B), counts_B)
     seen = encode(bytes_BP, shown.end_B)
     at_P = jnp.arange(seen.ids_BP.shape[1], dtype=jnp.int32)
     closed_BP = seen.starts_BP & (at_P <= seen.final_B[:, None]) & (at_P < shown.end_B[:, None])

@@ -18,9 +18,10 @@ from tessy_jax.text.split import DEEPSEEK3, DIGITS_GPT2, GPT2, LLAMA3, O200K, QW
 from tessy_jax.text.vocab import read_vocabulary, same_vocabulary
 from tessy_jax.text.words import Table, bucket_of, find_merges, merge_table
 from tests.text.chunks import chunk
-from tests.text.feed import encode, read_all, splits
+from tests.text.feed import encode, pieces, read_all, splits
 
 B, P = 256, 128
+HEAVY = [pytest.mark.slow, pytest.mark.heavy]
 RULES = (GPT2, DIGITS_GPT2, LLAMA3, QWEN2, O200K, DEEPSEEK3, QWEN3_5)
 
 
@@ -60,7 +61,7 @@ def compare(content, count, prepare=lambda text: text, normalize=False):
     return differing
 
 
-@pytest.mark.parametrize("count", [5_000, pytest.param(100_000, marks=[pytest.mark.slow, pytest.mark.heavy])])
+@pytest.mark.parametrize("count", [5_000, pytest.param(100_000, marks=HEAVY)])
 @pytest.mark.parametrize("name", ["qwen3", "gpt-oss", "deepseek-v3"])
 def test_the_device_agrees_with_the_library_on_real_tokenizers(shared, name, count):
     content = json.loads((shared / "tokenizers" / name / "tokenizer.json").read_text("utf-8"))
@@ -106,6 +107,23 @@ def test_every_rule_is_recognised_and_agrees_with_the_library(rule):
     content = trained(rule)
     assert device_bridge(content).rule == rule
     assert compare(content, 2_000) == []
+
+
+PIECES = [bytes([byte]) for byte in (0x80, 0xBF, 0xA0, 0xC0, 0xC3, 0xE0, 0xE2, 0xF0, 0xF4, 0xFF) * 2]
+PIECES += [part.encode() for part in ("'", "s", "ſ", "l", " ", "\n", "1", "a", "A", "=", "/", "é", "中", "\u0301", "😀")]
+PIECES += [b"\xe4\xb8", b"\xf0\x9f\x98"]
+
+
+@pytest.mark.parametrize("rule", [QWEN2, *(pytest.param(rule, marks=HEAVY) for rule in (O200K, DEEPSEEK3))])
+def test_bytes_that_are_not_utf_8_have_the_same_tokens_in_whatever_pieces_they_arrive(rule):
+    bridge, rng = device_bridge(trained(rule)), random.Random(9)
+    texts = [b"".join(rng.choice(PIECES) for _ in range(rng.randrange(3, 24))) for _ in range(1_000)]
+    tasks = [(text, ends) for text in texts for ends in ([len(text)], *(pieces(rng, len(text), 8) for _ in range(4)))]
+    found = {}
+    for text, ids, ends, _ in read_all(bridge, tasks, wide=P):
+        assert ends[-1] == len(text)
+        found.setdefault(text, set()).add((*ids.tolist(), *ends.tolist()))
+    assert [text for text, different in found.items() if len(different) > 1] == []
 
 
 @pytest.mark.parametrize("rule", RULES)
