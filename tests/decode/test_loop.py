@@ -119,23 +119,28 @@ def test_most_rows_of_a_pass_hold_tokens_if_there_are_more_lanes_than_rows():
     assert rows >= 0.85 * 2 * passes
 
 
-@pytest.mark.parametrize("page", [8, pytest.param(32, marks=pytest.mark.slow)])
-def test_a_response_depends_neither_on_the_page_size_nor_on_a_pool_in_which_lanes_are_parked(page, monkeypatch):
+@pytest.mark.parametrize(
+    ("page", "mesh"), [(8, None), *(pytest.param(*case, marks=pytest.mark.slow) for case in ((32, None), (8, "data=2")))]
+)
+def test_a_response_depends_neither_on_the_page_size_nor_on_a_pool_in_which_lanes_are_parked(page, mesh, monkeypatch):
     parks, park = [], Engine._park
 
     def counted(self, lane, parked=True):
-        parks.append(parked)
+        parks.append((lane, parked))
         park(self, lane, parked)
 
-    jobs = [Job(i, (60, 55)) for i in range(60, 74)]
+    shards = 2 if mesh else 1
+    jobs = [Job(i, (60, 55)) for i in range(60, 60 + 14 * shards)]
     expected = by_engine(World(), jobs)
     monkeypatch.setattr(Engine, "_park", counted)
-    machine = engine(World(page=page, pool=1), 12)
-    assert by_engine(World(), jobs, lanes=12, built=machine) == expected
-    assert parks.count(True) > 3
-    assert parks.count(True) == parks.count(False)
+    machine = engine(World(page=page, pool=1), 12 * shards, **(on_mesh(mesh) if mesh else {}))
+    assert by_engine(World(), jobs, lanes=12 * shards, built=machine) == expected
+    waited = [lane for lane, parked in parks if parked]
+    assert len(waited) > 3
+    assert 2 * len(waited) == len(parks)
+    assert len(set(machine._shard_B[waited])) == shards
     for cache in machine.lanes.caches:
-        assert int(cache.left_D.sum()) == cache.free_DP.shape[1], "pages were lost"
+        assert int(cache.left_D.sum()) == cache.free_DP.size, "pages were lost"
 
 
 @pytest.mark.slow
@@ -175,8 +180,9 @@ def test_a_response_continues_unchanged_after_extract_and_insert(alone):
     assert by_engine(World(rounds_per_dispatch=1), JOBS, lanes=3, restart_every=2) == alone
 
 
-def test_a_response_does_not_depend_on_the_number_of_devices(alone):
-    partitioner = Partitioner(make_mesh(parse_mesh("data=2,fsdp=2,tensor=2")))
+def on_mesh(mesh):
+    """The models of the world and their predictors on a mesh."""
+    partitioner = Partitioner(make_mesh(parse_mesh(mesh)))
 
     def placed(source):
         graph, state = nnx.split(source)
@@ -193,12 +199,15 @@ def test_a_response_does_not_depend_on_the_number_of_devices(alone):
         return nnx.merge(graph, type(template).from_flat_path(flat))
 
     writers, predictors = parts(("student", "teacher"), (0, 0))
-    options = {
+    return {
         "writers": [placed(w) for w in writers],
         "predictors": [placed(j) for j in predictors],
         "partitioner": partitioner,
     }
-    assert by_engine(World(), JOBS, lanes=4, **options) == alone
+
+
+def test_a_response_does_not_depend_on_the_number_of_devices(alone):
+    assert by_engine(World(), JOBS, lanes=4, **on_mesh("data=2,fsdp=2,tensor=2")) == alone
 
 
 def test_a_response_does_not_depend_on_stacked_layers_or_layouts_that_the_compiler_chooses(alone, monkeypatch):
