@@ -82,8 +82,8 @@ class Engine:
     writers: student and teacher, or one of them alone. predictors: their boundary predictors, or None. tokens: the most of
     prompt and response in one vocabulary. pool: tokens that the cache of each writer holds, all lanes together; at least one
     lane's tokens on each shard (default: what memory holds, at most `tokens` and a proposal for every lane). page: tokens
-    per page; it must divide `PAGE`. pass_lanes: lanes of a shard that a forward pass continues, at most (default: all), from
-    which the engine sets the configuration's `room` if that is None. It also sets `predictor_lanes`.
+    per page; it must divide `PAGE`. pass_lanes: the most lanes of a shard that a forward pass continues (default: all). If
+    the configuration's `room` is None, the engine derives it from pass_lanes. The engine also sets `predictor_lanes`.
 
     If a lane finds no free page, the engine releases the pages of lanes that have ended, or else parks lanes. A parked lane
     keeps its text, and waits without a cache until pages are free.

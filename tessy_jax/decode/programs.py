@@ -44,7 +44,8 @@ class Programs:
     ) -> Program:
         """The program function(*static, *args). donate: index of the argument that the result overwrites, and whose sharding
         it has. like: indices of the arguments whose shardings the results have. Without either the result is replicated.
-        chooses_layouts: on TPUs, the compiler chooses the layouts of the first argument, which `placed` gives it."""
+        chooses_layouts: on TPUs, the compiler chooses the layouts of the first argument; pass it through `placed` before the
+        program runs."""
         placed: Any = self.partitioner.sharding(())
         if placed is not None and (like or donate is not None):
             of = [jax.tree.map(lambda x: x.sharding, args[i]) for i in (like or (donate or 0,))]
@@ -59,8 +60,8 @@ class Programs:
         return Program(name, jitted, args, (function, static, jax.tree.structure(args), shapes), chooses_layouts)
 
     def placed(self, program: Program) -> Any:
-        """The first argument of a program, in the layouts that the compiler chose, if it did. Arrays whose layouts change
-        are freed, one at a time."""
+        """The first argument of a program, moved to the layouts that the compiler chose; unchanged if the compiler does not
+        choose them. Arrays are moved one at a time, and the originals of moved arrays are freed."""
 
         def move(x: Any, to: Any) -> jax.Array:
             if x.format == to:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 TOLERANCE = 0.05  # values are about 1; the weights of the tokens are rounded to 16 bits
-LONGEST = 4096  # tokens of the window that the longest lane fills, at most; the lane is about a page longer
+LONGEST = 4096  # the most tokens of a window that the check fills; its longest lane has about a page more
 
 Attend = Callable[..., tuple[jax.Array, jax.Array]]
 

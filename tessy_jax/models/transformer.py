@@ -2,7 +2,7 @@
 
 `stacked=False` keeps parameters per layer and unrolls the layers.
 `stacked=True` keeps equal layers as one block whose parameters have a leading layer axis, and scans over it, so that compile
-time does not grow with depth. Both compute the same function. Training stacks layers; decoding does on TPUs.
+time does not grow with depth. Both compute the same function. Training always stacks layers; decoding does so only on TPUs.
 """
 
 from __future__ import annotations
@@ -180,8 +180,8 @@ def runs(config: ModelConfig) -> list[tuple[int, int, bool]]:
 
 
 def stacks_to_decode() -> bool:
-    """Whether decoding on the current platform takes stacked layers: TPUs read a layer's parameters where they are in the
-    stack, other platforms would copy them."""
+    """Whether decoding on the current platform uses stacked layers. On TPUs, a layer's parameters are read in place from the
+    stack; on other platforms, they would be copied."""
     return backend().platform == "tpu"
 
 
@@ -209,8 +209,8 @@ def _scan_cached(
     cache: PagedKV,
     layers: tuple[LayerPages, ...],
 ) -> tuple[jax.Array, PagedKV]:
-    """Runs stacked layers with a cache. An iteration takes one period of windows, since a layer's window is static. Each
-    layer's parameters are read where they are in the stack."""
+    """Runs stacked layers with a cache. Each iteration runs one period of layers (see `period`), because a layer's window
+    must be static. A layer's parameters are read in place from the stack."""
     graph, state = nnx.split(block)
     size = period(windows)
     whole, rest = divmod(len(windows), size)

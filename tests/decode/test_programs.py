@@ -39,7 +39,7 @@ def test_weights_move_to_the_layouts_of_a_program_and_their_old_arrays_are_freed
     assert placed["a"].sharding == formats["a"].sharding
     assert weights["a"].is_deleted()
     assert placed["b"] is weights["b"]
-    # other programs take the weights as they are, and are not those of other layouts
+    # other programs accept the chosen layouts, and their keys differ from those for other layouts
     other = own.of("scaled", scaled, (), (placed, x))
     np.testing.assert_array_equal(own.run(other), expected)
     assert other.key != own.of("scaled", scaled, (), ({"a": jnp.copy(placed["a"]), "b": placed["b"]}, x)).key
@@ -63,7 +63,7 @@ def test_a_program_that_chooses_layouts_is_compiled_once_and_takes_the_weights_t
     )
 
 
-def test_elsewhere_weights_keep_their_layouts_and_nothing_is_compiled(given):
+def test_on_other_platforms_weights_keep_their_layouts_and_nothing_is_compiled(given):
     own, weights, x = given
     program = own.of("scaled", scaled, (), (weights, x), chooses_layouts=True)
     assert not program.chooses_layouts

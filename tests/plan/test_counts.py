@@ -3,7 +3,7 @@
 Counts do not depend on the machine that compiles. Give a reason for raising a bound. If a count falls, lower its bound.
 A step includes the choice of the side whose turn it is, with its reductions over all lanes, and `measure.MERGES` iterations
 of the tokenizer's merges. It also forms the rows of the pass: which lanes take part, and the packed indices of their tokens.
-Weights stay in place because products do not take on the layout of heads; instead, each side copies its queries.
+The barrier in `Attention` keeps XLA from copying weights into a layout for heads; each side copies its queries instead.
 """
 
 import importlib.util
