@@ -11,10 +11,12 @@ import jax
 
 class Backend(NamedTuple):
     """platform: JAX's name, such as cpu, tpu or cuda. capability: the compute capability of an NVIDIA GPU, such as 9.0; 0
-    for other devices."""
+    for other devices. memory: for a planned target, the bytes that programs may use on one device, if known; None for the
+    backend of this process, whose devices can be asked."""
 
     platform: str
     capability: float = 0.0
+    memory: int | None = None
 
 
 _planned: list[Backend] = []

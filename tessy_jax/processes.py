@@ -140,6 +140,11 @@ def check_same(value: Any, name: str) -> None:
         )
 
 
+def smallest(value: int) -> int:
+    """The smallest of the values of all processes, each below 2³¹. Every process must call it."""
+    return value if jax.process_count() == 1 else int(np.asarray(multihost_utils.process_allgather(np.int32(value))).min())
+
+
 def gather(x: jax.Array) -> np.ndarray:
     """Gathers a sharded array on every host. Every process must call it."""
     if x.is_fully_addressable or x.is_fully_replicated:

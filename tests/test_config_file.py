@@ -191,6 +191,7 @@ def test_an_override_changes_one_of_two_sections_that_share_a_yaml_alias(small):
         (["data.zzz=x"], ["data.zzz is unknown", "the keys here are path, split, subset, limit"]),
         (["synthesis.lanes=0"], ["synthesis.lanes is 0", "greater than or equal to 1"]),
         (["synthesis.lanes=true"], ["synthesis.lanes is True", "valid integer"]),
+        (["synthesis.lanes=most"], ["synthesis.lanes is 'most'", "or auto"]),
         (["synthesis.lanes=8.5"], ["synthesis.lanes is 8.5", "valid integer"]),
         (["data.skip_invalid=1"], ["data.skip_invalid is 1", "valid boolean"]),
         (["seed=4294967296"], ["seed is 4294967296", "less than 4294967296"]),

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, StringConstraints
+from pydantic_core import PydanticCustomError
 
 
 def _real(value: Any) -> Any:
@@ -17,8 +18,18 @@ def _real(value: Any) -> Any:
     return value
 
 
+def _count_or_auto(value: Any) -> Any:
+    """Checks both types at once, so that a wrong value has one message."""
+    if value == "auto" or (type(value) is int and value >= 1):
+        return value
+    raise PydanticCustomError("count_or_auto", "Input should be a valid integer greater than or equal to 1, or auto")
+
+
 Text = Annotated[str, StringConstraints(min_length=1)]
 Count = Annotated[int, Field(ge=1)]
+CountOrAuto = Annotated[
+    Count | Literal["auto"], PlainValidator(_count_or_auto, json_schema_input_type=Count | Literal["auto"])
+]
 Natural = Annotated[int, Field(ge=0)]
 Real = Annotated[float, BeforeValidator(_real)]
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Self, get_args
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from tessy_jax.config.base import Count, Natural, Real, Section, Text
+from tessy_jax.config.base import Count, CountOrAuto, Natural, Real, Section, Text
 from tessy_jax.config.checks import Decontamination, Verification
 from tessy_jax.config.recipes import RECIPES, Writer
 
@@ -231,14 +231,17 @@ class Synthesis(Section):
     """The longest response, in each model's tokens; a response that reaches it is a failed attempt."""
     max_attempts: Count = 3
     """Attempts before a response is recorded as failed."""
-    lanes: Count = 32
-    """Responses that are written in parallel."""
+    lanes: CountOrAuto = 32
+    """Responses that are written in parallel. auto: as many as memory holds, with cache space for the longest prompt and
+    half the longest response each; at most 256 on each shard of the lanes, and at most the number of responses that are
+    left, rounded up to fill the shards. If a device does not report its memory, auto starts from 32."""
     pass_lanes: Count | None = None
     """Responses that a forward pass continues on each shard of the lanes, at most (null: all). If there
     are more lanes than that, a lane that waits for the other model leaves its share of the pass to another lane."""
     cache_tokens: Count | None = None
     """Tokens that the cache of each model holds, all lanes together (null: the longest prompt and response for every lane,
-    or what memory holds if that is less). When the cache is full, lanes wait."""
+    or what memory holds if that is less; with `lanes: auto`, half a response for every lane). When the cache is full,
+    lanes wait."""
     repetition: Repetition = Repetition()
     """When a response is a loop, which makes it a failed attempt."""
     rounds_per_dispatch: Count = 64

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from tessy_jax.backend import backend
+from tessy_jax.backend import backend, is_planned
 from tessy_jax.decode.cache import columns
 from tessy_jax.models.config import ModelConfig
 from tessy_jax.models.pages import page_count
@@ -36,6 +36,16 @@ def ring_bytes(model: Decoder, slack: int, page: int) -> int:
     return _bytes(model, 1) * page * sum(page_count(window + slack, page) for window in windows)
 
 
+def device_memory() -> int | None:
+    """Bytes of memory that programs may use on one device of the current or planned backend; None if that is unknown. CPUs
+    share the memory of the machine."""
+    if is_planned():
+        return backend().memory
+    if backend().platform == "cpu":
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // jax.local_device_count()
+    return (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
+
+
 def fitting_pool(
     models: Sequence[Decoder], held: object, *, lanes: int, slack: int, page: int, tokens: int, least: int
 ) -> int:
@@ -50,12 +60,9 @@ def fitting_pool(
     each = sum(_bytes(m, m.config.windows.count(None)) for m in models)
     if partitioner.absent or not each:
         return tokens
-    if backend().platform == "cpu":
-        limit = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // jax.local_device_count()
-    else:
-        limit = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit", 0)
-        if not limit:
-            return tokens
+    limit = device_memory()
+    if limit is None:
+        return tokens
     taken = sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(held))
     taken += lanes // shards * sum(ring_bytes(model, slack, page) for model in models)
     pages = max(int((SHARE * limit - taken) / (each * page)), page_count(least, page))

@@ -31,7 +31,7 @@ def measure(planned: Planned, target: Target, mesh: Any) -> dict[str, Any]:
     if planned.host_text and target.platform == "cuda":
         return record | {"error": HOST_TEXT.format(" and the ".join(planned.host_text))}
     record |= _measured(planned, target, mesh)
-    advice = remedy(record, target, planned.lanes_key)
+    advice = remedy(record, target, planned.lanes_key, planned.pool_key)
     return record if advice is None else record | {"remedy": advice}
 
 

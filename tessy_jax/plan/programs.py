@@ -46,7 +46,8 @@ class Planned:
     lanes.
     cache_bytes: the smallest array of a layer's cache; 0 for a training step. weight_bytes: the largest weight of a layer.
     Reports show copies of at least the smaller of these two sizes. parts: bytes of the program's arguments by part.
-    lanes_key: configuration key of the number of lanes; empty for a training step. writers: the name of each side; empty for
+    lanes_key: configuration key of the number of lanes; empty for a training step. pool_key: key of the
+    size of the caches, if it depends on the lanes (`auto`). writers: the name of each side; empty for
     a training step. hears: whether the predictor of each side reads the other side's tokens. host_text: writers whose
     tokenizer runs in a host callback.
     """
@@ -61,6 +62,7 @@ class Planned:
     parts: dict[str, int]
     multiple: int
     lanes_key: str = ""
+    pool_key: str = ""
     writers: tuple[str, ...] = ()
     hears: tuple[bool, ...] = ()
     host_text: tuple[str, ...] = ()
@@ -104,6 +106,7 @@ def _decode(
         "weight_bytes": min(_layer_weight(model) for model in engine.weights.writers),
         "multiple": partitioner.num_shards("lanes"),
         "lanes_key": lanes_key,
+        "pool_key": lanes_key.replace("lanes", "cache_tokens") if config.synthesis.lanes == "auto" else "",
         "writers": models.names,
         "hears": tuple(v is not None and v != m for m, v in enumerate(models.loop_config.predictor_reads)),
     }

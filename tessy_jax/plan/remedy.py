@@ -13,11 +13,12 @@ HEADROOM = 0.95
 """The fraction of a device's usable memory that a program may use on a suggested mesh or target."""
 
 
-def remedy(record: Mapping[str, Any], target: Target, lanes_key: str) -> str | None:
+def remedy(record: Mapping[str, Any], target: Target, lanes_key: str, pool_key: str = "") -> str | None:
     """The parts of a program by size, and changes that should make it fit. The estimate assumes that a larger mesh shards
     all bytes evenly.
 
     record: a record of `measure`. lanes_key: configuration key of the number of lanes; empty for a training step.
+    pool_key: configuration key of the size of the caches, if it has to change with the lanes.
 
     Returns:
         None if the program fits, if the memory of the target is unknown, or if the compiler failed for another reason.
@@ -37,17 +38,17 @@ def remedy(record: Mapping[str, Any], target: Target, lanes_key: str) -> str | N
         total = arguments + temporaries
     parts = {name: size for name, size in (record["parts"] | {"temporaries": temporaries}).items() if size}
     shown = ", ".join(f"{name} {size / 1e9:.1f} GB" for name, size in sorted(parts.items(), key=lambda part: -part[1]))
-    change = _change(record, target, total / memory, lanes_key)
+    change = _change(record, target, total / memory, lanes_key, pool_key)
     return f"needs {total / 1e9:.1f} GB of {memory / 1e9:.1f} GB per device ({shown}); {change}"
 
 
-def _change(record: Mapping[str, Any], target: Target, share: float, lanes_key: str) -> str:
+def _change(record: Mapping[str, Any], target: Target, share: float, lanes_key: str, pool_key: str) -> str:
     """The changes: settings, and a larger mesh on the same target if it has enough devices, else a larger target. share: the
     program's bytes divided by the usable memory."""
     ways = []
     rows = record.get("rows_that_fit", {}).get(record["tokens"], 0)
     if rows and lanes_key:
-        ways.append(f"set {lanes_key} to {rows}")
+        ways.append(f"set {lanes_key} to {rows}" + (f" and {pool_key} to {rows * record['tokens']}" if pool_key else ""))
     number = record["devices"] * 2 ** math.ceil(math.log2(max(2.0, share / HEADROOM)))
     axis = "tensor" if lanes_key else "fsdp"
     if number <= target.devices:

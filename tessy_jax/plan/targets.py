@@ -54,8 +54,9 @@ class Target:
 
     @property
     def backend(self) -> Backend:
-        """The backend, which determines the kernels that the models use."""
-        return Backend(self.platform, _card(self.kind, r"major: (\d+)") if self.platform == "cuda" else 0.0)
+        """The backend. It determines the kernels that the models use, and the lanes that `synthesis.lanes: auto` takes."""
+        capability = _card(self.kind, r"major: (\d+)") if self.platform == "cuda" else 0.0
+        return Backend(self.platform, capability, self.usable)
 
 
 def parse_target(text: str) -> Target:

@@ -87,6 +87,7 @@ def synthesize(
             for rows, failures in choose(config, first, scorer, [task.job for task in tasks]):
                 store.run(lambda files, rows=rows, failures=failures: files.commit(rows, failures))  # type: ignore[misc]
             return SynthesisResult(store.run(partial(_conclude_choice, first, started)), student)
+        models.limit_lanes(len(tasks))
         engine = all_or_raise(lambda: models.engine(student))
         scheduler = Scheduler(models, engine, tasks, unfinished=unfinished, verifier=verifier)
         _write(scheduler, store, total=len(all_jobs), progress=progress)
@@ -107,7 +108,6 @@ def _read_models(config: Synthesize) -> tuple[ModelSet, ModelSet | None]:
     """The writers and, if the recipe has one, the scorer, without their weights."""
     partitioner = Partitioner.of(config.mesh)
     models, scorer = all_or_raise(lambda: (ModelSet(config, partitioner), chooser(config, partitioner)))
-    partitioner.check({"lanes": (config.synthesis.lanes, "synthesis.lanes")})
     return models, scorer
 
 
@@ -230,6 +230,7 @@ def responses(
         yield from _contaminated(all_jobs, contamination)
         models = ModelSet(config, Partitioner.of(config.mesh))
         tasks = [Task(job) for job in all_jobs if job.prompt.id not in contamination]
+        models.limit_lanes(len(tasks))
         for rows, failures in Scheduler(models, models.engine(student), tasks, verifier=verifier).dispatches():
             yield from rows
             yield from failures

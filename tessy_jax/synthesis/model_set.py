@@ -31,7 +31,9 @@ from tessy_jax.models.hf_config import read_config
 from tessy_jax.models.labels import CLASSES, check_labels
 from tessy_jax.models.restack import restack
 from tessy_jax.models.transformer import Decoder
+from tessy_jax.processes import smallest
 from tessy_jax.sharding import Partitioner
+from tessy_jax.synthesis.memory import fitting_lanes
 from tessy_jax.text.bridges import AnyBridge, joined, make_bridge
 from tessy_jax.text.chat import Chat
 from tessy_jax.text.tokenizer import Tokenizer
@@ -132,7 +134,8 @@ def side_read(key: str, folder: Path, vocabulary: Vocabulary, own: int, writers:
 
 
 class ModelSet:
-    """The writers and predictors of a synthesis.
+    """The writers and predictors of a synthesis. lanes: the responses that are written in parallel. pool: tokens that the
+    cache of each writer holds; None for the default, see `Engine`.
 
     Raises:
         ConfigError, TokenizerError, ShardingError: the models do not fit the configuration; see the message.
@@ -160,14 +163,22 @@ class ModelSet:
             for i, name in enumerate(self.names):
                 model = getattr(self.config.boundary, name)
                 self.predictors[i] = self.read_predictor(f"boundary.{name}", model, i)
+        lanes = synthesis.lanes
+        self.lanes, self.pool = fitting_lanes(self) if lanes == "auto" else (lanes, synthesis.cache_tokens)
+        partitioner.check({"lanes": (self.lanes, "synthesis.lanes")})
         # saved responses have the student's thinking markers, if there is a student
         self.open_text, self.close_text = self._markers(date)
+
+    @property
+    def longest(self) -> int:
+        """The most tokens of a lane, see `decode.engine.longest`."""
+        tokens = self.config.synthesis.max_prompt_tokens + self.config.synthesis.max_response_tokens
+        return longest(tokens, self._window_bytes, max(self.steps))
 
     def _check_pool(self) -> None:
         """Refuses a pool that cannot hold one response of full length on each shard."""
         synthesis, shards = self.config.synthesis, self.partitioner.num_shards("lanes")
-        tokens = synthesis.max_prompt_tokens + synthesis.max_response_tokens
-        least = shards * longest(tokens, self._window_bytes, max(self.steps))
+        least = shards * self.longest
         if synthesis.cache_tokens is not None and synthesis.cache_tokens < least:
             raise ConfigError(
                 f"synthesis.cache_tokens is {synthesis.cache_tokens}, one response of full length"
@@ -289,9 +300,18 @@ class ModelSet:
             close_X=jnp.asarray(close),
         )
 
+    def limit_lanes(self, responses: int) -> None:
+        """With `synthesis.lanes: auto`, reduces the lanes to the number of responses to write, rounded up to fill the
+        shards, and makes lanes and pool the same in all processes. Every process must call it."""
+        if self.config.synthesis.lanes == "auto":
+            shards = self.partitioner.num_shards("lanes")
+            self.lanes = smallest(min(self.lanes, max(1, -(-responses // shards)) * shards))
+            pool = smallest(0 if self.pool is None else self.pool)  # 0 if a process does not know its memory
+            self.pool = self.config.synthesis.cache_tokens or (min(pool, self.lanes * self.longest) or None)
+
     def engine(self, student: Decoder | None = None, *, pool: int | None = None) -> Engine:
         """Loads the weights into an engine with free lanes. student: the student's model, if it is loaded already. pool: see
-        `Engine` (default: `synthesis.cache_tokens`)."""
+        `Engine` (default: `self.pool`)."""
         synthesis = self.config.synthesis
 
         def loaded(v: WriterSpec) -> Decoder:
@@ -305,9 +325,9 @@ class ModelSet:
             self.text_tables(),
             self.loop_config,
             self.decode_params(),
-            lanes=synthesis.lanes,
+            lanes=self.lanes,
             tokens=synthesis.max_prompt_tokens + synthesis.max_response_tokens,
-            pool=synthesis.cache_tokens if pool is None else pool,
+            pool=self.pool if pool is None else pool,
             pass_lanes=synthesis.pass_lanes,
         )
 

@@ -152,7 +152,7 @@ class Scheduler:
         """Inserts waiting tasks into free lanes; tasks with too long a prompt fail."""
         failures: list[Failure] = []
         free = [lane for lane in range(self.engine.size) if lane not in self.active]
-        free = free[: max(0, self.models.config.synthesis.lanes - len(self.active))]
+        free = free[: max(0, self.models.lanes - len(self.active))]
         while free and self.waiting:
             task = self.waiting.popleft()
             state = task.state

@@ -20,7 +20,7 @@ from tessy_jax.plan.models import PlannedModels, Published
 from tessy_jax.plan.programs import planned, programs_of
 from tessy_jax.plan.targets import parse_target
 from tessy_jax.sharding import Partitioner, make_mesh, plan_mesh
-from tessy_jax.synthesis.dry_run import memory
+from tessy_jax.synthesis.memory import memory
 from tessy_jax.synthesis.model_set import ModelSet
 from tessy_jax.train.job import parts
 from tessy_jax.train.optimizer import build

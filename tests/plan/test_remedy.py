@@ -62,6 +62,12 @@ def test_a_remedy_names_the_key_of_the_lanes_of_its_program():
     assert "; set evaluation.synthesis.lanes to 24, or " in text
 
 
+def test_lanes_that_were_chosen_automatically_are_advised_with_the_size_of_their_caches():
+    text = remedy(measured(), parse_target("h100:8"), LANES, "synthesis.cache_tokens")
+    rows, tokens = measured()["rows_that_fit"][measured()["tokens"]], measured()["tokens"]
+    assert f"set {LANES} to {rows} and synthesis.cache_tokens to {rows * tokens}, or" in text
+
+
 @pytest.mark.parametrize("size", [85_000_000_000, 100_000_000_000])
 def test_no_part_of_a_remedy_is_negative(size):
     """A program may drop unused arguments, so that it needs less than they have."""

@@ -84,6 +84,21 @@ def test_rows_tile_their_content_and_come_in_the_order_of_the_input(config, tmp_
 
 
 @pytest.mark.slow
+def test_a_run_with_automatic_lanes_gives_the_same_rows(config, tmp_path, capsys):
+    expected, lanes = {}, {"4": 4, "auto": 8}
+    for number, expected_lanes in lanes.items():
+        run = tmp_path / number
+        file = config(f"{number}.yaml", output=str(run), data={"rollouts": 1, "limit": 8})
+        code, out = printed(capsys, "synthesize", file, "--json", "--set", f"synthesis.lanes={number}")
+        assert code == 0, out.err
+        assert json.loads(out.out)["lanes"] == expected_lanes
+        rows = {row["id"]: without_time(row) for row in rows_of(capsys, run)}
+        assert rows
+        assert rows == (expected or rows)
+        expected = rows
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", [5, 10, 25])
 def test_kill_9_at_random_instants_changes_nothing(limit, config, tmp_path, capsys):
     """40 responses; the process is started again after each kill. Time in the rows' meta aside, every byte is the same."""
@@ -117,6 +132,52 @@ def test_kill_9_at_random_instants_changes_nothing(limit, config, tmp_path, caps
     assert len(rows) == len({r["id"] for r in rows})
     assert {r["id"]: without_time(r) for r in rows} == expected
     assert sorted(json.dumps(f) for f in rows_of(capsys, tmp_path / "killed", "--failures")) == expected_failures
+
+
+KILLED_WHILE_PARKED = """
+import os, signal, sys
+from tessy_jax.cli import main
+from tessy_jax.decode.engine import Engine
+
+run, dispatches = Engine.run, []
+
+def counted(self, **options):
+    status = run(self, **options)
+    dispatches.append(bool(self._parked))
+    if sum(dispatches) == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return status
+
+Engine.run = counted
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.slow
+def test_a_run_killed_while_lanes_are_parked_continues_on_another_mesh_with_another_pool(config, tmp_path, capsys):
+    prompts = tmp_path / "long.jsonl"
+    lines = [{"id": i, "prompt": f"add {i} and {i * i}" + " please let me check it again" * 12} for i in range(6)]
+    prompts.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+    def file(name):
+        sizes = {"max_prompt_tokens": 384, "cache_tokens": 896}
+        return config(
+            f"{name}.yaml", output=str(tmp_path / name), data={"path": str(prompts), "rollouts": 2}, synthesis=sizes
+        )
+
+    assert main(["synthesize", str(file("whole")), "--json", "--set", "synthesis.cache_tokens=null"]) == 0
+    command = [sys.executable, "-c", KILLED_WHILE_PARKED, "synthesize", str(file("killed")), "--json"]
+    assert subprocess.run(command, check=False, capture_output=True).returncode == -signal.SIGKILL
+    assert len(rows_of(capsys, tmp_path / "killed")) < len(rows_of(capsys, tmp_path / "whole"))
+    changed = ("mesh=data=2", "synthesis.cache_tokens=2560", "synthesis.lanes=6")
+    options = [part for change in changed for part in ("--set", change)]
+    assert main(["synthesize", str(file("killed")), "--json", *options]) == 0
+    for kind in ((), ("--failures",)):
+        whole, killed = (rows_of(capsys, tmp_path / name, *kind) for name in ("whole", "killed"))
+        if not kind:
+            whole, killed = ({row["id"]: without_time(row) for row in rows} for rows in (whole, killed))
+            assert whole
+        assert killed == whole
 
 
 def test_a_finished_run_started_again_does_nothing_and_one_with_other_settings_is_refused(config, tmp_path, capsys):
