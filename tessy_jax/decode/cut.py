@@ -33,14 +33,15 @@ def starts_character(bytes_BP: jax.Array) -> jax.Array:
 def complete_chars(bytes_BP: jax.Array, counts_B: jax.Array) -> jax.Array:
     """How many of the first counts_B bytes remain without an unfinished character at their end. Bytes that are not
     UTF-8 count as characters: invalid text is detected when the response ends."""
-    missing_B = jnp.zeros_like(counts_B)
-    for back in (3, 2, 1):
-        index_B1 = jnp.maximum(counts_B - back, 0)[:, None]
-        lead_B = jnp.take_along_axis(bytes_BP, index_B1, axis=1)[:, 0]
-        length_B = jnp.where(lead_B >= 0xF0, 4, jnp.where(lead_B >= 0xE0, 3, 2))
-        unfinished_B = (counts_B >= back) & (lead_B >= 0xC0) & (length_B > back)
-        missing_B = jnp.where(unfinished_B, back, missing_B)
-    return counts_B - missing_B
+    back_3 = 3 - jnp.arange(3, dtype=jnp.int32)
+    index_B3 = counts_B[:, None] - back_3
+    tail_B3 = jnp.take_along_axis(bytes_BP, jnp.maximum(index_B3, 0), axis=1)
+    length_B3 = jnp.where(tail_B3 >= 0xF0, 4, jnp.where(tail_B3 >= 0xE0, 3, jnp.where(tail_B3 >= 0xC0, 2, 1)))
+    # a byte that begins a character ends the one before it, finished or not
+    begins_B3 = (tail_B3 & 0xC0) != 0x80
+    last_B1 = jnp.where(begins_B3 & (index_B3 >= 0), index_B3, -1).max(axis=1, keepdims=True)
+    unfinished_B3 = (index_B3 == last_B1) & (index_B3 >= 0) & (length_B3 > back_3)
+    return counts_B - jnp.where(unfinished_B3, back_3, 0).max(axis=1)
 
 
 def white_space(bytes_BP: jax.Array) -> jax.Array:
