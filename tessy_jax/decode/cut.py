@@ -38,9 +38,9 @@ def complete_chars(bytes_BP: jax.Array, counts_B: jax.Array) -> jax.Array:
     tail_B3 = jnp.take_along_axis(bytes_BP, jnp.maximum(index_B3, 0), axis=1)
     length_B3 = jnp.where(tail_B3 >= 0xF0, 4, jnp.where(tail_B3 >= 0xE0, 3, jnp.where(tail_B3 >= 0xC0, 2, 1)))
     # a byte that begins a character ends the one before it, finished or not
-    begins_B3 = (tail_B3 & 0xC0) != 0x80
-    last_B1 = jnp.where(begins_B3 & (index_B3 >= 0), index_B3, -1).max(axis=1, keepdims=True)
-    unfinished_B3 = (index_B3 == last_B1) & (index_B3 >= 0) & (length_B3 > back_3)
+    begins_B3 = (index_B3 >= 0) & ((tail_B3 & 0xC0) != 0x80)
+    last_B1 = jnp.where(begins_B3, index_B3, -1).max(axis=1, keepdims=True)
+    unfinished_B3 = begins_B3 & (index_B3 == last_B1) & (length_B3 > back_3)
     return counts_B - jnp.where(unfinished_B3, back_3, 0).max(axis=1)
 
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from tessy_jax.backend import backend, is_planned
 from tessy_jax.decode.cache import columns
 from tessy_jax.models.config import ModelConfig
-from tessy_jax.models.pages import page_count
+from tessy_jax.models.pages import PAGE, page_count
 from tessy_jax.models.transformer import Decoder
 from tessy_jax.sharding import Partitioner
 
@@ -26,14 +26,12 @@ def token_bytes(config: ModelConfig, layers: int, dtype: Any, partitioner: Parti
     return layers * heads * columns(config) * jnp.dtype(dtype).itemsize
 
 
-def _bytes(model: Decoder, layers: int) -> int:
-    return token_bytes(model.config, layers, model.embed.dtype, model.partitioner)
-
-
-def ring_bytes(model: Decoder, slack: int, page: int) -> int:
-    """Bytes on each device of the rings of a lane; see `cache.new_cache`."""
-    windows = [window for window in model.config.windows if window is not None]
-    return _bytes(model, 1) * page * sum(page_count(window + slack, page) for window in windows)
+def ring_bytes(
+    config: ModelConfig, dtype: Any, partitioner: Partitioner, *, tokens: int, slack: int, page: int = PAGE
+) -> int:
+    """Bytes on each device of the rings of a lane of up to `tokens` tokens; see `cache.new_cache`."""
+    pages = sum(page_count(min(tokens, window + slack), page) for window in config.windows if window is not None)
+    return token_bytes(config, 1, dtype, partitioner) * page * pages
 
 
 def device_memory() -> int | None:
@@ -57,13 +55,14 @@ def fitting_pool(
     """
     partitioner = models[0].partitioner
     shards = partitioner.num_shards("lanes")
-    each = sum(_bytes(m, m.config.windows.count(None)) for m in models)
+    each = sum(token_bytes(m.config, m.config.windows.count(None), m.embed.dtype, partitioner) for m in models)
     if partitioner.absent or not each:
         return tokens
     limit = device_memory()
     if limit is None:
         return tokens
     taken = sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(held))
-    taken += lanes // shards * sum(ring_bytes(model, slack, page) for model in models)
+    rings = (ring_bytes(m.config, m.embed.dtype, partitioner, tokens=least, slack=slack, page=page) for m in models)
+    taken += lanes // shards * sum(rings)
     pages = max(int((SHARE * limit - taken) / (each * page)), page_count(least, page))
     return min(tokens, shards * pages * page)

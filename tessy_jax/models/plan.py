@@ -31,14 +31,13 @@ def plan(
     lanes: int = 1,
     context: int | None = None,
     slack: int,
-    pool: int | None = None,
 ) -> dict[str, Any]:
     """Parameters, weight bytes and cache bytes of a model in a dtype, in total and per device of a mesh.
 
     active: parameters in the products of one token's forward pass: the routed experts it uses, and of the two embedding
     tables the output table (a lookup reads one row). GPT-OSS's published counts do the same; Qwen's add `embedding`.
     kv.bytes_per_token: growth of a lane's cache per token, in full-attention layers. Sliding-window layers take at most
-    window_bytes_per_lane (window and slack in full pages) for any length. slack, pool: see `decode.cache.new_cache`.
+    window_bytes_per_lane (window and slack in full pages) for any length. slack: see `decode.cache.new_cache`.
 
     Raises:
         ShardingError: a mesh that does not divide the model or the lanes.
@@ -70,9 +69,7 @@ def plan(
     full = sum(window is None for window in config.windows)
     window_bytes = sum(page_count(min(context, w + slack)) * PAGE * per_layer for w in config.windows if w is not None)
     lane_shards = partitioner.num_shards("lanes")
-    each = page_count(context)
-    pages = lanes * each if pool is None else max(each, pool // lane_shards // PAGE) * lane_shards
-    kv_bytes = pages * PAGE * full * per_layer + lanes * window_bytes
+    kv_bytes = lanes * (page_count(context) * PAGE * full * per_layer + window_bytes)
     kv_shards = 1 if config.latent else partitioner.num_shards("kv_heads")
     kv_device_bytes = kv_bytes // (lane_shards * kv_shards)
     devices = math.prod(sizes.values()) if sizes else 1

@@ -95,11 +95,10 @@ def _decode(
     config: Synthesize, names: list[str], partitioner: Partitioner, published: Published, lanes_key: str = "synthesis.lanes"
 ) -> Iterator[Planned]:
     models = PlannedModels(config, partitioner, published)
-    tokens = config.synthesis.max_prompt_tokens + config.synthesis.max_response_tokens
     engine = models.engine()
     facts: dict[str, Any] = {
         "rows": engine.size,
-        "tokens": min(tokens, engine.pool // engine.size),
+        "tokens": min(models.tokens, engine.pool // engine.size),
         "cache_bytes": min(
             _device_bytes(x) // x.shape[0] for cache in engine.lanes.caches for x in cache.kv.pages if x.size
         ),

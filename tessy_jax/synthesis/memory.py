@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tessy_jax.decode.engine import CACHE_SLACK, PREDICTOR_SLACK, margin
-from tessy_jax.decode.pool import SHARE, device_memory, token_bytes
+from tessy_jax.decode.pool import SHARE, device_memory, ring_bytes, token_bytes
 from tessy_jax.decode.predictor_window import ROWS
 from tessy_jax.models.config import ModelConfig
 from tessy_jax.models.pages import PAGE, page_count
@@ -25,10 +25,8 @@ UNKNOWN_MEMORY_LANES = 32
 
 def memory(models: ModelSet) -> tuple[int, list[str]]:
     """Bytes of weights and caches on one device, and lines that show them by model."""
-    synthesis = models.config.synthesis
-    context = synthesis.max_prompt_tokens + synthesis.max_response_tokens
     held = "" if models.pool is None else f", caches of {models.pool} tokens per model"
-    lines, total = [f"memory per device, {models.lanes} lanes of up to {context} tokens{held}:"], 0
+    lines, total = [f"memory per device, {models.lanes} lanes of up to {models.tokens} tokens{held}:"], 0
     caches = _caches(models, models.lanes, models.pool)
     for (name, weights), cache in zip(_weights(models), caches, strict=True):
         total += weights + cache
@@ -78,26 +76,21 @@ def _caches(models: ModelSet, lanes: int, pool: int | None) -> list[int]:
     """The bytes of the cache of each writer and of each predictor on one device, in the order of `_weights`."""
     shards, boundary, sizes = models.partitioner.num_shards("lanes"), models.config.boundary, []
     each = lanes // shards
+    pages = each * page_count(_context(models))
+    if pool is not None:
+        pages = max(pool // shards // PAGE, page_count(models.longest))
     for writer in models.writers:
-        config, windows = writer.config, [window for window in writer.config.windows if window is not None]
-        pages = (
-            each * page_count(_context(models)) if pool is None else max(pool // shards // PAGE, page_count(models.longest))
-        )
-        ring = each * sum(page_count(min(models.longest, window + CACHE_SLACK)) for window in windows)
-        full, one = (
-            token_bytes(config, layers, writer.section.dtype, models.partitioner)
-            for layers in (len(config.windows) - len(windows), 1)
-        )
-        sizes.append(PAGE * (pages * full + ring * one))
+        config, dtype = writer.config, writer.section.dtype
+        full = token_bytes(config, config.windows.count(None), dtype, models.partitioner)
+        rings = ring_bytes(config, dtype, models.partitioner, tokens=models.longest, slack=CACHE_SLACK)
+        sizes.append(PAGE * pages * full + each * rings)
     for predictor in models.predictors:
         if predictor is not None:
-            pages = ROWS * each * page_count(boundary.window + PREDICTOR_SLACK)
             size = token_bytes(predictor.config, predictor.config.layers, boundary.dtype, models.partitioner)
-            sizes.append(PAGE * pages * size)
+            sizes.append(PAGE * ROWS * each * page_count(boundary.window + PREDICTOR_SLACK) * size)
     return sizes
 
 
 def _context(models: ModelSet) -> int:
     """The most tokens of a lane: prompt, response and proposal."""
-    synthesis = models.config.synthesis
-    return synthesis.max_prompt_tokens + synthesis.max_response_tokens + margin(max(models.steps))
+    return models.tokens + margin(max(models.steps))

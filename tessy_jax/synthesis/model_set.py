@@ -151,10 +151,9 @@ class ModelSet:
         self.names: tuple[Writer, ...] = self.recipe.writers
         synthesis = self.config.synthesis
         for v in self.writers:
-            tokens = synthesis.max_prompt_tokens + synthesis.max_response_tokens
-            if tokens > v.config.max_positions:
+            if self.tokens > v.config.max_positions:
                 raise ConfigError(
-                    f"synthesis.max_prompt_tokens + max_response_tokens is {tokens}, {v.folder} has "
+                    f"synthesis.max_prompt_tokens + max_response_tokens is {self.tokens}, {v.folder} has "
                     f"{v.config.max_positions} positions; lower one of the two keys"
                 )
         self._check_pool()
@@ -170,10 +169,14 @@ class ModelSet:
         self.open_text, self.close_text = self._markers(date)
 
     @property
+    def tokens(self) -> int:
+        """The most tokens of prompt and response."""
+        return self.config.synthesis.max_prompt_tokens + self.config.synthesis.max_response_tokens
+
+    @property
     def longest(self) -> int:
         """The most tokens of a lane, see `decode.engine.longest`."""
-        tokens = self.config.synthesis.max_prompt_tokens + self.config.synthesis.max_response_tokens
-        return longest(tokens, self._window_bytes, max(self.steps))
+        return longest(self.tokens, self._window_bytes, max(self.steps))
 
     def _check_pool(self) -> None:
         """Refuses a pool that cannot hold one response of full length on each shard."""
@@ -326,7 +329,7 @@ class ModelSet:
             self.loop_config,
             self.decode_params(),
             lanes=self.lanes,
-            tokens=synthesis.max_prompt_tokens + synthesis.max_response_tokens,
+            tokens=self.tokens,
             pool=self.pool if pool is None else pool,
             pass_lanes=synthesis.pass_lanes,
         )

@@ -9,6 +9,7 @@ from tessy_jax.plan.models import PlannedModels, Published
 from tessy_jax.sharding import Partitioner, plan_mesh
 from tessy_jax.synthesis.memory import MOST_LANES, UNKNOWN_MEMORY_LANES, memory
 from tests.conftest import ROOT
+from tests.plan.test_programs import unreachable
 
 CONFIGS, GB = ROOT / "configs", 10**9
 HALF = 8192 + 32768 // 2 + 22
@@ -26,12 +27,6 @@ def models_of(monkeypatch):
         return PlannedModels(config.model_copy(update={"mesh": mesh}), partitioner, Published(CONFIGS / "models"))
 
     return build
-
-
-def unreachable(*args, **kwargs):
-    from tessy_jax.errors import ConfigError
-
-    raise ConfigError("no network")
 
 
 @pytest.mark.parametrize(
